@@ -1,0 +1,121 @@
+"""The generator of pix2pix: a U-Net that turns fundus patches into OCT-A patches.
+
+The architecture is that of Coronado et al., Sci Rep 2023;13:15325 (after Isola et al., CVPR 2017): six halvings, six
+doublings, skip connections between mirror levels, tanh at the end. Importing this module builds nothing.
+"""
+
+import keras
+
+SIZE_MULTIPLE = 64  # px: six halvings must come out even
+
+
+def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.Sequential:
+    """Halve height and width: convolution (stride 2, no bias), batch norm if asked for, LeakyReLU.
+
+    Args:
+        filters: channels that come out.
+        size: edge of the square kernel, in px.
+        apply_batchnorm: False leaves the norm layer out, as in the first block of both networks.
+
+    Returns:
+        A block (batch, height, width, channels) -> (batch, height / 2, width / 2, filters).
+    """
+    block = keras.Sequential()
+    block.add(
+        keras.layers.Conv2D(
+            filters, size, strides=2, padding="same", use_bias=False, kernel_initializer=initial_weights()
+        )
+    )
+    if apply_batchnorm:
+        block.add(keras.layers.BatchNormalization())
+    block.add(keras.layers.LeakyReLU())  # Keras' default slope, 0.3: the study's
+    return block
+
+
+def upsample(filters: int, size: int, apply_dropout: bool = False) -> keras.Sequential:
+    """Double height and width: transposed convolution (stride 2, no bias), batch norm, dropout if asked for, ReLU.
+
+    Args:
+        filters: channels that come out.
+        size: edge of the square kernel, in px.
+        apply_dropout: True drops half of the activations in training.
+
+    Returns:
+        A block (batch, height, width, channels) -> (batch, 2 * height, 2 * width, filters).
+    """
+    block = keras.Sequential()
+    block.add(
+        keras.layers.Conv2DTranspose(
+            filters, size, strides=2, padding="same", use_bias=False, kernel_initializer=initial_weights()
+        )
+    )
+    block.add(keras.layers.BatchNormalization())
+    if apply_dropout:
+        block.add(keras.layers.Dropout(0.5))
+    block.add(keras.layers.ReLU())
+    return block
+
+
+def Generator(in_channels: int, patch_dim: tuple[int, int], out_channels: int) -> keras.Model:
+    """Build the U-Net.
+
+    Args:
+        in_channels: channels of the fundus, 3.
+        patch_dim: height and width of a patch in px, multiples of 64.
+        out_channels: channels of the OCT-A, 1 or 4.
+
+    Returns:
+        A model (batch, height, width, in_channels) -> (batch, height, width, out_channels), both float32 on [-1, 1].
+        29,253,892 parameters at 3 -> 4 channels, 29,247,745 at 3 -> 1.
+
+    Raises:
+        ValueError: a side of the patch is no multiple of 64.
+    """
+    check_patch_dim(patch_dim)
+    # Shapes are those of a 256 x 256 patch.
+    inputs = keras.layers.Input(shape=(*patch_dim, in_channels), name="input_image")  # (batch, 256, 256, 3)
+    down_stack = [
+        downsample(64, 4, apply_batchnorm=False),  # (batch, 128, 128, 64)
+        downsample(128, 4),  # (batch, 64, 64, 128)
+        downsample(256, 4),  # (batch, 32, 32, 256)
+        downsample(512, 4),  # (batch, 16, 16, 512)
+        downsample(512, 4),  # (batch, 8, 8, 512)
+        downsample(512, 4),  # (batch, 4, 4, 512)
+    ]
+    up_stack = [  # before -> after concatenation with the mirror level
+        upsample(512, 4, apply_dropout=True),  # (batch, 8, 8, 512) -> (batch, 8, 8, 1024)
+        upsample(512, 4, apply_dropout=True),  # (batch, 16, 16, 512) -> (batch, 16, 16, 1024)
+        upsample(256, 4),  # (batch, 32, 32, 256) -> (batch, 32, 32, 512)
+        upsample(128, 4),  # (batch, 64, 64, 128) -> (batch, 64, 64, 256)
+        upsample(64, 4),  # (batch, 128, 128, 64) -> (batch, 128, 128, 128)
+    ]
+    last = keras.layers.Conv2DTranspose(
+        out_channels,
+        4,
+        strides=2,
+        padding="same",
+        kernel_initializer=initial_weights(),
+        activation="tanh",
+        dtype="float32",  # in mixed precision too: half a byte of OCT-A is lost in bfloat16's eight bits
+        name="gen_output",
+    )  # (batch, 256, 256, out_channels)
+
+    x = inputs
+    skips = []
+    for down in down_stack:
+        x = down(x)
+        skips.append(x)
+    for up, skip in zip(up_stack, reversed(skips[:-1]), strict=True):
+        x = keras.layers.Concatenate()([up(x), skip])
+    return keras.Model(inputs=inputs, outputs=last(x), name="generator")
+
+
+def initial_weights() -> keras.initializers.Initializer:
+    """Weights of both networks start from N(0, 0.02)."""
+    return keras.initializers.RandomNormal(mean=0.0, stddev=0.02)
+
+
+def check_patch_dim(patch_dim: tuple[int, int]) -> None:
+    """Raise ValueError unless height and width, in px, are positive multiples of 64."""
+    if any(side < SIZE_MULTIPLE or side % SIZE_MULTIPLE for side in patch_dim):
+        raise ValueError(f"patch of {patch_dim[0]} x {patch_dim[1]} px: sides must be multiples of {SIZE_MULTIPLE} px")

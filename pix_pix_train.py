@@ -1,0 +1,1046 @@
+"""Train pix2pix to turn fundus photographs into OCT-A images, as in Coronado et al., Sci Rep 2023;13:15325.
+
+    python pix_pix_train.py                            # UT-FSOCTA in data/, or sample retinas if there is none
+    python pix_pix_train.py --data DIR --batch-size 8  # data elsewhere, a smaller batch
+    python pix_pix_train.py --resume                   # go on with the newest run
+    tensorboard --logdir=logs                          # watch
+
+Writes logs/fit/NAME/ (TensorBoard, metrics.csv) and training_checkpoints/NAME/ (ckpt-STEP, best/, run.json).
+`--help` lists every setting with its reason.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Keep TensorFlow's start-up messages from the user, unless TF_CPP_MIN_LOG_LEVEL is set.
+
+    TensorFlow writes some before it reads that variable, to the file descriptor; so that is turned away. What cannot be
+    imported or found still raises.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
+        yield
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+QUIET = "3"  # TensorFlow's level that hides all but fatal errors
+with without_chatter():
+    import keras
+    import tensorflow as tf
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import phantom_retina
+from dataset_load_mod import (
+    DATASET_NAME,
+    FUNDUS_CHANNELS,
+    REGIONS,
+    DataError,
+    Pair,
+    TrainingPatches,
+    field_of_view,
+    find_dataset,
+    list_full_fields,
+    load_data_cases,
+    load_pairs,
+    octa_to_grey,
+    patch_corners,
+    put_img_back_from_patches,
+    read_fundus,
+    reflect_to_patch,
+)
+from phantom_retina import parse_subjects
+from pix_discriminator import Discriminator
+from pix_generator import Generator, check_patch_dim
+from vessel_metrics import AGREEMENT_NAMES, SIMILARITY_NAMES, image_similarity, vessel_agreement
+
+PROGRAM = "pix_pix_train.py"
+DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
+SAMPLE_FOLDER = Path("data") / "phantom" / DATASET_NAME
+DEPOSIT = "Zenodo, doi 10.5281/zenodo.6476639"
+
+CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
+WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
+PREDICTION_STRIDE = 2  # steps per patch: half overlap, as in the study's pictures
+PICTURED_CROPS = 3  # held-out crops shown in TensorBoard
+SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
+STATISTICS_PATCHES = 32  # patches over which the norm layers' statistics are estimated
+SCORE_NAMES = SIMILARITY_NAMES + AGREEMENT_NAMES
+BEST_SCORE = "vessel_auc"  # decides which checkpoint is the best: it needs no threshold and ignores the speckle
+
+
+class SettingsError(ValueError):
+    """Settings that make no run; the message is one line that names the option."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on; the message is one line for the user."""
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def setting(default, reason: str, **argument):
+    """A field of Settings; its reason is the command line's help, `argument` goes to argparse."""
+    return field(default=default, metadata={"help": reason, **argument})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run; the command line is made from them, and run.json keeps them."""
+
+    # Data
+    data: str | None = setting(
+        None,
+        f"folder that is, or holds, {DATASET_NAME} (default: data/{DATASET_NAME}, then {DATASET_NAME}, then sample "
+        "retinas, made once, so that the program can be tried)",
+        metavar="DIR",
+    )
+    train_subjects: str = setting("1-25", "subject ids to train on; the published split", metavar="IDS")
+    val_subjects: str = setting("26-30", "subject ids to validate on after each epoch; published", metavar="IDS")
+    test_subjects: str = setting("31-112", "subject ids that training never reads; published", metavar="IDS")
+    octa_channels: int = setting(
+        1, "1: grey, the study's own choice (the files' alpha carries nothing); 4: RGBA, as published", choices=(1, 4)
+    )
+    fov_mask: bool = setting(
+        True,
+        "keep what the OCT-A shows outside the camera's field, as published; else it is black and never counted, "
+        "since the fundus holds nothing to predict it from",
+        flag="--no-fov-mask",
+    )
+    augment: bool = setting(
+        True, "the published fixed grid of patches; else random crops, flips and right-angle turns", flag="--no-augment"
+    )
+    # Model and losses
+    patch_size: int = setting(256, "side of a square patch in px, a multiple of 64; published", metavar="PX")
+    lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
+    # Training
+    epochs: int = setting(250, "passes over the training images, in all; published", metavar="N")
+    batch_size: int = setting(32, "patches per step; published, take less if memory is short", metavar="N")
+    learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
+    precision: str = setting(
+        "auto",
+        "auto: bfloat16 where the processor or GPU computes in it, since it is about twice as fast, else float32",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    seed: int = setting(0, "of weights, crops, shuffling and dropout: one seed, one result", metavar="N")
+    init_from: str | None = setting(
+        None, "run folder whose best weights to start from (fine-tuning), with fresh optimisers", metavar="DIR"
+    )
+    # What is kept where
+    name: str | None = setting(None, "of the run and its folders (default: date and time)", metavar="NAME")
+    logs: str = setting("logs", "TensorBoard's folder; a run writes to its fit/NAME", metavar="DIR")
+    checkpoints: str = setting("training_checkpoints", "a run keeps its checkpoints in its NAME", metavar="DIR")
+    keep: int = setting(3, "newest periodic checkpoints to keep, 0.4 GB each, besides the best", metavar="N")
+
+    def __post_init__(self):
+        """Raises SettingsError for a value that makes no sense, or that contradicts another."""
+        try:
+            check_patch_dim((self.patch_size, self.patch_size))
+        except ValueError as error:
+            raise SettingsError(f"--patch-size: {error}") from error
+        for name in ("epochs", "batch_size", "keep"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{flag(name)} {getattr(self, name)}: must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise SettingsError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
+        if not (self.learning_rate > 0 and np.isfinite(self.learning_rate)):
+            raise SettingsError(f"--learning-rate {self.learning_rate}: must be above 0")
+        if not (self.lambda_l1 >= 0 and np.isfinite(self.lambda_l1)):
+            raise SettingsError(f"--lambda-l1 {self.lambda_l1}: must not be negative")
+        if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set('/\\\0\n\r:*?"<>|')):
+            raise SettingsError(f"--name {self.name!r}: must be a plain folder name")
+        splits = self.splits()
+        for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            if both := sorted(set(splits[one]) & set(splits[other])):
+                flags = f"{SPLIT_FLAGS[one]} and {SPLIT_FLAGS[other]}"
+                raise SettingsError(f"{flags}: subject {both[0]} stands in both ({len(both)} in all); give both flags")
+
+    def splits(self) -> dict[str, list[int]]:
+        """Subject ids of `train`, `validation` and `test`. Raises SettingsError for ids that cannot be read."""
+        splits = {}
+        for split, name in SPLIT_FLAGS.items():
+            try:
+                splits[split] = parse_subjects(getattr(self, name[2:].replace("-", "_")))
+            except ValueError as error:
+                raise SettingsError(f"{name}: {error}") from error
+        return splits
+
+
+SPLIT_FLAGS = {"train": "--train-subjects", "validation": "--val-subjects", "test": "--test-subjects"}
+# Sample retinas are for trying the program: at most eight minutes on two cores.
+SAMPLE_RUN = {"epochs": 5, "batch_size": 2}
+CHANGEABLE = {"epochs", "keep", "data"}  # what a resumed run may be given anew; the data by its content
+
+
+def flag(name: str) -> str:
+    """The command line's name of a field of Settings."""
+    return "--" + name.replace("_", "-")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but an error is one line."""
+
+    def error(self, message: str):
+        """Print the message and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parse_command_line(argv: Sequence[str] | None) -> dict:
+    """The options that were given, by field of Settings, and `resume` (a folder, or "" for the newest), `verbose`."""
+    parser = OneLineParser(
+        prog=PROGRAM,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for spec in fields(Settings):
+        argument = dict(spec.metadata)
+        reason = argument.pop("help")
+        if name := argument.pop("flag", None):
+            parser.add_argument(name, dest=spec.name, action="store_false", help=reason)
+            continue
+        if spec.default is not None:
+            reason += f" (default: {spec.default})"
+        kind = type(spec.default) if spec.default is not None else str
+        parser.add_argument(flag(spec.name), type=kind, help=reason.replace("%", "%%"), **argument)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="go on with a run, to --epochs in all: its folder of checkpoints (default: the newest run)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="name the files that have no partner")
+    return vars(parser.parse_args(argv))
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def generator_loss(
+    disc_generated_output: tf.Tensor, gen_output: tf.Tensor, target: tf.Tensor, lambda_l1: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """How far the generator is from fooling the discriminator and from the target (Isola et al., CVPR 2017, eq. 4).
+
+    Args:
+        disc_generated_output: (batch, h, w, 1), logits for generated images.
+        gen_output: (batch, height, width, channels), [-1, 1].
+        target: (batch, height, width, channels), [-1, 1].
+        lambda_l1: weight of the mean absolute error.
+
+    Returns:
+        Three scalars: the total, the adversarial term (cross-entropy with "real") and the mean absolute error.
+    """
+    gan_loss = cross_entropy(1.0, disc_generated_output)
+    l1_loss = tf.reduce_mean(tf.abs(target - gen_output))
+    return gan_loss + lambda_l1 * l1_loss, gan_loss, l1_loss
+
+
+def discriminator_loss(disc_real_output: tf.Tensor, disc_generated_output: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of the discriminator's logits (batch, h, w, 1) with "real" and "generated"; summed, not halved."""
+    return cross_entropy(1.0, disc_real_output) + cross_entropy(0.0, disc_generated_output)
+
+
+def cross_entropy(label: float, logits: tf.Tensor) -> tf.Tensor:
+    """Mean binary cross-entropy of logits with one label for all."""
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), label), logits))
+
+
+# --- networks and steps ----------------------------------------------------------------------------------------------
+
+
+def resolve_precision(choice: str) -> tuple[str, str]:
+    """Keras' dtype policy for a choice of precision, and the reason for it."""
+    if choice != "auto":
+        return choice, "as asked for"
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        if all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details):  # Ampere and later
+            return "mixed_bfloat16", "the GPU computes in bfloat16"
+        return "float32", "the GPU does not compute in bfloat16"
+    cpu_info = Path("/proc/cpuinfo")  # Linux only; elsewhere nothing tells, and emulated bfloat16 is slow
+    flags = set(cpu_info.read_text().split()) if cpu_info.exists() else set()
+    if flags & {"avx512_bf16", "amx_bf16", "bf16"}:  # Intel and AMD, Intel, Arm
+        return "mixed_bfloat16", "the processor computes in bfloat16"
+    return "float32", "the processor is not known to compute in bfloat16"
+
+
+def set_up_gpus() -> str:
+    """Let the GPUs' memory grow with need, and say which device will work."""
+    with without_chatter():
+        gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus:
+        return f"CPU, {os.cpu_count()} cores"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
+
+
+class Pix2Pix:
+    """Both networks, both optimisers and the compiled steps over them.
+
+    The norm layers of the generator normalise by the batch in training. To predict, they take statistics estimated over
+    a sample of training patches instead (`estimate_statistics`), so that a patch gives the same whatever else is in its
+    batch. Keras' moving averages are of no use for that: with their momentum of 0.99 they lag hundreds of steps behind.
+    """
+
+    def __init__(self, settings: Settings):
+        """Build everything from the settings; their precision must be a dtype policy, not `auto`."""
+        keras.config.set_dtype_policy(settings.precision)
+        patch_dim = (settings.patch_size, settings.patch_size)
+        self.lambda_l1 = settings.lambda_l1
+        self.generator = Generator(FUNDUS_CHANNELS, patch_dim, settings.octa_channels)
+        self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
+        self.generator_optimizer = new_optimizer(self.generator, settings)
+        self.discriminator_optimizer = new_optimizer(self.discriminator, settings)
+        # Same order as generator.non_trainable_variables, which `stateless_call` takes them for.
+        self.statistics = [tf.Variable(variable.value) for variable in self.generator.non_trainable_variables]
+
+        fundus = tf.TensorSpec((None, *patch_dim, FUNDUS_CHANNELS), tf.float32)
+        octa = tf.TensorSpec((None, *patch_dim, settings.octa_channels), tf.float32)
+        self.train_step = tf.function(self._train_step, input_signature=[fundus, octa])
+        self.predict_step = tf.function(self._predict_step, input_signature=[fundus])
+        self._statistics_step = tf.function(self._batch_statistics, input_signature=[fundus])
+
+    def _train_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One step of both networks on a batch (batch, patch, patch, channels), [-1, 1].
+
+        Returns:
+            Scalars: the four losses, and the mean probability that the discriminator gives to real and to generated
+            images of being real.
+        """
+        with tf.GradientTape() as gen_tape, tf.GradientTape() as disc_tape:
+            gen_output = self.generator(input_image, training=True)
+            disc_real_output = self.discriminator([input_image, target], training=True)
+            disc_generated_output = self.discriminator([input_image, gen_output], training=True)
+            gen_total_loss, gen_gan_loss, gen_l1_loss = generator_loss(
+                disc_generated_output, gen_output, target, self.lambda_l1
+            )
+            disc_loss = discriminator_loss(disc_real_output, disc_generated_output)
+            # Scaled in float16 only, where small gradients would vanish; `apply` scales back.
+            scaled_gen_loss = self.generator_optimizer.scale_loss(gen_total_loss)
+            scaled_disc_loss = self.discriminator_optimizer.scale_loss(disc_loss)
+        for network, optimizer, tape, loss in (
+            (self.generator, self.generator_optimizer, gen_tape, scaled_gen_loss),
+            (self.discriminator, self.discriminator_optimizer, disc_tape, scaled_disc_loss),
+        ):
+            optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
+        return {
+            "gen_total_loss": gen_total_loss,
+            "gen_gan_loss": gen_gan_loss,
+            "gen_l1_loss": gen_l1_loss,
+            "disc_loss": disc_loss,
+            "disc_real_mean": tf.reduce_mean(tf.sigmoid(disc_real_output)),
+            "disc_generated_mean": tf.reduce_mean(tf.sigmoid(disc_generated_output)),
+        }
+
+    def _predict_step(self, input_image: tf.Tensor) -> tf.Tensor:
+        """OCT-A patches, [-1, 1], of fundus patches, [-1, 1]: dropout off, fixed statistics, nothing changed."""
+        weights = self.generator.trainable_variables
+        gen_output, _ = self.generator.stateless_call(weights, self.statistics, input_image, training=False)
+        return gen_output
+
+    def _batch_statistics(self, input_image: tf.Tensor) -> list[tf.Tensor]:
+        """What the norm layers see of a batch, in the order of `statistics`; nothing is changed.
+
+        A norm layer moves its averages to momentum * average + (1 - momentum) * statistic. From averages of zero, what
+        comes back divided by (1 - momentum) is the batch's own statistic.
+        """
+        weights = self.generator.trainable_variables
+        rates = {}
+        for layer in layers_of(self.generator, keras.layers.BatchNormalization):
+            for variable in (layer.moving_mean, layer.moving_variance):
+                rates[variable.path] = 1 - layer.momentum
+        zeros = [
+            tf.zeros_like(variable.value) if variable.path in rates else variable.value
+            for variable in self.generator.non_trainable_variables
+        ]
+        _, moved = self.generator.stateless_call(weights, zeros, input_image, training=True)
+        return [
+            value / rates[variable.path] if variable.path in rates else variable.value
+            for variable, value in zip(self.generator.non_trainable_variables, moved, strict=True)
+        ]
+
+    def estimate_statistics(self, patches: tf.Tensor, batch_size: int) -> None:
+        """Set the statistics that prediction uses to the mean of those of batches.
+
+        Args:
+            patches: (n, patch, patch, 3), [-1, 1].
+            batch_size: that of training, so that prediction sees the statistics that training saw.
+        """
+        batches = [patches[first : first + batch_size] for first in range(0, len(patches), batch_size)]
+        share = [len(batch) / len(patches) for batch in batches]
+        sums = None
+        for batch, weight in zip(batches, share, strict=True):
+            found = self._statistics_step(batch)
+            sums = [
+                value if value.dtype != tf.float32 else value * weight + (0 if sums is None else sums[number])
+                for number, value in enumerate(found)
+            ]
+        for variable, value in zip(self.statistics, sums, strict=True):
+            variable.assign(value)
+
+
+def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
+    """Adam for one network, built; with loss scaling in float16."""
+    optimizer = keras.optimizers.Adam(settings.learning_rate, beta_1=0.5)
+    if settings.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(network.trainable_variables)  # now, so that a checkpoint finds its slots
+    return optimizer
+
+
+def layers_of(model: keras.Model, kind: type) -> Iterator[keras.layers.Layer]:
+    """The layers of one kind, also those in blocks."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers_of(layer, kind)
+        elif isinstance(layer, kind):
+            yield layer
+
+
+# --- prediction, validation, pictures --------------------------------------------------------------------------------
+
+
+def predict_octa(networks: Pix2Pix, fundus: np.ndarray, patch_size: int, batch_size: int) -> np.ndarray:
+    """Turn a fundus image of any size into an OCT-A image, by blended patches.
+
+    Args:
+        networks: with estimated statistics.
+        fundus: (height, width, 3), uint8.
+        patch_size: side of a patch in px.
+        batch_size: patches predicted at once; without influence on the result.
+
+    Returns:
+        (height, width, channels), float32 on [0, 1].
+    """
+    whole = reflect_to_patch(fundus, (patch_size, patch_size))
+    corners = patch_corners(whole.shape, (patch_size, patch_size), PREDICTION_STRIDE)
+
+    def predicted_patches() -> Iterator[np.ndarray]:
+        for first in range(0, len(corners), batch_size):
+            places = corners[first : first + batch_size]
+            batch = np.stack([whole[row : row + patch_size, column : column + patch_size] for row, column in places])
+            yield from networks.predict_step(batch.astype(np.float32) / 127.5 - 1).numpy()  # [0, 255] -> [-1, 1]
+
+    image = put_img_back_from_patches(predicted_patches(), whole.shape, PREDICTION_STRIDE)
+    return image[: fundus.shape[0], : fundus.shape[1]] * 0.5 + 0.5  # [-1, 1] -> [0, 1]
+
+
+def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair, settings: Settings) -> tuple[np.ndarray, dict[str, float]]:
+    """Predict the OCT-A of a pair and score it against the real one.
+
+    Returns:
+        The prediction (height, width, channels), float32 on [0, 1], black outside the field; and the scores by name.
+    """
+    predicted = predict_octa(networks, pair.fundus, settings.patch_size, settings.batch_size)
+    predicted[~pair.fov, :3] = 0
+    real, generated = octa_to_grey(pair.octa / 255), octa_to_grey(predicted)  # (height, width), [0, 1]
+    return predicted, image_similarity(real, generated, pair.fov) | vessel_agreement(real, generated, pair.fov)
+
+
+def evaluate_whole_fundus(networks: Pix2Pix, path: Path, settings: Settings) -> np.ndarray:
+    """Predict the OCT-A of a whole photograph.
+
+    Returns:
+        (height, width, channels), float32 on [0, 1], black outside the field.
+    """
+    fundus = read_fundus(path)
+    predicted = predict_octa(networks, fundus, settings.patch_size, settings.batch_size)
+    if settings.fov_mask:
+        predicted[~field_of_view(fundus), :3] = 0
+    return predicted
+
+
+def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each score over the crops that have it; nan where none has."""
+    table = pd.DataFrame(scores, columns=SCORE_NAMES, dtype=float)
+    return table.mean(skipna=True).to_dict()
+
+
+def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images of any sizes (height, width, channels), black added below and to the right of the smaller ones."""
+    largest = np.max([image.shape for image in images], axis=0)
+    batch = np.zeros((len(images), *largest), dtype=images[0].dtype)
+    for image, place in zip(images, batch, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    return batch
+
+
+# --- data of a run ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run reads."""
+
+    train: list[Pair]
+    held_out: list[Pair]  # the validation cases
+    full_field: Path | None  # whole photograph of the first held-out eye that has one
+    digest: str  # of the training and validation images: the same data give the same
+
+
+def find_data(given: str | None) -> Path:
+    """The dataset that was asked for, else the deposit where it is expected, else the place of the sample retinas.
+
+    Raises:
+        DataError: the folder that was given holds no dataset.
+    """
+    if given is not None:
+        found = find_dataset(Path(given))
+        if found is None:
+            raise DataError(
+                f"--data {given}: holds no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa); "
+                f"get it from {DEPOSIT}"
+            )
+        return found
+    return next((folder for folder in DATA_FOLDERS if find_dataset(folder) == folder), SAMPLE_FOLDER)
+
+
+def use_sample_retinas() -> None:
+    """Say, so that no one can miss it, that a run uses sample retinas; make them if they are not there yet."""
+    lines = [
+        "NO REAL DATA: THIS RUN USES SAMPLE RETINAS, made by this program.",
+        "It is for trying the program; what it learns is nothing to publish.",
+        "",
+        f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
+        f"Get them from {DEPOSIT} (UT-FSOCTA-v1.zip,",
+        "1.2 GB, free for non-commercial research) and unzip them in data/.",
+        "",
+        f"Sample retinas: {SAMPLE_FOLDER}",
+    ]
+    width = max(map(len, lines))
+    print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
+    if not SAMPLE_FOLDER.exists():
+        phantom_retina.write_dataset(SAMPLE_FOLDER, parse_subjects(phantom_retina.DEFAULT_SUBJECTS))
+
+
+def load_run_data(data_fold: Path, settings: Settings, verbose: bool) -> RunData:
+    """Read all that a run needs, and print what there is.
+
+    Raises:
+        DataError: no training case, or a file that cannot be used.
+    """
+    splits = settings.splits()
+    cases, unpaired = load_data_cases(data_fold, splits)
+    chosen = {split: cases[cases["split"] == split] for split in splits}
+    if chosen["train"].empty:
+        there = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
+        raise DataError(f"{data_fold}: no case of --train-subjects {settings.train_subjects}; subjects there: {there}")
+
+    print(f"Data: {data_fold}")
+    for split, rows in chosen.items():
+        regions = ", ".join(f"{region} {(rows['region'] == region).sum()}" for region in REGIONS)
+        print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")
+    if unused := int(cases["split"].isna().sum()):
+        print(f"  unused     {unused} pairs of subjects that no split names")
+    if unpaired:
+        print(f"  {len(unpaired)} files have no partner" + ("" if verbose else "; --verbose names them"))
+        for path in unpaired if verbose else ():
+            print(f"    {path}")
+    if chosen["validation"].empty:
+        print("  NOTE: no validation pair, so no scores, no pictures and no best checkpoint; see --val-subjects")
+
+    train, held_out = (
+        load_pairs(chosen[split], settings.octa_channels, settings.fov_mask) for split in ("train", "validation")
+    )
+    digest = 0
+    for pair in [*train, *held_out]:
+        for image in (pair.fundus, pair.octa):
+            digest = zlib.crc32(np.ascontiguousarray(image), zlib.crc32(repr(image.shape).encode(), digest))
+    full_fields = list_full_fields(data_fold)
+    eyes = zip(chosen["validation"]["subject"], chosen["validation"]["eye"], strict=True)
+    return RunData(
+        train=train,
+        held_out=held_out,
+        full_field=next((full_fields[eye] for eye in eyes if eye in full_fields), None),
+        digest=f"{digest:08x}",
+    )
+
+
+# --- checkpoints and run.json ----------------------------------------------------------------------------------------
+
+
+class RunState:
+    """All that a run needs to go on, as one checkpoint: networks, optimisers, dropout's seeds, where it stands."""
+
+    def __init__(self, networks: Pix2Pix, folder: Path, keep: int):
+        """Args: the networks; the run's folder of checkpoints; how many periodic ones to keep."""
+        self.step = tf.Variable(0, dtype=tf.int64)  # steps done
+        self.epoch = tf.Variable(0, dtype=tf.int64)  # epochs done
+        self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
+        optimizers = {
+            "generator_optimizer": networks.generator_optimizer,
+            "discriminator_optimizer": networks.discriminator_optimizer,
+        }
+        dropout = layers_of(networks.generator, keras.layers.Dropout)
+        self.checkpoint = tf.train.Checkpoint(
+            generator=networks.generator,
+            discriminator=networks.discriminator,
+            # Of a loss-scaled one the optimiser within, so that its slots have one place in every precision.
+            **{name: getattr(optimizer, "inner_optimizer", optimizer) for name, optimizer in optimizers.items()},
+            loss_scales=[
+                [optimizer.dynamic_scale, optimizer.step_counter]
+                for optimizer in optimizers.values()
+                if isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+            ],
+            dropout_seeds=[layer.seed_generator.state for layer in dropout],
+            statistics=networks.statistics,
+            step=self.step,
+            epoch=self.epoch,
+            best_score=self.best_score,
+        )
+        self.periodic = tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=keep)
+        self.best = tf.train.CheckpointManager(self.checkpoint, folder / "best", max_to_keep=1)
+
+    def save(self) -> None:
+        """Save as the newest checkpoint, unless this step is saved already."""
+        newest = self.periodic.latest_checkpoint
+        if newest is None or not newest.endswith(f"ckpt-{int(self.step)}"):
+            self.periodic.save(checkpoint_number=int(self.step))
+
+    def save_best(self) -> None:
+        """Save as the best checkpoint, in place of the one before."""
+        self.best.save(checkpoint_number=int(self.step))
+
+    def restore(self) -> None:
+        """Take up the newest checkpoint. Raises RunError if there is none, or it is damaged."""
+        restore(self.checkpoint, self.periodic.latest_checkpoint, self.periodic.directory)
+
+
+def restore(checkpoint: tf.train.Checkpoint, path: str | None, folder: str | Path) -> None:
+    """Restore every object of a checkpoint. Raises RunError if there is none at the path, or it does not fit."""
+    if path is None:
+        raise RunError(f"{folder}: holds no checkpoint")
+    try:
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
+        raise RunError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from error
+
+
+def initialise_from(networks: Pix2Pix, folder: Path, settings: Settings) -> str:
+    """Take over the weights of another run, the best by validation if it has one; say which.
+
+    Raises:
+        RunError: the folder is no run, or its networks have another shape.
+    """
+    other = read_run(folder)["settings"]
+    if other.octa_channels != settings.octa_channels:
+        raise RunError(
+            f"--init-from {folder}: its --octa-channels is {other.octa_channels}, this run's {settings.octa_channels}"
+        )
+    path = tf.train.latest_checkpoint(folder / "best") or tf.train.latest_checkpoint(folder)
+    restore(
+        tf.train.Checkpoint(generator=networks.generator, discriminator=networks.discriminator),
+        path,
+        folder,
+    )
+    return path
+
+
+def newest_run(checkpoints: Path) -> Path:
+    """The run whose newest checkpoint is the newest. Raises RunError if there is none."""
+    runs = {path.parent: path.stat().st_mtime for path in checkpoints.glob("*/checkpoint")}
+    if not runs:
+        raise RunError(f"--resume: no run with a checkpoint in {checkpoints}/")
+    return max(runs, key=runs.get)
+
+
+def write_run(folder: Path, settings: Settings, digest: str) -> None:
+    """Write run.json: the resolved settings, the data's digest, and what ran it."""
+    content = {
+        "settings": asdict(settings),
+        "data_digest": digest,
+        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    write_whole(folder / "run.json", json.dumps(content, indent=2) + "\n")
+
+
+def read_run(folder: Path) -> dict:
+    """Read run.json: `settings` (Settings) and `data_digest`. Raises RunError if it is missing, damaged or foreign."""
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {"settings": Settings(**content["settings"]), "data_digest": str(content["data_digest"])}
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: is no run (it has no run.json)") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: damaged, or not of this program ({error})") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+# --- the log of a run ------------------------------------------------------------------------------------------------
+
+
+class RunLog:
+    """TensorBoard's summaries, all at the global step, and metrics.csv."""
+
+    def __init__(self, folder: Path, step: int):
+        """Args: the run's folder of logs; the step that the run goes on from, 0 for a new one."""
+        self.writer = tf.summary.create_file_writer(str(folder))
+        self.table = folder / "metrics.csv"
+        self.rows: list[dict] = []
+        if step and self.table.exists():  # rows after the checkpoint come again
+            self.rows = [row for row in csv.DictReader(self.table.read_text().splitlines()) if int(row["step"]) <= step]
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Log numbers by tag."""
+        with self.writer.as_default(step):
+            for tag, value in values.items():
+                tf.summary.scalar(tag, value)
+
+    def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
+        """Log images (height, width, channels), uint8 on [0, 255] or float on [0, 1], under one tag."""
+        with self.writer.as_default(step):
+            tf.summary.image(tag, as_batch(images), max_outputs=len(images))
+
+    def settings(self, settings: Settings, step: int) -> None:
+        """Log the settings as a table."""
+        lines = [f"| {flag(name)} | {value} |" for name, value in asdict(settings).items()]
+        with self.writer.as_default(step):
+            tf.summary.text("settings", "\n".join(["| setting | value |", "|---|---|", *lines]))
+
+    def scores(self, scores: dict[str, float], epoch: int, step: int) -> None:
+        """Log validation scores, to TensorBoard and to metrics.csv."""
+        self.scalars({f"validation/{name}": value for name, value in scores.items()}, step)
+        self.rows.append({"epoch": epoch, "step": step} | scores)
+        lines = [",".join(self.rows[-1])]
+        lines += [",".join(str(value) for value in row.values()) for row in self.rows]
+        write_whole(self.table, "\n".join(lines) + "\n")
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one ends the program at once."""
+
+    number = 0  # of the signal; 0: none came
+
+    def __enter__(self) -> "StopRequest":
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, _frame) -> None:
+        """The signals' handler."""
+        self.number = number
+        for other in self.before:
+            signal.signal(other, signal.SIG_DFL)
+        print("\nStopping: finishing the step, then saving. Once more to stop without saving.", file=sys.stderr)
+
+
+@dataclass
+class Run:
+    """A run under way."""
+
+    settings: Settings
+    data: RunData
+    patches: TrainingPatches
+    networks: Pix2Pix
+    state: RunState
+    log: RunLog
+
+    @property
+    def log_folder(self) -> Path:
+        """Where TensorBoard's summaries and metrics.csv are."""
+        return log_folder(self.settings)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the checkpoints and run.json are."""
+        return checkpoint_folder(self.settings)
+
+
+def log_folder(settings: Settings) -> Path:
+    """Where a run keeps TensorBoard's summaries and metrics.csv."""
+    return Path(settings.logs) / "fit" / settings.name
+
+
+def checkpoint_folder(settings: Settings) -> Path:
+    """Where a run keeps its checkpoints and run.json."""
+    return Path(settings.checkpoints) / settings.name
+
+
+def train(settings: Settings, resume: bool = False, data_digest: str | None = None, verbose: bool = False) -> int:
+    """Run the training that the settings describe.
+
+    Args:
+        settings: resolved: with a data folder, a name, and a precision that is a dtype policy.
+        resume: go on with the run of that name, to `settings.epochs` in all.
+        data_digest: of the data that the resumed run was trained on.
+        verbose: name the files that have no partner.
+
+    Returns:
+        The exit status: 0; or 128 + the signal that stopped the run (130 Ctrl-C, 143 SIGTERM).
+
+    Raises:
+        DataError, RunError: see there.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    data = load_run_data(Path(settings.data), settings, verbose)
+    if resume and data.digest != data_digest:
+        raise RunError(f"{settings.data}: not the training and validation images that the run was made with")
+    patches = TrainingPatches(data.train, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
+    networks = Pix2Pix(settings)
+    if settings.init_from and not resume:
+        print(f"Weights from {initialise_from(networks, Path(settings.init_from), settings)}")
+
+    folder = checkpoint_folder(settings)
+    if not resume:
+        folder.mkdir(parents=True)
+    state = RunState(networks, folder, settings.keep)
+    if resume:
+        state.restore()
+        for optimizer in (networks.generator_optimizer, networks.discriminator_optimizer):
+            optimizer.learning_rate = settings.learning_rate
+        print(f"Going on after epoch {int(state.epoch)}, step {int(state.step)}, from {folder}")
+        if int(state.epoch) >= settings.epochs:
+            raise RunError(f"--resume: {folder} has its {int(state.epoch)} epochs already; give a larger --epochs")
+    write_run(folder, settings, data.digest)
+    run = Run(settings, data, patches, networks, state, RunLog(log_folder(settings), int(state.step)))
+    run.log.settings(settings, int(state.step))
+    return train_epochs(run)
+
+
+def train_epochs(run: Run) -> int:
+    """Train up to the last epoch or a signal to stop; returns the exit status."""
+    settings, state = run.settings, run.state
+    batches = run.patches.batches(int(state.step), settings.epochs)
+    with StopRequest() as stop:
+        while int(state.epoch) < settings.epochs and not stop.number:
+            started = time.monotonic()
+            if not train_epoch(run, batches, stop):
+                break
+            end_epoch(run)
+            left = (settings.epochs - int(state.epoch)) * (time.monotonic() - started)
+            print(f"  about {duration(left)} left" if left else "  done")
+        state.save()
+    run.log.writer.close()
+    print(f"Checkpoints, run.json  {run.checkpoint_folder}")
+    print(f"Summaries, metrics.csv {run.log_folder}")
+    if stop.number:
+        print(f"Stopped after step {int(state.step)}. To go on:")
+        print(f"  python {PROGRAM} --resume {shlex.quote(str(run.checkpoint_folder))}")
+        return 128 + stop.number
+    print(f"To see them:\n  tensorboard --logdir={shlex.quote(settings.logs)}")
+    return 0
+
+
+def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: StopRequest) -> bool:
+    """Train the rest of the epoch that the run is in; False if a signal stopped it on the way.
+
+    Raises:
+        RunError: a loss is not finite.
+    """
+    state, patches = run.state, run.patches
+    epoch = int(state.epoch)
+    first, last = int(state.step), (epoch + 1) * patches.steps_per_epoch  # steps done, now and at the epoch's end
+    done = (first - epoch * patches.steps_per_epoch) * patches.batch_size
+    bar = tqdm(
+        total=patches.patches_per_epoch,
+        initial=done,
+        unit="img",
+        desc=f"epoch {epoch + 1}/{run.settings.epochs}",
+        mininterval=0.5 if sys.stderr.isatty() else 30,  # s: a log file need not see each step
+    )
+    started = time.monotonic()
+    with bar:
+        for step in range(first + 1, last + 1):
+            input_image, target = next(batches)
+            losses = {tag: float(loss) for tag, loss in run.networks.train_step(input_image, target).items()}
+            check_finite(losses, step, run.checkpoint_folder)
+            state.step.assign(step)
+            run.log.scalars(losses, step)
+            bar.set_postfix({tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES}, refresh=False)
+            bar.update(input_image.shape[0])
+            if stop.number and step < last:
+                return False
+    rate = (patches.patches_per_epoch - done) / (time.monotonic() - started)
+    run.log.scalars({"images_per_second": rate}, last)
+    return True
+
+
+def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
+    """Raises RunError, naming loss and step, if one is not finite."""
+    for tag, loss in losses.items():
+        if not np.isfinite(loss):
+            raise RunError(f"{tag} is {loss} at step {step}: stopped; the last good checkpoint is in {folder}")
+
+
+def end_epoch(run: Run) -> None:
+    """Count the epoch, validate, log scores and pictures, and save what is due."""
+    settings, data, networks, state = run.settings, run.data, run.networks, run.state
+    state.epoch.assign_add(1)
+    epoch, step = int(state.epoch), int(state.step)
+    sample, _ = run.patches.sample(STATISTICS_PATCHES)
+    networks.estimate_statistics(sample, settings.batch_size)
+
+    if data.held_out:
+        results = [generate_fundus_oct_pair(networks, pair, settings) for pair in data.held_out]
+        scores = mean_scores([score for _, score in results])
+        run.log.scores(scores, epoch, step)
+        shown = pictured(len(results))
+        run.log.images("Fundus", [data.held_out[number].fundus for number in shown], step)
+        run.log.images("Target OCT", [data.held_out[number].octa for number in shown], step)
+        run.log.images("Predicted OCT", [results[number][0] for number in shown], step)
+        is_best = scores[BEST_SCORE] > float(state.best_score)
+        print("  validation: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), end="")
+        print(" (best)" if is_best else "")
+        if is_best:
+            state.best_score.assign(scores[BEST_SCORE])
+            state.save_best()
+    if data.full_field and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
+        run.log.images("Whole Fundus", [evaluate_whole_fundus(networks, data.full_field, settings)], step)
+    run.log.writer.flush()
+    if epoch % CHECKPOINT_EPOCHS == 0:
+        state.save()
+
+
+def pictured(number: int) -> list[int]:
+    """Which of a number of held-out crops TensorBoard shows: a few, evenly spread, the same every epoch."""
+    return sorted({round(place) for place in np.linspace(0, number - 1, PICTURED_CROPS)})
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes for people."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def settings_of_new_run(given: dict) -> Settings:
+    """The resolved settings of a new run: what was given, else the defaults, of sample retinas where there is no data.
+
+    Raises:
+        SettingsError, DataError: see there.
+    """
+    Settings(**given)  # what is wrong is said before anything is made
+    if "name" in given:
+        for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
+            if folder.exists():
+                raise SettingsError(f"--name {given['name']}: {folder} exists; take another name, or --resume")
+    data_fold = find_data(given.get("data"))
+    defaults = {}
+    if data_fold.resolve() == SAMPLE_FOLDER.resolve():
+        use_sample_retinas()
+        defaults = SAMPLE_RUN
+        print("Defaults for sample retinas: " + ", ".join(f"{flag(name)} {value}" for name, value in defaults.items()))
+    settings = Settings(**(defaults | given | {"data": str(data_fold)}))
+    return replace(settings, name=settings.name or free_name(settings), precision=precision_policy(settings.precision))
+
+
+def free_name(settings: Settings) -> str:
+    """Date and time as a name, with a number behind it if another run has it already."""
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    names = (now if number == 1 else f"{now}-{number}" for number in count(1))
+    free = (replace(settings, name=name) for name in names)
+    return next(one.name for one in free if not (log_folder(one).exists() or checkpoint_folder(one).exists()))
+
+
+def precision_policy(choice: str) -> str:
+    """Keras' dtype policy for a choice of precision; says which and why."""
+    policy, reason = resolve_precision(choice)
+    print(f"Precision: {policy} ({reason})")
+    return policy
+
+
+def settings_of_old_run(given: dict, resume: str) -> tuple[Settings, str]:
+    """The settings of a run that is to go on, from its run.json, and the digest of its data.
+
+    Args:
+        given: options of the command line by field of Settings.
+        resume: the run's folder of checkpoints, or "" for the newest.
+
+    Raises:
+        RunError: there is no such run, or what was given contradicts run.json.
+    """
+    checkpoints = Path(given.get("checkpoints", Settings.checkpoints))
+    folder = Path(resume) if resume else newest_run(checkpoints)
+    run = read_run(folder)
+    old = replace(run["settings"], checkpoints=str(folder.parent), name=folder.name)
+    new = replace(old, **{name: given[name] for name in CHANGEABLE & given.keys()})
+    asked = replace(new, **given)
+    if asked.precision == "auto":
+        asked = replace(asked, precision=old.precision)
+    if clashes := [
+        f"{flag(name)} {value} (was {getattr(new, name)})"
+        for name, value in asdict(asked).items()
+        if name not in ("checkpoints",) and value != getattr(new, name)
+    ]:
+        raise RunError(f"--resume: {folder} was made with other settings: {', '.join(clashes)}")
+    if "data" in given:
+        new = replace(new, data=str(find_data(given["data"])))
+    elif find_dataset(Path(new.data)) is None:
+        raise RunError(f"--resume: {new.data} is gone; name the data's new place with --data")
+    return new, run["data_digest"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, train, and return the exit status: 2 for anything that the user can mend."""
+    given = parse_command_line(argv)
+    verbose, resume = given.pop("verbose", False), given.pop("resume", None)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
+    sys.stdout.reconfigure(line_buffering=True)  # in step with the progress bars
+    try:
+        device = set_up_gpus()
+        if resume is None:
+            settings, digest = settings_of_new_run(given), None
+        else:
+            settings, digest = settings_of_old_run(given, resume)
+        print(f"Device: {device}")
+        print("Settings:\n" + "\n".join(f"  {flag(name):<18} {value}" for name, value in asdict(settings).items()))
+        return train(settings, resume is not None, digest, verbose)
+    except (SettingsError, DataError, RunError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except tf.errors.ResourceExhaustedError:
+        print(f"{PROGRAM}: error: out of memory; take a smaller --batch-size or --patch-size", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped before training began; nothing to resume", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

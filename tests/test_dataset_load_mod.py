@@ -1,0 +1,362 @@
+"""From files to patches and back."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import fake_fundus, fake_octa
+from PIL import Image
+
+import dataset_load_mod as dlm
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def root(dataset):
+    return dlm.find_dataset(dataset)
+
+
+def disc(size, centre, radius):
+    rows, columns = np.mgrid[:size, :size]
+    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2
+
+
+# --- table of cases --------------------------------------------------------------------------------------------------
+
+
+def test_dataset_is_found_as_it_is_and_in_its_parent(dataset):
+    assert dlm.find_dataset(dataset) == dlm.find_dataset(dataset / "UT-FSOCTA-v1") == dataset / "UT-FSOCTA-v1"
+    assert dlm.find_dataset(dataset / "UT-FSOCTA-v1" / "cropped") is None
+
+
+def test_cases_are_paired_by_name_and_split_by_subject(root):
+    cases, unpaired = dlm.load_data_cases(root)
+    assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa")
+    assert list(zip(cases["subject"], cases["eye"], cases["split"], strict=True)) == [
+        (1, "OD", "train"),
+        (2, "OS", "train"),
+        (26, "OD", "validation"),
+        (31, "OD", "test"),
+    ]
+    assert unpaired == []
+    assert cases["octa"][0] == root / "cropped" / "octa" / "disc" / "1_OD.png"
+
+
+def test_published_split_is_the_deposits():
+    counts = {split: len(subjects) for split, subjects in dlm.PUBLISHED_SPLITS.items()}
+    assert counts == {"train": 25, "validation": 5, "test": 82}
+    assert sorted(sum(dlm.PUBLISHED_SPLITS.values(), ())) == list(range(1, 113))
+
+
+def test_subjects_of_no_split_stay_in_the_table(root):
+    cases, _ = dlm.load_data_cases(root, {"train": [2]})
+    assert cases.set_index("subject")["split"].fillna("none").to_dict() == {
+        1: "none",
+        2: "train",
+        26: "none",
+        31: "none",
+    }
+
+
+def test_files_without_partner_are_named_and_foreign_ones_are_not(root):
+    folder = root / "cropped" / "fundus" / "disc"
+    (folder / "1_OD.png").rename(folder / "5_OD.png")
+    for name in (".DS_Store", "._2_OS.png", "notes.txt", "2_OX.png", "x2_OS.png", "2_OS.png.bak", "Thumbs.db"):
+        (folder / name).write_bytes(b"x")
+    (root / "cropped" / "fundus" / "__MACOSX").mkdir()
+    cases, unpaired = dlm.load_data_cases(root)
+    assert list(cases["subject"]) == [2, 26, 31]
+    assert [path.name for path in unpaired] == ["5_OD.png", "1_OD.png"]
+
+
+def test_two_files_of_one_eye_are_refused(root):
+    folder = root / "cropped" / "octa" / "disc"
+    (folder / "1_OD.jpg").write_bytes((folder / "1_OD.png").read_bytes())
+    with pytest.raises(dlm.DataError, match=r"1_OD\.jpg and 1_OD\.png are the same eye"):
+        dlm.load_data_cases(root)
+
+
+@pytest.mark.parametrize("name", ["fov45", "fov_45"])
+def test_whole_photographs_are_found_under_both_names(root, name):
+    (root / "fov45").rename(root / name)
+    assert dlm.list_full_fields(root) == {(26, "OD"): root / name / "fundus" / "26_OD.jpg"}
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "options", "tolerance"),
+    [
+        ("RGB", "png", {}, 0),
+        ("RGBA", "png", {}, 0),
+        ("RGB", "bmp", {}, 0),
+        ("RGB", "tif", {"compression": "tiff_lzw"}, 0),
+        ("RGBA", "tif", {"compression": "tiff_lzw"}, 0),
+        ("RGB", "jpg", {"quality": 95}, 12),
+        ("CMYK", "jpg", {"quality": 95}, 12),
+        ("P", "png", {}, 60),  # 256 colours
+    ],
+)
+def test_colour_images_are_read(tmp_path, random, mode, suffix, options, tolerance):
+    fundus = fake_fundus(random, 40, 50)
+    path = tmp_path / f"1_OD.{suffix}"
+    Image.fromarray(fundus).convert(mode).save(path, **options)
+    read = dlm.read_fundus(path)
+    assert (read.shape, read.dtype) == ((40, 50, 3), np.uint8)
+    assert np.abs(read.astype(int) - fundus).max() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_become_eight(tmp_path, suffix):
+    values = np.array([[0, 257 * 7, 257 * 128, 65535]], dtype=np.uint16)
+    path = tmp_path / f"1_OD.{suffix}"
+    Image.fromarray(values).save(path)
+    assert dlm.read_octa(path, 1)[..., 0].tolist() == [[0, 7, 128, 255]]
+    assert dlm.read_fundus(path)[0, 1].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_images_are_read(tmp_path, mode):
+    grey = np.uint8([[0, 255, 0], [255, 255, 0]])
+    path = tmp_path / "1_OD.png"
+    Image.fromarray(grey).convert(mode).save(path)
+    assert np.array_equal(dlm.read_octa(path, 1)[..., 0], grey)
+    assert np.array_equal(dlm.read_octa(path, 4), np.dstack([grey, grey, grey, np.full_like(grey, 255)]))
+
+
+def test_octa_has_one_channel_or_four(tmp_path):
+    rgba = np.uint8([[[10, 11, 15, 255], [0, 0, 0, 128]]])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert dlm.read_octa(tmp_path / "a.png", 1).tolist() == [[[12], [0]]]
+    assert np.array_equal(dlm.read_octa(tmp_path / "a.png", 4), rgba)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not an image"),
+        (b"this is no image", "not an image"),
+        (None, "truncated"),
+        ("float", "pixels of kind 'F'"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, random, content, reason):
+    path = tmp_path / "7_OS.png"
+    if content is None:
+        Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+        content = path.read_bytes()[:3000]
+    if content == "float":
+        path = tmp_path / "7_OS.tif"
+        Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(dlm.DataError, match=reason) as caught:
+        dlm.read_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_pair_of_two_sizes_is_refused(root):
+    path = root / "cropped" / "octa" / "disc" / "2_OS.png"
+    Image.open(path).crop((0, 0, 80, 100)).save(path)
+    cases, _ = dlm.load_data_cases(root)
+    with pytest.raises(dlm.DataError, match=r"2_OS\.png and .*2_OS\.png are a pair of two sizes, 90 x 100 px and 80"):
+        dlm.load_pairs(cases, 1, True)
+
+
+# --- field of view ---------------------------------------------------------------------------------------------------
+
+
+def test_field_is_the_camera_s_and_survives_dark_vessels_and_macula(random):
+    field = disc(400, (180, 220), 230)  # cut by three sides of the image
+    fundus = fake_fundus(random, 400, 400)
+    fundus[:, 195:206] = 3  # a dark vessel from border to border: it splits the field
+    fundus[disc(400, (250, 300), 50)] = 2  # a dark macula
+    fundus[~field] = random.integers(0, 9, ((~field).sum(), 3))  # the noise of JPEG on black
+    assert np.mean(dlm.field_of_view(fundus) != field) < 0.005
+
+
+def test_image_without_border_is_all_field(random):
+    fundus = fake_fundus(random, 60, 80)
+    assert dlm.field_of_view(fundus).all()
+    fundus[30:40, 0:20] = 0  # a dark vessel that reaches the image's border
+    assert dlm.field_of_view(fundus).all()
+
+
+def test_dark_image_has_no_field():
+    assert not dlm.field_of_view(np.full((30, 30, 3), 5, np.uint8)).any()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_both_images_are_black_outside_the_field(tmp_path, random, channels):
+    fundus = fake_fundus(random, 100, 100)
+    fundus[:, 60:] = 4
+    Image.fromarray(fundus).save(tmp_path / "fundus.png")
+    Image.fromarray(fake_octa(fundus)).save(tmp_path / "octa.png")
+    paths = (tmp_path / "fundus.png", tmp_path / "octa.png")
+    masked = dlm.load_pair(*paths, channels, fov_mask=True)
+    assert masked.fov[:, :60].all()
+    assert not masked.fov[:, 60:].any()
+    assert not masked.fundus[:, 60:].any()
+    assert not masked.octa[:, 60:, :3].any()
+    if channels == 4:
+        assert (masked.octa[..., 3] == 255).all()
+    published = dlm.load_pair(*paths, channels, fov_mask=False)
+    assert published.fov.all()
+    assert (published.fundus[:, 60:] == 4).all()
+    assert (published.octa[:, 60:, 0] == 251).all()
+
+
+# --- patches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 96), (100, 32), (95, 129)])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_patches_give_the_image_back(random, stride, size, channels):
+    image = random.uniform(-1, 1, (*size, channels)).astype(np.float32)
+    patches, label = dlm.break_img_to_patches(image, patch_size=(32, 32), stride=stride)
+    expected = [int(np.ceil(stride * (side - 32) / 32)) + 1 for side in size]
+    assert patches.shape == (expected[0] * expected[1], 32, 32, channels)
+    assert label is None
+    back = dlm.put_img_back_from_patches(iter(patches), size, stride)
+    assert back.dtype == np.float32
+    assert np.abs(back - image).max() <= 1e-6
+
+
+def test_patches_need_not_be_square(random):
+    image = random.uniform(0, 255, (70, 90, 2))
+    patches, _ = dlm.break_img_to_patches(image, patch_size=(64, 32), stride=3)
+    assert np.abs(dlm.put_img_back_from_patches(patches, image.shape, 3) - image).max() <= 1e-6
+
+
+def test_grid_is_the_published_one():
+    """Worked by hand for 400 px: ceil(2 * 144 / 256) + 1 = 3 steps, at 0, 128 and, shifted, 144; rows run fastest."""
+    corners = dlm.patch_corners((400, 256), (256, 256), stride=2)
+    assert corners.tolist() == [[0, 0], [128, 0], [144, 0]]
+    assert dlm.patch_corners((300, 300), (256, 256)).tolist() == [[0, 0], [44, 0], [0, 44], [44, 44]]
+
+
+def test_label_is_cut_like_the_image(random):
+    image = random.integers(0, 255, (70, 80, 3), dtype=np.uint8)
+    patches, labels = dlm.break_img_to_patches(image, image[..., :1], (64, 64), stride=2)
+    assert patches.dtype == np.uint8
+    assert np.array_equal(patches[..., :1], labels)
+    with pytest.raises(ValueError, match="differ in size"):
+        dlm.break_img_to_patches(image, image[:60], (64, 64))
+
+
+def test_overlaps_are_blended_smoothly():
+    """Two patches of constant 0 and 1 that overlap: their blend rises without a step."""
+    patches = [np.zeros((32, 32, 1)), np.ones((32, 32, 1))]
+    image = dlm.put_img_back_from_patches(patches, (48, 32), 2)[:, 0, 0]
+    assert image[0] == 0
+    assert image[-1] == 1
+    assert np.all(np.diff(image) >= 0)
+    assert np.diff(image).max() < 0.15
+
+
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_wrong_number_of_patches_is_refused(number):
+    with pytest.raises(ValueError, match=f"{number} patches for an image of 64 x 64 px"):
+        dlm.put_img_back_from_patches([np.zeros((32, 32, 1))] * number, (64, 64))
+
+
+@pytest.mark.parametrize("stride", [0, -1, 1.5, 33])
+def test_wrong_stride_is_refused(stride):
+    with pytest.raises(ValueError, match="stride"):
+        dlm.patch_corners((64, 64), (32, 32), stride)
+
+
+def test_image_smaller_than_a_patch_is_refused_and_can_be_reflected():
+    image = np.arange(12.0).reshape(3, 4, 1)
+    with pytest.raises(ValueError, match="smaller than a patch"):
+        dlm.break_img_to_patches(image, patch_size=(4, 4))
+    reflected = dlm.reflect_to_patch(image, (4, 9))
+    assert reflected.shape == (4, 9, 1)
+    assert np.array_equal(reflected[:3, :4], image)
+    assert np.array_equal(reflected[3], reflected[1])
+
+
+# --- tf.data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(random):
+    """Two pairs of two sizes, the second smaller than a patch; the OCT-A is the fundus' green."""
+    fundus = [random.integers(0, 256, size, dtype=np.uint8) for size in ((150, 100, 3), (50, 70, 3))]
+    return [dlm.Pair(image, image[..., 1:2], np.ones(image.shape[:2], bool)) for image in fundus]
+
+
+def epochs_of(patches, epochs, first_step=0):
+    return [(fundus.numpy(), octa.numpy()) for fundus, octa in patches.batches(first_step, epochs)]
+
+
+def test_batches_are_float_and_cut_as_one(pairs):
+    patches = dlm.TrainingPatches(pairs, 64, 4, seed=0, augment=True)
+    assert (patches.patches_per_epoch, patches.steps_per_epoch) == (3 * 2 + 1 * 2, 2)
+    batches = epochs_of(patches, 2)
+    assert [fundus.shape for fundus, _ in batches] == [(4, 64, 64, 3)] * 4
+    for fundus, octa in batches:
+        assert fundus.dtype == octa.dtype == np.float32
+        assert fundus.min() == -1
+        assert fundus.max() == 1
+        assert np.array_equal(fundus[..., 1:2], octa)  # cropped, flipped and rotated as one
+
+
+def test_last_batch_of_an_epoch_may_be_smaller(pairs):
+    patches = dlm.TrainingPatches(pairs, 64, 3, seed=0, augment=True)
+    assert [len(fundus) for fundus, _ in epochs_of(patches, 2)] == [3, 3, 2, 3, 3, 2]
+
+
+def test_epochs_follow_from_the_seed_alone(pairs):
+    def run(seed, first_step=0):
+        return epochs_of(dlm.TrainingPatches(pairs, 64, 3, seed, augment=True), 3, first_step)
+
+    first, again, other = run(7), run(7), run(8)
+    assert all(np.array_equal(one[0], two[0]) for one, two in zip(first, again, strict=True))
+    assert not np.array_equal(first[0][0], other[0][0])
+    assert not np.array_equal(first[0][0], first[3][0])  # the next epoch has other crops
+    resumed = run(7, first_step=4)
+    assert all(np.array_equal(one[0], two[0]) for one, two in zip(first[4:], resumed, strict=True))
+
+
+def test_without_augmentation_an_epoch_is_the_published_grid_shuffled(pairs):
+    patches = dlm.TrainingPatches(pairs, 64, 100, seed=0, augment=False)
+    (first, _), (second, _) = epochs_of(patches, 2)
+    images = [dlm.reflect_to_patch(pair.fundus, (64, 64)) for pair in pairs]
+    grid = np.concatenate([dlm.break_img_to_patches(image, patch_size=(64, 64))[0] for image in images])
+
+    def as_set(batch):
+        return {patch.tobytes() for patch in batch}
+
+    assert as_set(np.uint8(np.round((first + 1) * 127.5))) == as_set(grid)
+    assert as_set(first) == as_set(second)
+    assert not np.array_equal(first, second)
+
+
+def test_all_eight_positions_occur():
+    corner = np.zeros((64, 64, 3), np.uint8)
+    corner[0, 1] = 255  # one pixel tells the eight positions of a square apart
+    pair = dlm.Pair(corner, corner[..., :1], np.ones((64, 64), bool))
+    patches = dlm.TrainingPatches([pair], 64, 1, seed=0, augment=True)
+    seen = {tuple(np.argwhere(octa[0, ..., 0] > 0)[0]) for _, octa in epochs_of(patches, 100)}
+    assert seen == {(0, 1), (0, 62), (1, 0), (1, 63), (62, 0), (62, 63), (63, 1), (63, 62)}
+
+
+def test_preprocessing_maps_bytes_to_minus_one_and_one():
+    fundus, octa = dlm.preprocess_sample(tf.constant([0, 255], tf.uint8), np.uint8([51]))
+    assert fundus.numpy().tolist() == [-1, 1]
+    assert octa.numpy() == pytest.approx([-0.6])
+
+
+def test_sample_spreads_over_all_images(pairs):
+    fundus, octa = dlm.TrainingPatches(pairs, 64, 3, seed=0, augment=True).sample(3)
+    assert fundus.shape == (3, 64, 64, 3)
+    assert octa.shape == (3, 64, 64, 1)
+    last = pairs[1].fundus[:50, -64:]
+    assert np.array_equal(np.uint8(np.round((fundus[-1, :50] + 1) * 127.5)), last)

@@ -1,0 +1,161 @@
+"""Measures between a real and a generated OCT-A: arrays in, numbers out.
+
+`image_similarity` compares pixels (MAE, PSNR, SSIM). Capillary speckle is noise to a fundus camera and cannot be
+predicted, so pixels alone say little; `vessel_agreement` compares what is left after levelling it: the large vessels.
+
+Everywhere: an image is a 2-D float array on [0, 1]; `fov` is a boolean array of its shape, True inside the camera's
+field, or None for "everywhere". Pixels outside the field have no influence on any number. A measure that has nothing to
+compute on is nan, and the reason is logged.
+"""
+
+import logging
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.stats import mannwhitneyu
+from skimage.filters import threshold_otsu
+from skimage.metrics import structural_similarity
+
+log = logging.getLogger(__name__)
+
+SMOOTHING_SIGMA = 3.0  # px at 400 px: levels the capillary speckle, keeps vessels from about 6 px up
+SMOOTHING_SIZE = 400  # px: the size of a crop for which the sigma is stated; other sizes scale it
+SSIM_SIGMA = 1.5  # px, with the Gaussian window of 11 px: Wang et al., IEEE TIP 2004;13:600
+SSIM_BORDER = 5  # px: half the window; nearer to the image's border the window is not whole
+
+SIMILARITY_NAMES = ("mae", "psnr", "ssim")
+AGREEMENT_NAMES = ("vessel_auc", "vessel_dice", "vessel_correlation")
+
+
+def image_similarity(real: np.ndarray, generated: np.ndarray, fov: np.ndarray | None = None) -> dict[str, float]:
+    """Compare the pixels of two images inside the field.
+
+    Args:
+        real: (height, width), float on [0, 1].
+        generated: (height, width), float on [0, 1].
+        fov: (height, width), bool, or None.
+
+    Returns:
+        `mae`, mean absolute error, 0 is best; `psnr`, peak signal-to-noise ratio in dB for a data range of 1, inf for
+        equal images; `ssim`, structural similarity (Wang et al., IEEE TIP 2004;13:600), 1 is best.
+
+    Raises:
+        ValueError: the arrays differ in shape, or are not 2-D.
+    """
+    real, generated, fov = checked(real, generated, fov)
+    if reason := nothing_to_compare(real, generated, fov):
+        return no_answer(SIMILARITY_NAMES, reason)
+
+    difference = (generated - real)[fov]
+    mean_square = float(np.mean(difference**2))
+    ssim = np.nan
+    inner = (slice(SSIM_BORDER, -SSIM_BORDER),) * 2
+    if min(real.shape) <= 2 * SSIM_BORDER or not fov[inner].any():
+        log.warning("ssim is nan: no window of %d px lies inside the field and the image", 2 * SSIM_BORDER + 1)
+    else:
+        # Black outside the field in both, so that windows that reach over its border see no difference there.
+        _, ssim_map = structural_similarity(
+            np.where(fov, real, 0),
+            np.where(fov, generated, 0),
+            data_range=1,
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA,
+            use_sample_covariance=False,
+            full=True,
+        )
+        ssim = float(ssim_map[inner][fov[inner]].mean())
+    return {
+        "mae": float(np.mean(np.abs(difference))),
+        "psnr": float(-10 * np.log10(mean_square)) if mean_square > 0 else np.inf,
+        "ssim": ssim,
+    }
+
+
+def vessel_agreement(real: np.ndarray, generated: np.ndarray, fov: np.ndarray | None = None) -> dict[str, float]:
+    """Compare the large vessels of two images inside the field.
+
+    Both images are smoothed; the real one's large-vessel map is where it lies above its own Otsu threshold.
+
+    Args:
+        real: (height, width), float on [0, 1].
+        generated: (height, width), float on [0, 1].
+        fov: (height, width), bool, or None.
+
+    Returns:
+        `vessel_auc`, area under the ROC curve of the smoothed generated image against the real map (the probability
+        that a vessel pixel is brighter than another: Hanley and McNeil, Radiology 1982;143:29), 0.5 is chance;
+        `vessel_dice`, overlap of the two maps after the same thresholding, 1 is best; `vessel_correlation`, Pearson's
+        r of the smoothed images.
+
+    Raises:
+        ValueError: the arrays differ in shape, or are not 2-D.
+    """
+    real, generated, fov = checked(real, generated, fov)
+    if reason := nothing_to_compare(real, generated, fov):
+        return no_answer(AGREEMENT_NAMES, reason)
+
+    smooth_real = smooth(real, fov)[fov]  # (pixels inside,)
+    smooth_generated = smooth(generated, fov)[fov]
+    vessels = above_otsu(smooth_real)
+    if vessels is None:
+        return no_answer(AGREEMENT_NAMES, "the real image has one value all over, so no vessel")
+    ranks = mannwhitneyu(smooth_generated[vessels], smooth_generated[~vessels], method="asymptotic")
+    scores = {"vessel_auc": float(ranks.statistic / (vessels.sum() * (~vessels).sum()))}
+
+    generated_vessels = above_otsu(smooth_generated)
+    if generated_vessels is None:
+        return scores | no_answer(AGREEMENT_NAMES[1:], "the generated image has one value all over")
+    overlap = np.sum(vessels & generated_vessels)
+    scores["vessel_dice"] = float(2 * overlap / (vessels.sum() + generated_vessels.sum()))
+    scores["vessel_correlation"] = float(np.corrcoef(smooth_real, smooth_generated)[0, 1])
+    return scores
+
+
+def smooth(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """Gaussian smoothing, 3 px at 400 px, that takes in nothing from outside the field.
+
+    Args:
+        image: (height, width), float.
+        fov: (height, width), bool.
+
+    Returns:
+        (height, width), float: inside the field the weighted mean of the pixels of the field (normalised convolution,
+        Knutsson and Westin, CVPR 1993), outside it 0.
+    """
+    sigma = SMOOTHING_SIGMA * np.sqrt(image.size) / SMOOTHING_SIZE
+    weight = gaussian_filter(fov.astype(float), sigma)
+    total = gaussian_filter(np.where(fov, image, 0.0), sigma)
+    return np.divide(total, weight, out=np.zeros_like(total), where=fov)
+
+
+def above_otsu(values: np.ndarray) -> np.ndarray | None:
+    """Where values lie above their Otsu threshold (IEEE Trans SMC 1979;9:62); None if they are all but equal."""
+    if np.ptp(values) < 1e-6:  # rounding of the smoothing, far below one grey level
+        return None
+    return values > threshold_otsu(values)
+
+
+def checked(
+    real: np.ndarray, generated: np.ndarray, fov: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three arrays as float, float and bool, (height, width) each; ValueError if they are not of one shape."""
+    real, generated = np.asarray(real, dtype=float), np.asarray(generated, dtype=float)
+    fov = np.ones(real.shape, dtype=bool) if fov is None else np.asarray(fov, dtype=bool)
+    if real.ndim != 2 or not real.shape == generated.shape == fov.shape:
+        raise ValueError(f"want three 2-D arrays of one shape, got {real.shape}, {generated.shape} and {fov.shape}")
+    return real, generated, fov
+
+
+def nothing_to_compare(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> str:
+    """Why two images cannot be compared, or an empty string."""
+    if not fov.any():
+        return "no pixel lies inside the field"
+    if not (np.isfinite(real[fov]).all() and np.isfinite(generated[fov]).all()):
+        return "an image has pixels that are not finite"
+    return ""
+
+
+def no_answer(names: tuple[str, ...], reason: str) -> dict[str, float]:
+    """Nan for each of the names, with the reason logged."""
+    log.warning("%s: nan, because %s", ", ".join(names), reason)
+    return dict.fromkeys(names, np.nan)
