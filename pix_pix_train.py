@@ -375,19 +375,17 @@ class Pix2Pix:
         A norm layer moves its averages to momentum * average + (1 - momentum) * statistic. From averages of zero, what
         comes back divided by (1 - momentum) is the batch's own statistic.
         """
-        weights = self.generator.trainable_variables
-        rates = {}
-        for layer in layers_of(self.generator, keras.layers.BatchNormalization):
-            for variable in (layer.moving_mean, layer.moving_variance):
-                rates[variable.path] = 1 - layer.momentum
-        zeros = [
-            tf.zeros_like(variable.value) if variable.path in rates else variable.value
-            for variable in self.generator.non_trainable_variables
-        ]
-        _, moved = self.generator.stateless_call(weights, zeros, input_image, training=True)
+        share = {
+            variable.path: 1 - layer.momentum
+            for layer in layers_of(self.generator, keras.layers.BatchNormalization)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        }
+        fixed = self.generator.non_trainable_variables
+        zeros = [tf.zeros_like(variable.value) if variable.path in share else variable.value for variable in fixed]
+        _, moved = self.generator.stateless_call(self.generator.trainable_variables, zeros, input_image, training=True)
         return [
-            value / rates[variable.path] if variable.path in rates else variable.value
-            for variable, value in zip(self.generator.non_trainable_variables, moved, strict=True)
+            value / share[variable.path] if variable.path in share else value
+            for variable, value in zip(fixed, moved, strict=True)
         ]
 
     def estimate_statistics(self, patches: tf.Tensor, batch_size: int) -> None:
@@ -398,16 +396,11 @@ class Pix2Pix:
             batch_size: that of training, so that prediction sees the statistics that training saw.
         """
         batches = [patches[first : first + batch_size] for first in range(0, len(patches), batch_size)]
-        share = [len(batch) / len(patches) for batch in batches]
-        sums = None
-        for batch, weight in zip(batches, share, strict=True):
-            found = self._statistics_step(batch)
-            sums = [
-                value if value.dtype != tf.float32 else value * weight + (0 if sums is None else sums[number])
-                for number, value in enumerate(found)
-            ]
-        for variable, value in zip(self.statistics, sums, strict=True):
-            variable.assign(value)
+        found = [self._statistics_step(batch) for batch in batches]
+        sizes = [len(batch) for batch in batches]
+        for number, variable in enumerate(self.statistics):
+            if variable.dtype == tf.float32:  # the others are dropout's seeds, which prediction does not use
+                variable.assign(np.average([values[number] for values in found], axis=0, weights=sizes))
 
 
 def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:

@@ -153,9 +153,9 @@ def trained(settings, batch):
 def test_prediction_changes_nothing_and_does_not_depend_on_the_batch(trained, settings):
     random = np.random.default_rng(1)
     fundus = random.integers(0, 256, (150, 100, 3), dtype=np.uint8)
-    before = [np.array(variable) for variable in all_variables(trained) + trained.statistics]
+    before = [variable.numpy().copy() for variable in all_variables(trained) + trained.statistics]
     images = [train.predict_octa(trained, fundus, 64, batch_size) for batch_size in (1, 7, 32, 7)]
-    after = [np.array(variable) for variable in all_variables(trained) + trained.statistics]
+    after = [variable.numpy().copy() for variable in all_variables(trained) + trained.statistics]
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     assert images[0].shape == (150, 100, 1)
     assert images[0].min() >= 0
@@ -247,7 +247,7 @@ def test_signal_saves_and_the_resumed_run_equals_an_unbroken_one(folder):
     command = [sys.executable, str(PROJECT / "pix_pix_train.py"), *SMALL, "--epochs", "200", "--name", "broken"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
-            if line.startswith("  validation"):  # after the first epoch
+            if line.startswith("  validation:"):  # after the first epoch
                 break
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
@@ -275,9 +275,9 @@ def test_non_finite_loss_stops_and_leaves_the_last_checkpoint(folder, capsys):
     start = [*SMALL, "--epochs", "1", "--name", "tuned", "--init-from", "training_checkpoints/good"]
     assert train.main([*start, "--learning-rate", "1e-30"]) == 0
     after = checkpoint_values("training_checkpoints/tuned")
-    kernels = [name for name in before if "kernel" in name and "optimizer" not in name]
-    assert len(kernels) == 16
-    for name in kernels:
+    weights = [name for name in before if "_trainable_variables" in name]  # where TensorFlow files them
+    assert len(weights) == 33 + 9  # of the generator and of the discriminator
+    for name in weights:
         assert np.array_equal(before[name], after[name])
     assert train.main([*start[:-3], "other", *start[-2:], "--octa-channels", "4"]) == 2
     assert "its --octa-channels is 1, this run's 4" in capsys.readouterr().err
@@ -308,7 +308,6 @@ def test_real_data_go_before_sample_retinas_and_the_defaults_are_published(folde
     assert [settings.data for settings in found] == ["data/UT-FSOCTA-v1", "UT-FSOCTA-v1"]
     published = {"patch_size": 256, "batch_size": 32, "epochs": 250, "lambda_l1": 100.0, "learning_rate": 2e-4}
     assert published.items() <= asdict(found[0]).items()
-    assert found[0].name != found[1].name or True
 
 
 # --- rejected input --------------------------------------------------------------------------------------------------
