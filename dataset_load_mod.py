@@ -417,10 +417,3 @@ class TrainingPatches:
         first_epoch, done = divmod(first_step, self.steps_per_epoch)
         dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(self.epoch)
         return iter(dataset.skip(done).prefetch(tf.data.AUTOTUNE))
-
-    def sample(self, number: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """At most `number` grid patches, evenly spread over all images, as (n, size, size, channels), [-1, 1]."""
-        chosen = np.unique(np.linspace(0, self.patches_per_epoch - 1, number).round().astype(int))
-        places = np.column_stack([self.grid[chosen], np.zeros((len(chosen), 2), dtype=int)]).astype(np.int32)
-        fundus, octa = zip(*(self.cut(place) for place in places), strict=True)
-        return tf.stack(fundus), tf.stack(octa)

@@ -64,6 +64,7 @@ from dataset_load_mod import (
     DataError,
     Pair,
     TrainingPatches,
+    break_img_to_patches,
     field_of_view,
     find_dataset,
     list_full_fields,
@@ -90,7 +91,6 @@ WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the s
 PREDICTION_STRIDE = 2  # steps per patch: half overlap, as in the study's pictures
 PICTURED_CROPS = 3  # held-out crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
-STATISTICS_PATCHES = 32  # patches over which the norm layers' statistics are estimated
 SCORE_NAMES = SIMILARITY_NAMES + AGREEMENT_NAMES
 BEST_SCORE = "vessel_auc"  # decides which checkpoint is the best: it needs no threshold and ignores the speckle
 
@@ -308,9 +308,10 @@ def set_up_gpus() -> str:
 class Pix2Pix:
     """Both networks, both optimisers and the compiled steps over them.
 
-    The norm layers of the generator normalise by the batch in training. To predict, they take statistics estimated over
-    a sample of training patches instead (`estimate_statistics`), so that a patch gives the same whatever else is in its
-    batch. Keras' moving averages are of no use for that: with their momentum of 0.99 they lag hundreds of steps behind.
+    The norm layers of the generator normalise by the batch in training. To predict, they take the statistics of the
+    image at hand instead (`image_statistics`), so that a patch gives the same whatever else is in its batch, and a
+    photograph of another brightness is levelled. Keras' moving averages are of no use for that: with their momentum of
+    0.99 they lag hundreds of steps behind.
     """
 
     def __init__(self, settings: Settings):
@@ -322,13 +323,11 @@ class Pix2Pix:
         self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
         self.generator_optimizer = new_optimizer(self.generator, settings)
         self.discriminator_optimizer = new_optimizer(self.discriminator, settings)
-        # Same order as generator.non_trainable_variables, which `stateless_call` takes them for.
-        self.statistics = [tf.Variable(variable.value) for variable in self.generator.non_trainable_variables]
-
         fundus = tf.TensorSpec((None, *patch_dim, FUNDUS_CHANNELS), tf.float32)
         octa = tf.TensorSpec((None, *patch_dim, settings.octa_channels), tf.float32)
         self.train_step = tf.function(self._train_step, input_signature=[fundus, octa])
-        self.predict_step = tf.function(self._predict_step, input_signature=[fundus])
+        statistics = [tf.TensorSpec(value.shape, value.dtype) for value in self.generator.non_trainable_variables]
+        self.predict_step = tf.function(self._predict_step, input_signature=[fundus, statistics])
         self._statistics_step = tf.function(self._batch_statistics, input_signature=[fundus])
 
     def _train_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -363,17 +362,17 @@ class Pix2Pix:
             "disc_generated_mean": tf.reduce_mean(tf.sigmoid(disc_generated_output)),
         }
 
-    def _predict_step(self, input_image: tf.Tensor) -> tf.Tensor:
-        """OCT-A patches, [-1, 1], of fundus patches, [-1, 1]: dropout off, fixed statistics, nothing changed."""
+    def _predict_step(self, input_image: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
+        """OCT-A patches, [-1, 1], of fundus patches, [-1, 1]: dropout off, the given statistics, nothing changed."""
         weights = self.generator.trainable_variables
-        gen_output, _ = self.generator.stateless_call(weights, self.statistics, input_image, training=False)
+        gen_output, _ = self.generator.stateless_call(weights, statistics, input_image, training=False)
         return gen_output
 
     def _batch_statistics(self, input_image: tf.Tensor) -> list[tf.Tensor]:
-        """What the norm layers see of a batch, in the order of `statistics`; nothing is changed.
+        """What the norm layers see of a batch, dropout off, as values of generator.non_trainable_variables.
 
         A norm layer moves its averages to momentum * average + (1 - momentum) * statistic. From averages of zero, what
-        comes back divided by (1 - momentum) is the batch's own statistic.
+        comes back divided by (1 - momentum) is the batch's own statistic. Nothing is changed.
         """
         share = {
             variable.path: 1 - layer.momentum
@@ -382,25 +381,38 @@ class Pix2Pix:
         }
         fixed = self.generator.non_trainable_variables
         zeros = [tf.zeros_like(variable.value) if variable.path in share else variable.value for variable in fixed]
-        _, moved = self.generator.stateless_call(self.generator.trainable_variables, zeros, input_image, training=True)
+        with without_dropout(self.generator):
+            weights = self.generator.trainable_variables
+            _, moved = self.generator.stateless_call(weights, zeros, input_image, training=True)
         return [
             value / share[variable.path] if variable.path in share else value
             for variable, value in zip(fixed, moved, strict=True)
         ]
 
-    def estimate_statistics(self, patches: tf.Tensor, batch_size: int) -> None:
-        """Set the statistics that prediction uses to the mean of those of batches.
+    def image_statistics(self, patches: Sequence[np.ndarray]) -> list[tf.Tensor]:
+        """The statistics of an image, for `predict_step`: the mean of those of its patches, each taken by itself.
 
         Args:
-            patches: (n, patch, patch, 3), [-1, 1].
-            batch_size: that of training, so that prediction sees the statistics that training saw.
+            patches: (patch, patch, 3) each, [-1, 1].
         """
-        batches = [patches[first : first + batch_size] for first in range(0, len(patches), batch_size)]
-        found = [self._statistics_step(batch) for batch in batches]
-        sizes = [len(batch) for batch in batches]
-        for number, variable in enumerate(self.statistics):
-            if variable.dtype == tf.float32:  # the others are dropout's seeds, which prediction does not use
-                variable.assign(np.average([values[number] for values in found], axis=0, weights=sizes))
+        found = [self._statistics_step(patch[np.newaxis]) for patch in patches]
+        return [
+            tf.add_n(values) / len(values) if values[0].dtype == tf.float32 else values[0]  # else: dropout's seeds
+            for values in zip(*found, strict=True)
+        ]
+
+
+@contextmanager
+def without_dropout(network: keras.Model) -> Iterator[None]:
+    """Trace a network without its dropout, but with all else as in training."""
+    rates = {layer: layer.rate for layer in layers_of(network, keras.layers.Dropout)}
+    for layer in rates:
+        layer.rate = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in rates.items():
+            layer.rate = rate
 
 
 def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
@@ -428,7 +440,7 @@ def predict_octa(networks: Pix2Pix, fundus: np.ndarray, patch_size: int, batch_s
     """Turn a fundus image of any size into an OCT-A image, by blended patches.
 
     Args:
-        networks: with estimated statistics.
+        networks: trained.
         fundus: (height, width, 3), uint8.
         patch_size: side of a patch in px.
         batch_size: patches predicted at once; without influence on the result.
@@ -438,15 +450,23 @@ def predict_octa(networks: Pix2Pix, fundus: np.ndarray, patch_size: int, batch_s
     """
     whole = reflect_to_patch(fundus, (patch_size, patch_size))
     corners = patch_corners(whole.shape, (patch_size, patch_size), PREDICTION_STRIDE)
+    side_by_side, _ = break_img_to_patches(whole, patch_size=(patch_size, patch_size))
+    seen = [patch for patch in side_by_side if patch.any()] or side_by_side[:1]  # the camera's black tells nothing
+    statistics = networks.image_statistics([to_model(patch) for patch in seen])
 
     def predicted_patches() -> Iterator[np.ndarray]:
         for first in range(0, len(corners), batch_size):
             places = corners[first : first + batch_size]
             batch = np.stack([whole[row : row + patch_size, column : column + patch_size] for row, column in places])
-            yield from networks.predict_step(batch.astype(np.float32) / 127.5 - 1).numpy()  # [0, 255] -> [-1, 1]
+            yield from networks.predict_step(to_model(batch), statistics).numpy()
 
     image = put_img_back_from_patches(predicted_patches(), whole.shape, PREDICTION_STRIDE)
     return image[: fundus.shape[0], : fundus.shape[1]] * 0.5 + 0.5  # [-1, 1] -> [0, 1]
+
+
+def to_model(image: np.ndarray) -> np.ndarray:
+    """Uint8 on [0, 255] -> float32 on [-1, 1]."""
+    return image.astype(np.float32) / 127.5 - 1
 
 
 def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair, settings: Settings) -> tuple[np.ndarray, dict[str, float]]:
@@ -607,7 +627,6 @@ class RunState:
                 if isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
             ],
             dropout_seeds=[layer.seed_generator.state for layer in dropout],
-            statistics=networks.statistics,
             step=self.step,
             epoch=self.epoch,
             best_score=self.best_score,
@@ -904,9 +923,6 @@ def end_epoch(run: Run) -> None:
     settings, data, networks, state = run.settings, run.data, run.networks, run.state
     state.epoch.assign_add(1)
     epoch, step = int(state.epoch), int(state.step)
-    sample, _ = run.patches.sample(STATISTICS_PATCHES)
-    networks.estimate_statistics(sample, settings.batch_size)
-
     if data.held_out:
         results = [generate_fundus_oct_pair(networks, pair, settings) for pair in data.held_out]
         scores = mean_scores([score for _, score in results])

@@ -352,11 +352,3 @@ def test_preprocessing_maps_bytes_to_minus_one_and_one():
     fundus, octa = dlm.preprocess_sample(tf.constant([0, 255], tf.uint8), np.uint8([51]))
     assert fundus.numpy().tolist() == [-1, 1]
     assert octa.numpy() == pytest.approx([-0.6])
-
-
-def test_sample_spreads_over_all_images(pairs):
-    fundus, octa = dlm.TrainingPatches(pairs, 64, 3, seed=0, augment=True).sample(3)
-    assert fundus.shape == (3, 64, 64, 3)
-    assert octa.shape == (3, 64, 64, 1)
-    last = pairs[1].fundus[:50, -64:]
-    assert np.array_equal(np.uint8(np.round((fundus[-1, :50] + 1) * 127.5)), last)

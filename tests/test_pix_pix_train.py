@@ -146,16 +146,15 @@ def test_mixed_precision_trains_like_float32(settings, batch, precision):
 def trained(settings, batch):
     networks = new_networks(settings)
     networks.train_step(*batch)
-    networks.estimate_statistics(batch[0], 3)
     return networks
 
 
 def test_prediction_changes_nothing_and_does_not_depend_on_the_batch(trained, settings):
     random = np.random.default_rng(1)
     fundus = random.integers(0, 256, (150, 100, 3), dtype=np.uint8)
-    before = [variable.numpy().copy() for variable in all_variables(trained) + trained.statistics]
+    before = [variable.numpy().copy() for variable in all_variables(trained)]
     images = [train.predict_octa(trained, fundus, 64, batch_size) for batch_size in (1, 7, 32, 7)]
-    after = [variable.numpy().copy() for variable in all_variables(trained) + trained.statistics]
+    after = [variable.numpy().copy() for variable in all_variables(trained)]
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     assert images[0].shape == (150, 100, 1)
     assert images[0].min() >= 0
@@ -165,15 +164,15 @@ def test_prediction_changes_nothing_and_does_not_depend_on_the_batch(trained, se
         assert np.abs(image - images[0]).max() < 1e-4
 
 
-def test_statistics_are_those_that_training_sees(settings, batch):
-    """With its statistics estimated over one batch, prediction gives what training computes, but for dropout."""
-    networks = new_networks(settings)
-    for layer in train.layers_of(networks.generator, keras.layers.Dropout):
-        layer.rate = 0.0
-    networks.estimate_statistics(batch[0], batch_size=3)
-    expected = networks.generator(batch[0], training=True)
-    assert np.abs(networks.predict_step(batch[0]) - expected).max() < 1e-4
-    assert np.abs(networks.generator(batch[0], training=False) - expected).max() > 1e-2  # the moving averages lag
+def test_statistics_are_those_that_training_sees(trained, batch):
+    """With an image's own statistics, prediction gives what training computes on it alone, but for dropout."""
+    image = batch[0][:1]
+    predicted = trained.predict_step(image, trained.image_statistics(image.numpy()))
+    with train.without_dropout(trained.generator):
+        expected = trained.generator(image, training=True)
+    assert np.abs(predicted - expected).max() < 1e-4
+    assert np.abs(trained.generator(image, training=False) - expected).max() > 1e-2  # the moving averages lag
+    assert [layer.rate for layer in train.layers_of(trained.generator, keras.layers.Dropout)] == [0.5, 0.5]
 
 
 def test_prediction_of_a_crop_smaller_than_a_patch(trained):
