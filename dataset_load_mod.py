@@ -20,7 +20,7 @@ import pandas as pd
 import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageOps
-from scipy.ndimage import binary_opening, label
+from scipy.ndimage import binary_erosion, binary_opening, distance_transform_edt, label
 from skimage.morphology import convex_hull_image
 
 DATASET_NAME = "UT-FSOCTA-v1"
@@ -40,6 +40,7 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 # Brightest channel, of 255. Retina in the darkest corner of a real crop has 20 and more, the camera's black 0 to 8.
 DARK = 15
 MIN_PART_OF_FIELD = 0.01  # of the image's area: smaller bright islands on the black are letters or dust
+RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
 
 
 class DataError(ValueError):
@@ -193,6 +194,29 @@ def field_of_view(fundus: np.ndarray) -> np.ndarray:
     return convex_hull_image(field) if field.any() else field
 
 
+def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """Continue an image over the border of the camera's field, by mirroring it there.
+
+    So a network sees no edge where the camera has one, and draws none.
+
+    Args:
+        image: (height, width, channels).
+        fov: (height, width), bool: inside the field.
+
+    Returns:
+        (height, width, channels), dtype as given; inside the field, but for its fading rim, as it was. Where a mirror
+        image would lie beyond the image, its border is repeated; where beyond the field, the field's nearest pixel.
+    """
+    inner = binary_erosion(fov, iterations=RIM_OF_FIELD, border_value=1)
+    if inner.all() or not inner.any():
+        return image
+    here = np.indices(fov.shape, dtype=np.int32)  # (2, height, width)
+    nearest = distance_transform_edt(~inner, return_distances=False, return_indices=True)  # (2, height, width)
+    last = np.reshape(fov.shape, (2, 1, 1)) - 1
+    mirrored = np.clip(2 * nearest - here, 0, last)
+    return image[tuple(np.where(inner[tuple(mirrored)], mirrored, nearest))]
+
+
 def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: bool) -> Pair:
     """Read one case; with `fov_mask`, both images are black outside the camera's field.
 
@@ -328,7 +352,16 @@ def blending_window(patch_shape: Sequence[int]) -> np.ndarray:
 
 def reflect_to_patch(image: np.ndarray, patch_size: Sequence[int]) -> np.ndarray:
     """Reflect (height, width, channels) out, below and to the right, to at least a patch; as it is if large enough."""
-    missing = [max(0, patch - size) for patch, size in zip(patch_size, image.shape[:2], strict=True)]
+    return reflect_out(image, [max(0, patch - size) for patch, size in zip(patch_size, image.shape[:2], strict=True)])
+
+
+def reflect_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
+    """Reflect (height, width, channels) out, below and to the right, until its sides are multiples of a number."""
+    return reflect_out(image, [-size % multiple for size in image.shape[:2]])
+
+
+def reflect_out(image: np.ndarray, missing: Sequence[int]) -> np.ndarray:
+    """Reflect (height, width, channels) out by so many px below and to the right."""
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="reflect") if any(missing) else image
 
 

@@ -56,12 +56,13 @@ def upsample(filters: int, size: int, apply_dropout: bool = False) -> keras.Sequ
     return block
 
 
-def Generator(in_channels: int, patch_dim: tuple[int, int], out_channels: int) -> keras.Model:
+def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_channels: int) -> keras.Model:
     """Build the U-Net.
 
     Args:
         in_channels: channels of the fundus, 3.
-        patch_dim: height and width of a patch in px, multiples of 64.
+        patch_dim: height and width of a patch in px, multiples of 64; None leaves a side free, for images of any size
+            whose sides are such multiples.
         out_channels: channels of the OCT-A, 1 or 4.
 
     Returns:
@@ -115,7 +116,7 @@ def initial_weights() -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(mean=0.0, stddev=0.02)
 
 
-def check_patch_dim(patch_dim: tuple[int, int]) -> None:
-    """Raise ValueError unless height and width, in px, are positive multiples of 64."""
-    if any(side < SIZE_MULTIPLE or side % SIZE_MULTIPLE for side in patch_dim):
+def check_patch_dim(patch_dim: tuple[int | None, int | None]) -> None:
+    """Raise ValueError unless height and width, in px, are positive multiples of 64, or None for a free side."""
+    if any(side is not None and (side < SIZE_MULTIPLE or side % SIZE_MULTIPLE) for side in patch_dim):
         raise ValueError(f"patch of {patch_dim[0]} x {patch_dim[1]} px: sides must be multiples of {SIZE_MULTIPLE} px")

@@ -12,7 +12,6 @@ Writes logs/fit/NAME/ (TensorBoard, metrics.csv) and training_checkpoints/NAME/ 
 import argparse
 import csv
 import json
-import os
 import platform
 import shlex
 import signal
@@ -20,40 +19,30 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+from pix_pix_gen import (  # first: it keeps TensorFlow's start-up messages from the user
+    OneLineParser,
+    RunError,
+    Synthesiser,
+    field_to_predict,
+    find_weights,
+    layers_of,
+    newest_run,
+    read_run,
+    restore,
+    set_up_gpus,
+    whole_file,
+)
 
-@contextmanager
-def without_chatter() -> Iterator[None]:
-    """Keep TensorFlow's start-up messages from the user, unless TF_CPP_MIN_LOG_LEVEL is set.
-
-    TensorFlow writes some before it reads that variable, to the file descriptor; so that is turned away. What cannot be
-    imported or found still raises.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
-        yield
-        return
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-QUIET = "3"  # TensorFlow's level that hides all but fatal errors
-with without_chatter():
-    import keras
-    import tensorflow as tf
-
+# isort: split
+import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from tqdm import tqdm
 
 import phantom_retina
@@ -64,17 +53,12 @@ from dataset_load_mod import (
     DataError,
     Pair,
     TrainingPatches,
-    break_img_to_patches,
-    field_of_view,
     find_dataset,
     list_full_fields,
     load_data_cases,
     load_pairs,
     octa_to_grey,
-    patch_corners,
-    put_img_back_from_patches,
     read_fundus,
-    reflect_to_patch,
 )
 from phantom_retina import parse_subjects
 from pix_discriminator import Discriminator
@@ -88,7 +72,6 @@ DEPOSIT = "Zenodo, doi 10.5281/zenodo.6476639"
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
-PREDICTION_STRIDE = 2  # steps per patch: half overlap, as in the study's pictures
 PICTURED_CROPS = 3  # held-out crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
 SCORE_NAMES = SIMILARITY_NAMES + AGREEMENT_NAMES
@@ -97,10 +80,6 @@ BEST_SCORE = "vessel_auc"  # decides which checkpoint is the best: it needs no t
 
 class SettingsError(ValueError):
     """Settings that make no run; the message is one line that names the option."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot start or go on; the message is one line for the user."""
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -204,14 +183,6 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
-
-    def error(self, message: str):
-        """Print the message and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def parse_command_line(argv: Sequence[str] | None) -> dict:
     """The options that were given, by field of Settings, and `resume` (a folder, or "" for the newest), `verbose`."""
     parser = OneLineParser(
@@ -294,41 +265,22 @@ def resolve_precision(choice: str) -> tuple[str, str]:
     return "float32", "the processor is not known to compute in bfloat16"
 
 
-def set_up_gpus() -> str:
-    """Let the GPUs' memory grow with need, and say which device will work."""
-    with without_chatter():
-        gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if not gpus:
-        return f"CPU, {os.cpu_count()} cores"
-    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
-
-
 class Pix2Pix:
-    """Both networks, both optimisers and the compiled steps over them.
-
-    The norm layers of the generator normalise by the batch in training. To predict, they take the statistics of the
-    image at hand instead (`image_statistics`), so that a patch gives the same whatever else is in its batch, and a
-    photograph of another brightness is levelled. Keras' moving averages are of no use for that: with their momentum of
-    0.99 they lag hundreds of steps behind.
-    """
+    """Both networks, both optimisers, the compiled step over them, and the way to predict."""
 
     def __init__(self, settings: Settings):
         """Build everything from the settings; their precision must be a dtype policy, not `auto`."""
         keras.config.set_dtype_policy(settings.precision)
         patch_dim = (settings.patch_size, settings.patch_size)
         self.lambda_l1 = settings.lambda_l1
-        self.generator = Generator(FUNDUS_CHANNELS, patch_dim, settings.octa_channels)
+        self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
         self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
         self.generator_optimizer = new_optimizer(self.generator, settings)
         self.discriminator_optimizer = new_optimizer(self.discriminator, settings)
         fundus = tf.TensorSpec((None, *patch_dim, FUNDUS_CHANNELS), tf.float32)
         octa = tf.TensorSpec((None, *patch_dim, settings.octa_channels), tf.float32)
         self.train_step = tf.function(self._train_step, input_signature=[fundus, octa])
-        statistics = [tf.TensorSpec(value.shape, value.dtype) for value in self.generator.non_trainable_variables]
-        self.predict_step = tf.function(self._predict_step, input_signature=[fundus, statistics])
-        self._statistics_step = tf.function(self._batch_statistics, input_signature=[fundus])
+        self.synthesiser = Synthesiser(self.generator)
 
     def _train_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """One step of both networks on a batch (batch, patch, patch, channels), [-1, 1].
@@ -362,58 +314,6 @@ class Pix2Pix:
             "disc_generated_mean": tf.reduce_mean(tf.sigmoid(disc_generated_output)),
         }
 
-    def _predict_step(self, input_image: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
-        """OCT-A patches, [-1, 1], of fundus patches, [-1, 1]: dropout off, the given statistics, nothing changed."""
-        weights = self.generator.trainable_variables
-        gen_output, _ = self.generator.stateless_call(weights, statistics, input_image, training=False)
-        return gen_output
-
-    def _batch_statistics(self, input_image: tf.Tensor) -> list[tf.Tensor]:
-        """What the norm layers see of a batch, dropout off, as values of generator.non_trainable_variables.
-
-        A norm layer moves its averages to momentum * average + (1 - momentum) * statistic. From averages of zero, what
-        comes back divided by (1 - momentum) is the batch's own statistic. Nothing is changed.
-        """
-        share = {
-            variable.path: 1 - layer.momentum
-            for layer in layers_of(self.generator, keras.layers.BatchNormalization)
-            for variable in (layer.moving_mean, layer.moving_variance)
-        }
-        fixed = self.generator.non_trainable_variables
-        zeros = [tf.zeros_like(variable.value) if variable.path in share else variable.value for variable in fixed]
-        with without_dropout(self.generator):
-            weights = self.generator.trainable_variables
-            _, moved = self.generator.stateless_call(weights, zeros, input_image, training=True)
-        return [
-            value / share[variable.path] if variable.path in share else value
-            for variable, value in zip(fixed, moved, strict=True)
-        ]
-
-    def image_statistics(self, patches: Sequence[np.ndarray]) -> list[tf.Tensor]:
-        """The statistics of an image, for `predict_step`: the mean of those of its patches, each taken by itself.
-
-        Args:
-            patches: (patch, patch, 3) each, [-1, 1].
-        """
-        found = [self._statistics_step(patch[np.newaxis]) for patch in patches]
-        return [
-            tf.add_n(values) / len(values) if values[0].dtype == tf.float32 else values[0]  # else: dropout's seeds
-            for values in zip(*found, strict=True)
-        ]
-
-
-@contextmanager
-def without_dropout(network: keras.Model) -> Iterator[None]:
-    """Trace a network without its dropout, but with all else as in training."""
-    rates = {layer: layer.rate for layer in layers_of(network, keras.layers.Dropout)}
-    for layer in rates:
-        layer.rate = 0.0
-    try:
-        yield
-    finally:
-        for layer, rate in rates.items():
-            layer.rate = rate
-
 
 def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
     """Adam for one network, built; with loss scaling in float16."""
@@ -424,59 +324,16 @@ def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.
     return optimizer
 
 
-def layers_of(model: keras.Model, kind: type) -> Iterator[keras.layers.Layer]:
-    """The layers of one kind, also those in blocks."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from layers_of(layer, kind)
-        elif isinstance(layer, kind):
-            yield layer
-
-
 # --- prediction, validation, pictures --------------------------------------------------------------------------------
 
 
-def predict_octa(networks: Pix2Pix, fundus: np.ndarray, patch_size: int, batch_size: int) -> np.ndarray:
-    """Turn a fundus image of any size into an OCT-A image, by blended patches.
-
-    Args:
-        networks: trained.
-        fundus: (height, width, 3), uint8.
-        patch_size: side of a patch in px.
-        batch_size: patches predicted at once; without influence on the result.
-
-    Returns:
-        (height, width, channels), float32 on [0, 1].
-    """
-    whole = reflect_to_patch(fundus, (patch_size, patch_size))
-    corners = patch_corners(whole.shape, (patch_size, patch_size), PREDICTION_STRIDE)
-    side_by_side, _ = break_img_to_patches(whole, patch_size=(patch_size, patch_size))
-    seen = [patch for patch in side_by_side if patch.any()] or side_by_side[:1]  # the camera's black tells nothing
-    statistics = networks.image_statistics([to_model(patch) for patch in seen])
-
-    def predicted_patches() -> Iterator[np.ndarray]:
-        for first in range(0, len(corners), batch_size):
-            places = corners[first : first + batch_size]
-            batch = np.stack([whole[row : row + patch_size, column : column + patch_size] for row, column in places])
-            yield from networks.predict_step(to_model(batch), statistics).numpy()
-
-    image = put_img_back_from_patches(predicted_patches(), whole.shape, PREDICTION_STRIDE)
-    return image[: fundus.shape[0], : fundus.shape[1]] * 0.5 + 0.5  # [-1, 1] -> [0, 1]
-
-
-def to_model(image: np.ndarray) -> np.ndarray:
-    """Uint8 on [0, 255] -> float32 on [-1, 1]."""
-    return image.astype(np.float32) / 127.5 - 1
-
-
-def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair, settings: Settings) -> tuple[np.ndarray, dict[str, float]]:
+def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray, dict[str, float]]:
     """Predict the OCT-A of a pair and score it against the real one.
 
     Returns:
         The prediction (height, width, channels), float32 on [0, 1], black outside the field; and the scores by name.
     """
-    predicted = predict_octa(networks, pair.fundus, settings.patch_size, settings.batch_size)
-    predicted[~pair.fov, :3] = 0
+    predicted = networks.synthesiser.predict(pair.fundus, pair.fov)
     real, generated = octa_to_grey(pair.octa / 255), octa_to_grey(predicted)  # (height, width), [0, 1]
     return predicted, image_similarity(real, generated, pair.fov) | vessel_agreement(real, generated, pair.fov)
 
@@ -488,10 +345,7 @@ def evaluate_whole_fundus(networks: Pix2Pix, path: Path, settings: Settings) -> 
         (height, width, channels), float32 on [0, 1], black outside the field.
     """
     fundus = read_fundus(path)
-    predicted = predict_octa(networks, fundus, settings.patch_size, settings.batch_size)
-    if settings.fov_mask:
-        predicted[~field_of_view(fundus), :3] = 0
-    return predicted
+    return networks.synthesiser.predict(fundus, field_to_predict(fundus, settings.fov_mask))
 
 
 def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -649,42 +503,24 @@ class RunState:
         restore(self.checkpoint, self.periodic.latest_checkpoint, self.periodic.directory)
 
 
-def restore(checkpoint: tf.train.Checkpoint, path: str | None, folder: str | Path) -> None:
-    """Restore every object of a checkpoint. Raises RunError if there is none at the path, or it does not fit."""
-    if path is None:
-        raise RunError(f"{folder}: holds no checkpoint")
-    try:
-        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
-        raise RunError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from error
-
-
 def initialise_from(networks: Pix2Pix, folder: Path, settings: Settings) -> str:
     """Take over the weights of another run, the best by validation if it has one; say which.
 
     Raises:
         RunError: the folder is no run, or its networks have another shape.
     """
-    other = read_run(folder)["settings"]
+    other, _ = read_run_of_training(folder)
     if other.octa_channels != settings.octa_channels:
         raise RunError(
             f"--init-from {folder}: its --octa-channels is {other.octa_channels}, this run's {settings.octa_channels}"
         )
-    path = tf.train.latest_checkpoint(folder / "best") or tf.train.latest_checkpoint(folder)
+    path, _ = find_weights(folder, None)
     restore(
         tf.train.Checkpoint(generator=networks.generator, discriminator=networks.discriminator),
         path,
         folder,
     )
     return path
-
-
-def newest_run(checkpoints: Path) -> Path:
-    """The run whose newest checkpoint is the newest. Raises RunError if there is none."""
-    runs = {path.parent: path.stat().st_mtime for path in checkpoints.glob("*/checkpoint")}
-    if not runs:
-        raise RunError(f"--resume: no run with a checkpoint in {checkpoints}/")
-    return max(runs, key=runs.get)
 
 
 def write_run(folder: Path, settings: Settings, digest: str) -> None:
@@ -694,26 +530,17 @@ def write_run(folder: Path, settings: Settings, digest: str) -> None:
         "data_digest": digest,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
     }
-    write_whole(folder / "run.json", json.dumps(content, indent=2) + "\n")
+    with whole_file(folder / "run.json") as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_run(folder: Path) -> dict:
-    """Read run.json: `settings` (Settings) and `data_digest`. Raises RunError if it is missing, damaged or foreign."""
-    path = folder / "run.json"
+def read_run_of_training(folder: Path) -> tuple[Settings, str]:
+    """All settings of run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
+    run = read_run(folder)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {"settings": Settings(**content["settings"]), "data_digest": str(content["data_digest"])}
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: is no run (it has no run.json)") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path}: damaged, or not of this program ({error})") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+        return Settings(**run["settings"]), run["data_digest"]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / 'run.json'}: damaged, or not of this program ({error})") from error
 
 
 # --- the log of a run ------------------------------------------------------------------------------------------------
@@ -753,7 +580,8 @@ class RunLog:
         self.rows.append({"epoch": epoch, "step": step} | scores)
         lines = [",".join(self.rows[-1])]
         lines += [",".join(str(value) for value in row.values()) for row in self.rows]
-        write_whole(self.table, "\n".join(lines) + "\n")
+        with whole_file(self.table) as part:
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -924,7 +752,7 @@ def end_epoch(run: Run) -> None:
     state.epoch.assign_add(1)
     epoch, step = int(state.epoch), int(state.step)
     if data.held_out:
-        results = [generate_fundus_oct_pair(networks, pair, settings) for pair in data.held_out]
+        results = [generate_fundus_oct_pair(networks, pair) for pair in data.held_out]
         scores = mean_scores([score for _, score in results])
         run.log.scores(scores, epoch, step)
         shown = pictured(len(results))
@@ -1005,9 +833,9 @@ def settings_of_old_run(given: dict, resume: str) -> tuple[Settings, str]:
         RunError: there is no such run, or what was given contradicts run.json.
     """
     checkpoints = Path(given.get("checkpoints", Settings.checkpoints))
-    folder = Path(resume) if resume else newest_run(checkpoints)
-    run = read_run(folder)
-    old = replace(run["settings"], checkpoints=str(folder.parent), name=folder.name)
+    folder = Path(resume) if resume else newest_run(checkpoints, "--resume")
+    old, data_digest = read_run_of_training(folder)
+    old = replace(old, checkpoints=str(folder.parent), name=folder.name)
     new = replace(old, **{name: given[name] for name in CHANGEABLE & given.keys()})
     asked = replace(new, **given)
     if asked.precision == "auto":
@@ -1022,7 +850,7 @@ def settings_of_old_run(given: dict, resume: str) -> tuple[Settings, str]:
         new = replace(new, data=str(find_data(given["data"])))
     elif find_dataset(Path(new.data)) is None:
         raise RunError(f"--resume: {new.data} is gone; name the data's new place with --data")
-    return new, run["data_digest"]
+    return new, data_digest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

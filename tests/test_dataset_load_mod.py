@@ -187,6 +187,24 @@ def test_image_without_border_is_all_field(random):
     assert dlm.field_of_view(fundus).all()
 
 
+def test_image_is_mirrored_at_the_border_of_the_field():
+    """In one row: columns 0 to 29 are the field, 24 to 29 its rim; column 24 shows 22, 25 shows 21, and so on."""
+    columns = np.arange(100, dtype=np.uint8)
+    image = np.broadcast_to(columns, (40, 100))[..., np.newaxis]
+    fov = np.broadcast_to(columns < 30, (40, 100))
+    continued = dlm.continue_outside(image, fov)
+    assert continued.shape == image.shape
+    expected = np.where(columns < 24, columns, np.where(columns <= 46, 46 - columns.astype(int), 0))
+    assert np.array_equal(continued[20, :, 0], expected)
+    assert np.array_equal(continued, np.broadcast_to(continued[:1], continued.shape))
+
+
+def test_image_without_border_or_field_is_continued_by_nothing(random):
+    image = random.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    for fov in (np.ones((30, 30), bool), np.zeros((30, 30), bool)):
+        assert np.array_equal(dlm.continue_outside(image, fov), image)
+
+
 def test_dark_image_has_no_field():
     assert not dlm.field_of_view(np.full((30, 30, 3), 5, np.uint8)).any()
 
@@ -276,6 +294,7 @@ def test_image_smaller_than_a_patch_is_refused_and_can_be_reflected():
     image = np.arange(12.0).reshape(3, 4, 1)
     with pytest.raises(ValueError, match="smaller than a patch"):
         dlm.break_img_to_patches(image, patch_size=(4, 4))
+    assert dlm.reflect_to_multiple(image, 1) is image
     reflected = dlm.reflect_to_patch(image, (4, 9))
     assert reflected.shape == (4, 9, 1)
     assert np.array_equal(reflected[:3, :4], image)

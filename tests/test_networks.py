@@ -52,6 +52,12 @@ def test_generator_is_built_as_in_the_study():
     assert slopes == pytest.approx([0.3] * 6)
 
 
+def test_generator_with_free_sides_takes_images_of_any_size():
+    model = Generator(3, (None, None), 1)
+    assert model.count_params() == 29_247_745
+    assert model(np.zeros((1, 64, 192, 3), np.float32)).shape == (1, 64, 192, 1)
+
+
 def test_discriminator_is_built_as_in_the_study():
     layers = [layer for layer in all_layers(Discriminator(3, 1, (64, 64))) if isinstance(layer, keras.layers.Conv2D)]
     assert [layer.filters for layer in layers] == [128, 256, 512, 1]

@@ -149,43 +149,22 @@ def trained(settings, batch):
     return networks
 
 
-def test_prediction_changes_nothing_and_does_not_depend_on_the_batch(trained, settings):
+def test_validation_changes_nothing(trained):
     random = np.random.default_rng(1)
-    fundus = random.integers(0, 256, (150, 100, 3), dtype=np.uint8)
     before = [variable.numpy().copy() for variable in all_variables(trained)]
-    images = [train.predict_octa(trained, fundus, 64, batch_size) for batch_size in (1, 7, 32, 7)]
+    fundus, octa = (random.integers(0, 256, (150, 100, channels), dtype=np.uint8) for channels in (3, 1))
+    train.generate_fundus_oct_pair(trained, Pair(fundus, octa, np.ones((150, 100), bool)))
     after = [variable.numpy().copy() for variable in all_variables(trained)]
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
-    assert images[0].shape == (150, 100, 1)
-    assert images[0].min() >= 0
-    assert images[0].max() <= 1
-    assert images[0].std() > 1e-3
-    for image in images[1:]:
-        assert np.abs(image - images[0]).max() < 1e-4
 
 
-def test_statistics_are_those_that_training_sees(trained, batch):
-    """With an image's own statistics, prediction gives what training computes on it alone, but for dropout."""
-    image = batch[0][:1]
-    predicted = trained.predict_step(image, trained.image_statistics(image.numpy()))
-    with train.without_dropout(trained.generator):
-        expected = trained.generator(image, training=True)
-    assert np.abs(predicted - expected).max() < 1e-4
-    assert np.abs(trained.generator(image, training=False) - expected).max() > 1e-2  # the moving averages lag
-    assert [layer.rate for layer in train.layers_of(trained.generator, keras.layers.Dropout)] == [0.5, 0.5]
-
-
-def test_prediction_of_a_crop_smaller_than_a_patch(trained):
-    assert train.predict_octa(trained, np.full((40, 90, 3), 100, np.uint8), 64, 4).shape == (40, 90, 1)
-
-
-def test_pair_is_black_outside_the_field_and_scored_inside(trained, settings):
+def test_pair_is_black_outside_the_field_and_scored_inside(trained):
     random = np.random.default_rng(2)
     fov = np.zeros((80, 80), bool)
     fov[:, :50] = True
     octa = random.integers(0, 256, (80, 80, 1), dtype=np.uint8)
     pair = Pair(random.integers(0, 256, (80, 80, 3), dtype=np.uint8) * fov[..., np.newaxis], octa, fov)
-    predicted, scores = train.generate_fundus_oct_pair(trained, pair, settings)
+    predicted, scores = train.generate_fundus_oct_pair(trained, pair)
     assert not predicted[:, 50:].any()
     assert predicted[:, :50].any()
     assert scores["mae"] == pytest.approx(np.abs(predicted[..., 0] - octa[..., 0] / 255)[fov].mean(), rel=1e-4)

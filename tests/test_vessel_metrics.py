@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from vessel_metrics import AGREEMENT_NAMES, SIMILARITY_NAMES, image_similarity, vessel_agreement
+from vessel_metrics import (
+    AGREEMENT_NAMES,
+    SIMILARITY_NAMES,
+    image_similarity,
+    vessel_agreement,
+    vessel_density,
+    vessel_map,
+)
 
 
 @pytest.fixture
@@ -131,3 +138,21 @@ def test_other_shapes_are_refused():
         image_similarity(np.zeros((8, 8)), np.zeros((8, 9)))
     with pytest.raises(ValueError, match="2-D"):
         vessel_agreement(np.zeros((8, 8, 1)), np.zeros((8, 8, 1)))
+
+
+def test_vessel_map_and_its_density_by_hand():
+    octa = np.full((100, 100), 0.2)
+    octa[:, 20:40] = 0.8
+    octa[:, 70:] = 1.0  # outside the field
+    fov = np.zeros((100, 100), bool)
+    fov[:, :60] = True
+    vessels = vessel_map(octa, fov)
+    assert np.array_equal(vessels, np.broadcast_to((np.arange(100) >= 20) & (np.arange(100) < 40), (100, 100)))
+    assert vessel_density(vessels, fov) == pytest.approx(1 / 3)
+
+
+def test_without_vessel_or_field_the_map_is_empty():
+    assert not vessel_map(np.full((20, 20), 0.5), np.ones((20, 20), bool)).any()
+    nowhere = np.zeros((20, 20), bool)
+    assert not vessel_map(np.random.default_rng(0).random((20, 20)), nowhere).any()
+    assert np.isnan(vessel_density(nowhere, nowhere))
