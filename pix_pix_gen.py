@@ -413,26 +413,35 @@ class Job:
 def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """Photographs of files, folders (searched below too, the tree kept) and CSV tables with a `path` column.
 
-    Hidden files, and what lies in the output folder, are no input.
+    Hidden files, and what lies in the output folder, are no input. A table's relative paths start at the table, and
+    keep their tree.
 
     Raises:
-        OptionError: an input is not there, or holds no photograph.
+        OptionError: an input is not there, holds no photograph, or is the output folder.
     """
     jobs = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
+            if path.resolve() == output.resolve():
+                raise OptionError(f"--output {output}: is an input; take another folder")
             found = [Job(file, file.relative_to(path).with_suffix(".png")) for file in photographs_below(path, output)]
             if not found:
                 raise OptionError(f"{name}: holds no photograph ({', '.join(IMAGE_SUFFIXES)})")
         elif path.suffix.lower() == ".csv" and path.is_file():
-            found = [Job(path.parent / row, Path(Path(row).stem + ".png")) for row in paths_of_table(path)]
+            found = [Job(path.parent / row, target_of_row(Path(row))) for row in paths_of_table(path)]
         elif path.exists():
             found = [Job(path, Path(path.stem + ".png"))]
         else:
             raise OptionError(f"{name}: there is no such file or folder")
         jobs += found
-    return jobs
+    return list(dict.fromkeys(jobs))
+
+
+def target_of_row(path: Path) -> Path:
+    """Where the result for a path of a table goes: by its tree if it is relative and leads nowhere else."""
+    inside = not path.is_absolute() and ".." not in path.parts
+    return (path if inside else Path(path.name)).with_suffix(".png")
 
 
 def photographs_below(folder: Path, output: Path) -> list[Path]:
@@ -486,7 +495,7 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
             if place.resolve() in sources:
                 raise OptionError(f"{place}: would be written over an input; take another --output")
             other = taken.setdefault(place, job.source)
-            if other is not job.source:
+            if other != job.source:
                 raise OptionError(f"{other} and {job.source} would both be written to {place}; give them apart")
 
 

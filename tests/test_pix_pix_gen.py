@@ -237,9 +237,18 @@ def test_every_kind_of_photograph(folder, capsys):
 
 
 def test_table_of_paths(folder):
-    Path("photos/list.csv").write_text("eye,path\nOD,a.png\nOS,below/b.jpg\n")
+    Path("photos/below/a.png").write_bytes(Path("photos/a.png").read_bytes())
+    Path("photos/list.csv").write_text("eye,path\nOD,a.png\nOS,below/b.jpg\nOS,below/a.png\n,\n")
     assert gen.main(["photos/list.csv", "--output", "out"]) == 0
-    assert written("out") == ["a.png", "b.png"]
+    assert written("out") == ["a.png", "below/a.png", "below/b.png"]
+    Path("photos/below/list.csv").write_text(f"path\n../a.png\n{folder}/photos/below/b.jpg\n")
+    assert gen.main(["photos/below/list.csv", "--output", "apart"]) == 0
+    assert written("apart") == ["a.png", "b.png"]
+
+
+def test_photograph_named_twice_is_done_once(folder, capsys):
+    assert gen.main(["photos/a.png", "./photos/a.png"]) == 0
+    assert "1 written to" in capsys.readouterr().out
 
 
 def test_output_below_the_input_is_no_input(folder):
@@ -361,6 +370,7 @@ def test_full_disk_names_the_file_and_leaves_no_half_one(folder, capsys, monkeyp
         (["photos", "--run", "foreign"], r"foreign/run.json: damaged, or not of this program"),
         (["photos", "--weights", "first"], r"argument --weights: invalid choice: 'first'"),
         (["photos/a.png", "photos/same/a.png"], r"photos/a.png and photos/same/a.png would both be written to"),
+        (["photos", "--output", "photos"], r"--output photos: is an input; take another folder"),
         (["photos/a.png", "--output", "photos"], r"photos/a.png: would be written over an input"),
     ],
 )
