@@ -23,14 +23,17 @@ picture, with the origin at the fovea; a point is also written as the complex nu
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count, cycle
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -852,6 +855,65 @@ def render_full_field(eye: Eye) -> np.ndarray:
     return render_fundus(eye, window, vessels, eye.rng("full field"))
 
 
+def draw_pair(seed: int, number: int, pixels: int = CROP_PX):
+    eye = make_eye(number // 2 + 1, "OD", seed)
+    crop = render_crop(eye, REGIONS[number % 2])
+    return crop.fundus, crop.octa[..., :1], None
+
+
+def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
+    """Draw the training retinas of a seed without end, in order, by worker processes.
+
+    Each worker draws every workers-th retina and waits when nobody fetches it: what comes is the same for any number of
+    them. They are programs of their own, so that nothing of the caller is loaded again, and end with the iterator or,
+    if the caller is killed, with its end of the pipe.
+
+    Args:
+        seed: of the series.
+        first: number of the first retina.
+        workers: processes.
+
+    Yields:
+        (CROP_PX, CROP_PX, 4), uint8: fundus and OCT-A.
+
+    Raises:
+        OSError: a worker ended; what it said stands on standard error.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--stream", str(first + number), str(workers), "--seed", str(seed)],
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the caller, who ends the workers when it is done
+        )
+        for number in range(workers)
+    ]
+    try:
+        for process in cycle(processes):
+            drawn = process.stdout.read(CROP_PX * CROP_PX * 4)
+            if len(drawn) < CROP_PX * CROP_PX * 4:
+                raise OSError(f"a process that draws sample retinas ended with status {process.wait()}")
+            yield np.frombuffer(drawn, np.uint8).reshape(CROP_PX, CROP_PX, 4)
+    finally:
+        for process in processes:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+
+
+def write_stream(output: BinaryIO, seed: int, first: int, step: int) -> None:
+    """A worker of `stream`: write the retinas `first`, `first + step` and so on until nobody reads them any more."""
+    for number in count(first, step):
+        fundus, octa, _ = draw_pair(seed, number)
+        try:
+            output.write(np.concatenate([fundus, octa], axis=-1).tobytes())
+            output.flush()
+        except BrokenPipeError:
+            os.close(output.fileno())  # else Python would try to write the rest at its end
+            return
+
+
 def eye_of(subject: int) -> str:
     """The eye that the sample set has of a subject."""
     return "OD" if subject % 2 else "OS"
@@ -925,8 +987,8 @@ def _subjects_argument(text: str) -> list[int]:
 
 
 def _seed_argument(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999999999")
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
     return int(text)
 
 
@@ -941,6 +1003,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=_seed_argument, default=0, help="other seed, other eyes (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the set to; must not hold anything")
+    parser.add_argument("--stream", type=int, nargs=2, help=argparse.SUPPRESS)  # see `write_stream`
     parser.add_argument("--preview", type=Path, metavar="FILE", help="PNG to write a contact sheet of a few eyes to")
     return parser
 
@@ -949,6 +1012,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or exits with status 2 and one line on stderr."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.stream is not None:
+        write_stream(sys.stdout.buffer, args.seed, *args.stream)
+        return 0
     if args.output is None and args.preview is None:
         parser.error("give --output DIR, --preview FILE or both")
     if args.preview is not None and (args.preview.suffix.lower() != ".png" or args.preview.is_dir()):

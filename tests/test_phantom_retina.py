@@ -350,3 +350,33 @@ def test_output_and_preview_together(tmp_path, monkeypatch):
     assert main(["--output", str(tmp_path / "a"), "--preview", str(tmp_path / "b.png"), "--seed", "9"]) == 0
     assert made == [(parse_subjects(DEFAULT_SUBJECTS), 9)]
     assert Path(tmp_path / "b.png").is_file()
+
+
+# --- the stream ------------------------------------------------------------------------------------------------------
+
+
+def test_stream_is_the_same_for_any_number_of_workers():
+    streams = [phantom_retina.stream(3, 5, workers) for workers in (1, 3)]
+    for number in range(5, 9):
+        fundus, octa, _ = phantom_retina.draw_pair(3, number)
+        for stream in streams:
+            drawn = next(stream)
+            assert np.array_equal(drawn[..., :3], fundus)
+            assert np.array_equal(drawn[..., 3:], octa)
+    for stream in streams:
+        stream.close()
+
+
+def test_workers_end_with_the_stream():
+    stream = phantom_retina.stream(0, 0, 2)
+    next(stream)
+    workers = stream.gi_frame.f_locals["processes"]
+    assert all(worker.poll() is None for worker in workers)
+    stream.close()
+    assert all(worker.poll() is not None for worker in workers)
+
+
+def test_worker_that_ends_is_an_error(monkeypatch):
+    monkeypatch.setattr(phantom_retina.sys, "executable", "/bin/false")
+    with pytest.raises(OSError, match="draws sample retinas ended with status 1"):
+        next(phantom_retina.stream(0, 0, 1))
