@@ -92,9 +92,6 @@ FIBRE_STREAM_PER_MM = 0.23  # bends the arcades to the temporal side; more would
 MACULAR_RIM_MM = 1.0  # arcades up to here beyond their usual radius send branches to the fovea
 MAX_BRANCHES = 3000  # of a tree; they have 500 to 1,000, so this only guards against a run-away
 
-# ---- Light
-ABSORBANCE = {"artery": (0.9, 6.5, 5.0), "vein": (2.4, 9.0, 7.0)}  # of red, green, blue, per mm of blood (natural log)
-
 # ---- Training retinas
 TREE_SHARED_BY = 8  # consecutive draws: each mirrors, turns, warps and scales the tree, for growing costs 0.2 s
 TRAINING_FIELD_RADIUS_MM = (4.2, 6.6)  # cameras of 30 to 45 degrees
@@ -114,9 +111,9 @@ HABITS = {
 TRAINING_HABIT = {name: training for name, (training, sample) in HABITS.items()}
 SAMPLE_HABIT = {name: sample for name, (training, sample) in HABITS.items()}
 
-# How a retina looks: the range that training retinas draw from, then the sample set's. Of each one value is drawn per eye,
-# evenly, or evenly in its logarithm if named in LOGARITHMIC. Colours and brightness are on [0, 1]. Where a range reaches
-# below 0, eyes that draw less than 0 go without.
+# How a retina looks: ranges of the training retinas, then of the sample set. Of each one value is drawn per eye, evenly,
+# or evenly in its logarithm if named in LOGARITHMIC. Colours and brightness are on [0, 1]. Where a range reaches below
+# 0, eyes that draw less than 0 go without.
 LOOKS = {
     # Size
     "px_per_mm": ((30, 100), (1, 1)),  # 30: a 45-degree field over 400 px; 90: a disc crop, or a CHASE_DB1 photograph
@@ -126,14 +123,14 @@ LOOKS = {
     ),  # factor of all widths: trunks from 60 um (narrowed by age) to 220 um (dilated veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
-    "red": ((0.25, 0.9), (0.34, 0.66)),
+    "red": ((0.3, 0.9), (0.34, 0.66)),
     "green_share": ((0.33, 0.82), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
     "blue_share": ((0.08, 0.8), (0.30, 0.62)),  # of green
-    "choroid": ((0.0, 1.8), (0.2, 1.0)),  # mottle
+    "choroid": ((0.0, 1.4), (0.2, 1.0)),  # mottle
     "tessellation": ((-0.8, 0.8), (0, 0)),  # choroidal vessels, where pigment is thin: wider than the retina's, blurred
     "fovea": ((0.0, 1.3), (0.9, 1.1)),  # darkness of the macula
     "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
-    "gleam": ((-0.25, 0.35), (0, 0)),  # pale patches where the retina's surface mirrors the flash
+    "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface mirrors the flash
     # Disc
     "disc_red": ((0.12, 0.7), (0.36, 0.6)),  # brighter than the bare fundus by
     "disc_green_share": ((0.5, 0.9), (0.7, 0.84)),  # of red
@@ -144,27 +141,29 @@ LOOKS = {
     "cup_edge": ((0.05, 0.6), (0.4, 0.6)),  # softness, in radii of the cup
     "crescent": ((-0.3, 0.5), (0.0, 0.12)),  # bare sclera beside the disc
     "halo": ((-0.3, 0.5), (0.05, 0.3)),  # dark, or below 0 bright, surroundings of the disc
-    # Vessels in the fundus: dips in green of 8 to 35 % on the real ones
-    "blood": ((0.5, 2.2), (0.95, 1.05)),  # factor of ABSORBANCE
-    "artery_blood": ((0.5, 1.25), (0.95, 1.05)),  # further factor of the arteries'
-    "red_blood": ((0.0, 1.8), (0.95, 1.05)),  # further factor of the absorbance in red: from unseen to red-free light
-    "reflex_artery": (
-        (-0.1, 1.0),
-        (0.4, 0.6),
-    ),  # share of the dip that the stripe along a wide vessel fills: at 0.7 the
-    "reflex_vein": ((-0.2, 0.75), (0.05, 0.15)),  # vessel looks double
+    # Vessels in the fundus. A wide one takes `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
+    # Real photographs: dips of 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm);
+    # 0.05 to 0.34 in the crops.
+    "dip": ((0.2, 0.6), (0.4, 0.5)),
+    "blood": ((12, 45), (16, 22)),  # per mm
+    "artery_dip": ((0.5, 1.1), (0.6, 0.8)),  # factor
+    "red_dip": ((0.0, 0.6), (0.25, 0.4)),  # factor of the dip in red: from unseen to nearly grey
+    "blue_dip": ((0.3, 1.2), (0.7, 0.9)),
+    # The share of the dip that the stripe along a wide vessel fills; at 0.7 the vessel looks double.
+    "reflex_artery": ((-0.3, 0.95), (0.4, 0.6)),
+    "reflex_vein": ((-0.4, 0.75), (0.05, 0.15)),
     "reflex_width": ((0.16, 0.42), (0.26, 0.3)),  # of the radius
     # Light
     "vignette": ((0.0, 0.7), (0.35, 0.45)),  # lost at the light's edge
     "tilt": ((0.0, 0.1), (0.0, 0.04)),  # per mm, to one side
     "uneven": ((0.03, 0.16), (0.08, 0.1)),  # broad patches
-    "flush": ((-1.2, 1.0), (0, 0)),  # one side floods with red, as through a narrow pupil
+    "flush": ((-1.5, 1.0), (0, 0)),  # one side floods with red, as through a narrow pupil
     "rim_glow": ((-0.4, 0.4), (0, 0)),  # a crescent of stray light along the border
-    "veil": ((-0.4, 0.5), (0, 0)),  # haze of a cloudy lens
+    "veil": ((-0.7, 0.45), (0, 0)),  # haze of a cloudy lens
     # Camera
     "cast": ((0.0, 0.12), (0, 0)),  # colour cast
     "gamma": ((0.75, 1.35), (1, 1)),
-    "exposure": ((0.65, 1.2), (1, 1)),
+    "exposure": ((0.25, 0.85), (0, 0)),  # mean of red inside the field; 0: as it comes. Measured: 0.32 to 0.58
     "blur_px": ((0.3, 2.0), (0.8, 1.8)),
     "noise": ((0.003, 0.04), (0.008, 0.02)),
     "grain_px": ((0.0, 0.9), (0.6, 0.8)),  # blur of the noise: JPEG and demosaicing correlate it
@@ -176,7 +175,7 @@ LOOKS = {
     "scan_level": ((0.70, 0.84), (0.74, 0.80)),  # of small vessels; trunks lie deeper and are 0.1 lower
     "scan_grain": ((0.09, 0.15), (0.11, 0.14)),
 }
-LOGARITHMIC = {"px_per_mm", "blood", "blur_px", "noise"}
+LOGARITHMIC = {"px_per_mm", "dip", "blood", "blur_px", "noise"}
 TRAINING_LOOK = {name: training for name, (training, sample) in LOOKS.items()}
 SAMPLE_LOOK = {name: sample for name, (training, sample) in LOOKS.items()}
 
@@ -192,9 +191,9 @@ TRAINING_SHARE = {
     "cotton_wool": 0.10,
     "scars": 0.07,  # of laser
     "pigment_spots": 0.12,
-    "pigment_lines": 0.08,
+    "pigment_lines": 0.05,
     "dust": 0.15,
-    "lashes": 0.08,
+    "lashes": 0.06,
     "motion": 0.3,  # lines and bands across the scan
 }
 
@@ -403,7 +402,7 @@ def make_training_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]
     centre = complex(middle + reach * _point_in_circle(rng))
     radius = rng.uniform(*TRAINING_FIELD_RADIUS_MM)
     direction = np.exp(2j * np.pi * rng.random())
-    inwards = rng.uniform(-0.05, 0.5) * side  # from the window's middle to the border
+    inwards = rng.uniform(0.02, 0.5) * side  # from the window's middle to the border
     light_centre = centre + direction * (inwards - radius)
     field = (complex(light_centre), radius) if "border" in has else (centre, np.inf)
     if "border" not in has:
@@ -576,7 +575,8 @@ class Growth:
         count = heading.size
         radius = rng.uniform(*TWIG_WIDTH_MM, count) / 2
         radius[:2] = rng.uniform(*STEM_WIDTH_MM[kind], 2) / 2
-        start = hilum + np.exp(1j * heading) * 0.05
+        # They surface around the cup's nasal side, not from one point.
+        start = hilum + np.exp(1j * heading) * rng.uniform(0.05, 0.4, count) * self.disc_radius
         side = rng.choice([-1.0, 1.0], count)
         roots = self._shoots(start, heading, np.zeros(count), radius, side, np.zeros(count, bool), np.full(count, -1))
         roots.gap[:2] = rng.uniform(0.3, 0.75, 2)  # stems split about the disc's edge
@@ -993,19 +993,16 @@ def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarr
 
 
 def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Window) -> np.ndarray:
-    """Lay the vessels over the fundus: light lost to blood (Beer-Lambert), a reflex along the middle of wide ones."""
+    """Lay the vessels over the fundus: light lost to blood, and a reflex along the middle of wide ones."""
     look = eye.look
-    lost = np.zeros_like(image)
+    lost = np.zeros(image.shape[:2], np.float32)
     for kind, tree in vessels.items():
-        thickness = tree.thickness / window.px_per_mm  # mm
-        blood = look["blood"] * (look["artery_blood"] if kind == "artery" else 1)
+        dip = look["dip"] * (look["artery_dip"] if kind == "artery" else 1)
         width = np.minimum(tree.radius / window.px_per_mm / 0.055, 1)
-        profile = np.exp(-(((1 - tree.centrality) / look["reflex_width"]) ** 2))
-        kept = thickness * (1 - max(0, look[f"reflex_{kind}"]) * width * profile)
-        red, green, blue = ABSORBANCE[kind]
-        lost = np.maximum(lost, kept[..., None] * (blood * _rgb(red * look["red_blood"], green, blue)))
-    # Scattered light fills even the darkest vessel.
-    return image * (0.1 + 0.9 * np.exp(-lost))
+        stripe = np.exp(-(((1 - tree.centrality) / look["reflex_width"]) ** 2))
+        dip = dip * (1 - max(0, look[f"reflex_{kind}"]) * width * stripe)
+        lost = np.maximum(lost, dip * (1 - np.exp(-look["blood"] / window.px_per_mm * tree.thickness)))
+    return image * (1 - lost[..., None] * _rgb(look["red_dip"], 1, look["blue_dip"]))
 
 
 # ---- What looks like a vessel and is none. Each: colour that it takes on or None for a share of the light that is
@@ -1137,20 +1134,22 @@ def _shadows(eye: Eye, window: Window, rng: np.random.Generator) -> np.ndarray:
     if "dust" in eye.has:
         for place in rng.uniform(0, few, (rng.integers(1, 12), 2)):
             _blob(pens["dust"], rng, place, rng.uniform(0.6, 8), 0.2)
-    lashes = gaussian_filter(np.asarray(sheets["lashes"], np.float32) / 255, rng.uniform(1.0, 4.0))
+    lashes = gaussian_filter(np.asarray(sheets["lashes"], np.float32) / 255, rng.uniform(2.5, 6.0))
     lashes = lashes[::-1] if rng.random() < 0.5 else lashes  # from below, or from above
     dust = gaussian_filter(np.asarray(sheets["dust"], np.float32) / 255, rng.uniform(0.4, 1.5))
-    return _enlarge(1 - rng.uniform(0.2, 0.6) * lashes - rng.uniform(-0.25, 0.3) * dust, window.pixels)
+    return _enlarge(1 - rng.uniform(0.15, 0.5) * lashes - rng.uniform(-0.25, 0.3) * dust, window.pixels)
 
 
 def _expose(eye: Eye, image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur, noise, tone, the field's border, and the camera's JPEG file: (pixels, pixels, 3) uint8."""
     look, size = eye.look, inside.shape
     image = gaussian_filter(image, (look["blur_px"], look["blur_px"], 0))
-    image *= look["exposure"] * (1 + look["cast"] * _rgb(*rng.uniform(-1, 1, 3)))
+    image *= 1 + look["cast"] * _rgb(*rng.uniform(-1, 1, 3))
     image = image.clip(0)
     if look["gamma"] != 1:
         image **= np.float32(look["gamma"])
+    if look["exposure"]:
+        image *= look["exposure"] / np.mean(image[..., 0], where=inside > 0)
     blur = look["grain_px"]
     grain = [gaussian_filter(rng.standard_normal(size, np.float32), blur) for _ in range(2)]
     grain = [values / values.std() for values in grain]
@@ -1187,7 +1186,7 @@ def render_octa(eye: Eye, window: Window, vessels: Vessels, rng: np.random.Gener
     shadow = gaussian_filter(vessels.coverage, 2.2)
     background = mesh * (1 - 0.45 * shadow)
     # The beam spreads a vessel by a fraction of a pixel; a thinner one than a pixel dissolves in the mesh.
-    cover = np.clip(vessels.depth + 0.75 + 0.3 * grain, 0, 1) * np.clip(vessels.radius / 0.5 - 0.4, 0, 1)
+    cover = np.clip(vessels.depth + 0.75 + 0.3 * grain, 0, 1) * np.clip(vessels.radius / 0.5 - 0.6, 0, 1)
     scan = gaussian_filter(background * (1 - cover) + np.maximum(bright, background) * cover, 0.6)
     if "motion" in eye.has:
         scan = _motion(scan, rng)
@@ -1208,8 +1207,8 @@ def _capillaries(eye: Eye, window: Window, rng: np.random.Generator) -> np.ndarr
     net = 1.0 - 1.6 * abs(net / net.std())  # bright where smooth noise changes sign: closed meshes
     clumps = 0.25 * smooth_noise(rng, window, 0.3) + 0.2 * smooth_noise(rng, window, 0.07)
     nearby = _enlarge(nearby, window.pixels)
-    pattern = streaks + (0.6 - 0.5 * nearby) * net + clumps + 0.5 * rng.standard_normal(noise.shape, np.float32)
-    return eye.look["mesh"] * (0.90 + 0.08 * nearby) * _sigmoid(1.7 * pattern - 1.1)
+    pattern = streaks + (0.6 - 0.5 * nearby) * net + clumps + 0.75 * rng.standard_normal(noise.shape, np.float32)
+    return eye.look["mesh"] * (0.90 + 0.08 * nearby) * _sigmoid(1.7 * pattern - 1.15)
 
 
 def _perfused(eye: Eye, window: Window, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
