@@ -102,7 +102,7 @@ PLACES = (0.45, 0.15, 0.40)  # window about the disc, the fovea, anywhere: vesse
 HABITS = {
     "tortuosity": ((0.5, 2.0), (1, 1)),  # factor of the wandering, from stretched to winding; at 3 trees turn to wool
     "pull": ((0.6, 1.4), (1, 1)),  # factor of the pull to the own heading
-    "spacing": ((0.7, 1.7), (1, 1)),  # factor of the way between branchings
+    "spacing": ((0.8, 2.0), (1, 1)),  # factor of the way between branchings
     "stem_spread": ((0.1, 0.8), (0.3, 0.3)),  # rad that stems deviate from straight up and down
     "nasal_twigs": ((1, 4), (2, 2)),  # at most so many small vessels leave the disc on either side
     "temporal_twigs": ((1, 3), (2, 2)),
@@ -111,20 +111,20 @@ HABITS = {
 TRAINING_HABIT = {name: training for name, (training, sample) in HABITS.items()}
 SAMPLE_HABIT = {name: sample for name, (training, sample) in HABITS.items()}
 
-# How a retina looks: ranges of the training retinas, then of the sample set. Of each one value is drawn per eye, evenly,
-# or evenly in its logarithm if named in LOGARITHMIC. Colours and brightness are on [0, 1]. Where a range reaches below
-# 0, eyes that draw less than 0 go without.
+# How a retina looks: ranges of the training retinas, then of the sample set. Of each one value is drawn per eye,
+# evenly, or evenly in its logarithm if named in LOGARITHMIC. Colours and brightness are on [0, 1]. Where a range
+# reaches below 0, eyes that draw less go without.
 LOOKS = {
     # Size
     "px_per_mm": ((30, 100), (1, 1)),  # 30: a 45-degree field over 400 px; 90: a disc crop, or a CHASE_DB1 photograph
     "calibre": (
-        (0.6, 1.3),
+        (0.6, 1.25),
         (1, 1),
     ),  # factor of all widths: trunks from 60 um (narrowed by age) to 220 um (dilated veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
-    "green_share": ((0.33, 0.82), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
+    "green_share": ((0.38, 0.85), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
     "blue_share": ((0.08, 0.8), (0.30, 0.62)),  # of green
     "choroid": ((0.0, 1.4), (0.2, 1.0)),  # mottle
     "tessellation": ((-0.8, 0.8), (0, 0)),  # choroidal vessels, where pigment is thin: wider than the retina's, blurred
@@ -132,20 +132,19 @@ LOOKS = {
     "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
     "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface mirrors the flash
     # Disc
-    "disc_red": ((0.12, 0.7), (0.36, 0.6)),  # brighter than the bare fundus by
-    "disc_green_share": ((0.5, 0.9), (0.7, 0.84)),  # of red
-    "disc_blue_share": ((0.25, 0.8), (0.48, 0.68)),  # of green
+    "disc_red": ((0.1, 0.6), (0.36, 0.6)),  # brighter than the bare fundus by
+    "disc_pale": ((0.05, 0.6), (0.45, 0.6)),  # how far its colour is from the fundus' to white
     "disc_edge": ((0.012, 0.09), (0.018, 0.035)),  # softness, in radii
-    "cup": ((0.0, 0.75), (0.25, 0.5)),  # of the disc's radius
-    "cup_bright": ((0.0, 0.4), (0.1, 0.2)),
+    "cup": ((0.1, 0.8), (0.25, 0.5)),  # of the disc's radius
+    "cup_bright": ((0.05, 0.35), (0.1, 0.2)),
     "cup_edge": ((0.05, 0.6), (0.4, 0.6)),  # softness, in radii of the cup
     "crescent": ((-0.3, 0.5), (0.0, 0.12)),  # bare sclera beside the disc
     "halo": ((-0.3, 0.5), (0.05, 0.3)),  # dark, or below 0 bright, surroundings of the disc
     # Vessels in the fundus. A wide one takes `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
     # Real photographs: dips of 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm);
     # 0.05 to 0.34 in the crops.
-    "dip": ((0.2, 0.6), (0.4, 0.5)),
-    "blood": ((12, 45), (16, 22)),  # per mm
+    "dip": ((0.24, 0.6), (0.45, 0.55)),
+    "blood": ((16, 60), (22, 28)),  # per mm
     "artery_dip": ((0.5, 1.1), (0.6, 0.8)),  # factor
     "red_dip": ((0.0, 0.6), (0.25, 0.4)),  # factor of the dip in red: from unseen to nearly grey
     "blue_dip": ((0.3, 1.2), (0.7, 0.9)),
@@ -159,13 +158,13 @@ LOOKS = {
     "uneven": ((0.03, 0.16), (0.08, 0.1)),  # broad patches
     "flush": ((-1.5, 1.0), (0, 0)),  # one side floods with red, as through a narrow pupil
     "rim_glow": ((-0.4, 0.4), (0, 0)),  # a crescent of stray light along the border
-    "veil": ((-0.7, 0.45), (0, 0)),  # haze of a cloudy lens
+    "veil": ((-0.8, 0.45), (0, 0)),  # haze of a cloudy lens
     # Camera
     "cast": ((0.0, 0.12), (0, 0)),  # colour cast
     "gamma": ((0.75, 1.35), (1, 1)),
     "exposure": ((0.25, 0.85), (0, 0)),  # mean of red inside the field; 0: as it comes. Measured: 0.32 to 0.58
-    "blur_px": ((0.3, 2.0), (0.8, 1.8)),
-    "noise": ((0.003, 0.04), (0.008, 0.02)),
+    "blur_px": ((0.3, 1.8), (0.8, 1.8)),
+    "noise": ((0.003, 0.035), (0.008, 0.02)),
     "grain_px": ((0.0, 0.9), (0.6, 0.8)),  # blur of the noise: JPEG and demosaicing correlate it
     "jpeg_quality": ((60, 98), (88, 88)),
     "rim_px": ((0.5, 6.0), (0.8, 1.2)),  # softness of the border
@@ -402,7 +401,7 @@ def make_training_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]
     centre = complex(middle + reach * _point_in_circle(rng))
     radius = rng.uniform(*TRAINING_FIELD_RADIUS_MM)
     direction = np.exp(2j * np.pi * rng.random())
-    inwards = rng.uniform(0.02, 0.5) * side  # from the window's middle to the border
+    inwards = rng.uniform(0.12, 0.5) * side  # from the window's middle to the border
     light_centre = centre + direction * (inwards - radius)
     field = (complex(light_centre), radius) if "border" in has else (centre, np.inf)
     if "border" not in has:
@@ -576,7 +575,7 @@ class Growth:
         radius = rng.uniform(*TWIG_WIDTH_MM, count) / 2
         radius[:2] = rng.uniform(*STEM_WIDTH_MM[kind], 2) / 2
         # They surface around the cup's nasal side, not from one point.
-        start = hilum + np.exp(1j * heading) * rng.uniform(0.05, 0.4, count) * self.disc_radius
+        start = hilum + np.exp(1j * heading) * rng.uniform(0.05, 0.3, count) * self.disc_radius
         side = rng.choice([-1.0, 1.0], count)
         roots = self._shoots(start, heading, np.zeros(count), radius, side, np.zeros(count, bool), np.full(count, -1))
         roots.gap[:2] = rng.uniform(0.3, 0.75, 2)  # stems split about the disc's edge
@@ -928,7 +927,7 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     _nerve_fibres(eye, window, distance, colour)
     if look["gleam"] > 0:
         patch = smooth_noise(rng, window, 0.35, 0.9) + 0.3 * fine
-        patch = look["gleam"] * _sigmoid((patch - 1.6) / 0.25)
+        patch = look["gleam"] * _sigmoid((patch - 1.7) / 0.35)
         colour += (patch * (0.5 + 0.5 * red))[..., None] * _rgb(0.45, 0.55, 0.35)
     if eye.has & MARKS.keys():
         _add_marks(eye, window, distance, colour)
@@ -970,8 +969,8 @@ def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarr
     """Blend in the disc, in place: redder nasal rim, brighter cup somewhat to the temporal side, bare sclera beside."""
     look, rng = eye.look, eye.rng("background")
     red = min(0.98, look["red"] + look["disc_red"])
-    green = red * look["disc_green_share"]
-    base = _rgb(red, green, green * look["disc_blue_share"])
+    green, blue = (look[name] + look["disc_pale"] * (1 - look[name]) for name in ("green_share", "blue_share"))
+    base = _rgb(red, red * green, red * green * blue)
     offset = (window.points() - eye.disc) / np.complex64(eye.nasal)
     across = offset.real / eye.disc_axes[0]  # 1 at the nasal edge
     edge = _sigmoid((1 - distance + 0.035 * mottle) / look["disc_edge"])
@@ -1200,8 +1199,8 @@ def _capillaries(eye: Eye, window: Window, rng: np.random.Generator) -> np.ndarr
     nearby = np.exp(-((abs(coarse.points() - eye.disc) / 3.2) ** 2))  # streaks by the disc, a mesh at the macula
     along = fibre_direction(coarse.points(), eye.disc, 0.5)
     along = along * np.exp(1j * (0.85 - 0.65 * nearby) * smooth_noise(rng, coarse, 0.07))
-    smeared = _smear(noise, along, 1.2, 3)
-    streaks = smeared - uniform_filter(smeared, 6)
+    smeared = _smear(noise, along, 1.6, 2)
+    streaks = smeared - uniform_filter(smeared, 5)
     streaks /= streaks.std()
     net = gaussian_filter(rng.standard_normal(noise.shape, np.float32), 1.2)
     net = 1.0 - 1.6 * abs(net / net.std())  # bright where smooth noise changes sign: closed meshes
