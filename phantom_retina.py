@@ -117,17 +117,17 @@ SAMPLE_HABIT = {name: sample for name, (training, sample) in HABITS.items()}
 LOOKS = {
     # Size
     "px_per_mm": ((30, 100), (1, 1)),  # 30: a 45-degree field over 400 px; 90: a disc crop, or a CHASE_DB1 photograph
-    "calibre": (
-        (0.6, 1.25),
-        (1, 1),
-    ),  # factor of all widths: trunks from 60 um (narrowed by age) to 220 um (dilated veins)
+    "calibre": ((0.6, 1.25), (1, 1)),  # factor of all widths: trunks of 50 um (narrowed by age) to 220 um (full veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
     "green_share": ((0.38, 0.85), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
     "blue_share": ((0.08, 0.8), (0.30, 0.62)),  # of green
-    "choroid": ((0.0, 1.4), (0.2, 1.0)),  # mottle
-    "tessellation": ((-0.8, 0.8), (0, 0)),  # choroidal vessels, where pigment is thin: wider than the retina's, blurred
+    "choroid": ((0.0, 1.2), (0.2, 1.0)),  # mottle
+    "tessellation": (
+        (-0.7, 0.65),
+        (0, 0),
+    ),  # choroidal vessels, where pigment is thin: wider than the retina's, blurred
     "fovea": ((0.0, 1.3), (0.9, 1.1)),  # darkness of the macula
     "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
     "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface mirrors the flash
@@ -197,10 +197,11 @@ TRAINING_SHARE = {
 }
 
 # ---- One stream of random numbers for each thing that is drawn, so that none depends on what was drawn before.
-# (No zero: NumPy takes [1, 2] and [1, 2, 0] for the same seed.)
+# (Numbered from 1: NumPy takes [1, 2] and [1, 2, 0] for the same seed.)
 STREAMS = {
     "eye": 1, "disc edge": 2, "background": 3, "faz edge": 4, "disc": 5, "macula": 6, "full field": 7, "look": 8,
-    "place": 9, "tree": 10, "marks": 11, "picture": 12,
+    "has": 9, "place": 10, "tree": 11, "choroid": 12, "fibres": 13, "gleam": 14, "disc paint": 15, "marks": 16,
+    "cut": 17, "light": 18, "flush": 19, "rim glow": 20, "veil": 21, "shadows": 22, "photograph": 23, "scan": 24,
 }  # fmt: skip
 
 
@@ -297,9 +298,9 @@ class Eye:
         """Unit vector from the fovea to the disc."""
         return self.disc / abs(self.disc)
 
-    def rng(self, stream: str) -> np.random.Generator:
-        """The random numbers of one of STREAMS, from their start."""
-        return np.random.default_rng([*self.key, STREAMS[stream]])
+    def rng(self, stream: str, part: int = 1) -> np.random.Generator:
+        """The random numbers of one of STREAMS, or of a numbered part of it, from their start."""
+        return np.random.default_rng([*self.key, STREAMS[stream], part])
 
 
 @dataclass(frozen=True)
@@ -390,6 +391,7 @@ def make_training_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]
     key = (seed, number, 2)
     rng = np.random.default_rng([*key, STREAMS["look"]])
     look = _draw(rng, TRAINING_LOOK)
+    rng = np.random.default_rng([*key, STREAMS["has"]])
     has = frozenset(name for name, share in TRAINING_SHARE.items() if rng.random() < share)
     rng = np.random.default_rng([*key, STREAMS["place"]])
     widths = (look["calibre"] * look["artery_calibre"], look["calibre"])
@@ -880,7 +882,7 @@ def border_distance(eye: Eye, window: Window) -> np.ndarray:
     offset = window.points() - eye.field_centre
     distance = eye.field_radius - abs(offset)
     if "cut" in eye.has:
-        rng = eye.rng("place")
+        rng = eye.rng("cut")
         across = abs(offset.imag if rng.random() < 0.7 else offset.real)  # above and below, or left and right
         distance = np.minimum(distance, rng.uniform(0.72, 0.95) * eye.field_radius - across)
     return (distance * window.px_per_mm).astype(np.float32)
@@ -894,7 +896,7 @@ def render_fundus(eye: Eye, window: Window, vessels: dict[str, Vessels], rng: np
     image = _background(eye, window)
     image = _absorb(eye, image, vessels, window)
     inside = border_distance(eye, window)
-    image = _light(eye, window, image, inside, rng)
+    image = _light(eye, window, image, inside)
     return _expose(eye, image, inside, rng)
 
 
@@ -918,7 +920,7 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
         axis=-1,
     )  # (pixels, pixels, 3)
     if look["tessellation"] > 0:
-        colour *= _choroidal_vessels(eye, window, rng)
+        colour *= _choroidal_vessels(eye, window)
     coarse = window.coarser(8).points()
     squared = coarse.real**2 + coarse.imag**2
     fovea = look["fovea"] * (np.exp(-squared / (2 * 0.5**2)) + 0.5 * np.exp(-squared / (2 * 1.3**2)))
@@ -926,7 +928,7 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     distance = disc_distance(eye, window)
     _nerve_fibres(eye, window, distance, colour)
     if look["gleam"] > 0:
-        patch = smooth_noise(rng, window, 0.35, 0.9) + 0.3 * fine
+        patch = smooth_noise(eye.rng("gleam"), window, 0.35, 0.9) + 0.3 * fine
         patch = look["gleam"] * _sigmoid((patch - 1.7) / 0.35)
         colour += (patch * (0.5 + 0.5 * red))[..., None] * _rgb(0.45, 0.55, 0.35)
     if eye.has & MARKS.keys():
@@ -936,8 +938,9 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     return colour.clip(0.004)
 
 
-def _choroidal_vessels(eye: Eye, window: Window, rng: np.random.Generator) -> np.ndarray:
+def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
     """Bands without ends that cross each other, wide and blurred: factors (pixels, pixels, 3) about 1."""
+    rng = eye.rng("choroid")
     bands = 0.0
     for cells in ((1.1, 0.6), (0.7, 1.2)):
         height = smooth_noise(rng, window, *cells)
@@ -950,7 +953,7 @@ def _choroidal_vessels(eye: Eye, window: Window, rng: np.random.Generator) -> np
 
 def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
     """Pale olive streaks that leave the disc above and below, and a dusky or bright halo around it; in place."""
-    look, rng = eye.look, eye.rng("disc edge")
+    look, rng = eye.look, eye.rng("fibres")
     coarse = window.coarser(8)
     offset = (coarse.points() - eye.disc) / np.complex64(eye.nasal)
     beyond = np.clip(np.hypot(offset.real, offset.imag) / eye.disc_axes[0] - 1, 0, None)
@@ -967,7 +970,7 @@ def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.nda
 
 def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarray, colour: np.ndarray) -> None:
     """Blend in the disc, in place: redder nasal rim, brighter cup somewhat to the temporal side, bare sclera beside."""
-    look, rng = eye.look, eye.rng("background")
+    look, rng = eye.look, eye.rng("disc paint")
     red = min(0.98, look["red"] + look["disc_red"])
     green, blue = (look[name] + look["disc_pale"] * (1 - look[name]) for name in ("green_share", "blue_share"))
     base = _rgb(red, red * green, red * green * blue)
@@ -1061,12 +1064,11 @@ MARKS = {
 
 def _add_marks(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
     """Draw the lesions that this eye has, outside the disc, in place."""
-    rng = eye.rng("marks")
     scale = 2 * window.px_per_mm  # drawn at twice the size, and reduced: soft edges
-    for name in MARKS:  # in this order, whatever the eye has
-        mark = MARKS[name]
+    for number, (name, mark) in enumerate(MARKS.items(), start=1):
         if name not in eye.has:
             continue
+        rng = eye.rng("marks", number)
         sheet = Image.new("L", (2 * window.pixels, 2 * window.pixels))
         pen = ImageDraw.Draw(sheet)
         for place in _scatter(rng, 2 * window.pixels, mark.most):
@@ -1089,38 +1091,41 @@ def _add_marks(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarra
 # ---- Light and camera
 
 
-def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Put the light on it: uneven, falling off outwards, with stray light: (pixels, pixels, 3)."""
-    look, shared = eye.look, eye.rng("eye")
+    look, rng = eye.look, eye.rng("light")
     points = window.coarser(8).points()
     from_centre = (points - eye.light_centre) / eye.light_radius
-    light = 1.06 - look["vignette"] * np.minimum(abs(from_centre), 1.25) ** shared.uniform(2, 4)
-    side = np.exp(2j * np.pi * shared.random())
+    light = 1.06 - look["vignette"] * np.minimum(abs(from_centre), 1.25) ** rng.uniform(2, 4)
+    side = np.exp(2j * np.pi * rng.random())
     slope = (from_centre * np.conj(side)).real * eye.light_radius  # mm to one side
     light *= np.clip(1 + look["tilt"] * slope, 0.3, 1.6)
-    light *= 1 + look["uneven"] * smooth_noise(shared, window.coarser(8), 2.6)
+    light *= 1 + look["uneven"] * smooth_noise(rng, window.coarser(8), 2.6)
     image = image * _enlarge(light.clip(0.05), window.pixels)[..., None]
     if look["flush"] > 0:
-        towards = np.exp(2j * np.pi * shared.random())
-        far = ((points - window.centre) * np.conj(towards)).real / window.side_mm
-        flush = look["flush"] * _sigmoid((far - shared.uniform(-0.2, 0.45)) / shared.uniform(0.05, 0.2))
+        rng = eye.rng("flush")
+        far = ((points - window.centre) * np.exp(2j * np.pi * rng.random())).real / window.side_mm
+        flush = look["flush"] * _sigmoid((far - rng.uniform(-0.2, 0.45)) / rng.uniform(0.05, 0.2))
         image *= 1 + _enlarge(flush, window.pixels)[..., None] * _rgb(0.7, -0.4, -0.55)
     if look["rim_glow"] > 0 and "border" in eye.has:
-        part = _sigmoid(((from_centre * np.conj(side)).real + shared.uniform(-0.8, 0.6)) / 0.15)
-        band = np.exp(-np.clip(inside, 0, None) / (shared.uniform(0.05, 0.6) * window.px_per_mm))
+        rng = eye.rng("rim glow")
+        part = _sigmoid(((from_centre * np.exp(2j * np.pi * rng.random())).real + rng.uniform(-0.8, 0.6)) / 0.15)
+        band = np.exp(-np.clip(inside, 0, None) / (rng.uniform(0.05, 0.6) * window.px_per_mm))
         glow = look["rim_glow"] * band * _enlarge(part, window.pixels)
-        image += glow[..., None] * _rgb(*shared.uniform((0.6, 0.35, 0.2), (1.0, 1.0, 1.0)))
+        image += glow[..., None] * _rgb(*rng.uniform((0.6, 0.35, 0.2), (1.0, 1.0, 1.0)))
     if look["veil"] > 0:
-        haze = look["veil"] * (1 + 0.4 * smooth_noise(shared, window.coarser(8), 3.5)).clip(0.1)
-        grey = image.mean(axis=(0, 1)) * _rgb(*shared.uniform(0.8, 1.5, 3))
+        rng = eye.rng("veil")
+        haze = look["veil"] * (1 + 0.4 * smooth_noise(rng, window.coarser(8), 3.5)).clip(0.1)
+        grey = image.mean(axis=(0, 1)) * _rgb(*rng.uniform(0.8, 1.5, 3))
         image += _enlarge(haze.clip(0, 0.8), window.pixels)[..., None] * (grey - image)
-    if "lashes" in eye.has or "dust" in eye.has:
-        image *= _shadows(eye, window, rng)[..., None]
+    if eye.has & {"lashes", "dust"}:
+        image *= _shadows(eye, window)[..., None]
     return image
 
 
-def _shadows(eye: Eye, window: Window, rng: np.random.Generator) -> np.ndarray:
+def _shadows(eye: Eye, window: Window) -> np.ndarray:
     """Factors about 1, (pixels, pixels): eyelashes, far out of focus, and dust on the sensor or the lens."""
+    rng = eye.rng("shadows")
     few = window.coarser(2).pixels
     sheets = {name: Image.new("L", (few, few)) for name in ("lashes", "dust")}
     pens = {name: ImageDraw.Draw(sheet) for name, sheet in sheets.items()}
@@ -1269,9 +1274,8 @@ def draw_pair(seed: int, number: int, pixels: int = 400) -> tuple[np.ndarray, np
         raise ValueError(f"seed and number must be at least 0 and pixels at least 32, not {seed}, {number}, {pixels}")
     eye, window = make_training_eye(seed, number, pixels)
     vessels = {"artery": rasterise(eye.arteries, window), "vein": rasterise(eye.veins, window)}
-    rng = eye.rng("picture")
-    octa = render_octa(eye, window, vessels["artery"].merge(vessels["vein"]), rng)
-    fundus = render_fundus(eye, window, vessels, rng)
+    fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
+    octa = render_octa(eye, window, vessels["artery"].merge(vessels["vein"]), eye.rng("scan"))
     fov = border_distance(eye, window) > 0
     return fundus, (octa * fov)[..., None], fov
 
