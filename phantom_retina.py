@@ -102,7 +102,7 @@ PLACES = (0.45, 0.15, 0.40)  # window about the disc, the fovea, anywhere: vesse
 HABITS = {
     "tortuosity": ((0.5, 2.0), (1, 1)),  # factor of the wandering, from stretched to winding; at 3 trees turn to wool
     "pull": ((0.6, 1.4), (1, 1)),  # factor of the pull to the own heading
-    "spacing": ((0.8, 2.0), (1, 1)),  # factor of the way between branchings
+    "spacing": ((0.9, 2.0), (1, 1)),  # factor of the way between branchings
     "stem_spread": ((0.1, 0.8), (0.3, 0.3)),  # rad that stems deviate from straight up and down
     "nasal_twigs": ((1, 4), (2, 2)),  # at most so many small vessels leave the disc on either side
     "temporal_twigs": ((1, 3), (2, 2)),
@@ -116,12 +116,15 @@ SAMPLE_HABIT = {name: sample for name, (training, sample) in HABITS.items()}
 # reaches below 0, eyes that draw less go without.
 LOOKS = {
     # Size
-    "px_per_mm": ((30, 100), (1, 1)),  # 30: a 45-degree field over 400 px; 90: a disc crop, or a CHASE_DB1 photograph
+    "px_per_mm": (
+        (30, 120),
+        (1, 1),
+    ),  # 30: a 45-degree field over 400 px; 90: a disc crop; 110: CHASE_DB1's photographs
     "calibre": ((0.6, 1.25), (1, 1)),  # factor of all widths: trunks of 50 um (narrowed by age) to 220 um (full veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
-    "green_share": ((0.38, 0.85), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
+    "green_share": ((0.38, 0.78), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
     "blue_share": ((0.08, 0.8), (0.30, 0.62)),  # of green
     "choroid": ((0.0, 1.2), (0.2, 1.0)),  # mottle
     "tessellation": (
@@ -158,15 +161,15 @@ LOOKS = {
     "uneven": ((0.03, 0.16), (0.08, 0.1)),  # broad patches
     "flush": ((-1.5, 1.0), (0, 0)),  # one side floods with red, as through a narrow pupil
     "rim_glow": ((-0.4, 0.4), (0, 0)),  # a crescent of stray light along the border
-    "veil": ((-0.8, 0.45), (0, 0)),  # haze of a cloudy lens
+    "veil": ((-0.8, 0.38), (0, 0)),  # haze of a cloudy lens
     # Camera
-    "cast": ((0.0, 0.12), (0, 0)),  # colour cast
+    "cast": ((0.0, 0.1), (0, 0)),  # colour cast
     "gamma": ((0.75, 1.35), (1, 1)),
-    "exposure": ((0.25, 0.85), (0, 0)),  # mean of red inside the field; 0: as it comes. Measured: 0.32 to 0.58
+    "exposure": ((0.3, 0.85), (0, 0)),  # mean of red inside the field; 0: as it comes. Measured: 0.32 to 0.58
     "blur_px": ((0.3, 1.8), (0.8, 1.8)),
     "noise": ((0.003, 0.035), (0.008, 0.02)),
     "grain_px": ((0.0, 0.9), (0.6, 0.8)),  # blur of the noise: JPEG and demosaicing correlate it
-    "jpeg_quality": ((60, 98), (88, 88)),
+    "jpeg_quality": ((65, 98), (88, 88)),
     "rim_px": ((0.5, 6.0), (0.8, 1.2)),  # softness of the border
     "black": ((0.0, 5.0), (0, 0)),  # grey levels that a sensor shows where it is dark
     # OCT-A; the real crops: mean 0.27, std 0.15 between vessels; 0.66 to 0.73 in them
@@ -174,7 +177,7 @@ LOOKS = {
     "scan_level": ((0.70, 0.84), (0.74, 0.80)),  # of small vessels; trunks lie deeper and are 0.1 lower
     "scan_grain": ((0.09, 0.15), (0.11, 0.14)),
 }
-LOGARITHMIC = {"px_per_mm", "dip", "blood", "blur_px", "noise"}
+LOGARITHMIC = {"dip", "blood", "blur_px", "noise"}
 TRAINING_LOOK = {name: training for name, (training, sample) in LOOKS.items()}
 SAMPLE_LOOK = {name: sample for name, (training, sample) in LOOKS.items()}
 
