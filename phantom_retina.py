@@ -113,9 +113,10 @@ LOOKS = {
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
-    "green_share": ((0.38, 0.78), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
+    "green_share": ((0.36, 0.75), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
     "blue_share": ((0.08, 0.8), (0.30, 0.62)),  # of green
     "choroid": ((0.0, 1.2), (0.2, 1.0)),  # mottle
+    "texture": ((0.005, 0.05), (0.014, 0.014)),  # fine: one standard deviation at 50 um
     "tessellation": (
         (-0.7, 0.65),
         (0, 0),
@@ -491,8 +492,11 @@ def border_distance(eye: Eye, window: Window) -> np.ndarray:
     distance = eye.field_radius - abs(offset)
     if "cut" in eye.has:
         rng = eye.rng("cut")
-        across = abs(offset.imag if rng.random() < 0.7 else offset.real)  # above and below, or left and right
-        distance = np.minimum(distance, rng.uniform(0.72, 0.95) * eye.field_radius - across)
+        axis = 1j if rng.random() < 0.7 else 1  # above and below, or left and right
+        middle = abs(((window.centre - eye.field_centre) * axis).real)
+        # The picture's middle stays within the field.
+        half = max(rng.uniform(0.72, 0.95) * eye.field_radius, middle + 0.12 * window.side_mm)
+        distance = np.minimum(distance, half - abs((offset * np.complex64(axis)).real))
     return (distance * window.px_per_mm).astype(np.float32)
 
 
@@ -516,7 +520,7 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     fine = smooth_noise(rng, window, 0.13)
     grain = smooth_noise(rng, window, 0.05)
     choroid = np.float32(look["choroid"])
-    texture = 1 + choroid * (0.045 * mottle + 0.022 * fine) + 0.014 * grain
+    texture = 1 + choroid * (0.045 * mottle + 0.022 * fine) + np.float32(look["texture"]) * grain
     red = look["red"]
     green = red * look["green_share"]
     colour = np.stack(
@@ -608,7 +612,7 @@ def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Wi
     lost = np.zeros(image.shape[:2], np.float32)
     for kind, tree in vessels.items():
         dip = look["dip"] * (look["artery_dip"] if kind == "artery" else 1)
-        width = np.minimum(tree.radius / window.px_per_mm / 0.055, 1)
+        width = np.minimum(tree.radius / window.px_per_mm / 0.04, 1)
         stripe = np.exp(-(((1 - tree.centrality) / look["reflex_width"]) ** 2))
         dip = dip * (1 - max(0, look[f"reflex_{kind}"]) * width * stripe)
         lost = np.maximum(lost, dip * (1 - np.exp(-look["blood"] / window.px_per_mm * tree.thickness)))
