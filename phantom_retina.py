@@ -144,7 +144,7 @@ LOOKS = {
     # The share of the dip that the stripe along a wide vessel fills; at 0.7 the vessel looks double.
     "reflex_artery": ((-0.3, 0.95), (0.4, 0.6)),
     "reflex_vein": ((-0.4, 0.75), (0.05, 0.15)),
-    "reflex_width": ((0.16, 0.42), (0.26, 0.3)),  # of the radius
+    "reflex_width": ((0.2, 0.55), (0.26, 0.3)),  # of the radius
     # Light
     "vignette": ((0.0, 0.7), (0.35, 0.45)),  # lost at the light's edge
     "tilt": ((0.0, 0.1), (0.0, 0.04)),  # per mm, to one side
@@ -616,7 +616,13 @@ def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Wi
         stripe = np.exp(-(((1 - tree.centrality) / look["reflex_width"]) ** 2))
         dip = dip * (1 - max(0, look[f"reflex_{kind}"]) * width * stripe)
         lost = np.maximum(lost, dip * (1 - np.exp(-look["blood"] / window.px_per_mm * tree.thickness)))
-    return image * (1 - lost[..., None] * _rgb(look["red_dip"], 1, look["blue_dip"]))
+    image = image * (1 - lost[..., None] * _rgb(look["red_dip"], 1, look["blue_dip"]))
+    if look["gleam"] > 0:  # the retina's surface bulges beside vessels, and mirrors the flash there in places
+        covered = vessels["artery"].merge(vessels["vein"]).coverage
+        beside = gaussian_filter(covered, 0.03 * window.px_per_mm) * (1 - covered)
+        beside *= _sigmoid((smooth_noise(eye.rng("gleam", 2), window, 0.3) - 1.1) / 0.15)
+        image += (2 * look["gleam"] * beside)[..., None] * _rgb(0.5, 0.55, 0.4)
+    return image
 
 
 # ---- What looks like a vessel and is none
