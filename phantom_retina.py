@@ -113,10 +113,10 @@ LOOKS = {
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
-    "green_share": ((0.36, 0.75), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
-    "blue_share": ((0.08, 0.8), (0.30, 0.62)),  # of green
+    "green_share": ((0.36, 0.82), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
+    "blue_share": ((0.04, 0.8), (0.30, 0.62)),  # of green; at least green_share - 0.4, for no fundus is lime
     "choroid": ((0.0, 1.2), (0.2, 1.0)),  # mottle
-    "texture": ((0.005, 0.05), (0.014, 0.014)),  # fine: one standard deviation at 50 um
+    "texture": ((0.005, 0.06), (0.014, 0.014)),  # fine: one standard deviation at 50 um
     "tessellation": (
         (-0.7, 0.65),
         (0, 0),
@@ -270,7 +270,7 @@ def _draw(rng: np.random.Generator, ranges: dict[str, tuple[float, float]]) -> d
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What an eye has before it is looked at; fields as in Eye. Always a right eye: the disc lies at positive x."""
+    """What an eye has before it is looked at; fields as in Eye. As grown it is a right eye, its disc at positive x."""
 
     disc: complex
     disc_axes: tuple[float, float]
@@ -521,13 +521,12 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     grain = smooth_noise(rng, window, 0.05)
     choroid = np.float32(look["choroid"])
     texture = 1 + choroid * (0.045 * mottle + 0.022 * fine) + np.float32(look["texture"]) * grain
-    red = look["red"]
-    green = red * look["green_share"]
+    red, green, blue = _pigment(look)
     colour = np.stack(
         [
             red * (1 + 0.06 * choroid * broad) * texture,
             green * (1 - 0.03 * broad) * (1.4 * texture - 0.4),
-            green * look["blue_share"] * (1 - 0.06 * broad) * (1.2 * texture - 0.2),
+            blue * (1 - 0.06 * broad) * (1.2 * texture - 0.2),
         ],
         axis=-1,
     )  # (pixels, pixels, 3)
@@ -550,6 +549,12 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     return colour.clip(0.004)
 
 
+def _pigment(look: dict[str, float]) -> np.ndarray:
+    """Colour of the bare fundus, (3,)."""
+    green = look["red"] * look["green_share"]
+    return _rgb(look["red"], green, green * max(look["blue_share"], look["green_share"] - 0.4))
+
+
 def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
     """Bands without ends that cross each other, wide and blurred: factors (pixels, pixels, 3) about 1."""
     rng = eye.rng("choroid")
@@ -559,7 +564,7 @@ def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
         bands = bands + np.exp(-((height / 0.5) ** 2)) - 0.4
     patches = _sigmoid(smooth_noise(rng, window, 2.0) * 2)  # they show in parts of the field
     # Orange between dark pigment, as a rule; in pale eyes dark red on bare sclera.
-    tint = _rgb(0.30, 0.34, 0.30) if rng.random() < 0.7 else _rgb(-0.10, -0.26, -0.26)
+    tint = _rgb(0.30, 0.34, 0.30) if rng.random() < 0.85 else _rgb(-0.10, -0.26, -0.26)
     return 1 + (eye.look["tessellation"] * bands * patches)[..., None] * tint
 
 
@@ -583,9 +588,8 @@ def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.nda
 def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarray, colour: np.ndarray) -> None:
     """Blend in the disc, in place: redder nasal rim, brighter cup somewhat to the temporal side, bare sclera beside."""
     look, rng = eye.look, eye.rng("disc paint")
-    red = min(0.98, look["red"] + look["disc_red"])
-    green, blue = (look[name] + look["disc_pale"] * (1 - look[name]) for name in ("green_share", "blue_share"))
-    base = _rgb(red, red * green, red * green * blue)
+    pale = _pigment(look) / look["red"]
+    base = min(0.98, look["red"] + look["disc_red"]) * (pale + look["disc_pale"] * (1 - pale))
     offset = (window.points() - eye.disc) / np.complex64(eye.nasal)
     across = offset.real / eye.disc_axes[0]  # 1 at the nasal edge
     edge = _sigmoid((1 - distance + 0.035 * mottle) / look["disc_edge"])
