@@ -38,7 +38,7 @@ EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  #
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 DRAWN_PER_EPOCH = 200  # patches between two validations, when all are drawn
-RETINAS_PER_BLOCK = 8  # drawn retinas whose patches are shuffled
+RETINAS_PER_BLOCK = 16  # drawn retinas whose patches are shuffled
 PATCHES_PER_RETINA = 4  # drawing a retina takes as long as a patch is trained on, on two cores
 
 # Brightest channel, of 255. Retina in the darkest corner of a real crop has 20 and more, the camera's black 0 to 8.

@@ -62,17 +62,14 @@ from dataset_load_mod import (
     octa_to_grey,
     read_fundus,
 )
-from phantom_retina import parse_subjects
+from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
 from pix_generator import Generator, check_patch_dim
 from vessel_metrics import AGREEMENT_NAMES, SIMILARITY_NAMES, image_similarity, vessel_agreement
 
 PROGRAM = "pix_pix_train.py"
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
-SAMPLE_FOLDER = Path("data") / "phantom" / DATASET_NAME
 DEPOSIT = "Zenodo, doi 10.5281/zenodo.6476639"
-
-DRAWN = "phantom"  # as --data: sample retinas, drawn as they are needed
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
@@ -173,8 +170,6 @@ class Settings:
             raise SettingsError(f"--mix {self.mix}: a --batch-size of 1 can't be mixed; take 2 or more")
         if (self.mix or self.data == DRAWN) and not self.augment:
             raise SettingsError("--no-augment: sample retinas are always cut at random")
-        if (self.mix or self.data == DRAWN) and self.octa_channels != 1:
-            raise SettingsError(f"--octa-channels {self.octa_channels}: sample retinas have one")
         if (self.mix or self.data == DRAWN) and self.patch_size > phantom_retina.CROP_PX:
             raise SettingsError(f"--patch-size {self.patch_size}: sample retinas have {phantom_retina.CROP_PX} px")
         splits = self.splits()
@@ -429,7 +424,7 @@ def use_sample_retinas() -> None:
         f"Get them from {DEPOSIT} (UT-FSOCTA-v1.zip,",
         "1.2 GB, free for non-commercial research) and unzip them in data/.",
         "",
-        f"Sample retinas: {SAMPLE_FOLDER}",
+        f"Sample retinas to validate on: {SAMPLE_FOLDER}",
     ]
     width = max(map(len, lines))
     print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
@@ -724,8 +719,16 @@ def training_patches(pairs: list[Pair], settings: Settings) -> TrainingPatches |
         if not settings.mix:
             return real
     workers = max(1, (os.cpu_count() or 1) - 1)
+
+    def draw(first: int) -> Iterator[np.ndarray]:
+        for retina in phantom_retina.stream(settings.seed, first, workers):  # (400, 400, 3 + 1)
+            if settings.octa_channels == 4:  # as in the deposit's files: grey, with an alpha that carries nothing
+                grey = retina[..., 3]
+                retina = np.dstack([retina, grey, grey, np.full_like(grey, 255)])
+            yield retina
+
     return DrawnPatches(
-        draw=lambda first: phantom_retina.stream(settings.seed, first, workers),
+        draw=draw,
         size=phantom_retina.CROP_PX,
         channels=settings.octa_channels,
         patch_size=settings.patch_size,
@@ -855,13 +858,14 @@ def settings_of_new_run(given: dict) -> Settings:
     data = find_data(given.get("data"))
     defaults, reason = {}, ""
     if data == DRAWN:
-        use_sample_retinas()
         defaults, reason = SAMPLE_RUN, "sample retinas"
     elif "init_from" in given:
         defaults, reason = FINE_TUNING, "--init-from"
+    settings = Settings(**(defaults | given | {"data": data}))
+    if data == DRAWN:
+        use_sample_retinas()
     if defaults:
         print(f"Defaults for {reason}: " + ", ".join(f"{flag(name)} {value}" for name, value in defaults.items()))
-    settings = Settings(**(defaults | given | {"data": data}))
     return replace(settings, name=settings.name or free_name(settings), precision=precision_policy(settings.precision))
 
 

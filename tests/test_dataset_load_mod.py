@@ -394,14 +394,14 @@ def numbers_of(patches):
 
 
 def test_drawn_patches_come_shuffled_a_few_of_each_retina():
-    patches = drawn_patches(batch_size=16)
+    patches = drawn_patches(batch_size=32)
     batches = list(patches.batches(0, 1))
-    assert len(batches) == patches.steps_per_epoch == -(-dlm.DRAWN_PER_EPOCH // 16)
-    assert all(fundus.shape == (16, 64, 64, 3) and octa.shape == (16, 64, 64, 1) for fundus, octa in batches)
+    assert len(batches) == patches.steps_per_epoch == -(-dlm.DRAWN_PER_EPOCH // 32)
+    assert all(fundus.shape == (32, 64, 64, 3) and octa.shape == (32, 64, 64, 1) for fundus, octa in batches)
     block = numbers_of(batches[0][0]) + numbers_of(batches[1][0])
     assert sorted(block) == sorted(list(range(dlm.RETINAS_PER_BLOCK)) * dlm.PATCHES_PER_RETINA)
     assert block != sorted(block)
-    assert set(numbers_of(batches[2][0])) <= set(range(8, 16))
+    assert set(numbers_of(batches[2][0])) <= set(range(16, 32))
 
 
 def test_drawn_patches_go_on_anywhere():

@@ -304,6 +304,14 @@ def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_f
     assert len(logged("logs/fit/alone", "disc_loss")) == 6
 
 
+def test_drawn_retinas_have_four_octa_channels_on_request():
+    patches = train.training_patches([], train.Settings(data="phantom", octa_channels=4, patch_size=64, batch_size=2))
+    fundus, octa = next(patches.batches(0, 1))
+    assert (fundus.shape, octa.shape) == ((2, 64, 64, 3), (2, 64, 64, 4))
+    assert np.array_equal(octa[..., 0], octa[..., 2])
+    assert np.ptp(octa[..., 3]) == 0
+
+
 def test_real_data_go_before_sample_retinas_and_the_defaults_are_published(folder, monkeypatch):
     found = []
     monkeypatch.setattr(train, "train", lambda settings, *_: found.append(settings) or 0)
@@ -342,7 +350,6 @@ def test_real_data_go_before_sample_retinas_and_the_defaults_are_published(folde
         (["--mix", "0.5", "--data", "phantom"], r"--mix and --data phantom: all are sample retinas already"),
         (["--mix", "0.5", "--batch-size", "1"], r"--mix 0.5: a --batch-size of 1 can't be mixed"),
         (["--data", "phantom", "--no-augment"], r"--no-augment: sample retinas are always cut at random"),
-        (["--data", "phantom", "--octa-channels", "4"], r"--octa-channels 4: sample retinas have one"),
         (["--data", "phantom", "--patch-size", "448"], r"--patch-size 448: sample retinas have 400 px"),
         (["--init-from", "nowhere"], r"nowhere: is no run"),
         (["--init-from", "nowhere", "--resume"], r"--resume"),
