@@ -922,12 +922,12 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
         workers: processes.
 
     Yields:
-        (CROP_PX, CROP_PX, 4), uint8: fundus and OCT-A, black outside the camera's field.
+        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the camera's field, else 0.
 
     Raises:
         OSError: a worker ended; what it said stands on standard error.
     """
-    size = CROP_PX * CROP_PX * 4  # bytes
+    size = CROP_PX * CROP_PX * 5  # bytes
 
     def fetch(process: subprocess.Popen, drawn: Queue) -> None:
         while len(pixels := process.stdout.read(size)) == size:
@@ -950,7 +950,7 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
                 pixels = drawn.get()
                 if pixels is None:
                     raise OSError("a process that draws sample retinas has ended; see above")
-                yield np.frombuffer(pixels, np.uint8).reshape(CROP_PX, CROP_PX, 4)
+                yield np.frombuffer(pixels, np.uint8).reshape(CROP_PX, CROP_PX, 5)
     finally:
         for process in processes:
             process.kill()
@@ -969,7 +969,7 @@ def write_stream(output: BinaryIO, seed: int, first: int, workers: int) -> None:
         for number in range(start, start + TREE_SHARED_BY):
             fundus, octa, fov = draw_pair(seed, number)
             try:
-                output.write((np.concatenate([fundus, octa], axis=-1) * fov[..., np.newaxis]).tobytes())
+                output.write(np.dstack([fundus, octa, fov.astype(np.uint8)]).tobytes())
                 output.flush()
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what Python writes at its end

@@ -55,6 +55,7 @@ from dataset_load_mod import (
     DrawnPatches,
     Pair,
     TrainingPatches,
+    continue_outside,
     find_dataset,
     list_full_fields,
     load_data_cases,
@@ -721,11 +722,13 @@ def training_patches(pairs: list[Pair], settings: Settings) -> TrainingPatches |
     workers = max(1, (os.cpu_count() or 1) - 1)
 
     def draw(first: int) -> Iterator[np.ndarray]:
-        for retina in phantom_retina.stream(settings.seed, first, workers):  # (400, 400, 3 + 1)
+        for retina in phantom_retina.stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1)
+            # As it is shown in prediction. From black borders the network would learn to draw dark retina black.
+            pair = continue_outside(retina[..., :-1], retina[..., -1] > 0)
             if settings.octa_channels == 4:  # as in the deposit's files: grey, with an alpha that carries nothing
-                grey = retina[..., 3]
-                retina = np.dstack([retina, grey, grey, np.full_like(grey, 255)])
-            yield retina
+                grey = pair[..., -1]
+                pair = np.dstack([pair, grey, grey, np.full_like(grey, 255)])
+            yield pair
 
     return DrawnPatches(
         draw=draw,

@@ -463,8 +463,7 @@ def test_stream_is_the_same_for_any_number_of_workers():
         fundus, octa, fov = phantom_retina.draw_pair(3, number)
         for stream in streams:
             drawn = next(stream)
-            assert np.array_equal(drawn[..., :3], fundus * fov[..., np.newaxis])
-            assert np.array_equal(drawn[..., 3:], octa)
+            assert np.array_equal(drawn, np.dstack([fundus, octa, fov]))
     for stream in streams:
         stream.close()
 

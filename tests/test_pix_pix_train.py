@@ -304,6 +304,17 @@ def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_f
     assert len(logged("logs/fit/alone", "disc_loss")) == 6
 
 
+def test_drawn_retinas_go_on_over_the_border_of_the_field():
+    patches = train.training_patches([], train.Settings(data="phantom", batch_size=2))
+    for pair, drawn in zip(patches.draw(0), train.phantom_retina.stream(0, 0, 1), strict=False):
+        outside = drawn[..., 4] == 0
+        if outside.mean() > 0.1:
+            break
+    assert not drawn[outside, 3].any()
+    assert pair.shape == (400, 400, 4)
+    assert np.mean(pair[outside].max(axis=-1) > 20) > 0.9
+
+
 def test_drawn_retinas_have_four_octa_channels_on_request():
     patches = train.training_patches([], train.Settings(data="phantom", octa_channels=4, patch_size=64, batch_size=2))
     fundus, octa = next(patches.batches(0, 1))
