@@ -1,9 +1,17 @@
 """Sample retinas: colour fundus, OCT-A and true vessel map of eyes that never were.
 
-Who has no UT-FSOCTA data can still train, synthesise and evaluate on these. A retina is drawn once as geometry in
-millimetres (disc, fovea, an artery and a vein tree), then photographed three times: a 400 x 400 crop at the optic disc
-and one at the macula, each as fundus, OCT-A and truth, and a 45-degree fundus field. Everything follows from the seed;
-an eye does not depend on which others are made. One eye per subject: OD (right) for odd ids, OS (left) for even ones.
+A retina is geometry in millimetres (disc, fovea, an artery and a vein tree) and a look (pigment, light, camera, scan).
+Two things are made of it, by the same rendering:
+
+- A data set on disk, so that who has no UT-FSOCTA data can train, synthesise and evaluate. Each eye is photographed
+  three times: a 400 x 400 crop at the optic disc and one at the macula, each as fundus, OCT-A and truth, and a
+  45-degree fundus field. One eye per subject: OD (right) for odd ids, OS (left) for even ones. The looks are those of
+  healthy eyes before one camera (SAMPLE_LOOK).
+- `draw_pair(seed, number)`: an endless row of fundus and OCT-A pairs to train on. Their looks (TRAINING_LOOK) spread
+  over whatever real photographs vary in, and further: scale, place, trees, pigment, light, blur, the field's border,
+  and what looks like a vessel and is none, which only the fundus shows.
+
+Everything follows from the seed; no eye depends on which others are made.
 
     python phantom_retina.py --output data/phantom
     python phantom_retina.py --output data/phantom --subjects 1-12,26-28,31-36 --seed 7
@@ -16,29 +24,41 @@ an eye does not depend on which others are made. One eye per subject: OD (right)
     DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, else 0
     DIR/fov45/fundus/<subject>_<eye>.jpg                    RGB, round field on black
 
-and --preview one contact sheet. Coordinates are millimetres on the retina, x to the right and y downwards as in the
-picture, with the origin at the fovea; a point is also written as the complex number x + iy.
+and --preview one contact sheet. To leave an ingredient out of the training retinas, replace its range in TRAINING_LOOK
+or its share in TRAINING_SHARE, for trees the range in TRAINING_HABIT: all else stays as it was. Coordinates are
+millimetres on the retina, x to the right and y downwards as in the picture, with the origin at the fovea; a point is
+also written as the complex number x + iy.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import BytesIO
+from itertools import count, cycle
 from pathlib import Path
-from typing import NoReturn
+from queue import Queue
+from threading import Thread
+from typing import BinaryIO, NoReturn
 
 import numpy as np
-from PIL import Image
-from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
+from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter, uniform_filter
 from tqdm import tqdm
+
+from phantom_trees import DOMAIN_RADIUS_MM, Growth, Tree, Vessels, Window, fibre_direction, rasterise
 
 DEFAULT_SUBJECTS = "1-12,26-28,31-36"  # some of each published split: train 1-25, validation 26-30, test 31-112
 MAX_SUBJECTS = 100_000  # a longer list is a slip of the keyboard
+SAMPLE_FOLDER = Path("data", "phantom", "UT-FSOCTA-v1")  # where training keeps the set that it validates on
+DRAWN = "phantom"  # instead of a data folder: training retinas, drawn as they are needed
 PREVIEW_EYES = 4
 PREVIEW_TILE_PX = 260
 
@@ -53,6 +73,7 @@ FIELD_PX = 1000
 FIELD_MM = 13.2  # side of the full-field picture: 45 degrees are about 13 mm on the retina of an average eye
 FIELD_RADIUS_MM = (6.2, 6.55)
 FIELD_CENTRE_MM = (-0.4, 2.0)  # nasal of the fovea; some fields end within the disc crop, as real ones do
+OUTSIDE_LIMIT = 8  # grey levels that the camera and its JPEG may leave outside the field
 JPEG_QUALITY = 88  # of the camera's own files, from which the crops are cut
 
 # ---- Anatomy
@@ -62,30 +83,127 @@ DISC_AXES_MM = (1.7, 1.85)  # horizontal and vertical diameter; each eye scales 
 DISC_SCALE = (0.88, 1.08)
 FAZ_DIAMETER_MM = (0.4, 0.6)  # foveal avascular zone of the superficial plexus
 ARCADE_RADIUS_MM = (1.8, 2.4)  # the arcades bend around a disc of this radius about the fovea
-DOMAIN_CENTRE = 0.8 + 0j  # the trees fill a disc that holds every field and every crop
-DOMAIN_RADIUS_MM = 7.7
 
-# ---- Vessel trees
-MURRAY_EXPONENT = 2.7  # r0^e = r1^e + r2^e; Murray 1926 has 3, retinal measurements lie somewhat below
-STEM_WIDTH_MM = {"artery": (0.10, 0.13), "vein": (0.135, 0.175)}  # veins are about a third wider
-TWIG_WIDTH_MM = (0.045, 0.075)  # small vessels that leave the disc on their own, to its nasal and temporal side
-MIN_WIDTH_MM = 0.009  # a capillary: here a tree dissolves into the mesh
+# ---- Vessels
 FUNDUS_MIN_WIDTH_MM = 0.012  # thinner vessels can't be seen in a full field
 TRUTH_MIN_WIDTH_MM = 0.02  # thinner vessels can't be told from the mesh in OCT-A
-STEP_MM = 0.05  # about four pixels of a disc crop: no corners show
-BRANCH_ANGLE_DEG = (25.0, 65.0)  # between two sisters
-BRANCH_GAP_MM = (0.3, 1.3)  # of a vessel 40 um wide; thin ones branch sooner, trunks later
-FIBRE_STREAM_PER_MM = 0.23  # bends the arcades to the temporal side; more would leave the nasal side empty
-MACULAR_RIM_MM = 1.0  # arcades up to here beyond their usual radius send branches to the fovea
-MAX_BRANCHES = 3000  # of a tree; they have 500 to 1,000, so this only guards against a run-away
 
-# ---- Light
-ABSORBANCE = {"artery": (0.9, 6.5, 5.0), "vein": (2.4, 9.0, 7.0)}  # of red, green, blue, per mm of blood (natural log)
-REFLEX = {"artery": 0.32, "vein": 0.06}  # brightness of the stripe along a wide vessel, as a share of the fundus
+# ---- Training retinas
+TREE_SHARED_BY = 8  # consecutive draws: each mirrors, turns, warps and scales the tree, for growing costs 0.2 s
+TRAINING_FIELD_RADIUS_MM = (4.2, 6.6)  # cameras of 30 to 45 degrees
+WARP = 0.035  # of a wave's length: three such waves displace the retina, and can never fold it
+PLACES = (0.45, 0.15, 0.40)  # window about the disc, the fovea, anywhere: vessels matter more than bare macula
+
+# How trees grow: ranges of the training retinas, then of the sample set. Of each one value is drawn evenly per tree.
+HABITS = {
+    "tortuosity": ((0.5, 2.0), (1, 1)),  # factor of the wandering, from stretched to winding; at 3 trees turn to wool
+    "pull": ((0.6, 1.4), (1, 1)),  # factor of the pull to the own heading
+    "spacing": ((0.9, 2.0), (1, 1)),  # factor of the way between branchings
+    "stem_spread": ((0.1, 0.8), (0.3, 0.3)),  # rad that stems deviate from straight up and down
+    "nasal_twigs": ((1, 4), (2, 2)),  # at most so many small vessels leave the disc on either side
+    "temporal_twigs": ((1, 3), (2, 2)),
+    "disc_scale": ((0.75, 1.3), DISC_SCALE),  # discs of 1.3 to 2.3 mm occur
+}
+TRAINING_HABIT = {name: training for name, (training, sample) in HABITS.items()}
+SAMPLE_HABIT = {name: sample for name, (training, sample) in HABITS.items()}
+
+# How a retina looks: ranges of the training retinas, then of the sample set. Of each one value is drawn per eye,
+# evenly, or evenly in its logarithm if named in LOGARITHMIC. Colours and brightness are on [0, 1]. Where a range
+# reaches below 0, eyes that draw less go without.
+LOOKS = {
+    # Size
+    "px_per_mm": (
+        (30, 120),
+        (1, 1),
+    ),  # 30: a 45-degree field over 400 px; 90: a disc crop; 110: CHASE_DB1's photographs
+    "calibre": ((0.6, 1.25), (1, 1)),  # factor of all widths: trunks of 50 um (narrowed by age) to 220 um (full veins)
+    "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
+    # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
+    "red": ((0.3, 0.9), (0.34, 0.66)),
+    "green_share": ((0.36, 0.82), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
+    "blue_share": ((0.04, 0.8), (0.30, 0.62)),  # of green; at least green_share - 0.4, for no fundus is lime
+    "choroid": ((0.0, 1.2), (0.2, 1.0)),  # mottle
+    "texture": ((0.005, 0.042), (0.014, 0.014)),  # fine: one standard deviation at 50 um
+    "tessellation": (
+        (-0.7, 0.65),
+        (0, 0),
+    ),  # choroidal vessels, where pigment is thin: wider than the retina's, blurred
+    "fovea": ((0.0, 1.3), (0.9, 1.1)),  # darkness of the macula
+    "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
+    "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface mirrors the flash
+    # Disc
+    "disc_red": ((0.1, 0.6), (0.36, 0.6)),  # brighter than the bare fundus by
+    "disc_pale": ((0.05, 0.6), (0.45, 0.6)),  # how far its colour is from the fundus' to white
+    "disc_blue": ((0.1, 1.0), (0.45, 0.6)),  # the share of that which blue goes: below 1 the disc is yellow
+    "disc_edge": ((0.012, 0.09), (0.018, 0.035)),  # softness, in radii
+    "cup": ((0.1, 0.8), (0.25, 0.5)),  # of the disc's radius
+    "cup_bright": ((0.05, 0.35), (0.1, 0.2)),
+    "cup_edge": ((0.05, 0.6), (0.4, 0.6)),  # softness, in radii of the cup
+    "crescent": ((-0.3, 0.5), (0.0, 0.12)),  # bare sclera beside the disc
+    "halo": ((-0.3, 0.5), (0.05, 0.3)),  # dark, or below 0 bright, surroundings of the disc
+    # Vessels in the fundus. A wide one takes `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
+    # Real photographs: dips of 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm);
+    # 0.05 to 0.34 in the crops.
+    "dip": ((0.24, 0.6), (0.45, 0.55)),
+    "blood": ((16, 60), (22, 28)),  # per mm
+    "artery_dip": ((0.5, 1.1), (0.6, 0.8)),  # factor
+    "red_dip": ((0.0, 0.6), (0.25, 0.4)),  # factor of the dip in red: from unseen to nearly grey
+    "blue_dip": ((0.3, 1.2), (0.7, 0.9)),
+    # The share of the dip that the stripe along a wide vessel fills; at 0.7 the vessel looks double.
+    "reflex_artery": ((-0.3, 0.95), (0.4, 0.6)),
+    "reflex_vein": ((-0.4, 0.75), (0.05, 0.15)),
+    "reflex_width": ((0.2, 0.55), (0.26, 0.3)),  # of the radius
+    # Light
+    "vignette": ((0.0, 0.7), (0.35, 0.45)),  # lost at the light's edge
+    "tilt": ((0.0, 0.1), (0.0, 0.04)),  # per mm, to one side
+    "uneven": ((0.03, 0.16), (0.08, 0.1)),  # broad patches
+    "flush": ((-1.5, 1.0), (0, 0)),  # one side floods with red, as through a narrow pupil
+    "rim_glow": ((-0.4, 0.4), (0, 0)),  # a crescent of stray light along the border
+    "veil": ((-0.8, 0.38), (0, 0)),  # haze of a cloudy lens
+    # Camera
+    "cast": ((0.0, 0.1), (0, 0)),  # colour cast
+    "gamma": ((0.75, 1.2), (1, 1)),
+    "exposure": ((0.3, 0.85), (0, 0)),  # mean of red inside the field; 0: as it comes. Measured: 0.32 to 0.58
+    "blur_px": ((0.3, 1.8), (0.8, 1.8)),
+    "noise": ((0.003, 0.035), (0.008, 0.02)),
+    "grain_px": ((0.0, 0.9), (0.6, 0.8)),  # blur of the noise: JPEG and demosaicing correlate it
+    "jpeg_quality": ((65, 98), (88, 88)),
+    "rim_px": ((0.5, 6.0), (0.8, 1.2)),  # softness of the border
+    "black": ((0.0, 5.0), (0, 0)),  # grey levels that a sensor shows where it is dark
+    # OCT-A; the real crops: mean 0.27, std 0.15 between vessels; 0.66 to 0.73 in them
+    "mesh": ((0.85, 1.15), (0.95, 1.05)),  # brightness of the capillaries
+    "scan_level": ((0.70, 0.84), (0.74, 0.80)),  # of small vessels; trunks lie deeper and are 0.1 lower
+    "scan_grain": ((0.09, 0.15), (0.11, 0.14)),
+}
+LOGARITHMIC = {"dip", "blood", "blur_px", "noise"}
+TRAINING_LOOK = {name: training for name, (training, sample) in LOOKS.items()}
+SAMPLE_LOOK = {name: sample for name, (training, sample) in LOOKS.items()}
+
+# The share of training retinas that has a thing; of them the sample set has motion only.
+TRAINING_SHARE = {
+    "border": 0.6,  # the field's border crosses the picture
+    "cut": 0.25,  # of those: the round field has flat sides, as many cameras cut it
+    "passing": 0.4,  # vessels of another arcade pass through, where the disc is out of sight
+    "haemorrhages": 0.22,
+    "flames": 0.10,
+    "exudates": 0.15,
+    "drusen": 0.15,
+    "cotton_wool": 0.10,
+    "scars": 0.07,  # of laser
+    "pigment_spots": 0.12,
+    "pigment_lines": 0.05,
+    "dust": 0.15,
+    "lashes": 0.06,
+    "motion": 0.3,  # lines and bands across the scan
+}
 
 # ---- One stream of random numbers for each thing that is drawn, so that none depends on what was drawn before.
-# (No zero: NumPy takes [1, 2] and [1, 2, 0] for the same seed.)
-STREAMS = {"eye": 1, "disc edge": 2, "background": 3, "faz edge": 4, "disc": 5, "macula": 6, "full field": 7}
+# (Numbered from 1: NumPy takes [1, 2] and [1, 2, 0] for the same seed.)
+STREAMS = {
+    "eye": 1, "disc edge": 2, "background": 3, "faz edge": 4, "disc": 5, "macula": 6, "full field": 7, "look": 8,
+    "has": 9, "place": 10, "tree": 11, "choroid": 12, "fibres": 13, "gleam": 14, "disc paint": 15, "marks": 16,
+    "cut": 17, "light": 18, "flush": 19, "rim glow": 20, "veil": 21, "shadows": 22, "photograph": 23, "scan": 24,
+}  # fmt: skip
 
 
 def parse_subjects(text: str) -> list[int]:
@@ -111,66 +229,30 @@ def parse_subjects(text: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Window:
-    """A square piece of retina: centre (x + iy) and side in mm, and the pixels along a side."""
-
-    centre: complex
-    side_mm: float
-    pixels: int
-
-    @property
-    def px_per_mm(self) -> float:
-        return self.pixels / self.side_mm
-
-    def axes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The pixel centres' x and y in mm, each (pixels,)."""
-        along = (np.arange(self.pixels) + 0.5) / self.px_per_mm - self.side_mm / 2
-        return self.centre.real + along, self.centre.imag + along
-
-    def points(self) -> np.ndarray:
-        """The pixel centres as complex numbers, (pixels, pixels) complex64."""
-        x, y = self.axes()
-        return (x[None, :] + 1j * y[:, None]).astype(np.complex64)
-
-
-@dataclass(frozen=True)
-class Tree:
-    """One vessel tree as polylines between branchings, all in flat arrays.
-
-    points: (n,) complex, mm. radii: (n,) mm. branch: (n,) the number of the branch that a point belongs to; a branch's
-    points follow each other, and its first repeats the last of its parent. parent: (branches,) the number of a branch's
-    parent, -1 at a root.
-    """
-
-    points: np.ndarray
-    radii: np.ndarray
-    branch: np.ndarray
-    parent: np.ndarray
-
-
-@dataclass(frozen=True)
 class Eye:
-    """A retina's geometry and pigment. Lengths in mm, positions x + iy from the fovea, colours in [0, 1]."""
+    """A retina's geometry and look. Lengths in mm, positions x + iy from the fovea."""
 
-    key: tuple[int, int, int]  # seed, subject, 0 for OD or 1 for OS
-    nasal: int  # 1 if the disc is to the right of the fovea (OD), -1 if to the left (OS)
+    key: tuple[int, int, int]  # seed, subject, 0 for OD or 1 for OS; seed, number, 2 for a training retina
     disc: complex
-    disc_axes: tuple[float, float]  # half axes, horizontal and vertical
+    disc_axes: tuple[float, float]  # half axes, across (nasal to temporal) and along
     faz_radius: float
     field_centre: complex
     field_radius: float
+    light_centre: complex
+    light_radius: float  # where the light has fallen off by look["vignette"]
     arteries: Tree
     veins: Tree
-    pigment: np.ndarray  # (3,) colour of the bare fundus
-    disc_colour: np.ndarray  # (3,)
-    choroid: float  # how strongly the choroid mottles the fundus
-    sheen: float  # how strongly nerve fibres shine
-    sharpness_mm: float  # blur of the camera, one standard deviation
-    noise: float  # of the camera's sensor, one standard deviation
+    look: dict[str, float]  # a value for each of TRAINING_LOOK
+    has: frozenset[str]  # of TRAINING_SHARE
 
-    def rng(self, stream: str) -> np.random.Generator:
-        """The random numbers of one of STREAMS, from their start."""
-        return np.random.default_rng([*self.key, STREAMS[stream]])
+    @property
+    def nasal(self) -> complex:
+        """Unit vector from the fovea to the disc."""
+        return self.disc / abs(self.disc)
+
+    def rng(self, stream: str, part: int = 1) -> np.random.Generator:
+        """The random numbers of one of STREAMS, or of a numbered part of it, from their start."""
+        return np.random.default_rng([*self.key, STREAMS[stream], part])
 
 
 @dataclass(frozen=True)
@@ -185,8 +267,46 @@ class Crop:
 # ---------------------------------------------------------------------------------------------------------- geometry
 
 
+def _draw(rng: np.random.Generator, ranges: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """One value of each range: a range that is changed changes no other value."""
+    drawn = {}
+    for name, (low, high) in ranges.items():
+        share = rng.random()
+        drawn[name] = low * (high / low) ** share if name in LOGARITHMIC and low > 0 else low + (high - low) * share
+    return drawn
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What an eye has before it is looked at; fields as in Eye. As grown it is a right eye, its disc at positive x."""
+
+    disc: complex
+    disc_axes: tuple[float, float]
+    faz_radius: float
+    arteries: Tree
+    veins: Tree
+
+    def moved(self, move: Callable[[np.ndarray], np.ndarray], widths: tuple[float, float] = (1, 1)) -> Anatomy:
+        """All of it moved by a function of positions, and arteries and veins made wider by two factors."""
+        trees = [
+            Tree(move(tree.points), tree.radii * width, tree.branch, tree.parent)
+            for tree, width in zip((self.arteries, self.veins), widths, strict=True)
+        ]
+        return Anatomy(complex(move(np.array([self.disc]))[0]), self.disc_axes, self.faz_radius, *trees)
+
+
+def grow_anatomy(rng: np.random.Generator, habits: dict[str, tuple[float, float]]) -> Anatomy:
+    """Draw disc and fovea and grow both trees; `habits` is SAMPLE_HABIT or TRAINING_HABIT."""
+    habit = _draw(rng, habits)
+    disc = complex(rng.uniform(*DISC_FOVEA_MM), -rng.uniform(*DISC_ABOVE_FOVEA_MM))
+    half_axes = (DISC_AXES_MM[0] * habit["disc_scale"] / 2, DISC_AXES_MM[1] * habit["disc_scale"] / 2)
+    faz_radius = rng.uniform(*FAZ_DIAMETER_MM) / 2
+    growth = Growth(rng, habit, disc, sum(half_axes) / 2, rng.uniform(*ARCADE_RADIUS_MM), faz_radius)
+    return Anatomy(disc, half_axes, faz_radius, growth.grow("artery"), growth.grow("vein"))
+
+
 def make_eye(subject: int, eye: str, seed: int = 0) -> Eye:
-    """Draw one retina. The same subject, eye ("OD" or "OS") and seed always give the same one.
+    """Draw one retina of the sample set. The same subject, eye ("OD" or "OS") and seed always give the same one.
 
     Raises ValueError for another eye, a subject below 1 or a negative seed.
     """
@@ -196,416 +316,172 @@ def make_eye(subject: int, eye: str, seed: int = 0) -> Eye:
         raise ValueError(f"subject must be at least 1 and seed at least 0, not {subject} and {seed}")
     key = (seed, subject, EYES.index(eye))
     rng = np.random.default_rng([*key, STREAMS["eye"]])
-    # Drawn as a right eye; a left one is its mirror image.
-    disc = complex(rng.uniform(*DISC_FOVEA_MM), -rng.uniform(*DISC_ABOVE_FOVEA_MM))
-    scale = rng.uniform(*DISC_SCALE)
-    half_axes = (DISC_AXES_MM[0] * scale / 2, DISC_AXES_MM[1] * scale / 2)
-    faz_radius = rng.uniform(*FAZ_DIAMETER_MM) / 2
+    anatomy = grow_anatomy(rng, SAMPLE_HABIT)
     field_centre = complex(rng.uniform(*FIELD_CENTRE_MM), rng.normal(0, 0.3))
-    growth = Growth(rng, disc, sum(half_axes) / 2, rng.uniform(*ARCADE_RADIUS_MM), faz_radius)
-    arteries = growth.grow("artery")
-    veins = growth.grow("vein")
-    nasal = 1 if eye == "OD" else -1
-    if nasal < 0:
-        disc, field_centre = _mirror(disc), _mirror(field_centre)
-        arteries, veins = _mirror_tree(arteries), _mirror_tree(veins)
-    pigment, disc_colour = _draw_colours(rng)
+    if eye == "OS":
+        anatomy = anatomy.moved(lambda points: -np.conj(points))
+        field_centre = -field_centre.conjugate()
+    field_radius = rng.uniform(*FIELD_RADIUS_MM)
     return Eye(
         key=key,
-        nasal=nasal,
-        disc=disc,
-        disc_axes=half_axes,
-        faz_radius=faz_radius,
+        **vars(anatomy),
         field_centre=field_centre,
-        field_radius=rng.uniform(*FIELD_RADIUS_MM),
-        arteries=arteries,
-        veins=veins,
-        pigment=pigment,
-        disc_colour=disc_colour,
-        choroid=rng.uniform(0.2, 1.0),
-        sheen=rng.uniform(0.2, 1.0),
-        sharpness_mm=rng.uniform(0.010, 0.026),
-        noise=rng.uniform(0.008, 0.02),
+        field_radius=field_radius,
+        light_centre=field_centre,
+        light_radius=field_radius,
+        look=_draw(np.random.default_rng([*key, STREAMS["look"]]), SAMPLE_LOOK),
+        has=frozenset({"motion"} if rng.random() < TRAINING_SHARE["motion"] else ()),
     )
 
 
-def _wrap(angle: np.ndarray) -> np.ndarray:
-    """Bring angles to -pi ... pi."""
-    return (angle + np.pi) % (2 * np.pi) - np.pi
+@lru_cache(maxsize=4)
+def _training_anatomy(seed: int, tree: int) -> Anatomy:
+    """Shared by TREE_SHARED_BY consecutive draws; after a change of TRAINING_HABIT, call its `cache_clear`."""
+    return grow_anatomy(np.random.default_rng([seed, tree, 2, STREAMS["tree"]]), TRAINING_HABIT)
 
 
-def _mirror(points: np.ndarray | complex) -> np.ndarray | complex:
-    return -np.conj(points)
+def make_training_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]:
+    """Draw the `number`-th training retina of a seed, and the window of `pixels` a side that it is seen through."""
+    key = (seed, number, 2)
+    rng = np.random.default_rng([*key, STREAMS["look"]])
+    look = _draw(rng, TRAINING_LOOK)
+    rng = np.random.default_rng([*key, STREAMS["has"]])
+    has = frozenset(name for name, share in TRAINING_SHARE.items() if rng.random() < share)
+    rng = np.random.default_rng([*key, STREAMS["place"]])
+    widths = (look["calibre"] * look["artery_calibre"], look["calibre"])
+    anatomy = _training_anatomy(seed, number // TREE_SHARED_BY).moved(_draw_move(rng), widths)
+    side = pixels / look["px_per_mm"]
+    place = rng.choice(3, p=PLACES)
+    middle = (anatomy.disc, 0j, 0.4 * anatomy.disc)[place]
+    reach = (0.6 * side, 0.4 * side, 5.0)[place]  # mm
+    centre = complex(middle + reach * _point_in_circle(rng))
+    radius = rng.uniform(*TRAINING_FIELD_RADIUS_MM)
+    direction = np.exp(2j * np.pi * rng.random())
+    inwards = rng.uniform(0.12, 0.5) * side  # from the window's middle to the border
+    field_centre, field_radius = complex(centre + direction * (inwards - radius)), radius
+    if "border" not in has:
+        field_centre, field_radius = centre, np.inf
+    if "passing" in has and abs(anatomy.disc - centre) > 0.8 * side:  # nothing passes over a disc
+        anatomy = _with_passing(rng, anatomy, centre, side)
+    eye = Eye(
+        key=key,
+        **vars(anatomy),
+        field_centre=field_centre,
+        field_radius=field_radius,
+        light_centre=complex(field_centre + 0.4 * radius * _point_in_circle(rng)),
+        light_radius=max(radius, 0.6 * side),
+        look=look,
+        has=has,
+    )
+    return eye, Window(centre, side, pixels)
 
 
-def _mirror_tree(tree: Tree) -> Tree:
-    return Tree(_mirror(tree.points), tree.radii, tree.branch, tree.parent)
+def _point_in_circle(rng: np.random.Generator) -> complex:
+    return complex(np.sqrt(rng.random()) * np.exp(2j * np.pi * rng.random()))
 
 
-def _draw_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Colour of the bare fundus, from brown over red-orange to pale, and of the disc; each (3,) in [0, 1]."""
-    red = rng.uniform(0.34, 0.66)
-    green = red * rng.uniform(0.40, 0.66)
-    blue = green * rng.uniform(0.30, 0.62)
-    disc_red = min(0.98, red * rng.uniform(1.2, 1.5) + 0.3)
-    disc_green = disc_red * rng.uniform(0.7, 0.84)
-    disc_blue = disc_green * rng.uniform(0.48, 0.68)
-    return _rgb(red, green, blue), _rgb(disc_red, disc_green, disc_blue)
+def _draw_move(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+    """A random mirror image, turn about the fovea, and smooth warp that leaves the fovea in its place."""
+    mirrored = rng.random() < 0.5
+    turn = np.exp(2j * np.pi * rng.random())
+    waves = [
+        (rng.uniform(4, 10), np.exp(2j * np.pi * rng.random()), 2 * np.pi * rng.random(), _point_in_circle(rng))
+        for _ in range(3)
+    ]  # length in mm, direction, phase, displacement
+
+    def warp(points: np.ndarray) -> np.ndarray:
+        moved = points * turn
+        for length, direction, phase, displacement in waves:
+            swing = np.sin((points * np.conj(direction)).real * (2 * np.pi / length) + phase)
+            moved = moved + WARP * length * displacement * swing
+        return moved
+
+    def move(points: np.ndarray) -> np.ndarray:
+        points = np.conj(points) if mirrored else points
+        return warp(points) - warp(np.zeros(1, complex))
+
+    return move
 
 
-def fibre_direction(points: np.ndarray, disc: complex, radius: float) -> np.ndarray:
-    """Unit vectors (complex, shape of `points`) along which vessels and nerve fibres leave the disc.
-
-    Lines of flow from a source in the disc, around a cylinder at the fovea (Milne-Thomson's circle theorem), in a weak
-    stream to the temporal side: they leave the disc to all sides and arch around the macula. Within `radius` mm of the
-    fovea they point outwards.
-    """
-    towards = disc / abs(disc)
-    z = points / towards  # the disc on the positive real axis
-    z = np.where(abs(z) < 1e-6, 1e-6, z)
-    depth = np.maximum(1 - abs(z) / radius, 0)  # how far within the circle
-    outwards = z / abs(z)
-    z = np.where(depth > 0, 1.02 * radius * outwards, z)
-    source = abs(disc)
-    velocity = 1 / (z - source + 1e-6j) + 1 / (z - radius**2 / source) - 1 / z
-    velocity = velocity - FIBRE_STREAM_PER_MM * (1 - radius**2 / z**2)
-    flow = np.conj(velocity)
-    flow = flow / abs(flow) + 1.5 * depth * outwards
-    return flow / abs(flow) * towards
+def _with_passing(rng: np.random.Generator, anatomy: Anatomy, centre: complex, side: float) -> Anatomy:
+    """Add the trees once more, somewhat thinner, from a disc outside the window: vessels that merely pass through."""
+    source = centre + (0.75 * side + rng.uniform(0.3, 2.5)) * np.exp(2j * np.pi * rng.random())
+    turn = np.exp(2j * np.pi * rng.random())
+    passing = anatomy.moved(lambda points: (points - anatomy.disc) * turn + source, tuple(rng.uniform(0.4, 0.9, 2)))
+    return replace(
+        anatomy,
+        arteries=anatomy.arteries.join(passing.arteries),
+        veins=anatomy.veins.join(passing.veins),
+    )
 
 
-@dataclass
-class Shoots:
-    """The growing ends of a tree, arrays of one length; `select` keeps some, `join` adds others."""
-
-    point: np.ndarray  # complex, mm
-    heading: np.ndarray  # radians
-    offset: np.ndarray  # radians that its own heading deviates from the fibres'
-    curl: np.ndarray  # radians per mm: the present wandering
-    radius: np.ndarray  # mm
-    gap: np.ndarray  # mm to the next branching
-    side: np.ndarray  # side of the last branch, 1 or -1: they tend to alternate
-    inward: np.ndarray  # True: a macular vessel, drawn to the fovea
-    branch: np.ndarray  # number
-
-    def select(self, chosen: np.ndarray) -> Shoots:
-        return Shoots(**{name: values[chosen] for name, values in vars(self).items()})
-
-    def join(self, other: Shoots) -> Shoots:
-        return Shoots(**{name: np.concatenate([values, getattr(other, name)]) for name, values in vars(self).items()})
-
-
-class Growth:
-    """Grows an eye's two trees; all shoots of a tree take each step together.
-
-    A shoot wanders with persistence, is drawn to the direction of the fibres, and keeps away from where vessels are
-    already (most from those of its own tree): that spreads the trees evenly and prevents tangles.
-    """
-
-    CELL_MM = 0.15  # of the grid that remembers where vessels are
-    STAMP = np.exp(-(np.add.outer(np.arange(-2, 3) ** 2, np.arange(-2, 3) ** 2)) / 2.0)  # (5, 5)
-
-    def __init__(
-        self, rng: np.random.Generator, disc: complex, disc_radius: float, arcade_radius: float, faz_radius: float
-    ):
-        self.rng = rng
-        self.disc = disc
-        self.disc_radius = disc_radius
-        self.source = disc + 0.25  # vessels leave somewhat to the nasal side of the disc's middle
-        self.arcade_radius = arcade_radius
-        self.faz_radius = faz_radius
-        self.cells = int(2 * (DOMAIN_RADIUS_MM + 1.5) / self.CELL_MM)
-        self.others = np.zeros((self.cells, self.cells))  # how crowded: vessels of the trees already grown
-        self.stems = rng.uniform(-0.3, 0.3, 2)  # where both trees' upper and lower stems head, loosely in pairs
-
-    def grow(self, kind: str) -> Tree:
-        """Grow the "artery" or the "vein" tree."""
-        self.own = np.zeros_like(self.others)
-        self.parents: list[int] = []
-        shoots = self._roots(kind)
-        steps = [(shoots.branch, shoots.point, shoots.radius)]
-        while shoots.branch.size:
-            shoots, forked = self._fork(shoots)
-            if forked is not None:
-                steps.append((forked.branch, forked.point, forked.radius))
-            self._step(shoots)
-            self._remember(shoots.point, shoots.radius)
-            steps.append((shoots.branch, shoots.point, shoots.radius))
-            shoots = shoots.select(self._alive(shoots))
-        self.others = self.others + 0.25 * self.own
-        branch, points, radii = (np.concatenate(column) for column in zip(*steps, strict=True))
-        order = np.argsort(branch, kind="stable")
-        return Tree(points[order], radii[order], branch[order], np.array(self.parents))
-
-    def _roots(self, kind: str) -> Shoots:
-        """An upper and a lower stem from the middle of the disc, and a few twigs to either side."""
-        rng = self.rng
-        shift = -0.10 if kind == "vein" else 0.08
-        hilum = self.disc + complex(0.1 + shift, rng.normal(0, 0.05))
-        twigs = rng.integers(1, 3, 2)  # nasal, temporal
-        heading = np.concatenate(
-            [
-                np.array([-np.pi / 2, np.pi / 2]) + self.stems + rng.normal(0, 0.25, 2),
-                rng.choice([-0.55, 0.0, 0.55], twigs[0], replace=False) + rng.normal(0, 0.12, twigs[0]),
-                np.pi + rng.choice([-0.75, 0.6], twigs[1], replace=False) + rng.normal(0, 0.12, twigs[1]),
-            ]
-        )
-        count = heading.size
-        radius = rng.uniform(*TWIG_WIDTH_MM, count) / 2
-        radius[:2] = rng.uniform(*STEM_WIDTH_MM[kind], 2) / 2
-        start = hilum + np.exp(1j * heading) * 0.05
-        side = rng.choice([-1.0, 1.0], count)
-        roots = self._shoots(start, heading, np.zeros(count), radius, side, np.zeros(count, bool), np.full(count, -1))
-        roots.gap[:2] = rng.uniform(0.3, 0.75, 2)  # stems split about the disc's edge
-        return roots
-
-    def _shoots(self, point, heading, offset, radius, side, inward, parent) -> Shoots:
-        """New shoots with numbers of their own; each argument (shoots,), as in Shoots."""
-        first = len(self.parents)
-        self.parents.extend(parent.tolist())
-        curl = np.zeros(point.size)
-        gap = self.rng.uniform(*BRANCH_GAP_MM, point.size) * np.clip(radius / 0.02, 0.7, 1.6)
-        arcade = (abs(point) < self.arcade_radius + MACULAR_RIM_MM) & (radius > 0.02)
-        gap = np.where(arcade, 0.6 * gap, gap)  # they feed the macula
-        return Shoots(point, heading, offset, curl, radius, gap, side, inward, np.arange(first, first + point.size))
-
-    def _fork(self, shoots: Shoots) -> tuple[Shoots, Shoots | None]:
-        """Replace every shoot whose gap is used up by two; returns all shoots, and the new ones if there are any."""
-        due = (shoots.gap <= 0) & (shoots.radius > 1.3 * MIN_WIDTH_MM / 2)
-        if not due.any() or len(self.parents) > MAX_BRANCHES:
-            return shoots, None
-        old = shoots.select(due)
-        count = old.branch.size
-        stem = np.isin(old.branch, [0, 1])
-        macular = abs(old.point) < self.arcade_radius + MACULAR_RIM_MM
-        share = self._shares(old, stem, macular)
-        side = self._sides(old, stem, macular)
-        angle = side * np.deg2rad(self.rng.uniform(*BRANCH_ANGLE_DEG, count))
-        turn_main, turn_twig = -angle * share, angle * (1 - share)  # the wider sister deviates less
-        offset_main, offset_twig = old.offset + 0.6 * turn_main, old.offset + turn_twig
-        # Trunks are bound for the arcades and for the nasal side, wherever their stem has strayed.
-        fibres = np.angle(fibre_direction(old.point, self.source, self.arcade_radius))
-        offset_main = np.where(stem, _wrap(-side * self.rng.uniform(2.2, 2.55, count) - fibres), offset_main)
-        offset_twig = np.where(stem, _wrap(-side * self.rng.uniform(0.7, 1.4, count) - fibres), offset_twig)
-        # Murray's law: r0^e = r1^e + r2^e
-        radius_main = old.radius * (1 - share) ** (1 / MURRAY_EXPONENT)
-        radius_twig = old.radius * share ** (1 / MURRAY_EXPONENT)
-        inward = abs(_wrap(old.heading + turn_twig - np.angle(-old.point))) < 1.2
-        inward = old.inward | (inward & (abs(old.point) < 4.5) & (radius_twig < 0.03))
-        main = self._shoots(old.point, old.heading + turn_main, offset_main, radius_main, side, old.inward, old.branch)
-        main.curl = old.curl
-        side_twig = self.rng.choice([-1.0, 1.0], count)
-        twig = self._shoots(old.point, old.heading + turn_twig, offset_twig, radius_twig, side_twig, inward, old.branch)
-        born = main.join(twig)
-        return shoots.select(~due).join(born), born
-
-    def _shares(self, old: Shoots, stem: np.ndarray, macular: np.ndarray) -> np.ndarray:
-        """The side branch's share of the parent's r^e, (shoots,) in 0 ... 0.5."""
-        rng, count = self.rng, old.branch.size
-        equal = rng.random(count) < np.where((old.radius > 0.03) | old.inward, 0.1, 0.3)  # trunks go on, twigs fork
-        ratio = np.where(equal, rng.uniform(0.6, 0.95, count), rng.uniform(0.25, 0.6, count))  # side to main radius
-        ratio = np.where(stem, rng.uniform(0.7, 0.95, count), ratio)  # stems split into trunks of like width
-        # A branch too thin to live would be no branch; the macula's have to reach the fovea.
-        ratio = np.maximum(ratio, np.minimum(np.where(macular & (old.radius > 0.02), 0.02, 0.0055) / old.radius, 0.6))
-        return ratio**MURRAY_EXPONENT / (1 + ratio**MURRAY_EXPONENT)
-
-    def _sides(self, old: Shoots, stem: np.ndarray, macular: np.ndarray) -> np.ndarray:
-        """The side that the branch leaves to, (shoots,): 1 for a growing heading, -1 for a falling one."""
-        rng, count = self.rng, old.branch.size
-        side = np.where(rng.random(count) < 0.75, -old.side, old.side)
-        inner = np.sign(np.sin(np.angle(-old.point) - old.heading))  # most macular branches set off to the fovea
-        side = np.where(macular & (rng.random(count) < 0.65), inner, side)
-        # Of a stem's trunks the wider goes to the arcade, in a right eye to the left, the other to the nasal side.
-        return np.where(stem, np.where(np.sin(old.heading) < 0, 1.0, -1.0), side)
-
-    def _step(self, shoots: Shoots) -> None:
-        """Take one step, in place."""
-        rng = self.rng
-        thin = np.maximum(1 - shoots.radius / 0.04, 0)
-        # An autoregressive curl: vessels swing over about half a millimetre, thin ones more.
-        shoots.curl = 0.88 * shoots.curl + rng.normal(0, 1, shoots.curl.size) * (0.25 + 0.48 * thin)
-        fibres = fibre_direction(shoots.point, self.source, self.arcade_radius)
-        fibres = np.where(shoots.inward, -shoots.point / abs(shoots.point), fibres)
-        astray = _wrap(np.angle(fibres) + shoots.offset - shoots.heading)
-        pull = np.where(shoots.inward, 2.0, 1.0 + 0.7 * (1 - thin))
-        pull = pull * np.minimum(abs(shoots.point - self.source) / self.disc_radius, 1)  # within the disc they run free
-        left, right = (self._crowd(shoots.point + 0.35 * np.exp(1j * (shoots.heading + turn))) for turn in (-0.7, 0.7))
-        crowd = (left + right) / 2
-        away = np.minimum(np.maximum(left - right, -1.5), 1.5) * (0.6 + 1.6 * thin)
-        shoots.heading = shoots.heading + STEP_MM * (shoots.curl + pull * astray + away)
-        shoots.offset = shoots.offset * np.exp(-STEP_MM / 4.0)
-        jitter = rng.normal(0, 1, thin.size) * (0.06 + 0.20 * thin)  # the small kinks of thin vessels
-        shoots.point = shoots.point + STEP_MM * np.exp(1j * (shoots.heading + jitter))
-        # In a crowd a thin vessel dissolves into the mesh soon; elsewhere tapers are slow.
-        crowded = np.minimum(np.maximum(crowd - np.where(shoots.inward, 0.9, 0.6), 0), 1.5) * thin
-        taper = 0.03 + np.where(shoots.inward, 0.02, 0.15) * thin + 1.2 * crowded
-        taper = taper + 2 * np.maximum(1 - (abs(shoots.point) - self.faz_radius) / 0.7, 0)
-        shoots.radius = shoots.radius * np.exp(-STEP_MM * taper)
-        shoots.gap = shoots.gap - STEP_MM * np.maximum(1.5 - crowd, 0.5)
-
-    def _alive(self, shoots: Shoots) -> np.ndarray:
-        wide = shoots.radius > MIN_WIDTH_MM / 2
-        inside = abs(shoots.point - DOMAIN_CENTRE) < DOMAIN_RADIUS_MM
-        return wide & inside & (abs(shoots.point) > self.faz_radius + 0.06)
-
-    def _cell(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        middle = self.cells / 2
-        # No vessel leaves the domain by more than a step, and the grid reaches 1.5 mm beyond.
-        column = ((points.real - DOMAIN_CENTRE.real) / self.CELL_MM + middle).astype(int)
-        row = ((points.imag - DOMAIN_CENTRE.imag) / self.CELL_MM + middle).astype(int)
-        return row, column
-
-    def _crowd(self, points: np.ndarray) -> np.ndarray:
-        row, column = self._cell(points)
-        return self.own[row, column] + self.others[row, column]
-
-    def _remember(self, points: np.ndarray, radii: np.ndarray) -> None:
-        row, column = self._cell(points)
-        reach = np.arange(-2, 3)
-        rows = row[:, None, None] + reach[:, None]
-        columns = column[:, None, None] + reach
-        # The disc itself is crowded by nature and must not scatter the trunks.
-        weight = np.clip(abs(points - self.disc) / self.disc_radius - 0.6, 0, 1) * np.clip(radii / 0.02, 0.4, 1.5)
-        np.add.at(self.own, (rows, columns), weight[:, None, None] * self.STAMP * STEP_MM / self.CELL_MM)
-
-
-# ------------------------------------------------------------------------------------------------------- rasterising
-
-
-@dataclass(frozen=True)
-class Vessels:
-    """Vessels in a window, each (pixels, pixels): depth from the nearest vessel's edge in px, negative outside, and
-    centrality, 1 on a centreline and 0 at an edge and beyond."""
-
-    depth: np.ndarray
-    centrality: np.ndarray
-
-    @property
-    def coverage(self) -> np.ndarray:
-        """The share of each pixel that is vessel, in [0, 1]."""
-        return np.clip(self.depth + 0.5, 0, 1)
-
-    @property
-    def radius(self) -> np.ndarray:
-        """Local radius in px; 0 outside."""
-        return np.maximum(self.depth, 0) / np.maximum(self.centrality, 0.05)
-
-    def merge(self, other: Vessels) -> Vessels:
-        return Vessels(np.maximum(self.depth, other.depth), np.maximum(self.centrality, other.centrality))
-
-    @property
-    def thickness(self) -> np.ndarray:
-        """Length in px of the light's way through the vessels, taken as round tubes."""
-        return 2 * self.radius * np.sqrt(np.clip(1 - (1 - self.centrality) ** 2, 0, 1))
-
-
-def rasterise(tree: Tree, window: Window, min_width_mm: float = 0.0, max_width_mm: float = np.inf) -> Vessels:
-    """Draw the vessels of a tree that are at least `min_width_mm` and less than `max_width_mm` wide."""
-    points, radii = _dense_points(tree, window, min_width_mm, max_width_mm)
-    margin = int(np.ceil(radii.max(initial=1))) + 2
-    pad = 2 * margin  # so that no disc reaches beyond the padded picture
-    size = window.pixels + 2 * pad
-    depth = np.full(size * size, -1.0, np.float32)
-    centrality = np.zeros(size * size, np.float32)
-    low, high = -margin, window.pixels + margin
-    seen = (points.real > low) & (points.real < high) & (points.imag > low) & (points.imag < high)
-    points, radii = points[seen], radii[seen]
-    reach = np.ceil(radii + 1).astype(int)
-    for half in np.unique(reach):
-        members = reach == half
-        _stamp(depth, centrality, points[members], radii[members], int(half), pad, size)
-    inner = (slice(pad, -pad), slice(pad, -pad))
-    return Vessels(depth.reshape(size, size)[inner], centrality.reshape(size, size)[inner])
-
-
-def _dense_points(
-    tree: Tree, window: Window, min_width_mm: float, max_width_mm: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points on the centrelines in px, so close that the discs around them merge, and their radii in px."""
-    start, end = tree.points[:-1], tree.points[1:]
-    corner = window.centre - (1 + 1j) * window.side_mm / 2
-    middle = (start + end) / 2 - window.centre
-    margin = window.side_mm / 2 + 0.3
-    width = 2 * tree.radii[1:]
-    chosen = (tree.branch[1:] == tree.branch[:-1]) & (width >= min_width_mm) & (width < max_width_mm)
-    chosen &= (abs(middle.real) < margin) & (abs(middle.imag) < margin)
-    start, end = start[chosen], end[chosen]
-    first, last = tree.radii[:-1][chosen], tree.radii[1:][chosen]
-    scale = window.px_per_mm
-    spacing = np.maximum(0.5, 0.25 * last * scale)  # px
-    counts = np.maximum(1, np.ceil(abs(end - start) * scale / spacing)).astype(int)
-    segment = np.repeat(np.arange(counts.size), counts)
-    within = np.arange(segment.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    along = (within + 0.5) / counts[segment]
-    points = (start[segment] + along * (end - start)[segment] - corner) * scale - (0.5 + 0.5j)
-    return points, (first[segment] + along * (last - first)[segment]) * scale
-
-
-def _stamp(
-    depth: np.ndarray,
-    centrality: np.ndarray,
-    points: np.ndarray,
-    radii: np.ndarray,
-    half: int,
-    pad: int,
-    size: int,
-) -> None:
-    """Keep, in place, the largest depth and centrality that any of the discs gives a pixel."""
-    reach = np.arange(-half, half + 1)
-    column = np.rint(points.real).astype(int)
-    row = np.rint(points.imag).astype(int)
-    dx = (reach[None, :] + (column - points.real)[:, None]).astype(np.float32)  # (points, 2 half + 1)
-    dy = (reach[None, :] + (row - points.imag)[:, None]).astype(np.float32)
-    distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)  # (points, 2 half + 1, 2 half + 1)
-    radius = radii.astype(np.float32)[:, None, None]
-    near = distance < radius + 1
-    index = (row[:, None, None] + reach[:, None] + pad) * size + column[:, None, None] + reach + pad
-    index = index[near]
-    inward = (radius - distance)[near]
-    np.maximum.at(depth, index, inward)
-    np.maximum.at(centrality, index, inward / np.broadcast_to(radius, near.shape)[near])
-
-
-def smooth_noise(rng: np.random.Generator, window: Window, cell_mm: float) -> np.ndarray:
+def smooth_noise(
+    rng: np.random.Generator, window: Window, cell_mm: float, across_mm: float | None = None
+) -> np.ndarray:
     """A random cubic B-spline surface over the whole retina, seen through `window`: (pixels, pixels), mean 0, std 1.
 
-    Windows on the same eye that start from the same generator state see the same surface.
+    Its knots are `cell_mm` apart along y and `across_mm`, or the same, along x. Windows on the same eye that start from
+    the same generator state see the same surface.
     """
-    extent = 2 * (DOMAIN_RADIUS_MM + 1.6)
-    count = int(np.ceil(extent / cell_mm)) + 4
-    knots = rng.standard_normal((count, count), np.float32)
+    extent = 2 * (DOMAIN_RADIUS_MM + 1.6)  # it repeats itself outside
     x, y = window.axes()
+    cells = (cell_mm, across_mm or cell_mm)
+    counts = [int(np.ceil(extent / cell)) + 4 for cell in cells]
+    knots = rng.standard_normal(counts, np.float32)
 
-    def basis(positions: np.ndarray) -> tuple[slice, np.ndarray]:
-        """The knots that matter along an axis, and their weights, (pixels, knots)."""
-        along = (positions + extent / 2) / cell_mm + 1.5
-        first = max(0, int(along[0]) - 2)
-        last = min(count, int(along[-1]) + 4)
-        distance = abs(along[:, None] - np.arange(first, last)).astype(np.float32)
-        near = 2 / 3 - distance * distance * (1 - distance / 2)
-        far = np.maximum(2 - distance, 0)
-        return slice(first, last), np.where(distance < 1, near, far * far * far / 6)
+    def basis(positions: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The knots seen along an axis, each pixel's first among them, and its weights of that and the next three."""
+        along = positions / cell
+        first = np.floor(along).astype(int)
+        t = (along - first).astype(np.float32)
+        seen = np.arange(first[0], first[-1] + 4)
+        weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3]) / 6
+        return seen, first - first[0], weights[..., None]  # weights: (4, pixels, 1)
 
-    rows, weight_rows = basis(y)
-    columns, weight_columns = basis(x)
-    return weight_rows @ knots[rows, columns] @ weight_columns.T / 0.48  # an expected std of 0.48 -> 1
+    def blend(values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return sum(weights[k] * values[first + k] for k in range(4))
+
+    rows, first_row, weight_rows = basis(y, cells[0])
+    columns, first_column, weight_columns = basis(x, cells[1])
+    seen = knots[np.ix_(rows % counts[0], columns % counts[1])]
+    surface = blend(blend(seen, first_row, weight_rows).T.copy(), first_column, weight_columns).T
+    return np.ascontiguousarray(surface) / np.float32(0.48)  # an expected std of 0.48 -> 1
+
+
+def _enlarge(coarse: np.ndarray, pixels: int) -> np.ndarray:
+    """Something smooth, computed on few points, (n, n) -> (pixels, pixels) float32."""
+    return np.asarray(Image.fromarray(coarse.astype(np.float32)).resize((pixels, pixels), Image.Resampling.BICUBIC))
+
+
+def _smear(noise: np.ndarray, along: np.ndarray, step: float, doublings: int) -> np.ndarray:
+    """Draw noise out along a field of directions (complex unit vectors, on few points), 2^doublings steps in px."""
+    pixels = noise.shape[0]
+    dx, dy = _enlarge(along.real, pixels), _enlarge(along.imag, pixels)
+    rows, columns = np.indices(noise.shape, np.int32)
+    for _ in range(doublings):
+        row = (rows + np.rint(step * dy).astype(np.int32)).clip(0, pixels - 1)
+        column = (columns + np.rint(step * dx).astype(np.int32)).clip(0, pixels - 1)
+        noise = noise + noise.ravel().take(row * pixels + column)
+        step *= 2
+    return noise / noise.std()
 
 
 # ------------------------------------------------------------------------------------------------------------ fundus
 
 
-def disc_distance(eye: Eye, points: np.ndarray) -> np.ndarray:
-    """Distance from the disc's centre in units of its somewhat irregular radius: 1 at its edge."""
+def disc_distance(eye: Eye, window: Window) -> np.ndarray:
+    """Distance from the disc's centre in units of its somewhat irregular radius: 1 at its edge; (pixels, pixels)."""
     rng = eye.rng("disc edge")
-    offset = points - eye.disc
+    offset = (window.coarser(2).points() - eye.disc) / np.complex64(eye.nasal)
     around = offset / np.maximum(abs(offset), 1e-6)
-    radius = np.ones(points.shape, np.float32)
+    radius = np.ones(offset.shape, np.float32)
     harmonic = around
     for order in (2, 3, 4, 5):
         harmonic = harmonic * around
         amplitude = np.complex64(rng.normal(0, 0.03 / order**0.5) * np.exp(2j * np.pi * rng.random()))
         radius += (harmonic * amplitude).real
-    return np.hypot(offset.real / eye.disc_axes[0], offset.imag / eye.disc_axes[1]) / radius
+    distance = np.hypot(offset.real / eye.disc_axes[0], offset.imag / eye.disc_axes[1]) / radius
+    return _enlarge(distance, window.pixels)
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
@@ -616,121 +492,311 @@ def _rgb(red: float, green: float, blue: float) -> np.ndarray:
     return np.array([red, green, blue], np.float32)
 
 
+def border_distance(eye: Eye, window: Window) -> np.ndarray:
+    """How far each pixel lies inside the camera's field, in px, negative outside: (pixels, pixels) float32."""
+    if not np.isfinite(eye.field_radius):
+        return np.full((window.pixels, window.pixels), np.inf, np.float32)
+    offset = window.points() - eye.field_centre
+    distance = eye.field_radius - abs(offset)
+    if "cut" in eye.has:
+        rng = eye.rng("cut")
+        axis = 1j if rng.random() < 0.7 else 1  # above and below, or left and right
+        middle = abs(((window.centre - eye.field_centre) * axis).real)
+        # The picture's middle stays within the field.
+        half = max(rng.uniform(0.72, 0.95) * eye.field_radius, middle + 0.12 * window.side_mm)
+        distance = np.minimum(distance, half - abs((offset * np.complex64(axis)).real))
+    return (distance * window.px_per_mm).astype(np.float32)
+
+
 def render_fundus(eye: Eye, window: Window, vessels: dict[str, Vessels], rng: np.random.Generator) -> np.ndarray:
-    """Photograph a window of the retina: (pixels, pixels, 3) uint8, black outside the round field.
+    """Photograph a window of the retina: (pixels, pixels, 3) uint8, at most 8 outside the camera's field.
 
     `vessels` holds the trees by kind, "artery" and "vein", rasterised in the same window.
     """
-    points = window.points()
-    image = _background(eye, window, points)
-    image = _absorb(image, vessels, window)
-    field = _sigmoid((eye.field_radius - abs(points - eye.field_centre)) / 0.012)
-    sigma = eye.sharpness_mm * window.px_per_mm
-    image = gaussian_filter(image, (sigma, sigma, 0))
-    return _expose(eye, image, field, rng)
+    image = _background(eye, window)
+    image = _absorb(eye, image, vessels, window)
+    inside = border_distance(eye, window)
+    image = _light(eye, window, image, inside)
+    return _expose(eye, image, inside, rng)
 
 
-def _background(eye: Eye, window: Window, points: np.ndarray) -> np.ndarray:
-    """The retina without its vessels, in light: (pixels, pixels, 3) float32."""
-    rng = eye.rng("background")
-    broad = smooth_noise(rng, window, 2.6)
-    broad_red = smooth_noise(rng, window, 3.0)
+def _background(eye: Eye, window: Window) -> np.ndarray:
+    """The retina without its vessels, in even light: (pixels, pixels, 3) float32."""
+    look, rng = eye.look, eye.rng("background")
+    broad = smooth_noise(rng, window, 3.0)
     mottle = smooth_noise(rng, window, 0.5)
     fine = smooth_noise(rng, window, 0.13)
     grain = smooth_noise(rng, window, 0.05)
-    tilt = complex(*rng.normal(0, 0.025, 2))
-    from_centre = points - eye.field_centre
-    light = 1.06 - 0.42 * (abs(from_centre) / eye.field_radius) ** 2.5
-    light = light * (1 + (from_centre * np.conj(tilt)).real) * (1 + 0.09 * broad)
-    texture = 1 + eye.choroid * (0.045 * mottle + 0.022 * fine) + 0.014 * grain
+    choroid = np.float32(look["choroid"])
+    texture = 1 + choroid * (0.045 * mottle + 0.022 * fine) + np.float32(look["texture"]) * grain
+    red, green, blue = _pigment(look)
     colour = np.stack(
         [
-            eye.pigment[0] * (1 + 0.06 * eye.choroid * broad_red) * texture,
-            eye.pigment[1] * (1 - 0.03 * broad_red) * (1.4 * texture - 0.4),
-            eye.pigment[2] * (1 - 0.06 * broad_red) * (1.2 * texture - 0.2),
+            red * (1 + 0.06 * choroid * broad) * texture,
+            green * (1 - 0.03 * broad) * (1.4 * texture - 0.4),
+            blue * (1 - 0.06 * broad) * (1.2 * texture - 0.2),
         ],
         axis=-1,
     )  # (pixels, pixels, 3)
-    squared = points.real**2 + points.imag**2
-    fovea = np.exp(-squared / (2 * 0.5**2)) + 0.5 * np.exp(-squared / (2 * 1.3**2))
-    colour *= 1 - fovea[..., None] * _rgb(0.16, 0.30, 0.30)
-    distance = disc_distance(eye, points)
-    colour = _nerve_fibres(eye, rng, points, distance, colour)
-    colour = _paint_disc(eye, rng, points, distance, mottle, colour)
-    return (colour * light[..., None]).astype(np.float32)
+    if look["tessellation"] > 0:
+        colour *= _choroidal_vessels(eye, window)
+    coarse = window.coarser(8).points()
+    squared = coarse.real**2 + coarse.imag**2
+    fovea = look["fovea"] * (np.exp(-squared / (2 * 0.5**2)) + 0.5 * np.exp(-squared / (2 * 1.3**2)))
+    colour *= 1 - _enlarge(fovea, window.pixels)[..., None] * _rgb(0.16, 0.30, 0.30)
+    distance = disc_distance(eye, window)
+    _nerve_fibres(eye, window, distance, colour)
+    if look["gleam"] > 0:
+        patch = smooth_noise(eye.rng("gleam"), window, 0.35, 0.9) + 0.3 * fine
+        patch = look["gleam"] * _sigmoid((patch - 1.7) / 0.35)
+        colour += (patch * (0.5 + 0.5 * red))[..., None] * _rgb(0.45, 0.55, 0.35)
+    if eye.has & MARKS.keys():
+        _add_marks(eye, window, distance, colour)
+    if distance.min() < 1.6:
+        _paint_disc(eye, window, distance, mottle, colour)
+    return colour.clip(0.004)
 
 
-def _nerve_fibres(
-    eye: Eye, rng: np.random.Generator, points: np.ndarray, distance: np.ndarray, colour: np.ndarray
-) -> np.ndarray:
-    """Pale olive streaks that leave the disc above and below, and a dusky halo around it."""
-    offset = points - eye.disc
-    angle = np.angle(offset)
-    streaks = rng.standard_normal((360, 12))
-    position = np.stack([angle % (2 * np.pi) * (180 / np.pi), np.clip(distance, 0, 10)])
-    streak = map_coordinates(streaks, position, order=1, mode="grid-wrap", output=np.float32)
+def _pigment(look: dict[str, float]) -> np.ndarray:
+    """Colour of the bare fundus, (3,)."""
+    green = look["red"] * look["green_share"]
+    return _rgb(look["red"], green, green * max(look["blue_share"], look["green_share"] - 0.4))
+
+
+def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
+    """Bands without ends that cross each other, wide and blurred: factors (pixels, pixels, 3) about 1."""
+    rng = eye.rng("choroid")
+    bands = 0.0
+    for cells in ((1.1, 0.6), (0.7, 1.2)):
+        height = smooth_noise(rng, window, *cells)
+        bands = bands + np.exp(-((height / 0.5) ** 2)) - 0.4
+    patches = _sigmoid(smooth_noise(rng, window, 2.0) * 2)  # they show in parts of the field
+    # Orange between dark pigment, as a rule; in pale eyes dark red on bare sclera.
+    tint = _rgb(0.30, 0.34, 0.30) if rng.random() < 0.85 else _rgb(-0.10, -0.26, -0.26)
+    return 1 + (eye.look["tessellation"] * bands * patches)[..., None] * tint
+
+
+def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
+    """Pale olive streaks that leave the disc above and below, and a dusky or bright halo around it; in place."""
+    look, rng = eye.look, eye.rng("fibres")
+    coarse = window.coarser(8)
+    offset = (coarse.points() - eye.disc) / np.complex64(eye.nasal)
+    beyond = np.clip(np.hypot(offset.real, offset.imag) / eye.disc_axes[0] - 1, 0, None)
     around = offset / np.maximum(abs(offset), 1e-6)
-    poles = around.imag**2 * 0.8 + 0.2
-    sheen = eye.sheen * poles * np.exp(-np.clip(distance - 1, 0, None) / 1.1)
-    uneven = 0.5 + 0.5 * (around * np.exp(-2j * np.pi * rng.random())).real
-    halo = rng.uniform(0.08, 0.4) * uneven * np.exp(-(((distance - 1.08) / 0.25) ** 2))
-    shine = sheen * (0.22 + 0.08 * streak)
-    colour *= 1 - halo[..., None] * _rgb(0.8, 1.0, 1.0)
+    sheen = look["sheen"] * (around.imag**2 * 0.8 + 0.2) * np.exp(-beyond / rng.uniform(0.8, 2.2))
+    noise = gaussian_filter(rng.standard_normal(distance.shape, np.float32), 0.8)
+    streaks = _smear(noise, fibre_direction(coarse.points(), eye.disc, 0.5), 2.0, 4)
+    shine = _enlarge(sheen, window.pixels) * (0.2 + 0.07 * streaks)
     colour *= 1 + shine[..., None] * _rgb(0.35, 1.0, 1.3)
-    return colour
+    uneven = _enlarge(0.5 + 0.5 * (around * np.exp(-2j * np.pi * rng.random())).real, window.pixels)
+    halo = look["halo"] * uneven * np.exp(-(((distance - 1.08) / rng.uniform(0.15, 0.45)) ** 2))
+    colour *= 1 - halo[..., None] * _rgb(0.8, 1.0, 1.0)
 
 
-def _paint_disc(
-    eye: Eye,
-    rng: np.random.Generator,
-    points: np.ndarray,
-    distance: np.ndarray,
-    mottle: np.ndarray,
-    colour: np.ndarray,
-) -> np.ndarray:
-    """Blend in the disc: soft edge, redder nasal rim, brighter cup somewhat to the temporal side."""
-    across = (points - eye.disc).real / eye.disc_axes[0] * eye.nasal  # 1 at the nasal edge
-    edge = _sigmoid((1 - distance + 0.035 * mottle) / rng.uniform(0.018, 0.035))
-    cup_centre = eye.disc + complex(-eye.nasal * 0.15, 0.03) * eye.disc_axes[0]
-    cup_size = rng.uniform(0.25, 0.5) * eye.disc_axes[0]
-    cup = np.exp(-((abs(points - cup_centre) / cup_size) ** 2) / 1.6)
+def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarray, colour: np.ndarray) -> None:
+    """Blend in the disc, in place: redder nasal rim, brighter cup somewhat to the temporal side, bare sclera beside."""
+    look, rng = eye.look, eye.rng("disc paint")
+    pale = _pigment(look) / look["red"]
+    pale = pale + look["disc_pale"] * _rgb(1, 1, look["disc_blue"]) * (1 - pale)
+    base = min(0.98, look["red"] + look["disc_red"]) * pale
+    offset = (window.points() - eye.disc) / np.complex64(eye.nasal)
+    across = offset.real / eye.disc_axes[0]  # 1 at the nasal edge
+    edge = _sigmoid((1 - distance + 0.035 * mottle) / look["disc_edge"])
+    cup_radius = max(look["cup"], 0.05) * eye.disc_axes[0]
+    depth = abs(offset - complex(-0.15, 0.03) * eye.disc_axes[0]) / cup_radius  # 1 at the cup's edge
+    cup = _sigmoid((1 - depth) / look["cup_edge"]) * min(1, look["cup"] / 0.2) * look["cup_bright"]
     rim = np.clip(distance, 0, 1) ** 3
-    shade = 0.88 - 0.04 * rim - 0.06 * np.clip(across, -1, 1) + 0.18 * cup + 0.04 * mottle
+    shade = 0.9 - 0.04 * rim - 0.06 * np.clip(across, -1, 1) + cup + 0.04 * mottle
     warmth = 0.09 * rim + 0.06 * across
-    tint = np.stack([1 + 0.1 * cup, 1 + 0.16 * cup - warmth, 1 + 0.30 * cup - 1.65 * warmth], axis=-1)
-    disc = eye.disc_colour * shade[..., None] * tint  # (pixels, pixels, 3)
-    crescent = rng.uniform(0, 0.25) * np.exp(-(((distance - 1.04) / 0.07) ** 2)) * np.clip(-across, 0, 1)
-    colour *= 1 + crescent[..., None] * _rgb(1.0, 0.9, 0.7)
-    return colour + (disc - colour) * edge[..., None]
+    tint = 1 + cup[..., None] * _rgb(0.3, 0.8, 1.6) - warmth[..., None] * _rgb(0, 1.0, 1.4)
+    disc = base * shade[..., None] * tint  # (pixels, pixels, 3)
+    if look["crescent"] > 0:
+        side = (offset * np.exp(1j * rng.normal(0, 0.6))).real / eye.disc_axes[0]
+        width = rng.uniform(0.05, 0.35) * np.clip(-side, 0, 1.3)
+        bare = _sigmoid((1 + width - distance + 0.02 * mottle) / rng.uniform(0.015, 0.05)) * (width > 0.01)
+        colour += (look["crescent"] * 1.6 * bare)[..., None] * (base * _rgb(0.95, 0.95, 0.9) - colour)
+    colour += (disc - colour) * edge[..., None]
 
 
-def _absorb(image: np.ndarray, vessels: dict[str, Vessels], window: Window) -> np.ndarray:
-    """Lay the vessels over the fundus: light lost to blood (Beer-Lambert), a reflex along the middle of wide ones."""
-    lost = np.zeros_like(image)
-    shine = np.zeros(image.shape[:2], np.float32)
+def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Window) -> np.ndarray:
+    """Lay the vessels over the fundus: light lost to blood, and a reflex along the middle of wide ones."""
+    look = eye.look
+    lost = np.zeros(image.shape[:2], np.float32)
     for kind, tree in vessels.items():
-        thickness = tree.thickness / window.px_per_mm  # mm
-        lost = np.maximum(lost, thickness[..., None] * _rgb(*ABSORBANCE[kind]))
-        width = np.minimum(tree.radius / window.px_per_mm / 0.06, 1)
-        shine = np.maximum(shine, REFLEX[kind] * width * np.exp(-(((1 - tree.centrality) / 0.28) ** 2)))
-    # Scattered light fills even the darkest vessel.
-    image = image * (0.1 + 0.9 * np.exp(-lost))
-    return (image + shine[..., None] * image.clip(0.1, 0.4) * _rgb(0.9, 1.1, 0.8)).astype(np.float32)
+        dip = look["dip"] * (look["artery_dip"] if kind == "artery" else 1)
+        width = np.minimum(tree.radius / window.px_per_mm / 0.04, 1)
+        stripe = np.exp(-(((1 - tree.centrality) / look["reflex_width"]) ** 2))
+        dip = dip * (1 - max(0, look[f"reflex_{kind}"]) * width * stripe)
+        lost = np.maximum(lost, dip * (1 - np.exp(-look["blood"] / window.px_per_mm * tree.thickness)))
+    image = image * (1 - lost[..., None] * _rgb(look["red_dip"], 1, look["blue_dip"]))
+    if look["gleam"] > 0:  # the retina's surface bulges beside vessels, and mirrors the flash there in places
+        covered = vessels["artery"].merge(vessels["vein"]).coverage
+        beside = gaussian_filter(covered, 0.03 * window.px_per_mm) * (1 - covered)
+        beside *= _sigmoid((smooth_noise(eye.rng("gleam", 2), window, 0.3) - 1.1) / 0.15)
+        image += (2 * look["gleam"] * beside)[..., None] * _rgb(0.5, 0.55, 0.4)
+    return image
 
 
-def _expose(eye: Eye, image: np.ndarray, field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise, the round field, and the camera's JPEG file: (pixels, pixels, 3) uint8."""
-    grain = [gaussian_filter(rng.standard_normal(field.shape, np.float32), 0.7) * 2 for _ in range(2)]
-    noise = np.dstack([grain[0] + 0.4 * grain[1], grain[0], grain[0] - 0.6 * grain[1]])  # mostly grey, a little colour
+# ---- What looks like a vessel and is none
+
+
+def _scatter(rng: np.random.Generator, pixels: int, most: int) -> np.ndarray:
+    """Places in px, (n, 2): a few clusters, or all over."""
+    count = int(rng.integers(1, most + 1))
+    spread = pixels * (rng.uniform(0.03, 0.2) if rng.random() < 0.5 else 0.6)
+    return rng.uniform(0, pixels, 2) + rng.normal(0, spread, (count, 2))
+
+
+def _blob(pen: ImageDraw.ImageDraw, rng: np.random.Generator, place: np.ndarray, radius: float, ragged: float) -> None:
+    angle = np.linspace(0, 2 * np.pi, 17)[:-1]
+    reach = radius * (1 + ragged * rng.standard_normal(16).cumsum() / 4 * np.sin(angle / 2))
+    stretch = np.exp(rng.normal(0, 0.25))
+    outline = np.stack([reach * stretch * np.cos(angle), reach / stretch * np.sin(angle)], axis=1) + place
+    pen.polygon([tuple(point) for point in outline], fill=255)
+
+
+def _line(
+    pen: ImageDraw.ImageDraw, rng: np.random.Generator, place: np.ndarray, heading: float, length: float, width: float
+) -> None:
+    turns = heading + 0.25 * rng.standard_normal(12).cumsum()
+    steps = np.stack([np.cos(turns), np.sin(turns)], axis=1) * length / 12
+    pen.line([tuple(point) for point in place + steps.cumsum(axis=0)], fill=255, width=max(1, round(width)))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A kind of lesion: `most` of them, `size_mm` wide; lines are up to `length_mm` long.
+
+    light: what it leaves of the fundus' red, green and blue; above 1 it is pale.
+    """
+
+    most: int
+    size_mm: tuple[float, float]
+    light: tuple[float, float, float]
+    opacity: tuple[float, float] = (0.4, 1.0)
+    ragged: float = 0.3
+    length_mm: float = 0.0
+    blur_mm: float = 0.0
+
+
+MARKS = {
+    "haemorrhages": Mark(25, (0.03, 0.35), (0.75, 0.35, 0.4), ragged=0.6, blur_mm=0.01),
+    "flames": Mark(14, (0.015, 0.06), (0.8, 0.4, 0.45), length_mm=0.6, blur_mm=0.01),
+    "exudates": Mark(50, (0.02, 0.14), (1.35, 1.8, 1.5), ragged=0.7),
+    "drusen": Mark(60, (0.03, 0.16), (1.15, 1.35, 1.3), (0.2, 0.8), blur_mm=0.012),
+    "cotton_wool": Mark(5, (0.15, 0.6), (1.3, 1.7, 1.9), (0.3, 0.9), ragged=0.6, blur_mm=0.06),
+    "scars": Mark(40, (0.15, 0.45), (1.25, 1.5, 1.5), (0.3, 0.9), ragged=0.4, blur_mm=0.02),
+    "pigment_spots": Mark(15, (0.03, 0.3), (0.4, 0.4, 0.45), ragged=0.9, blur_mm=0.01),
+    "pigment_lines": Mark(3, (0.02, 0.09), (0.55, 0.55, 0.6), (0.2, 0.7), length_mm=2.0, blur_mm=0.015),
+}
+
+
+def _add_marks(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
+    """Draw the lesions that this eye has, outside the disc, in place."""
+    scale = 2 * window.px_per_mm  # drawn at twice the size, and reduced: soft edges
+    for number, (name, mark) in enumerate(MARKS.items(), start=1):
+        if name not in eye.has:
+            continue
+        rng = eye.rng("marks", number)
+        sheet = Image.new("L", (2 * window.pixels, 2 * window.pixels))
+        pen = ImageDraw.Draw(sheet)
+        for place in _scatter(rng, 2 * window.pixels, mark.most):
+            size = scale * mark.size_mm[0] * (mark.size_mm[1] / mark.size_mm[0]) ** rng.random()  # small ones prevail
+            if mark.length_mm:
+                spot = complex(*place) / scale - (1 + 1j) * window.side_mm / 2 + window.centre
+                heading = np.angle(spot - eye.disc) + rng.normal(0, 0.3 if name == "flames" else 1.5)
+                _line(pen, rng, place, heading, scale * rng.uniform(0.2, 1) * mark.length_mm, size)
+            else:
+                _blob(pen, rng, place, size / 2, mark.ragged)
+                if name == "scars" and rng.random() < 0.5:  # pigment in the middle
+                    pen.ellipse([*(place - size / 5), *(place + size / 5)], fill=0)
+        layer = np.asarray(sheet.reduce(2), np.float32) / 255 * rng.uniform(*mark.opacity)
+        if mark.blur_mm:
+            layer = gaussian_filter(layer, mark.blur_mm * window.px_per_mm)
+        layer *= _sigmoid((distance - 1.1) / 0.05)
+        colour *= 1 + layer[..., None] * (_rgb(*mark.light) - 1)
+
+
+# ---- Light and camera
+
+
+def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Put the light on it: uneven, falling off outwards, with stray light: (pixels, pixels, 3)."""
+    look, rng = eye.look, eye.rng("light")
+    points = window.coarser(8).points()
+    from_centre = (points - eye.light_centre) / eye.light_radius
+    light = 1.06 - look["vignette"] * np.minimum(abs(from_centre), 1.25) ** rng.uniform(2, 4)
+    side = np.exp(2j * np.pi * rng.random())
+    slope = (from_centre * np.conj(side)).real * eye.light_radius  # mm to one side
+    light *= np.clip(1 + look["tilt"] * slope, 0.3, 1.6)
+    light *= 1 + look["uneven"] * smooth_noise(rng, window.coarser(8), 2.6)
+    image = image * _enlarge(light.clip(0.05), window.pixels)[..., None]
+    if look["flush"] > 0:
+        rng = eye.rng("flush")
+        far = ((points - window.centre) * np.exp(2j * np.pi * rng.random())).real / window.side_mm
+        flush = look["flush"] * _sigmoid((far - rng.uniform(-0.2, 0.45)) / rng.uniform(0.05, 0.2))
+        image *= 1 + _enlarge(flush, window.pixels)[..., None] * _rgb(0.7, -0.4, -0.55)
+    if look["rim_glow"] > 0 and "border" in eye.has:
+        rng = eye.rng("rim glow")
+        part = _sigmoid(((from_centre * np.exp(2j * np.pi * rng.random())).real + rng.uniform(-0.8, 0.6)) / 0.15)
+        band = np.exp(-np.clip(inside, 0, None) / (rng.uniform(0.05, 0.6) * window.px_per_mm))
+        glow = look["rim_glow"] * band * _enlarge(part, window.pixels)
+        image += glow[..., None] * _rgb(*rng.uniform((0.6, 0.35, 0.2), (1.0, 1.0, 1.0)))
+    if look["veil"] > 0:
+        rng = eye.rng("veil")
+        haze = look["veil"] * (1 + 0.4 * smooth_noise(rng, window.coarser(8), 3.5)).clip(0.1)
+        grey = image.mean(axis=(0, 1)) * _rgb(*rng.uniform(0.8, 1.5, 3))
+        image += _enlarge(haze.clip(0, 0.8), window.pixels)[..., None] * (grey - image)
+    if eye.has & {"lashes", "dust"}:
+        image *= _shadows(eye, window)[..., None]
+    return image
+
+
+def _shadows(eye: Eye, window: Window) -> np.ndarray:
+    """Factors about 1, (pixels, pixels): eyelashes, far out of focus, and dust on the sensor or the lens."""
+    rng = eye.rng("shadows")
+    few = window.coarser(2).pixels
+    sheets = {name: Image.new("L", (few, few)) for name in ("lashes", "dust")}
+    pens = {name: ImageDraw.Draw(sheet) for name, sheet in sheets.items()}
+    if "lashes" in eye.has:
+        for _ in range(rng.integers(1, 6)):
+            start = np.array([rng.uniform(0, few), 0.0])
+            heading, length = rng.normal(np.pi / 2, 0.4), rng.uniform(0.2, 0.9) * few
+            _line(pens["lashes"], rng, start, heading, length, rng.uniform(1, 6))
+    if "dust" in eye.has:
+        for place in rng.uniform(0, few, (rng.integers(1, 12), 2)):
+            _blob(pens["dust"], rng, place, rng.uniform(0.6, 8), 0.2)
+    lashes = gaussian_filter(np.asarray(sheets["lashes"], np.float32) / 255, rng.uniform(2.5, 6.0))
+    lashes = lashes[::-1] if rng.random() < 0.5 else lashes  # from below, or from above
+    dust = gaussian_filter(np.asarray(sheets["dust"], np.float32) / 255, rng.uniform(0.4, 1.5))
+    return _enlarge(1 - rng.uniform(0.15, 0.5) * lashes - rng.uniform(-0.25, 0.3) * dust, window.pixels)
+
+
+def _expose(eye: Eye, image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur, noise, tone, the field's border, and the camera's JPEG file: (pixels, pixels, 3) uint8."""
+    look, size = eye.look, inside.shape
+    image = gaussian_filter(image, (look["blur_px"], look["blur_px"], 0))
+    image *= 1 + look["cast"] * _rgb(*rng.uniform(-1, 1, 3))
     image = image.clip(0)
-    image = image + eye.noise * noise * (0.4 + 0.6 * np.sqrt(image))
-    image = image * field[..., None]
-    return _through_jpeg((image.clip(0, 1) * 255 + 0.5).astype(np.uint8))  # [0, 1] -> [0, 255]
+    if look["gamma"] != 1:
+        image **= np.float32(look["gamma"])
+    if look["exposure"]:
+        image *= look["exposure"] / np.mean(image[..., 0], where=inside > 0)
+    blur = look["grain_px"]
+    grain = [gaussian_filter(rng.standard_normal(size, np.float32), blur) for _ in range(2)]
+    grain = [values / values.std() for values in grain]
+    noise = np.dstack([grain[0] + 0.4 * grain[1], grain[0], grain[0] - 0.6 * grain[1]])  # mostly grey, a little colour
+    image += look["noise"] * noise * (0.4 + 0.6 * np.sqrt(image))
+    image *= np.clip(inside / look["rim_px"], 0, 1)[..., None]
+    pixels = image.clip(0, 1) * 255 + look["black"] * rng.random()  # [0, 1] -> [0, 255]
+    pixels = (pixels + 0.5).clip(0, 255).astype(np.uint8)
+    pixels = _through_jpeg(pixels, round(look["jpeg_quality"]))
+    return np.where(inside[..., None] > 0, pixels, np.minimum(pixels, OUTSIDE_LIMIT))
 
 
-def _through_jpeg(pixels: np.ndarray) -> np.ndarray:
+def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     file = BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
 
@@ -738,59 +804,54 @@ def _through_jpeg(pixels: np.ndarray) -> np.ndarray:
 
 
 def render_octa(eye: Eye, window: Window, vessels: Vessels, rng: np.random.Generator) -> np.ndarray:
-    """Scan a window of the retina: (pixels, pixels, 4) uint8, alpha 255. `vessels` holds both trees."""
-    points = window.points()
-    distance = disc_distance(eye, points)
-    mesh = _capillaries(eye, window, points, rng) * _perfused(eye, window, points, distance, rng)
+    """Scan a window of the retina: (pixels, pixels) uint8. `vessels` holds both trees."""
+    distance = disc_distance(eye, window)
+    mesh = _capillaries(eye, window, rng) * _perfused(eye, window, distance, rng)
     radius_mm = vessels.radius / window.px_per_mm
     grain = gaussian_filter(rng.standard_normal(mesh.shape, np.float32), 0.5) * 1.7
     # Wide vessels lie deeper and lose signal to their own shadow: they are greyer than their branches.
-    level = 0.80 - 1.9 * np.clip(radius_mm - 0.02, 0, 0.1)
-    inside = _sigmoid((0.85 - distance) / 0.08)
-    level = level - 0.12 * inside * (1 + smooth_noise(rng, window, 0.2))
-    bright = level + 0.13 * grain
+    level = eye.look["scan_level"] - 1.5 * np.clip(radius_mm - 0.02, 0, 0.1)
+    within = _sigmoid((0.85 - distance) / 0.08)
+    level = level - 0.12 * within * (1 + smooth_noise(rng, window, 0.2))
+    bright = level + eye.look["scan_grain"] * grain
     shadow = gaussian_filter(vessels.coverage, 2.2)
     background = mesh * (1 - 0.45 * shadow)
-    # The beam spreads a vessel by a fraction of a pixel; a thinner one than a pixel is fainter.
-    cover = np.clip(vessels.depth + 0.75 + 0.3 * grain, 0, 1) * np.clip(vessels.radius / 0.6, 0.3, 1)
-    scan = background * (1 - cover) + np.maximum(bright, background) * cover
-    scan = _motion(gaussian_filter(scan, 0.6), rng)
-    grey = (scan.clip(0, 1) * 255 + 0.5).astype(np.uint8)  # [0, 1] -> [0, 255]
-    return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    # The beam spreads a vessel by a fraction of a pixel; a thinner one than a pixel dissolves in the mesh.
+    cover = np.clip(vessels.depth + 0.75 + 0.3 * grain, 0, 1) * np.clip(vessels.radius / 0.5 - 0.6, 0, 1)
+    scan = gaussian_filter(background * (1 - cover) + np.maximum(bright, background) * cover, 0.6)
+    if "motion" in eye.has:
+        scan = _motion(scan, rng)
+    return (scan.clip(0, 1) * 255 + 0.5).astype(np.uint8)  # [0, 1] -> [0, 255]
 
 
-def _capillaries(eye: Eye, window: Window, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _capillaries(eye: Eye, window: Window, rng: np.random.Generator) -> np.ndarray:
     """The capillary mesh: noise, smeared along the nerve fibres, cut to ridges; (pixels, pixels) in [0, 1]."""
-    shape = points.shape
-    noise = gaussian_filter(rng.standard_normal(shape, np.float32), 0.55)
-    nearby = np.exp(-((abs(points - eye.disc) / 3.2) ** 2))  # streaks by the disc, a mesh at the macula
-    along = fibre_direction(points, eye.disc, 0.5)
-    along = along * np.exp(1j * (0.85 - 0.65 * nearby) * smooth_noise(rng, window, 0.07))
-    rows, columns = np.indices(shape, np.float32)
-    smeared = np.zeros_like(noise)
-    for step in (-3.6, -2.4, -1.2, 0, 1.2, 2.4, 3.6):
-        row = np.rint(rows + step * along.imag).astype(np.int32) % window.pixels
-        column = np.rint(columns + step * along.real).astype(np.int32) % window.pixels
-        smeared += noise[row, column] * np.float32(np.exp(-((step / 2.8) ** 2)))
-    streaks = smeared - uniform_filter(smeared, 6)
+    coarse = window.coarser(4)
+    noise = gaussian_filter(rng.standard_normal((window.pixels, window.pixels), np.float32), 0.55)
+    nearby = np.exp(-((abs(coarse.points() - eye.disc) / 3.2) ** 2))  # streaks by the disc, a mesh at the macula
+    along = fibre_direction(coarse.points(), eye.disc, 0.5)
+    along = along * np.exp(1j * (0.85 - 0.65 * nearby) * smooth_noise(rng, coarse, 0.07))
+    smeared = _smear(noise, along, 1.6, 2)
+    streaks = smeared - uniform_filter(smeared, 5)
     streaks /= streaks.std()
-    net = gaussian_filter(rng.standard_normal(shape, np.float32), 1.2)
+    net = gaussian_filter(rng.standard_normal(noise.shape, np.float32), 1.2)
     net = 1.0 - 1.6 * abs(net / net.std())  # bright where smooth noise changes sign: closed meshes
     clumps = 0.25 * smooth_noise(rng, window, 0.3) + 0.2 * smooth_noise(rng, window, 0.07)
-    pattern = streaks + (0.6 - 0.5 * nearby) * net + clumps + 0.75 * rng.standard_normal(shape, np.float32)
-    return (0.82 + 0.13 * nearby) * _sigmoid(1.6 * pattern - 1.3)
+    nearby = _enlarge(nearby, window.pixels)
+    pattern = streaks + (0.6 - 0.5 * nearby) * net + clumps + 0.75 * rng.standard_normal(noise.shape, np.float32)
+    return eye.look["mesh"] * (0.90 + 0.08 * nearby) * _sigmoid(1.7 * pattern - 1.15)
 
 
-def _perfused(
-    eye: Eye, window: Window, points: np.ndarray, distance: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _perfused(eye: Eye, window: Window, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Where there are capillaries: none in the foveal avascular zone, few in patches of the disc."""
-    ragged = smooth_noise(eye.rng("faz edge"), window, 0.12)
-    fovea = _sigmoid((abs(points) - eye.faz_radius - 0.05 * ragged) / 0.03)
-    ring = 1 + 0.25 * np.exp(-(((abs(points) - eye.faz_radius - 0.08) / 0.07) ** 2))
+    coarse = window.coarser(2)
+    beyond = abs(coarse.points()) - eye.faz_radius  # mm
+    ragged = smooth_noise(eye.rng("faz edge"), coarse, 0.12)
+    fovea = 0.10 + 0.90 * _sigmoid((beyond - 0.05 * ragged) / 0.03)
+    ring = 1 + 0.25 * np.exp(-(((beyond - 0.08) / 0.07) ** 2))
     patches = _sigmoid((smooth_noise(rng, window, 0.13) - 0.1) / 0.3)
     disc = 1 - _sigmoid((0.9 - distance) / 0.06) * (0.05 + 0.55 * patches)
-    return (0.10 + 0.90 * fovea) * ring * disc
+    return _enlarge(fovea * ring, window.pixels) * disc
 
 
 def _motion(scan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -829,6 +890,92 @@ def crop_window(eye: Eye, region: str) -> Window:
     return Window(middle + jitter, CROP_MM[region], CROP_PX)
 
 
+def draw_pair(seed: int, number: int, pixels: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `number`-th training retina of a seed, always the same whatever else is drawn.
+
+    Eight consecutive numbers share a grown tree, so it is quicker to draw them in one process, one after the other.
+
+    Returns the fundus, (pixels, pixels, 3) uint8, at most 8 outside the camera's field; the OCT-A, (pixels, pixels, 1)
+    uint8, 0 outside; and where the field is, (pixels, pixels) bool. Raises ValueError for a negative seed or number, or
+    fewer than 32 pixels.
+    """
+    if seed < 0 or number < 0 or pixels < 32:
+        raise ValueError(f"seed and number must be at least 0 and pixels at least 32, not {seed}, {number}, {pixels}")
+    eye, window = make_training_eye(seed, number, pixels)
+    vessels = {"artery": rasterise(eye.arteries, window), "vein": rasterise(eye.veins, window)}
+    fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
+    octa = render_octa(eye, window, vessels["artery"].merge(vessels["vein"]), eye.rng("scan"))
+    fov = border_distance(eye, window) > 0
+    return fundus, (octa * fov)[..., None], fov
+
+
+def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
+    """Draw the training retinas of a seed without end, in order, by worker processes that work ahead.
+
+    Each worker draws runs of retinas that share a tree, and waits when it is a run ahead: what comes is the same for
+    any number of workers. They are programs of their own, so that nothing of the caller is loaded again, and end with
+    the iterator or, if the caller is killed, with its end of the pipe.
+
+    Args:
+        seed: of the series.
+        first: number of the first retina, a multiple of TREE_SHARED_BY.
+        workers: processes.
+
+    Yields:
+        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the camera's field, else 0.
+
+    Raises:
+        OSError: a worker ended; what it said stands on standard error.
+    """
+    size = CROP_PX * CROP_PX * 5  # bytes
+
+    def fetch(process: subprocess.Popen, drawn: Queue) -> None:
+        while len(pixels := process.stdout.read(size)) == size:
+            drawn.put(pixels)
+        drawn.put(None)
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    processes, queues, threads = [], [], []
+    try:
+        for number in range(workers):
+            start = first + number * TREE_SHARED_BY
+            command = [sys.executable, __file__, "--stream", str(start), str(workers), "--seed", str(seed)]
+            # A session of its own: Ctrl-C is for the caller, who ends the workers when it is done.
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True))
+            queues.append(Queue(TREE_SHARED_BY))
+            threads.append(Thread(target=fetch, args=(processes[-1], queues[-1]), daemon=True))
+            threads[-1].start()
+        for drawn in cycle(queues):
+            for _ in range(TREE_SHARED_BY):
+                pixels = drawn.get()
+                if pixels is None:
+                    raise OSError("a process that draws sample retinas has ended; see above")
+                yield np.frombuffer(pixels, np.uint8).reshape(CROP_PX, CROP_PX, 5)
+    finally:
+        for process in processes:
+            process.kill()
+        for process, drawn, thread in zip(processes, queues, threads, strict=False):
+            while thread.is_alive():  # it may wait for room
+                while not drawn.empty():
+                    drawn.get()
+                thread.join(0.01)
+            process.stdout.close()
+            process.wait()
+
+
+def write_stream(output: BinaryIO, seed: int, first: int, workers: int) -> None:
+    """A worker of `stream`: write every workers-th run of retinas until nobody reads them any more."""
+    for start in count(first, workers * TREE_SHARED_BY):
+        for number in range(start, start + TREE_SHARED_BY):
+            fundus, octa, fov = draw_pair(seed, number)
+            try:
+                output.write(np.dstack([fundus, octa, fov.astype(np.uint8)]).tobytes())
+                output.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what Python writes at its end
+                return
+
+
 def render_crop(eye: Eye, region: str) -> Crop:
     """Photograph and scan one region ("disc" or "macula") of an eye. Raises ValueError for another region."""
     window = crop_window(eye, region)
@@ -838,7 +985,8 @@ def render_crop(eye: Eye, region: str) -> Crop:
     fine = {kind: rasterise(tree, window, 0, TRUTH_MIN_WIDTH_MM) for kind, tree in trees.items()}
     vessels = {kind: large[kind].merge(fine[kind]) for kind in trees}
     truth = np.where(large["artery"].merge(large["vein"]).depth > 0, 255, 0).astype(np.uint8)
-    octa = render_octa(eye, window, vessels["artery"].merge(vessels["vein"]), rng)
+    grey = render_octa(eye, window, vessels["artery"].merge(vessels["vein"]), rng)
+    octa = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
     return Crop(render_fundus(eye, window, vessels, rng), octa, truth)
 
 
@@ -925,8 +1073,8 @@ def _subjects_argument(text: str) -> list[int]:
 
 
 def _seed_argument(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999999999")
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
     return int(text)
 
 
@@ -941,6 +1089,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=_seed_argument, default=0, help="other seed, other eyes (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the set to; must not hold anything")
+    parser.add_argument("--stream", type=int, nargs=2, help=argparse.SUPPRESS)  # see `write_stream`
     parser.add_argument("--preview", type=Path, metavar="FILE", help="PNG to write a contact sheet of a few eyes to")
     return parser
 
@@ -949,6 +1098,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or exits with status 2 and one line on stderr."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.stream is not None:
+        write_stream(sys.stdout.buffer, args.seed, *args.stream)
+        return 0
     if args.output is None and args.preview is None:
         parser.error("give --output DIR, --preview FILE or both")
     if args.preview is not None and (args.preview.suffix.lower() != ".png" or args.preview.is_dir()):

@@ -70,7 +70,7 @@ from dataset_load_mod import (
     reflect_to_multiple,
     reflect_to_patch,
 )
-from phantom_retina import parse_subjects
+from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_generator import SIZE_MULTIPLE, Generator
 from vessel_metrics import vessel_density, vessel_map
 
@@ -681,6 +681,8 @@ def jobs_of(options: argparse.Namespace, settings: RunSettings) -> list[Job]:
     """The photographs that the options name. Raises OptionError if there are none, or results would clash."""
     if options.dataset is not None:
         named = Path(options.dataset or settings.data)
+        if named == Path(DRAWN):
+            named = SAMPLE_FOLDER
         dataset = find_dataset(named)
         if dataset is None:
             raise OptionError(f"--dataset {named}: holds no cropped/fundus and cropped/octa")

@@ -12,6 +12,7 @@ Writes logs/fit/NAME/ (TensorBoard, metrics.csv) and training_checkpoints/NAME/ 
 import argparse
 import csv
 import json
+import os
 import platform
 import shlex
 import signal
@@ -51,8 +52,10 @@ from dataset_load_mod import (
     FUNDUS_CHANNELS,
     REGIONS,
     DataError,
+    DrawnPatches,
     Pair,
     TrainingPatches,
+    continue_outside,
     find_dataset,
     list_full_fields,
     load_data_cases,
@@ -60,14 +63,13 @@ from dataset_load_mod import (
     octa_to_grey,
     read_fundus,
 )
-from phantom_retina import parse_subjects
+from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
 from pix_generator import Generator, check_patch_dim
 from vessel_metrics import AGREEMENT_NAMES, SIMILARITY_NAMES, image_similarity, vessel_agreement
 
 PROGRAM = "pix_pix_train.py"
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
-SAMPLE_FOLDER = Path("data") / "phantom" / DATASET_NAME
 DEPOSIT = "Zenodo, doi 10.5281/zenodo.6476639"
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
@@ -97,8 +99,8 @@ class Settings:
     # Data
     data: str | None = setting(
         None,
-        f"folder that is, or holds, {DATASET_NAME} (default: data/{DATASET_NAME}, then {DATASET_NAME}, then sample "
-        "retinas, made once, so that the program can be tried)",
+        f"folder that is, or holds, {DATASET_NAME}; or {DRAWN}: sample retinas, new ones all the time (default: "
+        f"data/{DATASET_NAME}, then {DATASET_NAME}, then {DRAWN})",
         metavar="DIR",
     )
     train_subjects: str = setting("1-25", "subject ids to train on; the published split", metavar="IDS")
@@ -115,6 +117,12 @@ class Settings:
     )
     augment: bool = setting(
         True, "the published fixed grid of patches; else random crops, flips and right-angle turns", flag="--no-augment"
+    )
+    mix: float = setting(
+        0.0,
+        "share of sample retinas, new ones all the time, in each batch of a run on real pairs: few pairs alone make a "
+        "run that started from sample retinas worse",
+        metavar="SHARE",
     )
     # Model and losses
     patch_size: int = setting(256, "side of a square patch in px, a multiple of 64; published", metavar="PX")
@@ -155,6 +163,16 @@ class Settings:
             raise SettingsError(f"--lambda-l1 {self.lambda_l1}: must not be negative")
         if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set('/\\\0\n\r:*?"<>|')):
             raise SettingsError(f"--name {self.name!r}: must be a plain folder name")
+        if not 0 <= self.mix < 1:
+            raise SettingsError(f"--mix {self.mix}: must be from 0 to below 1")
+        if self.mix and self.data == DRAWN:
+            raise SettingsError(f"--mix and --data {DRAWN}: all are sample retinas already")
+        if self.mix and self.batch_size < 2:
+            raise SettingsError(f"--mix {self.mix}: a --batch-size of 1 can't be mixed; take 2 or more")
+        if (self.mix or self.data == DRAWN) and not self.augment:
+            raise SettingsError("--no-augment: sample retinas are always cut at random")
+        if (self.mix or self.data == DRAWN) and self.patch_size > phantom_retina.CROP_PX:
+            raise SettingsError(f"--patch-size {self.patch_size}: sample retinas have {phantom_retina.CROP_PX} px")
         splits = self.splits()
         for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             if both := sorted(set(splits[one]) & set(splits[other])):
@@ -174,7 +192,9 @@ class Settings:
 
 SPLIT_FLAGS = {"train": "--train-subjects", "validation": "--val-subjects", "test": "--test-subjects"}
 # Sample retinas are for trying the program: at most eight minutes on two cores.
-SAMPLE_RUN = {"epochs": 5, "batch_size": 2}
+SAMPLE_RUN = {"epochs": 3, "batch_size": 2}
+# A few pairs at the full rate make a run that started from sample retinas worse; so, with --init-from:
+FINE_TUNING = {"batch_size": 2, "mix": 0.5, "learning_rate": 2e-5}
 CHANGEABLE = {"epochs", "keep", "data"}  # what a resumed run may be given anew; the data by its content
 
 
@@ -376,12 +396,14 @@ class RunData:
     digest: str  # of the training and validation images: the same data give the same
 
 
-def find_data(given: str | None) -> Path:
-    """The dataset that was asked for, else the deposit where it is expected, else the place of the sample retinas.
+def find_data(given: str | None) -> str:
+    """The dataset that was asked for, else the deposit where it is expected, else the word for sample retinas.
 
     Raises:
         DataError: the folder that was given holds no dataset.
     """
+    if given == DRAWN:
+        return DRAWN
     if given is not None:
         found = find_dataset(Path(given))
         if found is None:
@@ -389,8 +411,8 @@ def find_data(given: str | None) -> Path:
                 f"--data {given}: holds no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa); "
                 f"get it from {DEPOSIT}"
             )
-        return found
-    return next((folder for folder in DATA_FOLDERS if find_dataset(folder) == folder), SAMPLE_FOLDER)
+        return str(found)
+    return next((str(folder) for folder in DATA_FOLDERS if find_dataset(folder) == folder), DRAWN)
 
 
 def use_sample_retinas() -> None:
@@ -403,7 +425,7 @@ def use_sample_retinas() -> None:
         f"Get them from {DEPOSIT} (UT-FSOCTA-v1.zip,",
         "1.2 GB, free for non-commercial research) and unzip them in data/.",
         "",
-        f"Sample retinas: {SAMPLE_FOLDER}",
+        f"Sample retinas to validate on: {SAMPLE_FOLDER}",
     ]
     width = max(map(len, lines))
     print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
@@ -411,24 +433,33 @@ def use_sample_retinas() -> None:
         phantom_retina.write_dataset(SAMPLE_FOLDER, parse_subjects(phantom_retina.DEFAULT_SUBJECTS))
 
 
-def load_run_data(data_fold: Path, settings: Settings, verbose: bool) -> RunData:
-    """Read all that a run needs, and print what there is.
+def load_run_data(settings: Settings, verbose: bool) -> RunData:
+    """Read all that a run needs, and print what there is. A run on drawn retinas validates on the sample set.
 
     Raises:
         DataError: no training case, or a file that cannot be used.
     """
     splits = settings.splits()
+    drawn = settings.data == DRAWN
+    if drawn:
+        print("Training: sample retinas, drawn as they are needed, each for a few patches. Validation:")
+        splits["train"] = []
+    data_fold = SAMPLE_FOLDER if drawn else Path(settings.data)
     cases, unpaired = load_data_cases(data_fold, splits)
     chosen = {split: cases[cases["split"] == split] for split in splits}
-    if chosen["train"].empty:
+    if chosen["train"].empty and not drawn:
         there = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
         raise DataError(f"{data_fold}: no case of --train-subjects {settings.train_subjects}; subjects there: {there}")
 
+    if settings.mix:
+        print(f"Training: {settings.mix:.0%} of each batch are sample retinas, drawn as they are needed")
     print(f"Data: {data_fold}")
     for split, rows in chosen.items():
+        if drawn and split == "train":
+            continue
         regions = ", ".join(f"{region} {(rows['region'] == region).sum()}" for region in REGIONS)
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")
-    if unused := int(cases["split"].isna().sum()):
+    if not drawn and (unused := int(cases["split"].isna().sum())):
         print(f"  unused     {unused} pairs of subjects that no split names")
     if unpaired:
         print(f"  {len(unpaired)} files have no partner" + ("" if verbose else "; --verbose names them"))
@@ -614,7 +645,7 @@ class Run:
 
     settings: Settings
     data: RunData
-    patches: TrainingPatches
+    patches: TrainingPatches | DrawnPatches
     networks: Pix2Pix
     state: RunState
     log: RunLog
@@ -656,10 +687,10 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
         DataError, RunError: see there.
     """
     keras.utils.set_random_seed(settings.seed)
-    data = load_run_data(Path(settings.data), settings, verbose)
+    data = load_run_data(settings, verbose)
     if resume and data.digest != data_digest:
         raise RunError(f"{settings.data}: not the training and validation images that the run was made with")
-    patches = TrainingPatches(data.train, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
+    patches = training_patches(data.train, settings)
     networks = Pix2Pix(settings)
     if settings.init_from and not resume:
         print(f"Weights from {initialise_from(networks, Path(settings.init_from), settings)}")
@@ -679,6 +710,36 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
     run = Run(settings, data, patches, networks, state, RunLog(log_folder(settings), int(state.step)))
     run.log.settings(settings, int(state.step))
     return train_epochs(run)
+
+
+def training_patches(pairs: list[Pair], settings: Settings) -> TrainingPatches | DrawnPatches:
+    """The batches that the settings ask for: of real pairs, of sample retinas, or mixed."""
+    real = None
+    if settings.data != DRAWN:
+        real = TrainingPatches(pairs, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
+        if not settings.mix:
+            return real
+    workers = max(1, (os.cpu_count() or 1) - 1)
+
+    def draw(first: int) -> Iterator[np.ndarray]:
+        for retina in phantom_retina.stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1)
+            # As it is shown in prediction. From black borders the network would learn to draw dark retina black.
+            pair = continue_outside(retina[..., :-1], retina[..., -1] > 0)
+            if settings.octa_channels == 4:  # as in the deposit's files: grey, with an alpha that carries nothing
+                grey = pair[..., -1]
+                pair = np.dstack([pair, grey, grey, np.full_like(grey, 255)])
+            yield pair
+
+    return DrawnPatches(
+        draw=draw,
+        size=phantom_retina.CROP_PX,
+        channels=settings.octa_channels,
+        patch_size=settings.patch_size,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        real=real,
+        share=settings.mix,
+    )
 
 
 def train_epochs(run: Run) -> int:
@@ -797,13 +858,17 @@ def settings_of_new_run(given: dict) -> Settings:
         for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
             if folder.exists():
                 raise SettingsError(f"--name {given['name']}: {folder} exists; take another name, or --resume")
-    data_fold = find_data(given.get("data"))
-    defaults = {}
-    if data_fold.resolve() == SAMPLE_FOLDER.resolve():
+    data = find_data(given.get("data"))
+    defaults, reason = {}, ""
+    if data == DRAWN:
+        defaults, reason = SAMPLE_RUN, "sample retinas"
+    elif "init_from" in given:
+        defaults, reason = FINE_TUNING, "--init-from"
+    settings = Settings(**(defaults | given | {"data": data}))
+    if data == DRAWN:
         use_sample_retinas()
-        defaults = SAMPLE_RUN
-        print("Defaults for sample retinas: " + ", ".join(f"{flag(name)} {value}" for name, value in defaults.items()))
-    settings = Settings(**(defaults | given | {"data": str(data_fold)}))
+    if defaults:
+        print(f"Defaults for {reason}: " + ", ".join(f"{flag(name)} {value}" for name, value in defaults.items()))
     return replace(settings, name=settings.name or free_name(settings), precision=precision_policy(settings.precision))
 
 
@@ -847,7 +912,9 @@ def settings_of_old_run(given: dict, resume: str) -> tuple[Settings, str]:
     ]:
         raise RunError(f"--resume: {folder} was made with other settings: {', '.join(clashes)}")
     if "data" in given:
-        new = replace(new, data=str(find_data(given["data"])))
+        new = replace(new, data=find_data(given["data"]))
+    elif new.data == DRAWN:
+        use_sample_retinas()
     elif find_dataset(Path(new.data)) is None:
         raise RunError(f"--resume: {new.data} is gone; name the data's new place with --data")
     return new, data_digest

@@ -371,3 +371,63 @@ def test_preprocessing_maps_bytes_to_minus_one_and_one():
     fundus, octa = dlm.preprocess_sample(tf.constant([0, 255], tf.uint8), np.uint8([51]))
     assert fundus.numpy().tolist() == [-1, 1]
     assert octa.numpy() == pytest.approx([-0.6])
+
+
+# --- drawn retinas ---------------------------------------------------------------------------------------------------
+
+
+def numbered_retinas(first):
+    """Retinas (96, 96, 4) that carry their number in every pixel; the OCT-A is the fundus' green."""
+    number = first
+    while True:
+        yield np.full((96, 96, 4), number % 256, np.uint8)
+        number += 1
+
+
+def drawn_patches(**options):
+    return dlm.DrawnPatches(numbered_retinas, size=96, channels=1, patch_size=64, seed=3, **options)
+
+
+def numbers_of(patches):
+    """Which retina each patch of a batch comes from."""
+    return [round(float(value + 1) * 127.5) for value in patches[:, 0, 0, 0]]
+
+
+def test_drawn_patches_come_shuffled_a_few_of_each_retina():
+    patches = drawn_patches(batch_size=32)
+    batches = list(patches.batches(0, 1))
+    assert len(batches) == patches.steps_per_epoch == -(-dlm.DRAWN_PER_EPOCH // 32)
+    assert all(fundus.shape == (32, 64, 64, 3) and octa.shape == (32, 64, 64, 1) for fundus, octa in batches)
+    block = numbers_of(batches[0][0]) + numbers_of(batches[1][0])
+    assert sorted(block) == sorted(list(range(dlm.RETINAS_PER_BLOCK)) * dlm.PATCHES_PER_RETINA)
+    assert block != sorted(block)
+    assert set(numbers_of(batches[2][0])) <= set(range(16, 32))
+
+
+def test_drawn_patches_go_on_anywhere():
+    patches = drawn_patches(batch_size=6)
+    whole = list(patches.batches(0, 1))
+    rest = list(drawn_patches(batch_size=6).batches(7, 1))
+    assert len(rest) == len(whole) - 7
+    for (fundus, octa), (fundus_again, octa_again) in zip(whole[7:], rest, strict=True):
+        assert np.array_equal(fundus, fundus_again)
+        assert np.array_equal(octa, octa_again)
+
+
+def test_drawn_patches_are_mixed_with_real_ones(pairs):
+    real = dlm.TrainingPatches(pairs, 64, 4, 3, augment=True)
+    mixed = drawn_patches(batch_size=4, real=real, share=0.75)
+    assert mixed.steps_per_epoch == real.patches_per_epoch
+    batches = list(mixed.batches(0, 2))
+    assert len(batches) == 2 * real.patches_per_epoch
+    assert [np.ptp(patch) == 0 for fundus, _ in batches[:5] for patch in fundus] == [True, True, True, False] * 5
+    alone = np.concatenate([fundus for fundus, _ in real.batches(0, 2)])
+    assert np.array_equal(np.concatenate([fundus[3:] for fundus, _ in batches]), alone)
+    again = list(drawn_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
+    assert np.array_equal(again[0][0], batches[5][0])
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.01, 1), (0.5, 2), (0.99, 3)])
+def test_mixed_batch_holds_both_kinds(pairs, share, drawn):
+    real = dlm.TrainingPatches(pairs, 64, 4, 3, augment=True)
+    assert drawn_patches(batch_size=4, real=real, share=share).drawn_per_batch == drawn

@@ -1,4 +1,4 @@
-"""Tests of the sample retinas: layout, determinism, anatomy, agreement of the three pictures, and the command line."""
+"""Tests of the sample retinas: the set on disk, anatomy and pictures, the endless training pairs, the command line."""
 
 import re
 from pathlib import Path
@@ -6,24 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 import phantom_retina
 from phantom_retina import (
     CROP_MM,
     CROP_PX,
     DEFAULT_SUBJECTS,
-    MURRAY_EXPONENT,
-    Window,
     crop_window,
+    draw_pair,
     main,
     make_eye,
     parse_subjects,
-    rasterise,
     render_crop,
     render_full_field,
     write_dataset,
 )
+from phantom_trees import MURRAY_EXPONENT, Tree, Window, rasterise
 
 SUBJECTS = (1, 2, 5, 8)
 
@@ -196,7 +195,7 @@ def test_veins_are_wider_than_arteries(eyes):
 
 
 def test_rasterised_width_is_the_vessel_s(eyes):
-    tree = phantom_retina.Tree(
+    tree = Tree(
         np.array([-1, 1], complex), np.full(2, 0.06), np.zeros(2, int), np.array([-1])
     )  # 120 um wide, level, through the middle
     window = Window(0j, 1.0, 100)
@@ -204,6 +203,108 @@ def test_rasterised_width_is_the_vessel_s(eyes):
     assert vessels.coverage[:, 50].sum() == pytest.approx(12, abs=0.3)
     assert vessels.thickness.max() == pytest.approx(12, abs=0.3)
     assert not rasterise(tree, window, max_width_mm=0.1).coverage.any()
+
+
+def test_thin_vessels_leave_no_gaps_and_take_light_by_their_own_width():
+    diagonal = Tree(np.array([-0.5 - 0.31j, 0.5 + 0.31j]), np.full(2, 0.002), np.zeros(2, int), np.array([-1]))
+    vessels = rasterise(diagonal, Window(0j, 1.0, 100))  # 0.4 px wide
+    assert (vessels.depth > 0).any(axis=0).all()
+    assert vessels.radius.max() == pytest.approx(0.2)
+    assert 0 < vessels.thickness.max() < 0.4
+
+
+# ------------------------------------------------------------------------------------------------------ training pairs
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return [draw_pair(7, number) for number in range(40)]
+
+
+def test_a_pair_follows_from_seed_and_number_alone(pairs):
+    phantom_retina._training_anatomy.cache_clear()
+    for number in (9, 0, 8):  # another order, another tree between, nothing in memory
+        for again, before in zip(draw_pair(7, number), pairs[number], strict=True):
+            np.testing.assert_array_equal(again, before)
+    assert (draw_pair(8, 0)[0] != pairs[0][0]).mean() > 0.2
+    assert (pairs[1][0] != pairs[0][0]).mean() > 0.2  # they share a tree, and nothing else
+
+
+def test_pairs_have_their_shapes_types_and_black_surroundings(pairs):
+    for fundus, octa, fov in [*pairs, draw_pair(7, 3, pixels=130)]:
+        pixels = len(fov)
+        assert (fundus.shape, octa.shape, fov.shape) == ((pixels, pixels, 3), (pixels, pixels, 1), (pixels, pixels))
+        assert (fundus.dtype, octa.dtype, fov.dtype) == (np.uint8, np.uint8, bool)
+        assert fov.mean() > 0.1
+        assert fundus[~fov].max(initial=0) <= phantom_retina.OUTSIDE_LIMIT
+        assert octa[~fov].max(initial=0) == 0
+        assert fundus[fov].max() > 60
+        assert octa[fov].max() > 150
+
+
+def test_pairs_vary_as_photographs_do(pairs):
+    eyes = [phantom_retina.make_training_eye(7, number, 400) for number in range(len(pairs))]
+    scale = np.array([window.px_per_mm for _, window in eyes])
+    assert scale.min() < 45
+    assert scale.max() > 100
+    assert 0.4 < np.mean([not fov.all() for *_, fov in pairs]) < 0.8  # the border shows
+    colour = np.array([fundus[fov].mean(axis=0) for fundus, _, fov in pairs])
+    assert np.ptp(colour[:, 0]) > 80  # brightness
+    assert np.ptp(colour[:, 1] / colour[:, 0]) > 0.25  # orange-red to greenish
+    assert np.ptp(colour[:, 2] / colour[:, 1]) > 0.35
+    distance = np.array([abs(eye.disc - window.centre) / window.side_mm for eye, window in eyes])
+    assert (distance < 0.5).mean() > 0.25  # the disc within the picture, or far outside
+    assert (distance > 0.8).mean() > 0.1
+    assert len(set().union(*(eye.has for eye, _ in eyes))) > 10
+
+
+def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatch):
+    plain = dict.fromkeys(phantom_retina.TRAINING_SHARE, 0.0)
+    monkeypatch.setattr(phantom_retina, "TRAINING_SHARE", plain)
+    clear = {"dip": (0.4, 0.5), "veil": (0, 0), "noise": (0.003, 0.005), "blur_px": (0.5, 0.8), "choroid": (0.2, 0.4)}
+    clear |= {"tessellation": (0, 0), "gleam": (0, 0), "exposure": (0.5, 0.6), "artery_dip": (0.8, 1.0)}
+    monkeypatch.setattr(phantom_retina, "TRAINING_LOOK", phantom_retina.TRAINING_LOOK | clear)
+    right, wrong = [], []
+    for number in range(6):
+        fundus, octa, _ = draw_pair(3, number)
+        green = gaussian_filter(fundus[..., 1].astype(float), 1.5)
+        dark = 1 - green / gaussian_filter(green, 12)
+        bright = gaussian_filter(octa[..., 0].astype(float), 1.5)
+        right.append(np.corrcoef(dark.ravel(), bright.ravel())[0, 1])
+        wrong.append(np.corrcoef(np.roll(dark, 40, axis=0).ravel(), bright.ravel())[0, 1])
+    assert np.mean(right) > 0.25
+    assert min(right) > 0.1
+    assert abs(np.mean(wrong)) < 0.1
+
+
+def test_lesions_show_in_the_fundus_alone(monkeypatch):
+    plain = dict.fromkeys(phantom_retina.TRAINING_SHARE, 0.0)
+    monkeypatch.setattr(phantom_retina, "TRAINING_SHARE", plain)
+    fundus, octa, fov = draw_pair(3, 0)
+    for name in phantom_retina.MARKS:
+        monkeypatch.setattr(phantom_retina, "TRAINING_SHARE", plain | {name: 1.0})
+        with_lesions, same_octa, same_fov = draw_pair(3, 0)
+        assert (with_lesions != fundus).any(), name
+        np.testing.assert_array_equal(same_octa, octa)
+        np.testing.assert_array_equal(same_fov, fov)
+
+
+@pytest.mark.parametrize("name", [name for name, (low, _) in phantom_retina.TRAINING_LOOK.items() if low <= 0])
+def test_an_ingredient_can_be_left_out_without_changing_the_octa(name, monkeypatch):
+    octa = draw_pair(3, 1, pixels=64)[1]
+    monkeypatch.setitem(phantom_retina.TRAINING_LOOK, name, (0, 0))
+    fundus, same_octa, _ = draw_pair(3, 1, pixels=64)
+    assert fundus.any()
+    np.testing.assert_array_equal(same_octa, octa)
+
+
+@pytest.mark.parametrize(("seed", "number", "pixels"), [(-1, 0, 400), (0, -1, 400), (0, 0, 31)])
+def test_impossible_pairs_are_refused(seed, number, pixels):
+    with pytest.raises(ValueError, match="must be at least 0 and pixels at least 32"):
+        draw_pair(seed, number, pixels)
+
+
+# ---------------------------------------------------------------------------------------------------- set and commands
 
 
 def test_subject_lists():
@@ -350,3 +451,33 @@ def test_output_and_preview_together(tmp_path, monkeypatch):
     assert main(["--output", str(tmp_path / "a"), "--preview", str(tmp_path / "b.png"), "--seed", "9"]) == 0
     assert made == [(parse_subjects(DEFAULT_SUBJECTS), 9)]
     assert Path(tmp_path / "b.png").is_file()
+
+
+# --- the stream ------------------------------------------------------------------------------------------------------
+
+
+def test_stream_is_the_same_for_any_number_of_workers():
+    first = 2 * phantom_retina.TREE_SHARED_BY
+    streams = [phantom_retina.stream(3, first, workers) for workers in (1, 2)]
+    for number in range(first, first + 10):
+        fundus, octa, fov = phantom_retina.draw_pair(3, number)
+        for stream in streams:
+            drawn = next(stream)
+            assert np.array_equal(drawn, np.dstack([fundus, octa, fov]))
+    for stream in streams:
+        stream.close()
+
+
+def test_workers_end_with_the_stream():
+    stream = phantom_retina.stream(0, 0, 2)
+    next(stream)
+    workers = stream.gi_frame.f_locals["processes"]
+    assert all(worker.poll() is None for worker in workers)
+    stream.close()
+    assert all(worker.poll() is not None for worker in workers)
+
+
+def test_worker_that_ends_is_an_error(monkeypatch):
+    monkeypatch.setattr(phantom_retina.sys, "executable", "/bin/false")
+    with pytest.raises(OSError, match="draws sample retinas has ended"):
+        next(phantom_retina.stream(0, 0, 1))

@@ -250,7 +250,7 @@ def test_non_finite_loss_stops_and_leaves_the_last_checkpoint(folder, capsys):
     assert tf.train.latest_checkpoint("training_checkpoints/bad") is None
 
     # Fine-tuning from the good one, with fresh optimisers.
-    start = [*SMALL, "--epochs", "1", "--name", "tuned", "--init-from", "training_checkpoints/good"]
+    start = [*SMALL, "--epochs", "1", "--mix", "0", "--name", "tuned", "--init-from", "training_checkpoints/good"]
     assert train.main([*start, "--learning-rate", "1e-30"]) == 0
     after = checkpoint_values("training_checkpoints/tuned")
     weights = [name for name in before if "_trainable_variables" in name]  # where TensorFlow files them
@@ -262,19 +262,64 @@ def test_non_finite_loss_stops_and_leaves_the_last_checkpoint(folder, capsys):
     assert not Path("training_checkpoints/other").exists()
 
 
-def test_sample_retinas_stand_in_for_missing_data_with_a_notice(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def sample_folder(tmp_path, monkeypatch):
+    """An empty folder to run in, where few sample retinas do, for validation and for an epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train.phantom_retina, "DEFAULT_SUBJECTS", "1,26,31")
+    monkeypatch.setattr("dataset_load_mod.DRAWN_PER_EPOCH", 9)
+    return tmp_path
+
+
+def test_sample_retinas_stand_in_for_missing_data_with_a_notice(sample_folder, monkeypatch, capsys):
     found = []
     monkeypatch.setattr(train, "train", lambda settings, *_: found.append(settings) or 0)
     assert train.main([]) == 0
     assert train.main(["--epochs", "7"]) == 0
     assert "NO REAL DATA" in capsys.readouterr().out
-    assert (found[0].epochs, found[0].batch_size) == (train.SAMPLE_RUN["epochs"], train.SAMPLE_RUN["batch_size"])
-    assert found[1].epochs == 7
-    cases = train.load_run_data(Path(found[0].data), found[0], verbose=False)
-    assert (len(cases.train), len(cases.held_out)) == (2, 2)
+    assert (found[0].data, found[0].epochs) == ("phantom", train.SAMPLE_RUN["epochs"])
+    assert (found[0].batch_size, found[1].epochs) == (train.SAMPLE_RUN["batch_size"], 7)
+    cases = train.load_run_data(found[0], verbose=False)
+    assert (len(cases.train), len(cases.held_out)) == (0, 2)
     assert cases.full_field.name == "26_OS.jpg"
+
+
+def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_folder, dataset, capsys):
+    assert train.main([*SMALL, "--epochs", "2", "--name", "whole"]) == 0
+    assert train.main([*SMALL, "--epochs", "1", "--name", "parts"]) == 0
+    assert train.main(["--resume", "training_checkpoints/parts", "--epochs", "2"]) == 0
+    assert_same_checkpoints("training_checkpoints/whole", "training_checkpoints/parts")
+    assert logged("logs/fit/whole", "gen_total_loss") == logged("logs/fit/parts", "gen_total_loss")
+    assert len(logged("logs/fit/whole", "gen_total_loss")) == 6  # 9 patches: 3 steps an epoch
+
+    # Fine-tuning on real pairs mixes sample retinas in, at a lower rate, unless told otherwise.
+    start = [*SMALL, "--data", str(dataset), "--epochs", "2", "--init-from", "training_checkpoints/whole"]
+    assert train.main([*start, "--name", "tuned"]) == 0
+    settings = json.loads(Path("training_checkpoints/tuned/run.json").read_text())["settings"]
+    assert (settings["mix"], settings["learning_rate"]) == (0.5, 2e-5)
+    assert settings["batch_size"] == 3
+    assert len(logged("logs/fit/tuned", "disc_loss")) == 16  # 8 real patches an epoch, one in each batch of 3
+    assert "50% of each batch are sample retinas" in capsys.readouterr().out
+    assert train.main([*start, "--name", "alone", "--mix", "0", "--learning-rate", "2e-4"]) == 0
+    assert len(logged("logs/fit/alone", "disc_loss")) == 6
+
+
+def test_drawn_retinas_go_on_over_the_border_of_the_field():
+    patches = train.training_patches([], train.Settings(data="phantom", batch_size=2))
+    drawn = zip(patches.draw(0), train.phantom_retina.stream(0, 0, 1), strict=False)
+    pair, retina = next((pair, retina) for pair, retina in drawn if retina[..., 4].mean() < 0.9)
+    outside = retina[..., 4] == 0
+    assert not retina[outside, 3].any()
+    assert pair.shape == (400, 400, 4)
+    assert np.mean(pair[outside].max(axis=-1) > 20) > 0.9
+
+
+def test_drawn_retinas_have_four_octa_channels_on_request():
+    patches = train.training_patches([], train.Settings(data="phantom", octa_channels=4, patch_size=64, batch_size=2))
+    fundus, octa = next(patches.batches(0, 1))
+    assert (fundus.shape, octa.shape) == ((2, 64, 64, 3), (2, 64, 64, 4))
+    assert np.array_equal(octa[..., 0], octa[..., 2])
+    assert np.ptp(octa[..., 3]) == 0
 
 
 def test_real_data_go_before_sample_retinas_and_the_defaults_are_published(folder, monkeypatch):
@@ -311,6 +356,11 @@ def test_real_data_go_before_sample_retinas_and_the_defaults_are_published(folde
         (["--train-subjects", "5"], r"no case of --train-subjects 5; subjects there: 1, 2, 26, 31"),
         (["--data", "nowhere"], r"--data nowhere: holds no UT-FSOCTA-v1"),
         (["--data", "data/UT-FSOCTA-v1/cropped"], r"--data data/UT-FSOCTA-v1/cropped: holds no UT-FSOCTA-v1"),
+        (["--mix", "1"], r"--mix 1.0: must be from 0 to below 1"),
+        (["--mix", "0.5", "--data", "phantom"], r"--mix and --data phantom: all are sample retinas already"),
+        (["--mix", "0.5", "--batch-size", "1"], r"--mix 0.5: a --batch-size of 1 can't be mixed"),
+        (["--data", "phantom", "--no-augment"], r"--no-augment: sample retinas are always cut at random"),
+        (["--data", "phantom", "--patch-size", "448"], r"--patch-size 448: sample retinas have 400 px"),
         (["--init-from", "nowhere"], r"nowhere: is no run"),
         (["--init-from", "nowhere", "--resume"], r"--resume"),
         (["--resume"], r"--resume: no run with a checkpoint in training_checkpoints"),
@@ -357,9 +407,9 @@ def test_foreign_run_is_refused(folder, capsys, content):
 def test_verbose_names_the_files_without_partner(folder, capsys, monkeypatch):
     Path("data/UT-FSOCTA-v1/cropped/octa/disc/2_OS.png").unlink()
     settings = train.Settings(data="data/UT-FSOCTA-v1")
-    train.load_run_data(Path(settings.data), settings, verbose=False)
+    train.load_run_data(settings, verbose=False)
     assert "1 files have no partner; --verbose names them" in capsys.readouterr().out
-    train.load_run_data(Path(settings.data), settings, verbose=True)
+    train.load_run_data(settings, verbose=True)
     assert "fundus/disc/2_OS.png" in capsys.readouterr().out
 
 
