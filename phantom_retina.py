@@ -59,6 +59,7 @@ DEFAULT_SUBJECTS = "1-12,26-28,31-36"  # some of each published split: train 1-2
 MAX_SUBJECTS = 100_000  # a longer list is a slip of the keyboard
 SAMPLE_FOLDER = Path("data", "phantom", "UT-FSOCTA-v1")  # where training keeps the set that it validates on
 DRAWN = "phantom"  # instead of a data folder: training retinas, drawn as they are needed
+WORKER_ENDED = "a process that draws sample retinas has ended, perhaps for want of memory"
 PREVIEW_EYES = 4
 PREVIEW_TILE_PX = 260
 
@@ -949,7 +950,7 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
             for _ in range(TREE_SHARED_BY):
                 pixels = drawn.get()
                 if pixels is None:
-                    raise OSError("a process that draws sample retinas has ended; see above")
+                    raise OSError(WORKER_ENDED)
                 yield np.frombuffer(pixels, np.uint8).reshape(CROP_PX, CROP_PX, 5)
     finally:
         for process in processes:

@@ -72,6 +72,7 @@ PROGRAM = "pix_pix_train.py"
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
 DEPOSIT = "Zenodo, doi 10.5281/zenodo.6476639"
 
+MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 PICTURED_CROPS = 3  # held-out crops shown in TensorBoard
@@ -168,9 +169,9 @@ class Settings:
         if self.mix and self.data == DRAWN:
             raise SettingsError(f"--mix and --data {DRAWN}: all are sample retinas already")
         if self.mix and self.batch_size < 2:
-            raise SettingsError(f"--mix {self.mix}: a --batch-size of 1 can't be mixed; take 2 or more")
+            raise SettingsError(f"--mix {self.mix}: a --batch-size of 1 can't be mixed; take 2 or more, or --mix 0")
         if (self.mix or self.data == DRAWN) and not self.augment:
-            raise SettingsError("--no-augment: sample retinas are always cut at random")
+            raise SettingsError("--no-augment: sample retinas are always cut at random; leave it out, or give --mix 0")
         if (self.mix or self.data == DRAWN) and self.patch_size > phantom_retina.CROP_PX:
             raise SettingsError(f"--patch-size {self.patch_size}: sample retinas have {phantom_retina.CROP_PX} px")
         splits = self.splits()
@@ -719,7 +720,7 @@ def training_patches(pairs: list[Pair], settings: Settings) -> TrainingPatches |
         real = TrainingPatches(pairs, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
         if not settings.mix:
             return real
-    workers = max(1, (os.cpu_count() or 1) - 1)
+    workers = min(max(1, (os.cpu_count() or 1) - 1), MAX_DRAWING)
 
     def draw(first: int) -> Iterator[np.ndarray]:
         for retina in phantom_retina.stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1)
@@ -940,6 +941,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except tf.errors.ResourceExhaustedError:
         print(f"{PROGRAM}: error: out of memory; take a smaller --batch-size or --patch-size", file=sys.stderr)
+        return 2
+    except tf.errors.UnknownError as error:  # so the pipeline hands on what `draw` raised
+        if phantom_retina.WORKER_ENDED not in str(error):
+            raise
+        print(f"{PROGRAM}: error: {phantom_retina.WORKER_ENDED}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped before training began; nothing to resume", file=sys.stderr)

@@ -304,6 +304,12 @@ def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_f
     assert len(logged("logs/fit/alone", "disc_loss")) == 6
 
 
+def test_end_of_a_drawing_process_is_one_line(sample_folder, capsys, monkeypatch):
+    monkeypatch.setattr(train.phantom_retina.sys, "executable", "/bin/false")
+    assert train.main([*SMALL, "--name", "x"]) == 2
+    assert "error: a process that draws sample retinas has ended" in capsys.readouterr().err
+
+
 def test_drawn_retinas_go_on_over_the_border_of_the_field():
     patches = train.training_patches([], train.Settings(data="phantom", batch_size=2))
     drawn = zip(patches.draw(0), train.phantom_retina.stream(0, 0, 1), strict=False)
