@@ -121,8 +121,8 @@ class Settings:
     )
     mix: float = setting(
         0.0,
-        "share of sample retinas, new ones all the time, in each batch of a run on real pairs: few pairs alone make a "
-        "run that started from sample retinas worse",
+        "share of sample retinas, new ones all the time, in each batch of a run on real pairs, so that few pairs do not "
+        "make it forget what it learned from them",
         metavar="SHARE",
     )
     # Model and losses
@@ -194,7 +194,7 @@ class Settings:
 SPLIT_FLAGS = {"train": "--train-subjects", "validation": "--val-subjects", "test": "--test-subjects"}
 # Sample retinas are for trying the program: at most eight minutes on two cores.
 SAMPLE_RUN = {"epochs": 3, "batch_size": 2}
-# A few pairs at the full rate make a run that started from sample retinas worse; so, with --init-from:
+# With --init-from: few pairs at the full rate make a run forget what it has learned from many.
 FINE_TUNING = {"batch_size": 2, "mix": 0.5, "learning_rate": 2e-5}
 CHANGEABLE = {"epochs", "keep", "data"}  # what a resumed run may be given anew; the data by its content
 
