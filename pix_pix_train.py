@@ -121,8 +121,8 @@ class Settings:
     )
     mix: float = setting(
         0.0,
-        "share of sample retinas, new ones all the time, in each batch of a run on real pairs, so that few pairs do not "
-        "make it forget what it learned from them",
+        "share of sample retinas, new ones all the time, in each batch of a run on real pairs, so that few pairs do "
+        "not make it forget what it learned from them",
         metavar="SHARE",
     )
     # Model and losses
