@@ -84,7 +84,7 @@ SPLITS = ("train", "validation", "test")
 
 # A pixel of the U-Net's output depends on the 189 px around it: what lies further cannot be seen in it.
 MARGIN = 3 * SIZE_MULTIPLE  # px
-TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 go through in one pass, with 2.6 GB in float32; more is cut into tiles
+TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 go through in one pass, with 2.3 GB in float32; more is cut into tiles
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
 
 
