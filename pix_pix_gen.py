@@ -82,8 +82,8 @@ DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SPLITS = ("train", "validation", "test")
 
-# A pixel of the U-Net's output depends on the 189 px around it: what lies further cannot be seen in it.
-MARGIN = 3 * SIZE_MULTIPLE  # px
+# A block of 64 x 64 px on the grid of the U-Net's halvings depends on no more than the 127 px around it.
+MARGIN = 2 * SIZE_MULTIPLE  # px
 TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 go through in one pass, with 2.3 GB in float32; more is cut into tiles
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
 
@@ -165,7 +165,7 @@ class Synthesiser:
         Args:
             fundus: (height, width, 3), uint8.
             fov: (height, width), bool: inside the camera's field. Outside the network sees the retina continued.
-            tile: side in px, a multiple of 64 from 448 up.
+            tile: side in px, a multiple of 64 from 320 up.
 
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if there, as predicted).

@@ -96,7 +96,7 @@ def test_patches_do_not_depend_on_their_batch_unless_published(synthesiser, fund
 
 @pytest.mark.parametrize("shape", [(1100, 300), (590, 570)])
 def test_tiles_give_what_one_pass_gives(synthesiser, shape):
-    """Everywhere, given the same statistics; a tile of 576 px keeps no more than its innermost 192 px."""
+    """Everywhere, given the same statistics; a tile of 576 px keeps no more than its innermost 320 px."""
     fundus = fake_fundus(np.random.default_rng(4), *shape)
     whole = reflect_to_multiple(fundus, 64)
     assert whole.shape[0] * whole.shape[1] > 576**2
