@@ -891,7 +891,7 @@ def crop_window(eye: Eye, region: str) -> Window:
     return Window(middle + jitter, CROP_MM[region], CROP_PX)
 
 
-def draw_pair(seed: int, number: int, pixels: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The `number`-th training retina of a seed, always the same whatever else is drawn.
 
     Eight consecutive numbers share a grown tree, so it is quicker to draw them in one process, one after the other.

@@ -59,6 +59,7 @@ from dataset_load_mod import (
     REGIONS,
     DataError,
     continue_outside,
+    cut_at_corners,
     field_of_view,
     find_dataset,
     list_eyes,
@@ -213,9 +214,7 @@ class Synthesiser:
 
         def predicted_patches() -> Iterator[np.ndarray]:
             for first in range(0, len(corners), batch_size):
-                places = corners[first : first + batch_size]
-                patches = [whole[row : row + patch_size, left : left + patch_size] for row, left in places]
-                batch = to_model(np.stack(patches))
+                batch = to_model(cut_at_corners(whole, corners[first : first + batch_size], patch))
                 octa = self.with_batch_statistics(batch) if published else self.with_statistics(batch, statistics)
                 yield from octa.numpy()
 

@@ -170,9 +170,10 @@ class Settings:
             raise SettingsError(f"--mix and --data {DRAWN}: all are sample retinas already")
         if self.mix and self.batch_size < 2:
             raise SettingsError(f"--mix {self.mix}: a --batch-size of 1 can't be mixed; take 2 or more, or --mix 0")
-        if (self.mix or self.data == DRAWN) and not self.augment:
+        draws = self.mix or self.data == DRAWN
+        if draws and not self.augment:
             raise SettingsError("--no-augment: sample retinas are always cut at random; leave it out, or give --mix 0")
-        if (self.mix or self.data == DRAWN) and self.patch_size > phantom_retina.CROP_PX:
+        if draws and self.patch_size > phantom_retina.CROP_PX:
             raise SettingsError(f"--patch-size {self.patch_size}: sample retinas have {phantom_retina.CROP_PX} px")
         splits = self.splits()
         for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
