@@ -403,6 +403,8 @@ class TrainingPatches:
     """Training pairs in memory, and the batches that are cut from them.
 
     Fundus and OCT-A are stacked as the channels of one array, so that they are cropped, flipped and rotated as one.
+    Outside the field both are continued, as the fundus is in prediction: from black the network would learn that dark
+    retina is black.
 
     Attributes:
         patches_per_epoch: as many as the study's grid at stride 1 gives, over all images.
@@ -413,7 +415,9 @@ class TrainingPatches:
         """Args: the pairs, any size; patch side in px; patches per batch; seed of the run; random crops or the grid."""
         self.patch_size, self.batch_size, self.seed, self.augment = patch_size, batch_size, seed, augment
         stacked = [
-            reflect_to_patch(np.concatenate([pair.fundus, pair.octa], axis=-1), (patch_size, patch_size))
+            reflect_to_patch(
+                continue_outside(np.concatenate([pair.fundus, pair.octa], axis=-1), pair.fov), (patch_size, patch_size)
+            )
             for pair in pairs
         ]  # (height, width, 3 + octa channels) each
         self.sizes = np.array([image.shape[:2] for image in stacked])  # (images, 2)

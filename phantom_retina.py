@@ -93,7 +93,7 @@ TRUTH_MIN_WIDTH_MM = 0.02  # thinner vessels can't be told from the mesh in OCT-
 TREE_SHARED_BY = 8  # consecutive draws: each mirrors, turns, warps and scales the tree, for growing costs 0.2 s
 TRAINING_FIELD_RADIUS_MM = (4.2, 6.6)  # cameras of 30 to 45 degrees
 WARP = 0.035  # of a wave's length: three such waves displace the retina, and can never fold it
-PLACES = (0.45, 0.15, 0.40)  # window about the disc, the fovea, anywhere: vessels matter more than bare macula
+PLACES = (0.55, 0.10, 0.35)  # window about the disc, the fovea, anywhere: vessels matter more than bare macula
 
 # How trees grow: ranges of the training retinas, then of the sample set. Of each one value is drawn evenly per tree.
 HABITS = {
@@ -113,11 +113,9 @@ SAMPLE_HABIT = {name: sample for name, (training, sample) in HABITS.items()}
 # reaches below 0, eyes that draw less go without.
 LOOKS = {
     # Size
-    "px_per_mm": (
-        (30, 120),
-        (1, 1),
-    ),  # 30: a 45-degree field over 400 px; 90: a disc crop; 110: CHASE_DB1's photographs
-    "calibre": ((0.6, 1.25), (1, 1)),  # factor of all widths: trunks of 50 um (narrowed by age) to 220 um (full veins)
+    # 36: a 45-degree field over 470 px; 90: a disc crop; 110: CHASE_DB1's photographs
+    "px_per_mm": ((40, 150), (1, 1)),
+    "calibre": ((0.8, 1.6), (1, 1)),  # factor of all widths: trunks of 70 um (narrowed by age) to 250 um (full veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
@@ -125,12 +123,12 @@ LOOKS = {
     "blue_share": ((0.04, 0.8), (0.30, 0.62)),  # of green; at least green_share - 0.4, for no fundus is lime
     "choroid": ((0.0, 1.2), (0.2, 1.0)),  # mottle
     "texture": ((0.005, 0.042), (0.014, 0.014)),  # fine: one standard deviation at 50 um
-    "tessellation": (
-        (-0.7, 0.65),
-        (0, 0),
-    ),  # choroidal vessels, where pigment is thin: wider than the retina's, blurred
+    "tessellation": ((-0.5, 0.9), (0, 0)),  # choroidal vessels, where pigment is thin: wider than the retina's, blurred
+    "blotches": ((-0.6, 0.9), (0, 0)),  # orange islands of choroid between pigment, or the reverse
     "fovea": ((0.0, 1.3), (0.9, 1.1)),  # darkness of the macula
     "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
+    "streaks": ((0.0, 0.3), (0.07, 0.07)),  # in that sheen
+    "streak_px": ((0.6, 2.0), (0.8, 0.8)),
     "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface mirrors the flash
     # Disc
     "disc_red": ((0.1, 0.6), (0.36, 0.6)),  # brighter than the bare fundus by
@@ -141,19 +139,21 @@ LOOKS = {
     "cup_bright": ((0.05, 0.35), (0.1, 0.2)),
     "cup_edge": ((0.05, 0.6), (0.4, 0.6)),  # softness, in radii of the cup
     "crescent": ((-0.3, 0.5), (0.0, 0.12)),  # bare sclera beside the disc
+    "pigment_ring": ((-0.3, 0.7), (0, 0)),  # dark arc along the disc's edge
+    "scleral_ring": ((-0.3, 0.5), (0, 0)),  # pale arc
     "halo": ((-0.3, 0.5), (0.05, 0.3)),  # dark, or below 0 bright, surroundings of the disc
     # Vessels in the fundus. A wide one takes `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
     # Real photographs: dips of 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm);
     # 0.05 to 0.34 in the crops.
     "dip": ((0.24, 0.6), (0.45, 0.55)),
-    "blood": ((16, 60), (22, 28)),  # per mm
+    "blood": ((12, 45), (22, 28)),  # per mm
     "artery_dip": ((0.5, 1.1), (0.6, 0.8)),  # factor
     "red_dip": ((0.0, 0.6), (0.25, 0.4)),  # factor of the dip in red: from unseen to nearly grey
     "blue_dip": ((0.3, 1.2), (0.7, 0.9)),
     # The share of the dip that the stripe along a wide vessel fills; at 0.7 the vessel looks double.
-    "reflex_artery": ((-0.3, 0.95), (0.4, 0.6)),
-    "reflex_vein": ((-0.4, 0.75), (0.05, 0.15)),
-    "reflex_width": ((0.2, 0.55), (0.26, 0.3)),  # of the radius
+    "reflex_artery": ((-0.2, 1.1), (0.4, 0.6)),
+    "reflex_vein": ((-0.3, 0.95), (0.05, 0.15)),
+    "reflex_width": ((0.2, 0.6), (0.26, 0.3)),  # of the radius
     # Light
     "vignette": ((0.0, 0.7), (0.35, 0.45)),  # lost at the light's edge
     "tilt": ((0.0, 0.1), (0.0, 0.04)),  # per mm, to one side
@@ -184,7 +184,7 @@ SAMPLE_LOOK = {name: sample for name, (training, sample) in LOOKS.items()}
 TRAINING_SHARE = {
     "border": 0.6,  # the field's border crosses the picture
     "cut": 0.25,  # of those: the round field has flat sides, as many cameras cut it
-    "passing": 0.4,  # vessels of another arcade pass through, where the disc is out of sight
+    "passing": 0.55,  # vessels of another arcade pass through, where the disc is out of sight
     "haemorrhages": 0.22,
     "flames": 0.10,
     "exudates": 0.15,
@@ -527,13 +527,14 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     broad = smooth_noise(rng, window, 3.0)
     mottle = smooth_noise(rng, window, 0.5)
     fine = smooth_noise(rng, window, 0.13)
+    redder = smooth_noise(eye.rng("background", 2), window, 0.25)
     grain = smooth_noise(rng, window, 0.05)
     choroid = np.float32(look["choroid"])
     texture = 1 + choroid * (0.045 * mottle + 0.022 * fine) + np.float32(look["texture"]) * grain
     red, green, blue = _pigment(look)
     colour = np.stack(
         [
-            red * (1 + 0.06 * choroid * broad) * texture,
+            red * (1 + choroid * (0.06 * broad + 0.05 * redder)) * texture,
             green * (1 - 0.03 * broad) * (1.4 * texture - 0.4),
             blue * (1 - 0.06 * broad) * (1.2 * texture - 0.2),
         ],
@@ -541,6 +542,8 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     )  # (pixels, pixels, 3)
     if look["tessellation"] > 0:
         colour *= _choroidal_vessels(eye, window)
+    if look["blotches"] > 0:
+        colour *= _blotches(eye, window)
     coarse = window.coarser(8).points()
     squared = coarse.real**2 + coarse.imag**2
     fovea = look["fovea"] * (np.exp(-squared / (2 * 0.5**2)) + 0.5 * np.exp(-squared / (2 * 1.3**2)))
@@ -567,14 +570,30 @@ def _pigment(look: dict[str, float]) -> np.ndarray:
 def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
     """Bands without ends that cross each other, wide and blurred: factors (pixels, pixels, 3) about 1."""
     rng = eye.rng("choroid")
-    bands = 0.0
+    bands, fineness = 0.0, rng.uniform(0.4, 1.2)
     for cells in ((1.1, 0.6), (0.7, 1.2)):
-        height = smooth_noise(rng, window, *cells)
+        height = smooth_noise(rng, window, *(fineness * cell for cell in cells))
         bands = bands + np.exp(-((height / 0.5) ** 2)) - 0.4
     patches = _sigmoid(smooth_noise(rng, window, 2.0) * 2)  # they show in parts of the field
     # Orange between dark pigment, as a rule; in pale eyes dark red on bare sclera.
-    tint = _rgb(0.30, 0.34, 0.30) if rng.random() < 0.85 else _rgb(-0.10, -0.26, -0.26)
+    bright, dark = rng.uniform((0.1, 0.05, 0.0), (0.5, 0.4, 0.35)), (-0.10, -0.26, -0.26)
+    tint = _rgb(*(bright if rng.random() < 0.85 else dark))
     return 1 + (eye.look["tessellation"] * bands * patches)[..., None] * tint
+
+
+def _blotches(eye: Eye, window: Window) -> np.ndarray:
+    """Islands of another colour, some as narrow as vessels: factors (pixels, pixels, 3).
+
+    Choroid that shines through is redder and, as vessels are, lower in green than in red: on a real photograph
+    (CHASE_DB1) red was 0.16 brighter there, green 0.05, and a network that had not met it took it for vessels.
+    """
+    rng = eye.rng("choroid", 2)
+    cell = rng.uniform(0.12, 0.4)  # mm
+    height = smooth_noise(rng, window, cell, cell * rng.uniform(0.5, 2))
+    islands = _sigmoid((height - rng.uniform(-0.5, 1.2)) / rng.uniform(0.15, 0.5))
+    islands *= _sigmoid((smooth_noise(rng, window, 2.0) + 0.3) * 3)  # they show in parts of the field
+    tint = _rgb(*rng.uniform((0.1, -0.15, -0.2), (0.7, 0.3, 0.3))) * rng.choice([1, 1, -0.6])
+    return 1 + (eye.look["blotches"] * islands)[..., None] * tint
 
 
 def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
@@ -585,13 +604,16 @@ def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.nda
     beyond = np.clip(np.hypot(offset.real, offset.imag) / eye.disc_axes[0] - 1, 0, None)
     around = offset / np.maximum(abs(offset), 1e-6)
     sheen = look["sheen"] * (around.imag**2 * 0.8 + 0.2) * np.exp(-beyond / rng.uniform(0.8, 2.2))
-    noise = gaussian_filter(rng.standard_normal(distance.shape, np.float32), 0.8)
+    noise = gaussian_filter(rng.standard_normal(distance.shape, np.float32), look["streak_px"])
     streaks = _smear(noise, fibre_direction(coarse.points(), eye.disc, 0.5), 2.0, 4)
-    shine = _enlarge(sheen, window.pixels) * (0.2 + 0.07 * streaks)
+    shine = _enlarge(sheen, window.pixels) * (0.2 + look["streaks"] * streaks)
     colour *= 1 + shine[..., None] * _rgb(0.35, 1.0, 1.3)
     uneven = _enlarge(0.5 + 0.5 * (around * np.exp(-2j * np.pi * rng.random())).real, window.pixels)
     halo = look["halo"] * uneven * np.exp(-(((distance - 1.08) / rng.uniform(0.15, 0.45)) ** 2))
     colour *= 1 - halo[..., None] * _rgb(0.8, 1.0, 1.0)
+
+
+RINGS = {"pigment_ring": (-0.6, -0.8, -0.8), "scleral_ring": (0.3, 0.7, 0.8)}  # what they add, as a share
 
 
 def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarray, colour: np.ndarray) -> None:
@@ -617,6 +639,18 @@ def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarr
         bare = _sigmoid((1 + width - distance + 0.02 * mottle) / rng.uniform(0.015, 0.05)) * (width > 0.01)
         colour += (look["crescent"] * 1.6 * bare)[..., None] * (base * _rgb(0.95, 0.95, 0.9) - colour)
     colour += (disc - colour) * edge[..., None]
+    _rings(eye, offset, distance, colour)
+
+
+def _rings(eye: Eye, offset: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None:
+    """Narrow arcs along the disc's edge, dark of pigment or pale of bare sclera, in place; `offset` as in the disc."""
+    for number, (name, tint) in enumerate(RINGS.items(), start=2):
+        if eye.look[name] > 0:
+            rng = eye.rng("disc paint", number)
+            along = (offset * np.exp(2j * np.pi * rng.random())).real / eye.disc_axes[0]
+            part = _sigmoid((along + rng.normal(0, 0.6)) / 0.2)
+            arc = np.exp(-(((distance - rng.uniform(0.95, 1.12)) / rng.uniform(0.015, 0.09)) ** 2))
+            colour *= 1 + (eye.look[name] * part * arc)[..., None] * _rgb(*tint)
 
 
 def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Window) -> np.ndarray:

@@ -66,7 +66,14 @@ from dataset_load_mod import (
 from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
 from pix_generator import Generator, check_patch_dim
-from vessel_metrics import AGREEMENT_NAMES, SIMILARITY_NAMES, image_similarity, vessel_agreement
+from vessel_metrics import (
+    AGREEMENT_NAMES,
+    ARTEFACT_NAMES,
+    SIMILARITY_NAMES,
+    artefacts,
+    image_similarity,
+    vessel_agreement,
+)
 
 PROGRAM = "pix_pix_train.py"
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
@@ -77,7 +84,7 @@ CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 PICTURED_CROPS = 3  # held-out crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
-SCORE_NAMES = SIMILARITY_NAMES + AGREEMENT_NAMES
+SCORE_NAMES = SIMILARITY_NAMES + AGREEMENT_NAMES + ARTEFACT_NAMES
 BEST_SCORE = "vessel_auc"  # decides which checkpoint is the best: it needs no threshold and ignores the speckle
 
 
@@ -132,6 +139,11 @@ class Settings:
     epochs: int = setting(250, "passes over the training images, in all; published", metavar="N")
     batch_size: int = setting(32, "patches per step; published, take less if memory is short", metavar="N")
     learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
+    decay: float = setting(
+        0.0,
+        "share of the run, at its end, over which the rate falls to 0 in a line; 0, published, keeps it",
+        metavar="SHARE",
+    )
     precision: str = setting(
         "auto",
         "auto: bfloat16 where the processor or GPU computes in it, since it is about twice as fast, else float32",
@@ -160,6 +172,8 @@ class Settings:
             raise SettingsError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
         if not (self.learning_rate > 0 and np.isfinite(self.learning_rate)):
             raise SettingsError(f"--learning-rate {self.learning_rate}: must be above 0")
+        if not 0 <= self.decay <= 1:
+            raise SettingsError(f"--decay {self.decay}: must be from 0 to 1")
         if not (self.lambda_l1 >= 0 and np.isfinite(self.lambda_l1)):
             raise SettingsError(f"--lambda-l1 {self.lambda_l1}: must not be negative")
         if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set('/\\\0\n\r:*?"<>|')):
@@ -194,7 +208,7 @@ class Settings:
 
 SPLIT_FLAGS = {"train": "--train-subjects", "validation": "--val-subjects", "test": "--test-subjects"}
 # Sample retinas are for trying the program: at most eight minutes on two cores.
-SAMPLE_RUN = {"epochs": 3, "batch_size": 2}
+SAMPLE_RUN = {"epochs": 3, "batch_size": 2, "decay": 0.5}
 # With --init-from: few pairs at the full rate make a run forget what it has learned from many.
 FINE_TUNING = {"batch_size": 2, "mix": 0.5, "learning_rate": 2e-5}
 CHANGEABLE = {"epochs", "keep", "data"}  # what a resumed run may be given anew; the data by its content
@@ -357,7 +371,8 @@ def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray,
     """
     predicted = networks.synthesiser.predict(pair.fundus, pair.fov)
     real, generated = octa_to_grey(pair.octa / 255), octa_to_grey(predicted)  # (height, width), [0, 1]
-    return predicted, image_similarity(real, generated, pair.fov) | vessel_agreement(real, generated, pair.fov)
+    measures = (image_similarity, vessel_agreement, artefacts)
+    return predicted, {name: score for of in measures for name, score in of(real, generated, pair.fov).items()}
 
 
 def evaluate_whole_fundus(networks: Pix2Pix, path: Path, settings: Settings) -> np.ndarray:
@@ -703,8 +718,6 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
     state = RunState(networks, folder, settings.keep)
     if resume:
         state.restore()
-        for optimizer in (networks.generator_optimizer, networks.discriminator_optimizer):
-            optimizer.learning_rate = settings.learning_rate
         print(f"Going on after epoch {int(state.epoch)}, step {int(state.step)}, from {folder}")
         if int(state.epoch) >= settings.epochs:
             raise RunError(f"--resume: {folder} has its {int(state.epoch)} epochs already; give a larger --epochs")
@@ -789,6 +802,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
     with bar:
         for step in range(first + 1, last + 1):
             input_image, target = next(batches)
+            set_rate(run, step)
             losses = {tag: float(loss) for tag, loss in run.networks.train_step(input_image, target).items()}
             check_finite(losses, step, run.checkpoint_folder)
             state.step.assign(step)
@@ -800,6 +814,20 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
     rate = (patches.patches_per_epoch - done) / (time.monotonic() - started)
     run.log.scalars({"images_per_second": rate}, last)
     return True
+
+
+def set_rate(run: Run, step: int) -> None:
+    """Give both optimisers the rate of a step."""
+    steps = run.settings.epochs * run.patches.steps_per_epoch
+    for optimizer in (run.networks.generator_optimizer, run.networks.discriminator_optimizer):
+        optimizer.learning_rate = learning_rate(run.settings, step, steps)
+
+
+def learning_rate(settings: Settings, step: int, steps: int) -> float:
+    """The rate of a step (from 1 to `steps`): as set, then falling to 0 in a line over the last `decay` of the run."""
+    falling = settings.decay * steps
+    left = steps - step + 1
+    return settings.learning_rate * min(1.0, left / falling) if falling else settings.learning_rate
 
 
 def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 `image_similarity` compares pixels (MAE, PSNR, SSIM). Capillary speckle is noise to a fundus camera and cannot be
 predicted, so pixels alone say little; `vessel_agreement` compares what is left after levelling it: the large vessels.
+`artefacts` measures two faults of such generators: a checkerboard, and a rim along the border of the camera's field.
 
 Everywhere: an image is a 2-D float array on [0, 1]; `fov` is a boolean array of its shape, True inside the camera's
 field, or None for "everywhere". Pixels outside the field have no influence on any number. A measure that has nothing to
@@ -11,7 +12,8 @@ compute on is nan, and the reason is logged.
 import logging
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import mannwhitneyu
 from skimage.filters import threshold_otsu
 from skimage.metrics import structural_similarity
@@ -23,9 +25,14 @@ SMOOTHING_SIZE = 400  # px: the size of a crop for which the sigma is stated; ot
 VESSEL_MAP_SIGMA = 2.0  # px: of 1, 1.5, 2 and 3 the nearest to the manual vessel maps of whole photographs (CHASE_DB1)
 SSIM_SIGMA = 1.5  # px, with the Gaussian window of 11 px: Wang et al., IEEE TIP 2004;13:600
 SSIM_BORDER = 5  # px: half the window; nearer to the image's border the window is not whole
+CHECKERBOARD_PERIOD = 16  # px: the last four doublings of the U-Net leave periods of 2, 4, 8 and 16 px
+CHECKERBOARD_WINDOW = 128  # px: so a frequency of 1/16 per px stands apart from its neighbours
+CHECKERBOARD_STEP = 32  # px between windows
+RIM_PX = 12  # px at 400 px: the band along the border of the field that is held against the inside
 
 SIMILARITY_NAMES = ("mae", "psnr", "ssim")
 AGREEMENT_NAMES = ("vessel_auc", "vessel_dice", "vessel_correlation")
+ARTEFACT_NAMES = ("checkerboard", "rim")
 
 
 def image_similarity(real: np.ndarray, generated: np.ndarray, fov: np.ndarray | None = None) -> dict[str, float]:
@@ -111,6 +118,77 @@ def vessel_agreement(real: np.ndarray, generated: np.ndarray, fov: np.ndarray | 
     scores["vessel_dice"] = float(2 * overlap / (vessels.sum() + generated_vessels.sum()))
     scores["vessel_correlation"] = float(np.corrcoef(smooth_real, smooth_generated)[0, 1])
     return scores
+
+
+def artefacts(real: np.ndarray, generated: np.ndarray, fov: np.ndarray | None = None) -> dict[str, float]:
+    """Measure two faults of the generated image inside the field.
+
+    Args:
+        real: (height, width), float on [0, 1].
+        generated: (height, width), float on [0, 1].
+        fov: (height, width), bool, or None.
+
+    Returns:
+        `checkerboard`, as the function of that name says, of the generated image; `rim`, the mean absolute error of the
+        smoothed images in a band along the field's border, divided by that further inside: 1 is best, nan where the
+        field has no border in the image.
+
+    Raises:
+        ValueError: the arrays differ in shape, or are not 2-D.
+    """
+    real, generated, fov = checked(real, generated, fov)
+    if reason := nothing_to_compare(real, generated, fov):
+        return no_answer(ARTEFACT_NAMES, reason)
+    scale = np.sqrt(real.size) / SMOOTHING_SIZE
+    scores = {"checkerboard": checkerboard(generated, fov), "rim": np.nan}
+    if not fov.all():
+        band = fov & (distance_transform_edt(fov) <= RIM_PX * scale)
+        error = abs(smooth(real - generated, fov, SMOOTHING_SIGMA * scale))
+        inside = error[fov & ~band]
+        if inside.any():
+            scores["rim"] = float(error[band].mean() / inside.mean())
+    return scores
+
+
+def checkerboard(image: np.ndarray, fov: np.ndarray) -> float:
+    """How much of an image's power repeats itself at the steps of the transposed convolutions.
+
+    The power spectrum is averaged over windows (Welch, IEEE Trans Audio Electroacoust 1967;15:70). At the frequencies
+    of patterns that repeat themselves after 2, 4, 8 or 16 px, what exceeds their surroundings counts.
+
+    Args:
+        image: (height, width), float.
+        fov: (height, width), bool: inside the camera's field.
+
+    Returns:
+        Share of the power, about 0 where there is no such pattern, up to 1; nan if no window of 128 px lies in the
+        field.
+    """
+    side = CHECKERBOARD_WINDOW
+    if min(image.shape) < side:
+        return np.nan
+    step = (slice(None, None, CHECKERBOARD_STEP),) * 2
+    whole = sliding_window_view(fov, (side, side))[step].all(axis=(2, 3))
+    windows = sliding_window_view(image, (side, side))[step][whole]  # (windows, side, side)
+    if not len(windows):
+        return np.nan
+    windows = (windows - windows.mean(axis=(1, 2), keepdims=True)) * np.outer(*2 * [np.hanning(side + 1)[:-1]])
+    power = np.mean(abs(np.fft.fft2(windows)) ** 2, axis=0)  # (side, side)
+    if power.sum() < 1e-12 * windows.size:
+        return 0.0
+    excess, reach, spacing = 0.0, 3, side // CHECKERBOARD_PERIOD
+    padded = np.pad(power, reach, mode="wrap")
+    for row in range(0, side, spacing):
+        for column in range(0, side, spacing):
+            if row or column:
+                around = padded[row : row + 2 * reach + 1, column : column + 2 * reach + 1].copy()
+                peak = around[reach - 1 : reach + 2, reach - 1 : reach + 2].copy()  # as wide as the window makes it
+                around[reach - 1 : reach + 2, reach - 1 : reach + 2] = np.nan
+                # The spectrum falls steeply, so its surroundings are averaged by their logarithms.
+                excess += np.sum(peak - np.exp(np.nanmean(np.log(around + 1e-12))))
+    # The windows' Hann spreads the mean over the lowest frequencies: they are no power of the image.
+    lowest = padded[reach - 1 : reach + 2, reach - 1 : reach + 2].sum()
+    return float(excess / (power.sum() - lowest))
 
 
 def vessel_map(octa: np.ndarray, fov: np.ndarray) -> np.ndarray:

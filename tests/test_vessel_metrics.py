@@ -8,7 +8,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vessel_metrics import (
     AGREEMENT_NAMES,
+    ARTEFACT_NAMES,
     SIMILARITY_NAMES,
+    artefacts,
+    checkerboard,
     image_similarity,
     vessel_agreement,
     vessel_density,
@@ -156,3 +159,48 @@ def test_without_vessel_or_field_the_map_is_empty():
     nowhere = np.zeros((20, 20), bool)
     assert not vessel_map(np.random.default_rng(0).random((20, 20)), nowhere).any()
     assert np.isnan(vessel_density(nowhere, nowhere))
+
+
+@pytest.mark.parametrize("period", [2, 4, 8, 16])
+def test_checkerboard_of_known_power(period):
+    random = np.random.default_rng(0)
+    everywhere = np.ones((400, 400), dtype=bool)
+    noise = random.standard_normal((400, 400))
+    board = 2.0 * ((np.indices((400, 400)) // (period // 2)).sum(axis=0) % 2) - 1  # a power of 1, as the noise
+    assert checkerboard(noise, everywhere) == pytest.approx(0, abs=0.01)
+    # A board's harmonics that lie on the grid count; fine boards have no others.
+    assert checkerboard(noise + board, everywhere) == pytest.approx(0.5, abs=0.03)
+
+
+def test_checkerboard_ignores_what_has_no_such_period(vessels):
+    everywhere = np.ones((400, 400), dtype=bool)
+    stripes = np.sin(np.arange(400) * 2 * np.pi / 11) * np.ones((400, 1))
+    assert abs(checkerboard(vessels + stripes, everywhere)) < 0.02
+    assert checkerboard(np.full((400, 400), 0.5), everywhere) == 0
+
+
+def test_checkerboard_looks_inside_the_field_alone(half_field):
+    noise = np.random.default_rng(0).standard_normal((400, 400))
+    board = 2.0 * (np.indices((400, 400)).sum(axis=0) % 2)
+    assert abs(checkerboard(noise + np.where(half_field, 0, board), half_field)) < 0.01
+    assert np.isnan(checkerboard(noise, np.zeros((400, 400), dtype=bool)))
+    assert np.isnan(checkerboard(noise[:100, :100], half_field[:100, :100]))
+
+
+def test_rim_by_hand(half_field):
+    real = np.full((400, 400), 0.3)
+    even = artefacts(real, real + 0.1, half_field)
+    assert even["rim"] == pytest.approx(1)
+    columns = np.arange(400)
+    glow = artefacts(real, real + np.where(columns >= 250 - 12, 0.3, 0.1), half_field)
+    # 0.3 in the band of 12 px, 0.1 inside, but for what the smoothing carries over: equal gain and loss
+    lost = 0.2 * 3 / np.sqrt(2 * np.pi)  # integral of the blurred step's tail, sigma 3 px
+    assert glow["rim"] == pytest.approx((0.3 - lost / 12) / (0.1 + lost / (250 - 12)), rel=0.02)
+    assert np.isnan(artefacts(real, real + 0.1)["rim"])
+
+
+def test_artefacts_of_nothing(caplog):
+    nothing = artefacts(np.zeros((200, 200)), np.zeros((200, 200)), np.zeros((200, 200), dtype=bool))
+    assert list(nothing) == list(ARTEFACT_NAMES)
+    assert all(np.isnan(list(nothing.values())))
+    assert "no pixel lies inside the field" in caplog.text
