@@ -327,6 +327,18 @@ def test_batches_are_float_and_cut_as_one(pairs):
         assert np.array_equal(fundus[..., 1:2], octa)  # cropped, flipped and rotated as one
 
 
+def test_training_sees_no_border_of_the_field(random):
+    pair = dlm.Pair(
+        *(random.integers(60, 200, (128, 128, n), dtype=np.uint8) for n in (3, 1)), np.ones((128, 128), bool)
+    )
+    pair.fov[:, 80:] = False
+    for image in (pair.fundus, pair.octa):
+        image[~pair.fov] = 0
+    for fundus, octa in epochs_of(dlm.TrainingPatches([pair], 128, 1, seed=0, augment=True), 2):
+        assert fundus.min() > -0.6  # 60 / 127.5 - 1
+        assert octa.min() > -0.6
+
+
 def test_last_batch_of_an_epoch_may_be_smaller(pairs):
     patches = dlm.TrainingPatches(pairs, 64, 3, seed=0, augment=True)
     assert [len(fundus) for fundus, _ in epochs_of(patches, 2)] == [3, 3, 2, 3, 3, 2]

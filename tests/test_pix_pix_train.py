@@ -242,6 +242,31 @@ def test_signal_saves_and_the_resumed_run_equals_an_unbroken_one(folder):
     assert_same_checkpoints("training_checkpoints/whole", "training_checkpoints/broken")
 
 
+def test_learning_rate_by_hand():
+    falling = train.Settings(learning_rate=1.0, decay=0.5)
+    assert [train.learning_rate(falling, step, 8) for step in range(1, 9)] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert {train.learning_rate(train.Settings(learning_rate=1.0), step, 8) for step in range(1, 9)} == {1}
+
+
+def test_falling_rate_goes_on_where_it_stood(folder, monkeypatch):
+    run = [*SMALL, "--epochs", "2", "--decay", "1"]  # 3 steps an epoch
+    assert train.main([*run, "--name", "whole"]) == 0
+    with monkeypatch.context() as patched:
+        check = train.check_finite
+        patched.setattr(
+            train,
+            "check_finite",
+            lambda *given: check(*given) or (given[1] == 4 and signal.raise_signal(signal.SIGINT)),
+        )
+        assert train.main([*run, "--name", "parts"]) == 130
+    assert train.main(["--resume", "training_checkpoints/parts"]) == 0
+    assert_same_checkpoints("training_checkpoints/whole", "training_checkpoints/parts")
+    rates = [
+        value for name, value in checkpoint_values("training_checkpoints/parts").items() if "learning_rate" in name
+    ]
+    assert rates == [pytest.approx(2e-4 / 6)] * 2
+
+
 def test_non_finite_loss_stops_and_leaves_the_last_checkpoint(folder, capsys):
     assert train.main([*SMALL, "--epochs", "1", "--name", "good"]) == 0
     before = checkpoint_values("training_checkpoints/good")
@@ -285,8 +310,9 @@ def test_sample_retinas_stand_in_for_missing_data_with_a_notice(sample_folder, m
 
 
 def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_folder, dataset, capsys):
-    assert train.main([*SMALL, "--epochs", "2", "--name", "whole"]) == 0
-    assert train.main([*SMALL, "--epochs", "1", "--name", "parts"]) == 0
+    steady = [*SMALL, "--decay", "0"]
+    assert train.main([*steady, "--epochs", "2", "--name", "whole"]) == 0
+    assert train.main([*steady, "--epochs", "1", "--name", "parts"]) == 0
     assert train.main(["--resume", "training_checkpoints/parts", "--epochs", "2"]) == 0
     assert_same_checkpoints("training_checkpoints/whole", "training_checkpoints/parts")
     assert logged("logs/fit/whole", "gen_total_loss") == logged("logs/fit/parts", "gen_total_loss")
@@ -351,6 +377,7 @@ def test_real_data_go_before_sample_retinas_and_the_defaults_are_published(folde
         (["--keep", "0"], r"--keep 0: must be at least 1"),
         (["--seed", "-1"], r"--seed -1: must be from 0"),
         (["--learning-rate", "nan"], r"--learning-rate nan: must be above 0"),
+        (["--decay", "2"], r"--decay 2.0: must be from 0 to 1"),
         (["--lambda-l1", "-1"], r"--lambda-l1 -1.0: must not be negative"),
         (["--name", "../x"], r"--name '../x': must be a plain folder name"),
         (["--epochs", "many"], r"argument --epochs: invalid int value: 'many'"),
