@@ -16,6 +16,7 @@ Everything follows from the seed; no eye depends on which others are made.
     python phantom_retina.py --output data/phantom
     python phantom_retina.py --output data/phantom --subjects 1-12,26-28,31-36 --seed 7
     python phantom_retina.py --preview phantom.png
+    python phantom_retina.py --preview-drawn drawn.png
 
 --output writes, in the layout and with the names of UT-FSOCTA,
 
@@ -24,10 +25,10 @@ Everything follows from the seed; no eye depends on which others are made.
     DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, else 0
     DIR/fov45/fundus/<subject>_<eye>.jpg                    RGB, round field on black
 
-and --preview one contact sheet. To leave an ingredient out of the training retinas, replace its range in TRAINING_LOOK
-or its share in TRAINING_SHARE, for trees the range in TRAINING_HABIT: all else stays as it was. Coordinates are
-millimetres on the retina, x to the right and y downwards as in the picture, with the origin at the fovea; a point is
-also written as the complex number x + iy.
+--preview one contact sheet of these, --preview-drawn one of training retinas. To leave an ingredient out of the
+training retinas, replace its range in TRAINING_LOOK or its share in TRAINING_SHARE, for trees the range in
+TRAINING_HABIT: all else stays as it was. Coordinates are millimetres on the retina, x to the right and y downwards as
+in the picture, with the origin at the fovea; a point is also written as the complex number x + iy.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -62,6 +64,7 @@ DRAWN = "phantom"  # instead of a data folder: training retinas, drawn as they a
 WORKER_ENDED = "a process that draws sample retinas has ended, perhaps for want of memory"
 PREVIEW_EYES = 4
 PREVIEW_TILE_PX = 260
+PREVIEW_DRAWN = (3, 6)  # rows and columns of training retinas
 
 EYES = ("OD", "OS")
 REGIONS = ("disc", "macula")
@@ -1092,6 +1095,20 @@ def contact_sheet(subjects: Sequence[int], seed: int = 0) -> Image.Image:
     return sheet
 
 
+def drawn_sheet(seed: int = 0) -> Image.Image:
+    """Training retinas of as many trees, the fundus above its OCT-A."""
+    rows, columns = PREVIEW_DRAWN
+    tile = (PREVIEW_TILE_PX, PREVIEW_TILE_PX)
+    sheet = Image.new("RGB", (columns * tile[0], 2 * rows * tile[1]))
+    for number in range(rows * columns):
+        fundus, octa, _ = draw_pair(seed, number * TREE_SHARED_BY)
+        row, column = divmod(number, columns)
+        for below, pixels in enumerate((fundus, octa[..., 0])):
+            picture = Image.fromarray(pixels).convert("RGB").resize(tile, Image.Resampling.LANCZOS)
+            sheet.paste(picture, (column * tile[0], (2 * row + below) * tile[1]))
+    return sheet
+
+
 # ------------------------------------------------------------------------------------------------------ command line
 
 
@@ -1126,7 +1143,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the set to; must not hold anything")
     parser.add_argument("--stream", type=int, nargs=2, help=argparse.SUPPRESS)  # see `write_stream`
     parser.add_argument("--preview", type=Path, metavar="FILE", help="PNG to write a contact sheet of a few eyes to")
+    parser.add_argument(
+        "--preview-drawn", type=Path, metavar="FILE", help="PNG to write a contact sheet of training retinas to"
+    )
     return parser
+
+
+@contextmanager
+def _blamed_on(option: str, parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Turn what the system refuses into one line that names the option."""
+    try:
+        yield
+    except OSError as error:
+        parser.error(f"argument {option}: {error}; choose another place")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1136,25 +1165,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stream is not None:
         write_stream(sys.stdout.buffer, args.seed, *args.stream)
         return 0
-    if args.output is None and args.preview is None:
-        parser.error("give --output DIR, --preview FILE or both")
-    if args.preview is not None and (args.preview.suffix.lower() != ".png" or args.preview.is_dir()):
-        parser.error(f"argument --preview: {args.preview} is not the name of a PNG file: end it in .png")
-    option = "--output"
-    try:
-        if args.output is not None:
+    previews = {
+        "--preview": (args.preview, lambda: contact_sheet(args.subjects[:PREVIEW_EYES], args.seed)),
+        "--preview-drawn": (args.preview_drawn, lambda: drawn_sheet(args.seed)),
+    }
+    previews = {option: preview for option, preview in previews.items() if preview[0] is not None}
+    if args.output is None and not previews:
+        parser.error("give --output DIR, --preview FILE or --preview-drawn FILE")
+    for option, (file, _) in previews.items():
+        if file.suffix.lower() != ".png" or file.is_dir():
+            parser.error(f"argument {option}: {file} is not the name of a PNG file: end it in .png")
+    if args.output is not None:
+        with _blamed_on("--output", parser):
             check_output(args.output)
-        option = "--preview"
-        if args.preview is not None:
-            args.preview.parent.mkdir(parents=True, exist_ok=True)
-        option = "--output"
-        if args.output is not None:
+    for option, (file, _) in previews.items():
+        with _blamed_on(option, parser):
+            file.parent.mkdir(parents=True, exist_ok=True)
+    if args.output is not None:
+        with _blamed_on("--output", parser):
             write_dataset(args.output, args.subjects, args.seed)
-        option = "--preview"
-        if args.preview is not None:
-            contact_sheet(args.subjects[:PREVIEW_EYES], args.seed).save(args.preview)
-    except OSError as error:
-        parser.error(f"argument {option}: {error}; choose another place")
+    for option, (file, draw) in previews.items():
+        with _blamed_on(option, parser):
+            draw().save(file)
     return 0
 
 

@@ -404,6 +404,7 @@ def test_no_subjects_are_refused(tmp_path):
         (["--output", "x", "--seed", "-1"], "--seed"),
         (["--output", "x", "--seed", "1.5"], "--seed"),
         (["--preview", "x.jpeg"], "--preview"),
+        (["--preview-drawn", "."], "--preview-drawn"),
         (["--outputs", "x"], "--output"),
     ],
 )
@@ -442,6 +443,18 @@ def test_preview_alone_writes_one_picture(tmp_path):
         assert sheet.size == (7 * phantom_retina.PREVIEW_TILE_PX, phantom_retina.PREVIEW_TILE_PX)
         assert np.asarray(sheet).std() > 20
     assert [path.name for path in preview.parent.iterdir()] == ["preview.png"]
+
+
+def test_preview_of_drawn_retinas(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom_retina, "PREVIEW_DRAWN", (1, 2))
+    assert main(["--preview-drawn", str(tmp_path / "drawn.png"), "--seed", "3"]) == 0
+    side = phantom_retina.PREVIEW_TILE_PX
+    with Image.open(tmp_path / "drawn.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (2 * side, 2 * side, 3)
+    assert np.ptp(pixels[side:], axis=-1).max() == 0  # OCT-A, below, is grey
+    octa = phantom_retina.draw_pair(3, phantom_retina.TREE_SHARED_BY)[1]
+    assert pixels[side:, side:].mean() == pytest.approx(octa.mean(), abs=1)
 
 
 def test_output_and_preview_together(tmp_path, monkeypatch):
