@@ -116,9 +116,10 @@ SAMPLE_HABIT = {name: sample for name, (training, sample) in HABITS.items()}
 # reaches below 0, eyes that draw less go without.
 LOOKS = {
     # Size
-    # 36: a 45-degree field over 470 px; 90: a disc crop; 110: CHASE_DB1's photographs
-    "px_per_mm": ((40, 150), (1, 1)),
-    "calibre": ((0.8, 1.6), (1, 1)),  # factor of all widths: trunks of 70 um (narrowed by age) to 250 um (full veins)
+    # 36: a 45-degree field over 470 px; 90: a disc crop; 110: CHASE_DB1's photographs, where seven tenths of the vessel
+    # pixels lie in vessels of 9 px and more: up to 120, and with a calibre of 0.6 to 1.25, it was less than a tenth.
+    "px_per_mm": ((36, 150), (1, 1)),
+    "calibre": ((0.8, 1.6), (1, 1)),  # factor of all widths: trunks of 70 um (narrowed by age) to 270 um (full veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
@@ -137,7 +138,7 @@ LOOKS = {
     "disc_red": ((0.1, 0.6), (0.36, 0.6)),  # brighter than the bare fundus by
     "disc_pale": ((0.05, 0.6), (0.45, 0.6)),  # how far its colour is from the fundus' to white
     "disc_blue": ((0.1, 1.0), (0.45, 0.6)),  # the share of that which blue goes: below 1 the disc is yellow
-    "disc_edge": ((0.012, 0.09), (0.018, 0.035)),  # softness, in radii
+    "disc_edge": ((0.012, 0.12), (0.018, 0.035)),  # softness, in radii
     "cup": ((0.1, 0.8), (0.25, 0.5)),  # of the disc's radius
     "cup_bright": ((0.05, 0.35), (0.1, 0.2)),
     "cup_edge": ((0.05, 0.6), (0.4, 0.6)),  # softness, in radii of the cup
@@ -148,7 +149,7 @@ LOOKS = {
     # Vessels in the fundus. A wide one takes `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
     # Real photographs: dips of 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm);
     # 0.05 to 0.34 in the crops.
-    "dip": ((0.24, 0.6), (0.45, 0.55)),
+    "dip": ((0.26, 0.65), (0.45, 0.55)),
     "blood": ((12, 45), (22, 28)),  # per mm
     "artery_dip": ((0.5, 1.1), (0.6, 0.8)),  # factor
     "red_dip": ((0.0, 0.6), (0.25, 0.4)),  # factor of the dip in red: from unseen to nearly grey
@@ -646,13 +647,18 @@ def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarr
 
 
 def _rings(eye: Eye, offset: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None:
-    """Narrow arcs along the disc's edge, dark of pigment or pale of bare sclera, in place; `offset` as in the disc."""
+    """Arcs along the disc's edge, dark of pigment or pale of bare sclera, in place; `offset` as in the disc.
+
+    As narrow as a vessel or 0.3 radii wide, and sharper towards the disc: without them its edge is taken for a vessel.
+    """
     for number, (name, tint) in enumerate(RINGS.items(), start=2):
         if eye.look[name] > 0:
             rng = eye.rng("disc paint", number)
             along = (offset * np.exp(2j * np.pi * rng.random())).real / eye.disc_axes[0]
-            part = _sigmoid((along + rng.normal(0, 0.6)) / 0.2)
-            arc = np.exp(-(((distance - rng.uniform(0.95, 1.12)) / rng.uniform(0.015, 0.09)) ** 2))
+            part = _sigmoid((along + rng.normal(0, 0.6)) / rng.uniform(0.1, 0.4))
+            width = 0.015 * 20 ** rng.random()  # narrow ones prevail
+            beyond = distance - rng.uniform(0.95, 1.1)
+            arc = np.exp(-((beyond / np.where(beyond < 0, min(width, 0.06), width)) ** 2))
             colour *= 1 + (eye.look[name] * part * arc)[..., None] * _rgb(*tint)
 
 

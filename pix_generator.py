@@ -7,6 +7,7 @@ doublings, skip connections between mirror levels, tanh at the end. Importing th
 import keras
 
 SIZE_MULTIPLE = 64  # px: six halvings must come out even
+UPSAMPLING = ("transposed", "resize")  # ways to double: the study's; without its checkerboard
 
 
 def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.Sequential:
@@ -32,23 +33,21 @@ def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.S
     return block
 
 
-def upsample(filters: int, size: int, apply_dropout: bool = False) -> keras.Sequential:
-    """Double height and width: transposed convolution (stride 2, no bias), batch norm, dropout if asked for, ReLU.
+def upsample(filters: int, size: int, apply_dropout: bool = False, upsampling: str = "transposed") -> keras.Sequential:
+    """Double height and width (`doubling`, no bias), then batch norm, dropout if asked for, ReLU.
 
     Args:
         filters: channels that come out.
         size: edge of the square kernel, in px.
         apply_dropout: True drops half of the activations in training.
+        upsampling: one of UPSAMPLING.
 
     Returns:
         A block (batch, height, width, channels) -> (batch, 2 * height, 2 * width, filters).
     """
     block = keras.Sequential()
-    block.add(
-        keras.layers.Conv2DTranspose(
-            filters, size, strides=2, padding="same", use_bias=False, kernel_initializer=initial_weights()
-        )
-    )
+    for layer in doubling(filters, size, upsampling, use_bias=False):
+        block.add(layer)
     block.add(keras.layers.BatchNormalization())
     if apply_dropout:
         block.add(keras.layers.Dropout(0.5))
@@ -56,7 +55,32 @@ def upsample(filters: int, size: int, apply_dropout: bool = False) -> keras.Sequ
     return block
 
 
-def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_channels: int) -> keras.Model:
+def doubling(filters: int, size: int, upsampling: str, **options) -> list[keras.layers.Layer]:
+    """The layers that double height and width.
+
+    `transposed` is the study's transposed convolution of stride 2, `size` px wide. `resize` repeats each pixel and then
+    convolves, one px narrower (Odena et al., Distill 2016, doi 10.23915/distill.00003): the four pixels that come of
+    one share their weights, so they can't differ in a pattern of their own.
+
+    Raises:
+        ValueError: another `upsampling`.
+    """
+    if upsampling == "transposed":
+        convolution = keras.layers.Conv2DTranspose(
+            filters, size, strides=2, padding="same", kernel_initializer=initial_weights(), **options
+        )
+        return [convolution]
+    if upsampling != "resize":
+        raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLING)}, not {upsampling!r}")
+    convolution = keras.layers.Conv2D(
+        filters, size - 1, padding="same", kernel_initializer=initial_weights(), **options
+    )
+    return [keras.layers.UpSampling2D(interpolation="nearest"), convolution]
+
+
+def Generator(
+    in_channels: int, patch_dim: tuple[int | None, int | None], out_channels: int, upsampling: str = "transposed"
+) -> keras.Model:
     """Build the U-Net.
 
     Args:
@@ -64,13 +88,15 @@ def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_ch
         patch_dim: height and width of a patch in px, multiples of 64; None leaves a side free, for images of any size
             whose sides are such multiples.
         out_channels: channels of the OCT-A, 1 or 4.
+        upsampling: how to double, see `doubling`.
 
     Returns:
         A model (batch, height, width, in_channels) -> (batch, height, width, out_channels), both float32 on [-1, 1].
-        29,253,892 parameters at 3 -> 4 channels, 29,247,745 at 3 -> 1.
+        29,253,892 parameters at 3 -> 4 channels, 29,247,745 at 3 -> 1; with `resize` 21,336,836 and
+        21,333,377.
 
     Raises:
-        ValueError: a side of the patch is no multiple of 64.
+        ValueError: a side of the patch is no multiple of 64, or another `upsampling`.
     """
     check_patch_dim(patch_dim)
     # Shapes are those of a 256 x 256 patch.
@@ -84,18 +110,16 @@ def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_ch
         downsample(512, 4),  # (batch, 4, 4, 512)
     ]
     up_stack = [  # before -> after concatenation with the mirror level
-        upsample(512, 4, apply_dropout=True),  # (batch, 8, 8, 512) -> (batch, 8, 8, 1024)
-        upsample(512, 4, apply_dropout=True),  # (batch, 16, 16, 512) -> (batch, 16, 16, 1024)
-        upsample(256, 4),  # (batch, 32, 32, 256) -> (batch, 32, 32, 512)
-        upsample(128, 4),  # (batch, 64, 64, 128) -> (batch, 64, 64, 256)
-        upsample(64, 4),  # (batch, 128, 128, 64) -> (batch, 128, 128, 128)
+        upsample(512, 4, True, upsampling),  # (batch, 8, 8, 512) -> (batch, 8, 8, 1024)
+        upsample(512, 4, True, upsampling),  # (batch, 16, 16, 512) -> (batch, 16, 16, 1024)
+        upsample(256, 4, False, upsampling),  # (batch, 32, 32, 256) -> (batch, 32, 32, 512)
+        upsample(128, 4, False, upsampling),  # (batch, 64, 64, 128) -> (batch, 64, 64, 256)
+        upsample(64, 4, False, upsampling),  # (batch, 128, 128, 64) -> (batch, 128, 128, 128)
     ]
-    last = keras.layers.Conv2DTranspose(
+    last = doubling(
         out_channels,
         4,
-        strides=2,
-        padding="same",
-        kernel_initializer=initial_weights(),
+        upsampling,
         activation="tanh",
         dtype="float32",  # in mixed precision too: half a byte of OCT-A is lost in bfloat16's eight bits
         name="gen_output",
@@ -108,7 +132,9 @@ def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_ch
         skips.append(x)
     for up, skip in zip(up_stack, reversed(skips[:-1]), strict=True):
         x = keras.layers.Concatenate()([up(x), skip])
-    return keras.Model(inputs=inputs, outputs=last(x), name="generator")
+    for layer in last:
+        x = layer(x)
+    return keras.Model(inputs=inputs, outputs=x, name="generator")
 
 
 def initial_weights() -> keras.initializers.Initializer:

@@ -301,6 +301,7 @@ class RunSettings:
     """What synthesis needs to know of a run; the names are those of run.json."""
 
     octa_channels: int
+    upsampling: str
     fov_mask: bool
     patch_size: int
     batch_size: int
@@ -383,7 +384,7 @@ def load_generator(path: str, settings: RunSettings) -> keras.Model:
     """The generator of a checkpoint, for images of any size. Raises RunError if it is damaged or does not fit."""
     keras.utils.set_random_seed(settings.seed)  # of the dropout that the published way keeps on
     keras.config.set_dtype_policy(settings.precision)
-    generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
+    generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels, settings.upsampling)
     restore(tf.train.Checkpoint(generator=generator), path, path)
     return generator
 

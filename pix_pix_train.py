@@ -65,7 +65,7 @@ from dataset_load_mod import (
 )
 from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
-from pix_generator import Generator, check_patch_dim
+from pix_generator import UPSAMPLING, Generator, check_patch_dim
 from vessel_metrics import (
     AGREEMENT_NAMES,
     ARTEFACT_NAMES,
@@ -134,6 +134,12 @@ class Settings:
     )
     # Model and losses
     patch_size: int = setting(256, "side of a square patch in px, a multiple of 64; published", metavar="PX")
+    upsampling: str = setting(
+        "transposed",
+        "of the generator: the published transposed convolutions; or repeated pixels and a convolution, which leave no "
+        "checkerboard",
+        choices=UPSAMPLING,
+    )
     lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
     # Training
     epochs: int = setting(250, "passes over the training images, in all; published", metavar="N")
@@ -309,7 +315,7 @@ class Pix2Pix:
         keras.config.set_dtype_policy(settings.precision)
         patch_dim = (settings.patch_size, settings.patch_size)
         self.lambda_l1 = settings.lambda_l1
-        self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
+        self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels, settings.upsampling)
         self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
         self.generator_optimizer = new_optimizer(self.generator, settings)
         self.discriminator_optimizer = new_optimizer(self.discriminator, settings)
@@ -558,10 +564,10 @@ def initialise_from(networks: Pix2Pix, folder: Path, settings: Settings) -> str:
         RunError: the folder is no run, or its networks have another shape.
     """
     other, _ = read_run_of_training(folder)
-    if other.octa_channels != settings.octa_channels:
-        raise RunError(
-            f"--init-from {folder}: its --octa-channels is {other.octa_channels}, this run's {settings.octa_channels}"
-        )
+    for name in ("octa_channels", "upsampling"):
+        its, mine = getattr(other, name), getattr(settings, name)
+        if its != mine:
+            raise RunError(f"--init-from {folder}: its {flag(name)} is {its}, this run's {mine}")
     path, _ = find_weights(folder, None)
     restore(
         tf.train.Checkpoint(generator=networks.generator, discriminator=networks.discriminator),
@@ -881,7 +887,7 @@ def settings_of_new_run(given: dict) -> Settings:
     """The resolved settings of a new run: what was given, else the defaults, of sample retinas where there is no data.
 
     Raises:
-        SettingsError, DataError: see there.
+        SettingsError, DataError, RunError: see there.
     """
     Settings(**given)  # what is wrong is said before anything is made
     if "name" in given:
@@ -893,7 +899,8 @@ def settings_of_new_run(given: dict) -> Settings:
     if data == DRAWN:
         defaults, reason = SAMPLE_RUN, "sample retinas"
     elif "init_from" in given:
-        defaults, reason = FINE_TUNING, "--init-from"
+        other, _ = read_run_of_training(Path(given["init_from"]))
+        defaults, reason = FINE_TUNING | {"upsampling": other.upsampling}, "--init-from"
     settings = Settings(**(defaults | given | {"data": data}))
     if data == DRAWN:
         use_sample_retinas()

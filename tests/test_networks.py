@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pix_discriminator import Discriminator
-from pix_generator import Generator, downsample, upsample
+from pix_generator import UPSAMPLING, Generator, downsample, upsample
 
 
 def all_layers(model):
@@ -50,6 +50,29 @@ def test_generator_is_built_as_in_the_study():
     assert len([layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]) == 10
     slopes = [layer.negative_slope for layer in layers if isinstance(layer, keras.layers.LeakyReLU)]
     assert slopes == pytest.approx([0.3] * 6)
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(4, 21_336_836), (1, 21_333_377)])
+def test_generator_without_checkerboard_differs_in_its_doublings_alone(channels, parameters):
+    model = Generator(3, (256, 256), channels, "resize")
+    assert (model.count_params(), model.output_shape) == (parameters, (None, 256, 256, channels))
+    published, resized = (
+        [type(layer).__name__ for layer in all_layers(network)] for network in (Generator(3, (64, 64), channels), model)
+    )
+    doubled = resized.count("UpSampling2D")
+    assert doubled == published.count("Conv2DTranspose") == 6
+    assert [name for name in resized if name != "UpSampling2D"] == [
+        name.removesuffix("Transpose") for name in published
+    ]
+    with pytest.raises(ValueError, match="upsampling must be one of transposed, resize, not 'bicubic'"):
+        Generator(3, (64, 64), 1, "bicubic")
+
+
+def test_repeated_pixels_leave_no_checkerboard():
+    """What one doubling makes of an even image: the same everywhere, but for the border."""
+    even = np.ones((1, 8, 8, 3), np.float32)
+    spread = {way: np.ptp(upsample(4, 4, False, way)(even)[0, 4:-4, 4:-4], axis=(0, 1)).max() for way in UPSAMPLING}
+    assert spread["resize"] < 1e-6 < 1e-3 < spread["transposed"]
 
 
 def test_generator_with_free_sides_takes_images_of_any_size():
