@@ -37,7 +37,7 @@ FILE_NAME = re.compile(r"(?P<subject>\d+)_(?P<eye>OD|OS)\.(?:png|jpe?g|tiff?|bmp
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
-DRAWN_PER_EPOCH = 160  # patches between two validations, when all are drawn
+DRAWN_PER_EPOCH = 320  # patches between two validations, when all are drawn
 RETINAS_PER_BLOCK = 16  # drawn retinas whose patches are shuffled
 PATCHES_PER_RETINA = 4  # so that drawing, 0.2 s of a core for a retina, takes little from training on few cores
 

@@ -145,6 +145,12 @@ class Settings:
     epochs: int = setting(250, "passes over the training images, in all; published", metavar="N")
     batch_size: int = setting(32, "patches per step; published, take less if memory is short", metavar="N")
     learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
+    warm_up: float = setting(
+        0.0,
+        "share of the run, at its start, in which the generator learns by the mean absolute error alone, which takes a "
+        "third of the time; 0, published, is without",
+        metavar="SHARE",
+    )
     decay: float = setting(
         0.0,
         "share of the run, at its end, over which the rate falls to 0 in a line; 0, published, keeps it",
@@ -178,8 +184,9 @@ class Settings:
             raise SettingsError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
         if not (self.learning_rate > 0 and np.isfinite(self.learning_rate)):
             raise SettingsError(f"--learning-rate {self.learning_rate}: must be above 0")
-        if not 0 <= self.decay <= 1:
-            raise SettingsError(f"--decay {self.decay}: must be from 0 to 1")
+        for name in ("warm_up", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{flag(name)} {getattr(self, name)}: must be from 0 to 1")
         if not (self.lambda_l1 >= 0 and np.isfinite(self.lambda_l1)):
             raise SettingsError(f"--lambda-l1 {self.lambda_l1}: must not be negative")
         if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set('/\\\0\n\r:*?"<>|')):
@@ -214,7 +221,7 @@ class Settings:
 
 SPLIT_FLAGS = {"train": "--train-subjects", "validation": "--val-subjects", "test": "--test-subjects"}
 # Sample retinas are for trying the program: at most eight minutes on two cores.
-SAMPLE_RUN = {"epochs": 3, "batch_size": 2, "decay": 0.5}
+SAMPLE_RUN = {"epochs": 4, "batch_size": 2, "warm_up": 0.75, "decay": 0.5}
 # With --init-from: few pairs at the full rate make a run forget what it has learned from many.
 FINE_TUNING = {"batch_size": 2, "mix": 0.5, "learning_rate": 2e-5}
 CHANGEABLE = {"epochs", "keep", "data"}  # what a resumed run may be given anew; the data by its content
@@ -322,6 +329,7 @@ class Pix2Pix:
         fundus = tf.TensorSpec((None, *patch_dim, FUNDUS_CHANNELS), tf.float32)
         octa = tf.TensorSpec((None, *patch_dim, settings.octa_channels), tf.float32)
         self.train_step = tf.function(self._train_step, input_signature=[fundus, octa])
+        self.warm_up_step = tf.function(self._warm_up_step, input_signature=[fundus, octa])
         self.synthesiser = Synthesiser(self.generator)
 
     def _train_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -355,6 +363,15 @@ class Pix2Pix:
             "disc_real_mean": tf.reduce_mean(tf.sigmoid(disc_real_output)),
             "disc_generated_mean": tf.reduce_mean(tf.sigmoid(disc_generated_output)),
         }
+
+    def _warm_up_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One step of the generator by the weighted mean absolute error alone; images as in `_train_step`."""
+        with tf.GradientTape() as tape:
+            gen_l1_loss = tf.reduce_mean(tf.abs(target - self.generator(input_image, training=True)))
+            scaled_loss = self.generator_optimizer.scale_loss(self.lambda_l1 * gen_l1_loss)
+        weights = self.generator.trainable_variables
+        self.generator_optimizer.apply(tape.gradient(scaled_loss, weights), weights)
+        return {"gen_l1_loss": gen_l1_loss}
 
 
 def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
@@ -674,6 +691,11 @@ class Run:
     log: RunLog
 
     @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.settings.epochs * self.patches.steps_per_epoch
+
+    @property
     def log_folder(self) -> Path:
         """Where TensorBoard's summaries and metrics.csv are."""
         return log_folder(self.settings)
@@ -809,11 +831,14 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
         for step in range(first + 1, last + 1):
             input_image, target = next(batches)
             set_rate(run, step)
-            losses = {tag: float(loss) for tag, loss in run.networks.train_step(input_image, target).items()}
+            warm_up = step <= run.settings.warm_up * run.steps
+            train_step = run.networks.warm_up_step if warm_up else run.networks.train_step
+            losses = {tag: float(loss) for tag, loss in train_step(input_image, target).items()}
             check_finite(losses, step, run.checkpoint_folder)
             state.step.assign(step)
             run.log.scalars(losses, step)
-            bar.set_postfix({tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES}, refresh=False)
+            shown = {tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES if tag in losses}
+            bar.set_postfix(shown, refresh=False)
             bar.update(input_image.shape[0])
             if stop.number and step < last:
                 return False
@@ -824,9 +849,8 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
 
 def set_rate(run: Run, step: int) -> None:
     """Give both optimisers the rate of a step."""
-    steps = run.settings.epochs * run.patches.steps_per_epoch
     for optimizer in (run.networks.generator_optimizer, run.networks.discriminator_optimizer):
-        optimizer.learning_rate = learning_rate(run.settings, step, steps)
+        optimizer.learning_rate = learning_rate(run.settings, step, run.steps)
 
 
 def learning_rate(settings: Settings, step: int, steps: int) -> float:

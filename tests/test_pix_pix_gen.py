@@ -94,9 +94,13 @@ def test_patches_do_not_depend_on_their_batch_unless_published(synthesiser, fund
     assert np.abs(predict(7, published=True) - predict(32, published=True)).max() > 1e-2
 
 
-@pytest.mark.parametrize("shape", [(1100, 300), (590, 570)])
-def test_tiles_give_what_one_pass_gives(synthesiser, shape):
+@pytest.mark.parametrize(
+    ("shape", "upsampling"), [((1100, 300), "transposed"), ((590, 570), "transposed"), ((590, 570), "resize")]
+)
+def test_tiles_give_what_one_pass_gives(synthesiser, shape, upsampling):
     """Everywhere, given the same statistics; a tile of 576 px keeps no more than its innermost 320 px."""
+    if upsampling == "resize":
+        synthesiser = gen.Synthesiser(Generator(3, (None, None), 1, upsampling))
     fundus = fake_fundus(np.random.default_rng(4), *shape)
     whole = reflect_to_multiple(fundus, 64)
     assert whole.shape[0] * whole.shape[1] > 576**2
@@ -136,7 +140,7 @@ def trained(tmp_path_factory):
     os.chdir(folder)
     options = ["--patch-size", "64", "--batch-size", "2", "--precision", "float32", "--epochs", "2", "--name", "small"]
     try:
-        assert train.main(options) == 0
+        assert train.main([*options, "--upsampling", "resize"]) == 0  # that it is not the default is found in run.json
     finally:
         os.chdir(before)
     return folder

@@ -267,6 +267,28 @@ def test_falling_rate_goes_on_where_it_stood(folder, monkeypatch):
     assert rates == [pytest.approx(2e-4 / 6)] * 2
 
 
+def test_warm_up_leaves_the_discriminator_as_it_is(folder):
+    run = [*SMALL, "--epochs", "1", "--warm-up"]  # 3 steps
+    for share in ("0", "1", "0.67"):
+        assert train.main([*run, share, "--name", share]) == 0
+    saved = {share: checkpoint_values(f"training_checkpoints/{share}") for share in ("0", "1", "0.67")}
+    keras.utils.set_random_seed(0)
+    fresh = train.Pix2Pix(train.Settings(patch_size=64, batch_size=3, precision="float32"))
+    first = [variable.numpy() for variable in fresh.discriminator.trainable_variables]
+    for share, changed in (("0", True), ("1", False), ("0.67", True)):
+        kernels = [
+            value
+            for name, value in saved[share].items()
+            if name.startswith("discriminator/_trainable_variables") and value.ndim == 4
+        ]
+        assert len(kernels) == 4
+        same = [any(np.array_equal(kernel, one) for one in first) for kernel in kernels]
+        assert same == [not changed] * 4
+        assert len(logged(f"logs/fit/{share}", "gen_l1_loss")) == 3
+    assert list(logged("logs/fit/0.67", "disc_loss")) == [3]
+    assert "disc_loss" not in tags_of("logs/fit/1")
+
+
 def test_non_finite_loss_stops_and_leaves_the_last_checkpoint(folder, capsys):
     assert train.main([*SMALL, "--epochs", "1", "--name", "good"]) == 0
     before = checkpoint_values("training_checkpoints/good")
@@ -284,6 +306,8 @@ def test_non_finite_loss_stops_and_leaves_the_last_checkpoint(folder, capsys):
         assert np.array_equal(before[name], after[name])
     assert train.main([*start[:-3], "other", *start[-2:], "--octa-channels", "4"]) == 2
     assert "its --octa-channels is 1, this run's 4" in capsys.readouterr().err
+    assert train.main([*start[:-3], "other", *start[-2:], "--upsampling", "resize"]) == 2
+    assert "its --upsampling is transposed, this run's resize" in capsys.readouterr().err
     assert not Path("training_checkpoints/other").exists()
 
 
@@ -377,6 +401,7 @@ def test_real_data_go_before_sample_retinas_and_the_defaults_are_published(folde
         (["--keep", "0"], r"--keep 0: must be at least 1"),
         (["--seed", "-1"], r"--seed -1: must be from 0"),
         (["--learning-rate", "nan"], r"--learning-rate nan: must be above 0"),
+        (["--warm-up", "-1"], r"--warm-up -1.0: must be from 0 to 1"),
         (["--decay", "2"], r"--decay 2.0: must be from 0 to 1"),
         (["--lambda-l1", "-1"], r"--lambda-l1 -1.0: must not be negative"),
         (["--name", "../x"], r"--name '../x': must be a plain folder name"),
