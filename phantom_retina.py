@@ -64,7 +64,7 @@ DRAWN = "phantom"  # instead of a data folder: training retinas, drawn as they a
 WORKER_ENDED = "a process that draws sample retinas has ended, perhaps for want of memory"
 PREVIEW_EYES = 4
 PREVIEW_TILE_PX = 260
-PREVIEW_DRAWN = (3, 6)  # rows and columns of training retinas
+PREVIEW_DRAWN = (2, 6)  # rows and columns of training retinas
 
 EYES = ("OD", "OS")
 REGIONS = ("disc", "macula")
