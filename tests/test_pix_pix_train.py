@@ -341,6 +341,8 @@ def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_f
     assert settings["batch_size"] == 3
     assert len(logged("logs/fit/tuned", "disc_loss")) == 16  # 8 real patches an epoch, one in each batch of 3
     assert "50% of each batch are sample retinas" in capsys.readouterr().out
+    assert train.main([*start, "--name", "alone", "--mix", "0", "--learning-rate", "2e-4"]) == 0
+    assert len(logged("logs/fit/alone", "disc_loss")) == 6
 
 
 def test_end_of_a_drawing_process_is_one_line(sample_folder, capsys, monkeypatch):
