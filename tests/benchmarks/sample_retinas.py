@@ -26,7 +26,6 @@ from pix_pix_gen import Synthesiser, find_weights, load_generator, octa_to_grey,
 # isort: split
 import keras
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import mannwhitneyu
@@ -226,14 +225,6 @@ def train_without(name: str) -> Synthesiser:
     policy, _ = pix_pix_train.resolve_precision(settings.precision)
     keras.utils.set_random_seed(0)
     networks = pix_pix_train.Pix2Pix(pix_pix_train.replace(settings, precision=policy))
-    generator, optimizer = networks.generator, networks.generator_optimizer
-
-    @tf.function
-    def step(input_image: tf.Tensor, target: tf.Tensor) -> None:
-        with tf.GradientTape() as tape:
-            loss = settings.lambda_l1 * tf.reduce_mean(tf.abs(target - generator(input_image, training=True)))
-        optimizer.apply(tape.gradient(loss, generator.trainable_variables), generator.trainable_variables)
-
     with ProcessPoolExecutor(1, initializer=leave_out, initargs=(name,)) as pool:
 
         def draw(first: int) -> Iterator[np.ndarray]:
@@ -246,8 +237,8 @@ def train_without(name: str) -> Synthesiser:
         patches = pix_pix_train.training_patches([], settings)
         patches.draw = draw
         for number, batch in enumerate(patches.batches(0, 1000), start=1):
-            optimizer.learning_rate = pix_pix_train.learning_rate(settings, number, STEPS)
-            step(*batch)
+            networks.generator_optimizer.learning_rate = pix_pix_train.learning_rate(settings, number, STEPS)
+            networks.warm_up_step(*batch)
             if number == STEPS:
                 break
         pool.shutdown(cancel_futures=True)
