@@ -3,12 +3,13 @@
     python tests/benchmarks/sample_retinas.py rate
     python tests/benchmarks/sample_retinas.py likeness --pairs DIR --photographs DIR
     python tests/benchmarks/sample_retinas.py score RUN... --pairs DIR --photographs DIR
+    python tests/benchmarks/sample_retinas.py register RUN... --pairs DIR
     python tests/benchmarks/sample_retinas.py leave-out --pairs DIR --photographs DIR
 
 RUN is a run's folder of checkpoints. --pairs is a dataset in UT-FSOCTA's layout, of which every pair is scored.
 --photographs holds photographs NAME.jpg of another camera and manual vessel maps of them NAME_1stHO.png, as CHASE_DB1
-does. `leave-out` trains the generator by the mean absolute error alone, which takes a quarter of the time, once with
-all ingredients and once without each.
+does. `register` tells how far the pairs are out of register, and what that costs. `leave-out` trains the generator by
+the mean absolute error alone, which takes a quarter of the time, once with all ingredients and once without each.
 """
 
 import argparse
@@ -27,9 +28,10 @@ from pix_pix_gen import Synthesiser, find_weights, load_generator, octa_to_grey,
 import keras
 import numpy as np
 from PIL import Image
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.stats import mannwhitneyu
 from skimage.morphology import skeletonize
+from skimage.registration import optical_flow_tvl1
 
 import phantom_retina
 import pix_pix_train
@@ -39,6 +41,9 @@ from vessel_metrics import artefacts, checkerboard, smooth, vessel_agreement, ve
 
 PHOTOGRAPH_SIGMA = 1.0  # px: smoothing before a photograph's prediction is held against its manual map
 STEPS, BATCH = 300, 4  # of `leave-out`
+VESSEL_SIGMA = 3.0  # px: what is registered are the large vessels
+FLOW_ATTACHMENT = 5.0  # of the optical flow to the images, against its smoothness
+FLOW_SIGMA = 20.0  # px: a displacement that bends less than that cannot move one vessel onto another
 WIDTHS = (3, 6, 9, 12, 16)  # px
 
 # What is left out together, as changes of TRAINING_LOOK and TRAINING_SHARE.
@@ -200,6 +205,58 @@ def likeness(eyes: Eyes) -> None:
         print(table_row(name, [low, middle, high, *(numbers[name] for numbers in real.values())]))
 
 
+# --- register --------------------------------------------------------------------------------------------------------
+
+
+def displacement(still: np.ndarray, moved: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """Smooth optical flow (2, height, width), px, so that `moved` at a pixel + flow is `still` at the pixel."""
+
+    def levelled(image: np.ndarray) -> np.ndarray:
+        smoothed = smooth(image, fov, VESSEL_SIGMA)
+        return np.where(fov, (smoothed - smoothed[fov].mean()) / smoothed[fov].std(), 0)
+
+    flow = optical_flow_tvl1(levelled(still), levelled(moved), attachment=FLOW_ATTACHMENT)
+    return np.stack([smooth(part, fov, FLOW_SIGMA) for part in flow])
+
+
+def moved_by(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """The image (height, width) at each pixel + flow."""
+    return map_coordinates(image, np.indices(image.shape) + flow, order=1, mode="nearest")
+
+
+def register(eyes: Eyes, synthesiser: Synthesiser) -> list[list[float]]:
+    """A row for each pair: what its misalignment costs.
+
+    Returns:
+        Median displacement of the OCT-A from the photograph in px. Vessel AUC of the prediction as it is, and moved
+        onto the OCT-A; of the OCT-A itself if it lay on the photograph, which is what a perfect prediction would get;
+        and, to see how far moving alone can raise it, of the other pairs' predictions, moved likewise, at best.
+    """
+    octas = {name: octa_to_grey(synthesiser.predict(pair.fundus, pair.fov)) for name, pair in eyes.pairs.items()}
+    rows = []
+    for name, pair in eyes.pairs.items():
+        real, fov = octa_to_grey(pair.octa / 255), pair.fov
+
+        def auc(octa: np.ndarray, real: np.ndarray = real, fov: np.ndarray = fov) -> float:
+            return vessel_agreement(real, octa, fov)["vessel_auc"]
+
+        flow = displacement(octas[name], real, fov)
+        others = []
+        for other in octas.keys() - {name}:
+            both = fov & eyes.pairs[other].fov
+            others.append(auc(moved_by(octas[other], displacement(real, octas[other], both)), fov=both))
+        rows.append(
+            [
+                float(np.median(np.hypot(*flow)[fov])),
+                auc(octas[name]),
+                auc(moved_by(octas[name], displacement(real, octas[name], fov))),
+                auc(moved_by(real, flow)),
+                max(others, default=np.nan),
+            ]
+        )
+    return rows
+
+
 # --- leave-out -------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +308,7 @@ def train_without(name: str) -> Synthesiser:
 def main() -> None:
     """Measure what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rate", "likeness", "score", "leave-out"))
+    parser.add_argument("what", choices=("rate", "likeness", "score", "register", "leave-out"))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--pairs", type=Path, metavar="DIR")
     parser.add_argument("--photographs", type=Path, metavar="DIR")
@@ -264,13 +321,17 @@ def main() -> None:
     if args.what == "likeness":
         likeness(eyes)
         return
-    print(header(eyes.names()), flush=True)
-    if args.what == "score":
-        for run in args.runs:
-            path, _ = find_weights(run, args.weights)
-            synthesiser = Synthesiser(load_generator(path, read_run_settings(run)))
+    registering = ["displacement, px", "as it is", "registered", "perfect prediction", "another eye's, registered"]
+    print(header(registering if args.what == "register" else eyes.names()), flush=True)
+    for run in args.runs:
+        path, _ = find_weights(run, args.weights)
+        synthesiser = Synthesiser(load_generator(path, read_run_settings(run)))
+        if args.what == "score":
             print(table_row(run.name, eyes.scores(synthesiser)), flush=True)
-    else:
+        elif args.what == "register":
+            for name, values in zip(eyes.pairs, register(eyes, synthesiser), strict=True):
+                print(table_row(f"{run.name}, {name}", values), flush=True)
+    if args.what == "leave-out":
         for name in INGREDIENTS:
             print(table_row(f"without {name}", eyes.scores(train_without(name))), flush=True)
 
