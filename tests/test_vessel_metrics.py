@@ -1,21 +1,43 @@
 """The measures against cases worked by hand and against scikit-image."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.stats import pearsonr, spearmanr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.morphology import skeletonize
 
 from vessel_metrics import (
     AGREEMENT_NAMES,
     ARTEFACT_NAMES,
+    QUADRANTS,
+    REAL,
+    SECTORS,
+    SEGMENTED,
     SIMILARITY_NAMES,
+    VESSEL_SCORE_NAMES,
+    Candidate,
+    EyeToMeasure,
     artefacts,
+    bland_altman,
     checkerboard,
+    correlations,
+    foveal_avascular_zone,
     image_similarity,
+    mean_of_eyes,
+    measure_eye,
+    paired_difference,
+    resample_subjects,
+    sector_masks,
+    skeleton_density,
+    skeleton_lengths,
     vessel_agreement,
     vessel_density,
     vessel_map,
+    vessel_scores,
 )
 
 
@@ -204,3 +226,292 @@ def test_artefacts_of_nothing(caplog):
     assert list(nothing) == list(ARTEFACT_NAMES)
     assert all(np.isnan(list(nothing.values())))
     assert "no pixel lies inside the field" in caplog.text
+
+
+# --- vessel maps -----------------------------------------------------------------------------------------------------
+
+
+def bar(width, shape=(60, 80), top=20):
+    """A horizontal bar that is `width` px wide, from side to side."""
+    image = np.zeros(shape, dtype=bool)
+    image[top : top + width] = True
+    return image
+
+
+def everywhere(image):
+    return np.ones(image.shape, dtype=bool)
+
+
+def test_perfect_and_inverted_vessel_maps():
+    truth = bar(7)
+    scores = vessel_scores(truth, truth.astype(float), truth, everywhere(truth))
+    assert scores == dict.fromkeys(VESSEL_SCORE_NAMES, 1.0)
+    scores = vessel_scores(truth, 1 - truth, ~truth, everywhere(truth))
+    assert [scores[name] for name in ("roc_auc", "dice", "sensitivity", "specificity", "cldice")] == [0] * 5
+    assert scores["average_precision"] == pytest.approx(truth.mean())  # no threshold finds any but all
+
+
+def test_vessel_scores_by_hand():
+    """The map has the upper half of a bar of 8 px, and as much again above it."""
+    truth, vessels = bar(8), bar(8, top=16)
+    scores = vessel_scores(truth, vessels.astype(float), vessels, everywhere(truth))
+    assert (scores["dice"], scores["sensitivity"]) == (0.5, 0.5)
+    assert scores["specificity"] == pytest.approx(1 - 4 / 52)
+    assert scores["roc_auc"] == pytest.approx((0.5 + 1 - 4 / 52) / 2)  # of two levels: the mean of the two rates
+    assert scores["average_precision"] == pytest.approx(0.5 * 0.5 + 0.5 * 8 / 60)
+
+
+def test_cldice_sees_a_missing_branch_and_not_the_width():
+    truth = bar(9)
+    truth[29:60, 36:45] = True  # a branch, about half as long as the bar
+    narrow = bar(3, top=23)
+    scores = vessel_scores(truth, narrow.astype(float), narrow, everywhere(truth))
+    true_line = skeletonize(truth)
+    complete = narrow[true_line].mean()
+    assert 0.5 < complete < 0.8
+    assert scores["cldice"] == pytest.approx(2 * complete / (1 + complete))
+    assert scores["dice"] < 0.5
+
+
+def test_vessel_scores_without_a_vessel_or_outside_the_field():
+    truth, none = bar(7), np.zeros((60, 80), dtype=bool)
+    scores = vessel_scores(none, truth.astype(float), truth, everywhere(truth))
+    assert [name for name, score in scores.items() if np.isnan(score)] == [
+        *("roc_auc", "average_precision", "sensitivity", "cldice")
+    ]
+    left = everywhere(truth)
+    left[:, 40:] = False
+    wrong_outside = truth ^ ~left
+    assert vessel_scores(truth, wrong_outside.astype(float), wrong_outside, left)["dice"] == 1
+    with pytest.raises(ValueError, match="four 2-D arrays of one shape"):
+        vessel_scores(truth, truth[:5], truth, left)
+
+
+@pytest.mark.parametrize(("rise", "length"), [(0, 60), (1, 60 * np.sqrt(2))])
+def test_length_of_a_line(rise, length):
+    image = np.zeros((80, 80), dtype=bool)
+    steps = np.arange(61)
+    image[10 + rise * steps, 10 + steps] = True
+    assert skeleton_lengths(image).sum() == pytest.approx(length)
+    assert skeleton_lengths(image[:, ::-1]).sum() == pytest.approx(length)
+    region = everywhere(image)
+    assert skeleton_density(skeleton_lengths(image), region, 0.01) == pytest.approx(length * 0.01 / 0.64)
+
+
+@pytest.mark.parametrize("angle", range(0, 180, 15))
+def test_length_of_a_thick_line_at_any_angle(angle):
+    rows, columns = np.ogrid[:300, :300]
+    direction = np.exp(1j * np.deg2rad(angle))
+    place = ((columns - 150) + 1j * (rows - 150)) * np.conj(direction)
+    image = (abs(place.imag) < 3) & (abs(place.real) < 100)
+    assert 0.95 < skeleton_lengths(image).sum() / 200 < 1.11
+
+
+def test_length_is_shared_between_regions():
+    image = bar(1)
+    lengths = skeleton_lengths(image)
+    assert lengths[:, :40].sum() + lengths[:, 40:].sum() == pytest.approx(79)
+    assert lengths[:, :40].sum() == pytest.approx(39.5)
+    assert np.isnan(skeleton_density(lengths, np.zeros_like(image), 0.01))
+
+
+# --- foveal avascular zone -------------------------------------------------------------------------------------------
+
+
+def macula(radius_mm, middle=(200, 190)):
+    """Speckle of mean 0.3 with a round hole, at 0.015 mm per px."""
+    rows, columns = np.ogrid[:400, :400]
+    hole = np.hypot(rows - middle[0], columns - middle[1]) * 0.015 < radius_mm
+    speckle = np.random.default_rng(0).uniform(0, 0.6, (400, 400))
+    return np.where(hole, 0.2 * speckle, speckle)
+
+
+@pytest.mark.parametrize("radius", [0.2, 0.3, 0.45])
+def test_avascular_zone_of_known_area(radius):
+    image = macula(radius)
+    zone = foveal_avascular_zone(image, everywhere(image), 0.015)
+    assert zone.sum() * 0.015**2 == pytest.approx(np.pi * radius**2, rel=0.08)
+    assert zone[200, 190]
+    dimmer = foveal_avascular_zone(0.5 * image, everywhere(image), 0.015)
+    assert np.array_equal(zone, dimmer)
+
+
+def test_no_avascular_zone():
+    image = macula(0.3)
+    flat = np.random.default_rng(0).uniform(0, 0.6, (400, 400))
+    assert foveal_avascular_zone(flat, everywhere(flat), 0.015) is None
+    open_zone = image.copy()
+    open_zone[195:240, 190:] *= 0.2  # dark up to the crop's border
+    assert foveal_avascular_zone(open_zone, everywhere(image), 0.015) is None
+    fov = everywhere(image)
+    fov[100:300, 100:300] = False
+    assert foveal_avascular_zone(image, fov, 0.015) is None
+
+
+# --- sectors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("region", "side"), [("disc", 4.5), ("macula", 6.0)])
+def test_sectors_have_their_areas_and_do_not_overlap(region, side):
+    fov = np.ones((400, 400), dtype=bool)
+    masks = sector_masks(fov, region, "OD", side / 400)
+    assert tuple(masks) == SECTORS[region]
+    rings = {"ring": (2, 4), "inner": (1, 3), "outer": (3, 6)}
+    for name, mask in masks.items():
+        if name == "whole":
+            area = side**2
+        elif name == "centre":
+            area = np.pi / 4
+        else:
+            low, high = rings[name.split()[0]]
+            area = np.pi * (high**2 - low**2) / 16
+        assert mask.sum() * (side / 400) ** 2 == pytest.approx(area, rel=0.02), name
+    assert sum(mask.astype(int) for name, mask in masks.items() if name != "whole").max() == 1
+
+
+@pytest.mark.parametrize("region", ["disc", "macula"])
+def test_mirrored_eyes_have_equal_sectors(region):
+    fov = np.ones((400, 400), dtype=bool)
+    right, left = (sector_masks(fov, region, eye, 0.015) for eye in ("OD", "OS"))
+    for name, mask in right.items():
+        assert np.array_equal(mask, left[name][:, ::-1]), name
+    side = "ring" if region == "disc" else "inner"
+    assert np.nonzero(right[f"{side} nasal"])[1].min() > 200  # nasal is to the right in a right eye
+    assert np.nonzero(right[f"{side} superior"])[0].max() < 200
+
+
+def test_sectors_that_are_not_seen_are_none():
+    fov = np.ones((400, 400), dtype=bool)
+    fov[:, 260:] = False
+    masks = sector_masks(fov, "disc", "OD", 4.5 / 400)
+    assert [name for name, mask in masks.items() if mask is None] == [*("ring superior", "ring nasal", "ring inferior")]
+    small = sector_masks(np.ones((400, 400), dtype=bool), "macula", "OD", 3 / 400)  # a crop of 3 mm
+    assert [name for name, mask in small.items() if mask is None] == [f"outer {name}" for name in QUADRANTS]
+    assert sector_masks(np.zeros((9, 9), dtype=bool), "disc", "OS", 0.5)["whole"] is None
+
+
+# --- one eye ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eye():
+    """A macula with a dark vessel of 8 px on an uneven fundus, and the same bright in the OCT-A."""
+    truth = bar(8, (400, 400), top=100)
+    light = np.linspace(60, 180, 400)
+    fundus = np.repeat((np.where(truth, 0.7, 1.0) * light)[..., np.newaxis], 3, axis=2).astype(np.uint8)
+    octa = np.maximum(macula(0.3), 0.8 * truth)
+    ours = Candidate("this run", octa, True)
+    probability = Candidate("net", gaussian_filter(truth.astype(float), 1), False)
+    return EyeToMeasure(fundus, octa, truth, everywhere(truth), "macula", "OD", 0.015, (ours, probability))
+
+
+def test_measures_of_an_eye(eye):
+    rows, counts = measure_eye(eye)
+    whole = {row["candidate"]: row for row in rows if row["sector"] == "whole"}
+    assert set(whole) == {REAL, "this run", "net", SEGMENTED, "green channel", "ridge filter"}
+    assert len(rows) == 6 * len(SECTORS["macula"])
+    assert whole[REAL]["vessel_density"] == pytest.approx(8 / 400)
+    assert whole[REAL]["skeleton_density"] == pytest.approx(1 / 6, rel=0.03)  # 6 mm in 36 mm2
+    assert whole["this run"]["mae"] == 0
+    assert whole["net"]["dice"] > 0.85
+    assert "mae" not in whole["net"]
+    assert whole["this run"]["faz_mm2"] == whole[REAL]["faz_mm2"] == pytest.approx(np.pi * 0.09, rel=0.1)
+    assert whole[SEGMENTED]["roc_auc"] > 0.99
+    for floor in ("green channel", "ridge filter"):
+        assert whole[floor]["roc_auc"] > 0.97
+    for name, count in counts.items():
+        assert count.sum(axis=1).tolist() == [392 * 400, 8 * 400], name
+    inner = {row["sector"]: row["vessel_density"] for row in rows if row["candidate"] == REAL}
+    assert inner["centre"] == 0
+    assert inner["inner superior"] > 0.02
+
+
+def test_truth_of_the_segmenter_is_applied_alike(eye):
+    rows, counts = measure_eye(replace(eye, vessels=None))
+    ours = next(row for row in rows if row["candidate"] == "this run")
+    assert (ours["dice"], ours["cldice"]) == (1, 1)
+    assert SEGMENTED not in counts
+
+
+def test_map_that_comes_with_a_likelihood_is_taken(eye):
+    own = Candidate("net", eye.candidates[1].image, False, vessels=bar(4, (400, 400), top=100))
+    rows, _ = measure_eye(replace(eye, candidates=(own,)))
+    assert next(row for row in rows if row["candidate"] == "net")["vessel_density"] == pytest.approx(4 / 400)
+
+
+# --- across eyes -----------------------------------------------------------------------------------------------------
+
+
+def test_both_eyes_of_a_subject_are_drawn_together():
+    drawn = resample_subjects(np.array([5, 5, 7, 9, 9, 9]), 500, 0)
+    assert drawn.shape == (500, 6)
+    assert np.array_equal(drawn[:, 0], drawn[:, 1])
+    assert np.array_equal(drawn[:, 3], drawn[:, 5])
+    assert set(drawn[:, [0, 2, 3]].sum(axis=1)) == {3}
+    assert np.array_equal(drawn, resample_subjects(np.array([5, 5, 7, 9, 9, 9]), 500, 0))
+    assert not np.array_equal(drawn, resample_subjects(np.array([5, 5, 7, 9, 9, 9]), 500, 1))
+
+
+def simulated(random, subjects, rho, within):
+    """Two values for both eyes of subjects, correlated by rho; the eyes of a subject by `within`."""
+    covariance = np.array([[1, rho], [rho, 1]])
+    shared = random.multivariate_normal([0, 0], within * covariance, subjects)
+    own = random.multivariate_normal([0, 0], (1 - within) * covariance, 2 * subjects)
+    return (np.repeat(shared, 2, axis=0) + own).T
+
+
+def test_correlations_are_those_of_scipy_and_of_resampled_eyes():
+    random = np.random.default_rng(0)
+    real, other = simulated(random, 300, 0.8, 0.7)
+    other[:3] = other[3]  # ties
+    subjects = np.repeat(np.arange(300), 2)
+    found = correlations(real, other, resample_subjects(subjects, 400, 0))
+    assert found["pearson"] == pytest.approx(0.8, abs=0.04)
+    assert found["pearson_low"] < 0.8 < found["pearson_high"]
+    one = np.ones((1, len(real)), dtype=int)
+    one[0, :4], one[0, 10] = 3, 0
+    again = np.repeat(np.arange(len(real)), one[0])  # each eye as often as it is drawn
+    repeated = correlations(real, other, one)
+    assert repeated["pearson_low"] == pytest.approx(pearsonr(real[again], other[again]).statistic)
+    assert repeated["spearman_low"] == pytest.approx(spearmanr(real[again], other[again]).statistic)
+    assert np.isnan(correlations(real, np.ones_like(real), one)["pearson"])
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """And would not if eyes were drawn instead of subjects: two eyes that are all but one hold little more than one."""
+    random = np.random.default_rng(1)
+    subjects = np.repeat(np.arange(40), 2)
+    hits = {"mean": 0, "pearson": 0, "mean, eyes drawn": 0}
+    for trial in range(300):
+        real, other = simulated(random, 40, 0.7, 0.9)
+        drawn = resample_subjects(subjects, 300, trial)
+        mean, r = mean_of_eyes(other, drawn), correlations(real, other, drawn)
+        eyes = mean_of_eyes(other, resample_subjects(np.arange(80), 300, trial))
+        hits["mean"] += mean["low"] < 0 < mean["high"]
+        hits["pearson"] += r["pearson_low"] < 0.7 < r["pearson_high"]
+        hits["mean, eyes drawn"] += eyes["low"] < 0 < eyes["high"]
+    assert 0.90 < hits["mean"] / 300 < 0.98
+    assert 0.89 < hits["pearson"] / 300 < 0.98
+    assert hits["mean, eyes drawn"] / 300 < 0.88
+
+
+def test_bland_altman_by_hand():
+    real = np.array([0.1, 0.2, 0.3, 0.4])
+    other = real + np.array([0.01, 0.03, 0.01, 0.03])
+    found = bland_altman(real, other, resample_subjects(np.arange(4), 1000, 0))
+    sd = np.sqrt(4 * 0.01**2 / 3)
+    assert found["bias"] == pytest.approx(0.02)
+    assert (found["limit_low"], found["limit_high"]) == pytest.approx((0.02 - 1.96 * sd, 0.02 + 1.96 * sd))
+    assert 0.0099 < found["bias_low"] < 0.02 < found["bias_high"] < 0.0301
+
+
+def test_paired_difference_is_tested_over_subjects():
+    random = np.random.default_rng(2)
+    subjects = np.repeat(np.arange(12), 2)
+    one = random.uniform(0.7, 0.9, 24)
+    difference = 0.01 * np.arange(1, 25)
+    drawn = resample_subjects(subjects, 200, 0)
+    found = paired_difference(one, one - difference, subjects, drawn)
+    assert found["difference"] == pytest.approx(0.125)
+    assert found["p"] == pytest.approx(2 / 2**12)  # all of 12 subjects on one side; 24 eyes would give 2 / 2**24
+    assert paired_difference(one, one, subjects, drawn)["p"] == 1
