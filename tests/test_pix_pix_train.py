@@ -337,11 +337,14 @@ def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_f
     start = [*SMALL, "--data", str(dataset), "--epochs", "2", "--init-from", "training_checkpoints/whole"]
     assert train.main([*start, "--name", "tuned"]) == 0
     settings = json.loads(Path("training_checkpoints/tuned/run.json").read_text())["settings"]
-    assert (settings["mix"], settings["learning_rate"]) == (0.5, 2e-5)
+    assert {name: settings[name] for name in ("mix", "learning_rate", "warm_up", "decay")} == {
+        **{"mix": 0.5, "learning_rate": 2e-5, "warm_up": 1.0, "decay": 0.5}
+    }
     assert settings["batch_size"] == 3
-    assert len(logged("logs/fit/tuned", "disc_loss")) == 16  # 8 real patches an epoch, one in each batch of 3
+    assert len(logged("logs/fit/tuned", "gen_l1_loss")) == 16  # 8 real patches an epoch, one in each batch of 3
+    assert "disc_loss" not in tags_of("logs/fit/tuned")
     assert "50% of each batch are sample retinas" in capsys.readouterr().out
-    assert train.main([*start, "--name", "alone", "--mix", "0", "--learning-rate", "2e-4"]) == 0
+    assert train.main([*start, "--name", "alone", "--mix", "0", "--warm-up", "0", "--learning-rate", "2e-4"]) == 0
     assert len(logged("logs/fit/alone", "disc_loss")) == 6
 
 
