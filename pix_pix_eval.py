@@ -89,6 +89,7 @@ RESAMPLES = 2000
 EYES_AT_ONCE = 16  # read and synthesised before they are measured: bounds the memory
 EYES_PER_PROCESS = 8  # a process takes two seconds to start: with fewer eyes it does not pay
 DPI = 300
+DENSITY_MARGIN = 0.02  # about the points of a figure
 
 # The deposit's folders: where the images lie below cropped/, whether they are OCT-A, and where their binary maps are.
 DEPOSIT = {
@@ -514,6 +515,7 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
             index=["subject", "eye"], columns="candidate", values="vessel_density"
         )
         real = table[REAL].to_numpy()
+        limits = np.nanmin(table) - DENSITY_MARGIN, np.nanmax(table) + DENSITY_MARGIN
         for panel, name, colour in zip(row, names, np.resize(COLOURS, len(names)), strict=True):
             panel.set_title(name if region == regions[0] else "", fontsize=8)
             panel.tick_params(labelsize=7)
@@ -530,7 +532,8 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
                     )
             else:
                 panel.plot(real, values, ".", color=colour, markersize=4)
-                panel.axline((0.2, 0.2), slope=1, color="0.6", linewidth=0.6)
+                panel.axline((0, 0), slope=1, color="0.6", linewidth=0.6)
+                panel.set(xlim=limits, ylim=limits, aspect="equal")
         row[0].set_ylabel(f"{region}: {'candidate - real' if agreement else 'candidate'}", fontsize=8)
     figure.supxlabel("mean of the two vessel densities" if agreement else "vessel density, real OCT-A", fontsize=8)
     return figure
