@@ -26,11 +26,11 @@ from pix_pix_gen import (  # first: it keeps TensorFlow's start-up messages from
     OneLineParser,
     OptionError,
     RunError,
+    RunSettings,
     Synthesiser,
     find_weights,
     load_generator,
     newest_run,
-    read_run,
     read_run_settings,
     set_up_gpus,
 )
@@ -607,7 +607,7 @@ def describe(
         ),
         f"- true vessels: {evaluation.truth.description}",
         f"- segmenter, of every OCT-A alike: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of "
-        + " and ".join(f"{number} classes at the {region}" for region, number in OCTA_CLASSES.items())
+        + " and ".join(f"{classes} classes at the {region}" for region, classes in OCTA_CLASSES.items())
         + " (multi-Otsu); vessel likelihoods: above Otsu's threshold, or the binary map beside them",
         "- side of a crop, assumed unless given: "
         + ", ".join(f"{region} {side:g} mm" for region, side in evaluation.side_mm.items()),
@@ -634,31 +634,30 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
     there = {comparator.name for comparator in evaluation.comparators}
     if absent := [name for name in DEPOSIT if name not in there]:
         found.append(f"absent from the data: {', '.join(absent)}")
-    number = len(measured[measured["candidate"] == REAL])
-    if lost := len(evaluation.cases) - number:
+    crops = len(measured[measured["candidate"] == REAL])
+    if lost := len(evaluation.cases) - crops:
         found.append(f"{lost} of {len(evaluation.cases)} crops are left out: no usable pair, or no true vessels")
     for comparator in evaluation.comparators:
-        if lost := number - int(np.sum(measured["candidate"] == comparator.name)):
-            found.append(f"{comparator.name}: {lost} of {number} crops are absent")
+        if lost := crops - int(np.sum(measured["candidate"] == comparator.name)):
+            found.append(f"{comparator.name}: {lost} of {crops} crops are absent")
     sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
     if lost := int(sectors["vessel_density"].isna().sum()):
         found.append(f"{lost} of {len(sectors)} sectors are not held by crop and camera's field, and nan")
     return found + [f"not usable: {fault}" for fault in evaluation.faults]
 
 
-def write_headlines(summary: pd.DataFrame, run: Path, checkpoint: str) -> Path:
+def write_headlines(summary: pd.DataFrame, settings: RunSettings, checkpoint: str) -> Path:
     """The headline numbers of this run, for TensorBoard, at the step of its weights; returns the folder."""
-    settings = read_run(run)["settings"]
-    folder = Path(settings["logs"]) / "fit" / settings["name"] / "evaluation"
+    folder = Path(settings.logs) / "fit" / settings.name / "evaluation"
     step = int(tf.train.load_variable(checkpoint, "step/.ATTRIBUTES/VARIABLE_VALUE"))
     ours = summary[(summary["candidate"] == OURS) & (summary["sector"] == WHOLE)]
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step):
         for row in ours.itertuples(index=False):
-            tf.summary.scalar(f"evaluation/{row.region}/{row.measure}", row.mean)
-            for name in ("pearson", "bias"):
-                if np.isfinite(getattr(row, name, np.nan)):
-                    tf.summary.scalar(f"evaluation/{row.region}/{row.measure} {name}", getattr(row, name))
+            tag = f"evaluation/{row.region}/{row.measure}"
+            for name, tag_of_value in (("mean", tag), ("pearson", f"{tag} pearson"), ("bias", f"{tag} bias")):
+                if np.isfinite(value := getattr(row, name, np.nan)):
+                    tf.summary.scalar(tag_of_value, value)
     writer.close()
     return folder
 
@@ -787,7 +786,7 @@ def run_evaluation(options: argparse.Namespace) -> int:
     report = describe(evaluation, per_eye, summary, options, f"{which} ({Path(path).name})")
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
     write_results(folder, evaluation, per_eye, summary, counts, report)
-    headlines = write_headlines(summary, run, path)
+    headlines = write_headlines(summary, settings, path)
     print_headlines(summary)
     print(f"Written: {folder}/ (start with summary.md); for TensorBoard: {headlines}/")
     for fault in evaluation.faults:

@@ -298,7 +298,7 @@ def export(generator: keras.Model, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What synthesis needs to know of a run; the names are those of run.json."""
+    """What synthesis and evaluation need to know of a run; the names are those of run.json."""
 
     octa_channels: int
     upsampling: str
@@ -311,6 +311,8 @@ class RunSettings:
     train_subjects: str
     val_subjects: str
     test_subjects: str
+    name: str
+    logs: str
 
 
 def read_run(folder: Path) -> dict:
