@@ -797,12 +797,12 @@ def run_evaluation(options: argparse.Namespace) -> int:
 def print_headlines(summary: pd.DataFrame) -> None:
     """ROC AUC, Dice and the density's correlation of every candidate."""
     for region, part in summary[summary["sector"] == WHOLE].groupby("region", sort=False):
-        print(f"{region:20} ROC AUC    Dice  clDice  density  Pearson's r")
+        print(f"{region:26} ROC AUC    Dice  clDice  density  Pearson's r")
         for name, rows in part[part["candidate"] != REAL].groupby("candidate", sort=False):
             of = rows.set_index("measure")
             means = [number(of.loc[measure, "mean"]) for measure in ("roc_auc", "dice", "cldice", "vessel_density")]
             r = number(of.loc["vessel_density"].get("pearson", np.nan))
-            print(f"  {name:18} {means[0]:>7} {means[1]:>7} {means[2]:>7} {means[3]:>8} {r:>12}")
+            print(f"  {name:24} {means[0]:>7} {means[1]:>7} {means[2]:>7} {means[3]:>8} {r:>12}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
