@@ -271,6 +271,8 @@ def test_cldice_sees_a_missing_branch_and_not_the_width():
     assert 0.5 < complete < 0.8
     assert scores["cldice"] == pytest.approx(2 * complete / (1 + complete))
     assert scores["dice"] < 0.5
+    swapped = vessel_scores(narrow, truth.astype(float), truth, everywhere(truth))  # now the branch is invented
+    assert swapped["cldice"] == pytest.approx(scores["cldice"])
 
 
 def test_vessel_scores_without_a_vessel_or_outside_the_field():
