@@ -28,6 +28,7 @@ from pix_pix_gen import (  # first: it keeps TensorFlow's start-up messages from
     RunError,
     RunSettings,
     Synthesiser,
+    dataset_of_run,
     find_weights,
     load_generator,
     newest_run,
@@ -47,14 +48,12 @@ from tqdm import tqdm
 from dataset_load_mod import (
     REGIONS,
     DataError,
-    find_dataset,
     list_eyes,
     load_data_cases,
     load_pair,
     octa_to_grey,
     read_image,
 )
-from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from vessel_metrics import (
     CONFIDENCE,
     DENSITY_NAMES,
@@ -756,12 +755,8 @@ def run_evaluation(options: argparse.Namespace) -> int:
     started = datetime.now()
     run = Path(options.run) if options.run else newest_run(Path(CHECKPOINTS), "--run")
     settings = read_run_settings(run)
-    named = Path(options.data or (SAMPLE_FOLDER if settings.data == DRAWN else settings.data))
-    dataset = find_dataset(named)
-    if dataset is None:
-        raise OptionError(f"--data {named}: holds no cropped/fundus and cropped/octa")
-    ids = {"train": settings.train_subjects, "validation": settings.val_subjects, "test": settings.test_subjects}
-    cases = chosen_cases(options, dataset, {split: parse_subjects(text) for split, text in ids.items()})
+    dataset = dataset_of_run(options.data, settings, "--data")
+    cases = chosen_cases(options, dataset, settings.splits())
     regions = [region for region in REGIONS if region in set(cases["region"])]
     comparators = find_comparators(dataset, regions, options)
     truth = find_truth(dataset, regions, options.segmenter)

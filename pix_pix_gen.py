@@ -314,6 +314,12 @@ class RunSettings:
     name: str
     logs: str
 
+    def splits(self) -> dict[str, list[int]]:
+        """The subject ids of each of SPLITS."""
+        return dict(
+            zip(SPLITS, map(parse_subjects, (self.train_subjects, self.val_subjects, self.test_subjects)), strict=True)
+        )
+
 
 def read_run(folder: Path) -> dict:
     """Read run.json: a dict with `settings` (a dict) and `data_digest`. Raises RunError if it is missing or damaged."""
@@ -334,6 +340,17 @@ def read_run_settings(folder: Path) -> RunSettings:
         if type(settings.get(spec.name)) is not spec.type:
             raise RunError(f"{folder / 'run.json'}: damaged, or not of this program ({spec.name})")
     return RunSettings(**{spec.name: settings[spec.name] for spec in fields(RunSettings)})
+
+
+def dataset_of_run(given: str | None, settings: RunSettings, option: str) -> Path:
+    """The dataset that was given, else the run's own. Raises OptionError, naming the option, if there is none."""
+    named = Path(given or settings.data)
+    if named == Path(DRAWN):
+        named = SAMPLE_FOLDER
+    dataset = find_dataset(named)
+    if dataset is None:
+        raise OptionError(f"{option} {named}: holds no cropped/fundus and cropped/octa")
+    return dataset
 
 
 def newest_run(checkpoints: Path, option: str) -> Path:
@@ -682,15 +699,9 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
 def jobs_of(options: argparse.Namespace, settings: RunSettings) -> list[Job]:
     """The photographs that the options name. Raises OptionError if there are none, or results would clash."""
     if options.dataset is not None:
-        named = Path(options.dataset or settings.data)
-        if named == Path(DRAWN):
-            named = SAMPLE_FOLDER
-        dataset = find_dataset(named)
-        if dataset is None:
-            raise OptionError(f"--dataset {named}: holds no cropped/fundus and cropped/octa")
-        ids = {"train": settings.train_subjects, "validation": settings.val_subjects, "test": settings.test_subjects}
+        dataset = dataset_of_run(options.dataset, settings, "--dataset")
         split = options.split or "test"
-        jobs = list_dataset_jobs(dataset, None if split == "all" else parse_subjects(ids[split]))
+        jobs = list_dataset_jobs(dataset, None if split == "all" else settings.splits()[split])
     else:
         jobs = list_jobs(options.inputs, Path(options.output))
     check_jobs(jobs, Path(options.output))

@@ -4,7 +4,8 @@
 predicted, so pixels alone say little; `vessel_agreement` compares what is left after levelling it: the large vessels.
 `artefacts` measures two faults of such generators: a checkerboard, and a rim along the border of the camera's field.
 For the evaluation, `vessel_scores` holds a vessel map against the true one, `sector_masks`, `vessel_density`,
-`skeleton_lengths` and `foveal_avascular_zone` measure one, and the functions of the last part compare across eyes.
+`skeleton_lengths` and `foveal_avascular_zone` measure one, `measure_eye` takes all of one eye, and what stands below
+"across eyes" compares many.
 
 Everywhere: an image is a 2-D float array on [0, 1]; `fov` is a boolean array of its shape, True inside the camera's
 field, or None for "everywhere". Pixels outside the field have no influence on any number. A measure that has nothing to
