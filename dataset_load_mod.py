@@ -1,29 +1,45 @@
-"""The way of the data: files on disk -> table of cases -> images -> patches -> `tf.data`, and patches back to an image.
+"""The way of the data: files on disk -> table of cases -> images -> patches, and patches back to an image.
+
+    python dataset_load_mod.py download [DIR]    # brings UT-FSOCTA from Zenodo into data/, or DIR
+    python dataset_load_mod.py check [DIR]       # what is there, and whether training could start
 
 The folder is laid out as UT-FSOCTA (Zenodo, doi 10.5281/zenodo.6476639):
 
     UT-FSOCTA-v1/cropped/{fundus,octa}/{disc,macula}/<subject>_<OD|OS>.png    aligned pairs
     UT-FSOCTA-v1/fov45/fundus/<subject>_<OD|OS>.jpg                           whole photographs (`fov_45` too)
 
-Images stay uint8 on [0, 255] in memory and are decoded once per run; they become float32 on [-1, 1] in the pipeline.
+Images stay uint8 on [0, 255] in memory and are decoded once per run; they become float32 on [-1, 1] in the batches
+(`patch_batches`).
 """
 
+import argparse
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import signal
+import struct
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageOps
 from scipy.ndimage import binary_erosion, binary_opening, distance_transform_edt, label
 from skimage.morphology import convex_hull_image
+from tqdm import tqdm
 
-DATASET_NAME = "UT-FSOCTA-v1"
+from dataset_download import DATASET_NAME, DownloadError, download, holds_dataset
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+PROGRAM = "dataset_load_mod.py"
+DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
 REGIONS = ("disc", "macula")
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the deposit's name, and the one that the published script reads
 PUBLISHED_SPLITS = {  # by subject id: the deposit's own
@@ -33,13 +49,10 @@ PUBLISHED_SPLITS = {  # by subject id: the deposit's own
 }
 CASE_COLUMNS = ("subject", "eye", "region", "split", "fundus", "octa")
 FUNDUS_CHANNELS = 3
+MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more would take gigabytes
 FILE_NAME = re.compile(r"(?P<subject>\d+)_(?P<eye>OD|OS)\.(?:png|jpe?g|tiff?|bmp)", re.IGNORECASE)
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-
-DRAWN_PER_EPOCH = 320  # patches between two validations, when all are drawn
-RETINAS_PER_BLOCK = 16  # drawn retinas whose patches are shuffled
-PATCHES_PER_RETINA = 4  # so that drawing, 0.2 s of a core for a retina, takes little from training on few cores
 
 # Brightest channel, of 255. Retina in the darkest corner of a real crop has 20 and more, the camera's black 0 to 8.
 DARK = 15
@@ -66,7 +79,7 @@ class Pair:
 def find_dataset(folder: Path) -> Path | None:
     """The dataset that a folder is, or holds as `UT-FSOCTA-v1`: what has `cropped/fundus` and `cropped/octa`."""
     for candidate in (folder, folder / DATASET_NAME):
-        if all((candidate / "cropped" / kind).is_dir() for kind in ("fundus", "octa")):
+        if holds_dataset(candidate):
             return candidate
     return None
 
@@ -140,6 +153,10 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise DataError(f"{path}: {file.width} x {file.height} px; at most {MAX_PIXELS // 10**6} megapixels")
+            if file.format in ("PNG", "TIFF") and file.n_frames > 1:  # a JPEG's further ones are previews
+                raise DataError(f"{path}: holds {file.n_frames} images; save the one that is meant by itself")
             image = ImageOps.exif_transpose(file)
             if image.mode in SIXTEEN_BIT_MODES:
                 grey = np.asarray(image).astype(np.uint16)  # [0, 65535]
@@ -149,9 +166,19 @@ def read_image(path: Path) -> np.ndarray:
             elif image.mode not in EIGHT_BIT_MODES:
                 raise DataError(f"{path}: pixels of kind {image.mode!r}; save it with 8 or 16 bits per channel")
             return np.array(image.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        LookupError,
+        struct.error,
+        MemoryError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow's, for files that are damaged in all manner of ways
         reason = "not an image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: cannot be read as an image ({reason})") from error
 
@@ -372,189 +399,165 @@ def reflect_out(image: np.ndarray, missing: Sequence[int]) -> np.ndarray:
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="reflect") if any(missing) else image
 
 
-# --- patches -> tf.data ----------------------------------------------------------------------------------------------
+# --- patches -> the network's values ----------------------------------------------------------------------------------
 
 
-def preprocess_sample(sample_fundus: tf.Tensor, sample_octa: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def preprocess_sample(sample_fundus: "tf.Tensor", sample_octa: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
     """Uint8 on [0, 255] -> float32 on [-1, 1], both images, any shape."""
+    import tensorflow as tf  # here, so that files are read and checked without waiting for it
+
     return tf.cast(sample_fundus, tf.float32) / 127.5 - 1, tf.cast(sample_octa, tf.float32) / 127.5 - 1
 
 
-def cut_patch(images: tf.Tensor, place: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cut, turn and flip one patch of a fundus and of its OCT-A, as one.
+# --- command line ----------------------------------------------------------------------------------------------------
 
-    Args:
-        images: (images, height, width, 3 + octa channels), uint8.
-        place: (5,), int: image, row, column, quarter turns (0 to 3), flip (0 or 1).
-        size: side of the patch in px.
 
-    Returns:
-        (size, size, 3) and (size, size, octa channels), float32 on [-1, 1].
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+
+
+def one_line(message: object) -> str:
+    """What an error says, in one line: names of files may hold line breaks."""
+    return " ".join(str(message).split())
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `check` finds in a dataset."""
+
+    folders: dict[str, dict[str, int]]  # images by folder and region
+    pairs: dict[str, int]  # by split, "unused" included
+    unpaired: list[Path]
+    ignored: list[Path]  # files that are not named as eyes
+    faults: list[str]  # pairs and photographs that cannot be used, a line each
+    sizes: dict[str, int]  # pairs by size
+    black: list[float]  # share of each usable crop that is outside the camera's field
+    obstacles: list[str]  # why training could not start; empty if it could
+
+
+def find_data_folder(given: Path | None) -> Path | None:
+    """The dataset of a folder, or the deposit where it is expected; None if there is none."""
+    folders = DATA_FOLDERS if given is None else (given,)
+    return next((found for folder in folders if (found := find_dataset(folder)) is not None), None)
+
+
+def check_dataset(dataset: Path) -> Findings:
+    """Look at every image that training, validation or evaluation would read, with the published split.
+
+    Raises:
+        DataError: two files of one folder are the same eye.
     """
-    number, row, column, turns, flip = tf.unstack(place)
-    pair = images[number, row : row + size, column : column + size]  # (size, size, 3 + octa channels)
-    pair = tf.image.rot90(pair, turns)
-    pair = tf.cond(flip == 1, lambda: tf.reverse(pair, axis=[1]), lambda: pair)
-    pair = tf.ensure_shape(pair, (size, size, images.shape[-1]))
-    return preprocess_sample(pair[..., :FUNDUS_CHANNELS], pair[..., FUNDUS_CHANNELS:])
+    folders, ignored = {}, []
+    for folder in sorted(path for path in dataset.rglob("*") if path.is_dir() and not is_hidden(path, dataset)):
+        eyes = list_eyes(folder)
+        name, region = folder.relative_to(dataset), ""
+        if name.name in REGIONS:
+            name, region = name.parent, name.name
+        if eyes:
+            folders.setdefault(name.as_posix(), {})[region] = len(eyes)
+        files = {path for path in folder.iterdir() if path.is_file() and not is_hidden(path, dataset)}
+        ignored += sorted(files - set(eyes.values()))
+    cases, unpaired = load_data_cases(dataset)
+    obstacles, faults, sizes, black = [], [], {}, []
+    for case in tqdm(list(cases.itertuples(index=False)), unit="pair", mininterval=0.5 if sys.stderr.isatty() else 30):
+        try:
+            pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
+            if not pair.fov.any():
+                raise DataError(f"{case.fundus}: is dark all over")
+        except DataError as error:
+            faults.append(str(error))
+            if case.split in ("train", "validation"):
+                obstacles.append(str(error))
+            continue
+        size = f"{pair.fov.shape[1]} x {pair.fov.shape[0]} px"
+        sizes[size] = sizes.get(size, 0) + 1
+        black.append(1 - pair.fov.mean())
+    for path in list_full_fields(dataset).values():
+        try:
+            read_fundus(path)
+        except DataError as error:
+            faults.append(str(error))
+    splits = cases["split"].fillna("unused").value_counts()
+    if not splits.get("train"):
+        obstacles.append("no pair of the subjects 1-25, which the published split trains on (see --train-subjects)")
+    pairs = {split: int(splits.get(split, 0)) for split in (*PUBLISHED_SPLITS, "unused")}
+    return Findings(folders, pairs, unpaired, ignored, faults, sizes, black, obstacles)
 
 
-class TrainingPatches:
-    """Training pairs in memory, and the batches that are cut from them.
-
-    Fundus and OCT-A are stacked as the channels of one array, so that they are cropped, flipped and rotated as one.
-    Outside the field both are continued, as the fundus is in prediction: from black the network would learn that dark
-    retina is black.
-
-    Attributes:
-        patches_per_epoch: as many as the study's grid at stride 1 gives, over all images.
-        steps_per_epoch: batches per epoch; the last may be smaller.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], patch_size: int, batch_size: int, seed: int, augment: bool):
-        """Args: the pairs, any size; patch side in px; patches per batch; seed of the run; random crops or the grid."""
-        self.patch_size, self.batch_size, self.seed, self.augment = patch_size, batch_size, seed, augment
-        stacked = [
-            reflect_to_patch(
-                continue_outside(np.concatenate([pair.fundus, pair.octa], axis=-1), pair.fov), (patch_size, patch_size)
-            )
-            for pair in pairs
-        ]  # (height, width, 3 + octa channels) each
-        self.sizes = np.array([image.shape[:2] for image in stacked])  # (images, 2)
-        images = np.zeros((len(stacked), *self.sizes.max(axis=0), stacked[0].shape[-1]), dtype=np.uint8)
-        for image, plane in zip(stacked, images, strict=True):
-            plane[: image.shape[0], : image.shape[1]] = image  # the rest is never cut
-        with tf.device("CPU:0"):
-            self.images = tf.constant(images)  # (images, largest height, largest width, 3 + octa channels)
-        self.grid = self._grid()  # (patches, 3): image, row, column
-        self.patches_per_epoch = len(self.grid)
-        self.steps_per_epoch = ceil(self.patches_per_epoch / batch_size)
-
-    def _grid(self) -> np.ndarray:
-        parts = []
-        for number, size in enumerate(self.sizes):
-            corners = patch_corners(size, (self.patch_size, self.patch_size), stride=1)
-            parts.append(np.column_stack([np.full(len(corners), number), corners]))
-        return np.concatenate(parts)
-
-    def plan(self, epoch: int) -> np.ndarray:
-        """Which patches an epoch (from 0) sees, in which order: made from the run's seed and the epoch alone.
-
-        Returns:
-            (patches, 5), int32: image, row, column, quarter turns (0 to 3), flip (0 or 1).
-        """
-        random = np.random.default_rng([self.seed, epoch])
-        plan = np.column_stack([self.grid, np.zeros((len(self.grid), 2), dtype=int)])
-        if self.augment:
-            images = plan[:, 0]
-            free = self.sizes[images] - self.patch_size  # (patches, 2): where a corner may lie
-            plan[:, 1:3] = random.integers(0, free, endpoint=True)
-            plan[:, 3] = random.integers(0, 4, len(plan))
-            plan[:, 4] = random.integers(0, 2, len(plan))
-        return random.permutation(plan).astype(np.int32)
-
-    def cut(self, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The patch (size, size, 3) of the fundus, [-1, 1], and that of the OCT-A, at a row (5,) of the plan."""
-        return cut_patch(self.images, place, self.patch_size)
-
-    def epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        """The batches of one epoch: shuffled (the plan is), cut and augmented, batched."""
-        plan = tf.numpy_function(self.plan, [epoch], tf.int32, stateful=False)
-        return (
-            tf.data.Dataset.from_tensor_slices(tf.ensure_shape(plan, (self.patches_per_epoch, 5)))
-            .map(self.cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(self.batch_size)
-        )
-
-    def patches(self, first: int) -> tf.data.Dataset:
-        """Single patches without end, (input_image, target), from a global number on: epoch after epoch."""
-        first_epoch, done = divmod(first, self.patches_per_epoch)
-        return tf.data.Dataset.counter(first_epoch).flat_map(self.epoch).unbatch().skip(done)
-
-    def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
-
-        One pipeline serves the whole run, so that nothing is built anew, and prefetching goes on, between epochs.
-        """
-        first_epoch, done = divmod(first_step, self.steps_per_epoch)
-        dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(self.epoch)
-        return iter(dataset.skip(done).prefetch(tf.data.AUTOTUNE))
+def is_hidden(path: Path, dataset: Path) -> bool:
+    """Whether a file or folder of a dataset is, or lies in, what a Mac or an editor left."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(dataset).parts)
 
 
-class DrawnPatches:
-    """Batches of patches from retinas that are drawn as they are needed, alone or mixed with patches of real pairs.
-
-    Each retina gives a few patches and is never seen again. The patches of a block of retinas are shuffled, so that a
-    batch holds several. All follows from the seed and the patch's number, so that a run can go on anywhere.
-
-    Attributes:
-        patches_per_epoch: of drawn and real ones together.
-        steps_per_epoch: batches per epoch; all are full.
-    """
-
-    def __init__(
-        self,
-        draw: Callable[[int], Iterator[np.ndarray]],
-        size: int,
-        channels: int,
-        patch_size: int,
-        batch_size: int,
-        seed: int,
-        real: TrainingPatches | None = None,
-        share: float = 1.0,
+def print_findings(dataset: Path, found: Findings) -> None:
+    """Tell a user what is in a dataset."""
+    print(f"Dataset: {dataset}\n")
+    width = max(map(len, found.folders), default=0)
+    print(f"{'images':{width}}" + "".join(f"{region:>8}" for region in (*REGIONS, "whole")))
+    for name, counts in found.folders.items():
+        print(f"{name:{width}}" + "".join(f"{counts.get(region, 0) or '-':>8}" for region in (*REGIONS, "")))
+    print("\npairs: " + ", ".join(f"{split} {number}" for split, number in found.pairs.items()))
+    print("sizes: " + (", ".join(f"{size} ({number})" for size, number in found.sizes.items()) or "none"))
+    if found.black:
+        shares = np.array(found.black)
+        print(f"black background: {shares.mean():.1%} of a crop, from {shares.min():.1%} to {shares.max():.1%}")
+    for title, lines in (
+        ("without partner", found.unpaired),
+        ("ignored, since not named <subject>_<OD|OS>.png", found.ignored),
+        ("cannot be used", found.faults),
     ):
-        """Args:
-        draw: gives the retinas without end from a number on, (size, size, 3 + channels), uint8.
-        size: side of a retina in px, at least a patch.
-        channels: of the OCT-A.
-        patch_size: side of a patch in px.
-        batch_size: patches per batch.
-        seed: of the run.
-        real: patches of real pairs to mix in.
-        share: of a batch that is drawn, with `real`; at least one patch of each kind.
-        """
-        self.draw, self.size, self.channels = draw, size, FUNDUS_CHANNELS + channels
-        self.patch_size, self.batch_size, self.seed, self.real = patch_size, batch_size, seed, real
-        if real is None:
-            self.drawn_per_batch = batch_size
-            self.steps_per_epoch = ceil(DRAWN_PER_EPOCH / batch_size)
-        else:
-            self.drawn_per_batch = min(max(1, round(share * batch_size)), batch_size - 1)
-            self.steps_per_epoch = ceil(real.patches_per_epoch / (batch_size - self.drawn_per_batch))
-        self.patches_per_epoch = self.steps_per_epoch * batch_size
+        print(f"{title}: {len(lines) or 'none'}")
+        for line in lines:
+            print("  " + one_line(line))
 
-    def plan(self, block: int) -> np.ndarray:
-        """The patches of a block of retinas, in order: (patches, 5), int32, as in `TrainingPatches.plan`."""
-        random = np.random.default_rng([self.seed, block, 1])  # 1: apart from the plans of real pairs
-        count = RETINAS_PER_BLOCK * PATCHES_PER_RETINA
-        corners = random.integers(0, self.size - self.patch_size, (count, 2), endpoint=True)
-        turns, flips = random.integers(0, 4, count), random.integers(0, 2, count)
-        plan = np.column_stack([np.repeat(np.arange(RETINAS_PER_BLOCK), PATCHES_PER_RETINA), corners, turns, flips])
-        return random.permutation(plan).astype(np.int32)
 
-    def patches(self, first: int) -> tf.data.Dataset:
-        """Single drawn patches without end, (input_image, target), from a global number on."""
-        first_block, done = divmod(first, RETINAS_PER_BLOCK * PATCHES_PER_RETINA)
+def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = OneLineParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{download,check}")
+    fetch = commands.add_parser("download", help="bring UT-FSOCTA into a folder", allow_abbrev=False)
+    fetch.add_argument("folder", nargs="?", type=Path, default=DATA_FOLDERS[0].parent, metavar="DIR")
+    fetch.add_argument("--archive", type=Path, metavar="FILE", help="the zip, fetched by hand")
+    check = commands.add_parser("check", help="what is in a dataset, and whether training could start")
+    check.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=f"(default: {DATA_FOLDERS[0]})")
+    return parser.parse_args(argv)
 
-        def cut_block(block: tf.Tensor, retinas: tf.Tensor) -> tf.data.Dataset:
-            plan = tf.ensure_shape(tf.numpy_function(self.plan, [block], tf.int32, stateful=False), (None, 5))
-            places = tf.data.Dataset.from_tensor_slices(plan)
-            return places.map(lambda place: cut_patch(retinas, place, self.patch_size))
 
-        retinas = tf.data.Dataset.from_generator(
-            lambda: self.draw(first_block * RETINAS_PER_BLOCK),
-            output_signature=tf.TensorSpec((self.size, self.size, self.channels), tf.uint8),
-        )
-        blocks = retinas.prefetch(RETINAS_PER_BLOCK).batch(RETINAS_PER_BLOCK, drop_remainder=True)
-        return blocks.enumerate(first_block).flat_map(cut_block).skip(done)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, download or check, and return the exit status: 2 if training could not start."""
+    options = parse_command_line(argv)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bar
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
+    try:
+        if options.command == "download":
+            dataset = download(options.folder, options.archive)
+            print(f"Look at it: python {PROGRAM} check {dataset}")
+            return 0
+        dataset = find_data_folder(options.folder)
+        if dataset is None:
+            where = options.folder or " and ".join(map(str, DATA_FOLDERS))
+            raise DataError(f"{where}: no cropped/fundus and cropped/octa; `python {PROGRAM} download` brings them")
+        found = check_dataset(dataset)
+        print_findings(dataset, found)
+        if found.obstacles:
+            more = f" (and {len(found.obstacles) - 1} more)" if found.obstacles[1:] else ""
+            raise DataError(f"training could not start: {found.obstacles[0]}{more}")
+    except (DataError, DownloadError, OSError) as error:
+        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM}: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    print("Training could start: python pix_pix_train.py" + (f" --data {options.folder}" if options.folder else ""))
+    return 0
 
-    def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch."""
-        dataset = self.patches(first_step * self.drawn_per_batch).batch(self.drawn_per_batch)
-        if self.real is not None:
-            per_batch = self.batch_size - self.drawn_per_batch
-            real = self.real.patches(first_step * per_batch).batch(per_batch)
-            dataset = tf.data.Dataset.zip(dataset, real).map(
-                lambda drawn, real: tuple(tf.concat(images, axis=0) for images in zip(drawn, real, strict=True))
-            )
-        return iter(dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE))
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,25 +15,23 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
-from pix_pix_gen import (  # first: it keeps TensorFlow's start-up messages from the user
+from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
     CHECKPOINTS,
     SPLITS,
-    OneLineParser,
     OptionError,
     RunError,
     RunSettings,
-    Synthesiser,
     dataset_of_run,
-    find_weights,
-    load_generator,
     newest_run,
     read_run_settings,
-    set_up_gpus,
+    step_of,
 )
 
 # isort: split
@@ -48,12 +46,15 @@ from tqdm import tqdm
 from dataset_load_mod import (
     REGIONS,
     DataError,
+    OneLineParser,
     list_eyes,
     load_data_cases,
     load_pair,
     octa_to_grey,
+    one_line,
     read_image,
 )
+from pix_pix_gen import Synthesiser, load_generator, set_up_gpus
 from vessel_metrics import (
     CONFIDENCE,
     DENSITY_NAMES,
@@ -276,8 +277,8 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
             results = pool(joblib.delayed(measure_eye)(eye) for _, eye in loaded)
             for (case, _), (of_eye, of_counts) in zip(loaded, results, strict=True):
                 rows += [{"subject": case.subject, "eye": case.eye, "region": case.region} | row for row in of_eye]
-                for name, count in of_counts.items():
-                    counts[case.region, name] = counts.get((case.region, name), 0) + count
+                for name, pixels in of_counts.items():
+                    counts[case.region, name] = counts.get((case.region, name), 0) + pixels
             progress.update(len(some))
     if not rows:
         raise OptionError("no eye could be evaluated" + "".join(f"; {fault}" for fault in evaluation.faults[:1]))
@@ -543,10 +544,10 @@ def draw_precision_recall(counts: dict[tuple[str, str], np.ndarray]) -> Figure:
     regions = [region for region in REGIONS if any(region == key[0] for key in counts)]
     figure = Figure(figsize=(4 * len(regions), 3.8), layout="constrained")
     for panel, region in zip(figure.subplots(1, len(regions), squeeze=False)[0], regions, strict=True):
-        of_region = {name: count for (place, name), count in counts.items() if place == region}
-        for (name, count), colour in zip(of_region.items(), np.resize(COLOURS, len(of_region)), strict=True):
-            if count[1].any():
-                precision, recall, area = curve_of(count)
+        of_region = {name: pixels for (place, name), pixels in counts.items() if place == region}
+        for (name, pixels), colour in zip(of_region.items(), np.resize(COLOURS, len(of_region)), strict=True):
+            if pixels[1].any():
+                precision, recall, area = curve_of(pixels)
                 panel.plot(recall, precision, color=colour, linewidth=1.2, label=f"{name} ({area:.2f})")
         panel.set(title=region, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         panel.legend(fontsize=7, loc="lower left", title="average precision", title_fontsize=7)
@@ -645,13 +646,12 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
     return found + [f"not usable: {fault}" for fault in evaluation.faults]
 
 
-def write_headlines(summary: pd.DataFrame, settings: RunSettings, checkpoint: str) -> Path:
+def write_headlines(summary: pd.DataFrame, run: Path, settings: RunSettings, checkpoint: str) -> Path:
     """The headline numbers of this run, for TensorBoard, at the step of its weights; returns the folder."""
-    folder = Path(settings.logs) / "fit" / settings.name / "evaluation"
-    step = int(tf.train.load_variable(checkpoint, "step/.ATTRIBUTES/VARIABLE_VALUE"))
+    folder = Path(settings.logs) / "fit" / run.resolve().name / "evaluation"
     ours = summary[(summary["candidate"] == OURS) & (summary["sector"] == WHOLE)]
     writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(step):
+    with writer.as_default(step_of(checkpoint)):
         for row in ours.itertuples(index=False):
             tag = f"evaluation/{row.region}/{row.measure}"
             for name, tag_of_value in (("mean", tag), ("pearson", f"{tag} pearson"), ("bias", f"{tag} bias")):
@@ -668,8 +668,8 @@ def write_results(
     summary: pd.DataFrame,
     counts: dict[tuple[str, str], np.ndarray],
     report: str,
-) -> None:
-    """Write tables and figures into a new folder, all or nothing."""
+) -> Path:
+    """Write tables and figures into a new folder, all or nothing; returns it, with a number if its name was taken."""
     figures = {
         "density_scatter": draw_densities(per_eye, summary, agreement=False),
         "bland_altman": draw_densities(per_eye, summary, agreement=True),
@@ -686,7 +686,8 @@ def write_results(
         (made / "summary.md").write_text(report, encoding="utf-8")
         for name, figure in figures.items():
             figure.savefig(made / f"{name}.png", dpi=DPI)
-        made.rename(folder)
+        names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
+        return made.rename(next(name for name in names if not name.exists()))
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -760,13 +761,13 @@ def run_evaluation(options: argparse.Namespace) -> int:
     regions = [region for region in REGIONS if region in set(cases["region"])]
     comparators = find_comparators(dataset, regions, options)
     truth = find_truth(dataset, regions, options.segmenter)
-    path, which = find_weights(run, options.weights)
     options.run, options.data = run, dataset
-    print(f"Run: {run}, weights: {which} ({path})")
     print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
+    generator, path = load_generator(run, options.weights, settings)
+    print(f"Weights: {path}")
     print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; true vessels: {truth.description}")
     evaluation = Evaluation(
-        synthesiser=Synthesiser(load_generator(path, settings)),
+        synthesiser=Synthesiser(generator),
         fov_mask=settings.fov_mask,
         cases=cases,
         comparators=comparators,
@@ -778,14 +779,15 @@ def run_evaluation(options: argparse.Namespace) -> int:
         print(remark)
     print(f"Bootstrap over subjects: {options.resamples} resamples, seed {options.seed}")
     summary = summarise(per_eye, options.resamples, options.seed)
-    report = describe(evaluation, per_eye, summary, options, f"{which} ({Path(path).name})")
-    folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
-    write_results(folder, evaluation, per_eye, summary, counts, report)
-    headlines = write_headlines(summary, settings, path)
+    report = describe(evaluation, per_eye, summary, options, str(Path(path).relative_to(run)))
+    folder = write_results(
+        Path(options.output) / f"{started:%Y%m%d-%H%M%S}", evaluation, per_eye, summary, counts, report
+    )
+    headlines = write_headlines(summary, run, settings, path)
     print_headlines(summary)
     print(f"Written: {folder}/ (start with summary.md); for TensorBoard: {headlines}/")
     for fault in evaluation.faults:
-        print(f"{PROGRAM}: error: {fault}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {one_line(fault)}", file=sys.stderr)
     return 2 if evaluation.faults else 0
 
 
@@ -803,11 +805,12 @@ def print_headlines(summary: pd.DataFrame) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, evaluate, and return the exit status: 2 for anything that the user can mend."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    sys.stdout.reconfigure(line_buffering=True)  # in step with the progress bar
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bar
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
     try:
         return run_evaluation(parse_command_line(argv))
     except (OptionError, RunError, DataError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: stopped; nothing is written", file=sys.stderr)

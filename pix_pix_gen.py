@@ -13,43 +13,37 @@ Training predicts with this module too (`Synthesiser`): there is one way to pred
 
 import argparse
 import csv
-import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
+    CHECKPOINTS,
+    SPLITS,
+    OptionError,
+    RunError,
+    RunSettings,
+    dataset_of_run,
+    find_weights,
+    newest_run,
+    read_run_settings,
+    restore,
+    whole_file,
+    without_chatter,
+)
 
-@contextmanager
-def without_chatter() -> Iterator[None]:
-    """Keep TensorFlow's start-up messages from the user, unless TF_CPP_MIN_LOG_LEVEL is set.
-
-    TensorFlow writes some before it reads that variable, to the file descriptor; so that is turned away. What cannot be
-    imported or found still raises.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
-        yield
-        return
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-QUIET = "3"  # TensorFlow's level that hides all but fatal errors
-with without_chatter():
-    import keras
-    import tensorflow as tf
-
+# isort: split
+import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
@@ -58,51 +52,33 @@ from dataset_load_mod import (
     FUNDUS_CHANNELS,
     REGIONS,
     DataError,
+    OneLineParser,
     continue_outside,
     cut_at_corners,
     field_of_view,
-    find_dataset,
     list_eyes,
     list_full_fields,
     octa_to_grey,
+    one_line,
     patch_corners,
     put_img_back_from_patches,
     read_fundus,
     reflect_to_multiple,
     reflect_to_patch,
 )
-from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_generator import SIZE_MULTIPLE, Generator
 from vessel_metrics import vessel_density, vessel_map
 
 PROGRAM = "pix_pix_gen.py"
-CHECKPOINTS = "training_checkpoints"
 OUTPUT = "synthetic_octa"
 DENSITIES = "densities.csv"
 DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-SPLITS = ("train", "validation", "test")
 
 # A block of 64 x 64 px on the grid of the U-Net's halvings depends on no more than the 127 px around it.
 MARGIN = 2 * SIZE_MULTIPLE  # px
 TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 go through in one pass, with 2.3 GB in float32; more is cut into tiles
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
-
-
-class RunError(RuntimeError):
-    """A run that cannot start, go on or be used; the message is one line for the user."""
-
-
-class OptionError(ValueError):
-    """Options or inputs that make no sense; the message is one line that names them."""
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
-
-    def error(self, message: str):
-        """Print the message and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 # --- prediction ------------------------------------------------------------------------------------------------------
@@ -263,7 +239,13 @@ def to_model(image: np.ndarray) -> np.ndarray:
 
 
 def to_octa(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """What the generator gives (height, width, channels), [-1, 1] -> [0, 1], its colours black outside the field."""
+    """What the generator gives (height, width, channels), [-1, 1] -> [0, 1], its colours black outside the field.
+
+    Raises:
+        RunError: it is not finite.
+    """
+    if not np.isfinite(gen_output).all():
+        raise RunError("the predicted OCT-A is not finite: the weights are damaged, take an earlier checkpoint")
     octa = gen_output * 0.5 + 0.5
     octa[~fov, :3] = 0
     return octa
@@ -289,103 +271,16 @@ def export(generator: keras.Model, folder: Path) -> None:
         for one, other in zip(source.trainable_variables, target.trainable_variables, strict=True):
             other.assign(one)
     folder.mkdir(parents=True, exist_ok=True)
-    model.save(folder / "generator.keras")
-    model.export(folder / "saved_model", verbose=False)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:  # so that nothing is there half
+        made = Path(temporary)
+        model.save(made / "generator.keras")
+        model.export(made / "saved_model", verbose=False)
+        shutil.rmtree(folder / "saved_model", ignore_errors=True)
+        for name in ("generator.keras", "saved_model"):
+            (made / name).replace(folder / name)
 
 
-# --- a run -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What synthesis and evaluation need to know of a run; the names are those of run.json."""
-
-    octa_channels: int
-    upsampling: str
-    fov_mask: bool
-    patch_size: int
-    batch_size: int
-    precision: str
-    seed: int
-    data: str
-    train_subjects: str
-    val_subjects: str
-    test_subjects: str
-    name: str
-    logs: str
-
-    def splits(self) -> dict[str, list[int]]:
-        """The subject ids of each of SPLITS."""
-        return dict(
-            zip(SPLITS, map(parse_subjects, (self.train_subjects, self.val_subjects, self.test_subjects)), strict=True)
-        )
-
-
-def read_run(folder: Path) -> dict:
-    """Read run.json: a dict with `settings` (a dict) and `data_digest`. Raises RunError if it is missing or damaged."""
-    path = folder / "run.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {"settings": dict(content["settings"]), "data_digest": str(content["data_digest"])}
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: is no run (it has no run.json)") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path}: damaged, or not of this program ({error})") from error
-
-
-def read_run_settings(folder: Path) -> RunSettings:
-    """The part of run.json that synthesis needs. Raises RunError if it is missing, damaged or foreign."""
-    settings = read_run(folder)["settings"]
-    for spec in fields(RunSettings):
-        if type(settings.get(spec.name)) is not spec.type:
-            raise RunError(f"{folder / 'run.json'}: damaged, or not of this program ({spec.name})")
-    return RunSettings(**{spec.name: settings[spec.name] for spec in fields(RunSettings)})
-
-
-def dataset_of_run(given: str | None, settings: RunSettings, option: str) -> Path:
-    """The dataset that was given, else the run's own. Raises OptionError, naming the option, if there is none."""
-    named = Path(given or settings.data)
-    if named == Path(DRAWN):
-        named = SAMPLE_FOLDER
-    dataset = find_dataset(named)
-    if dataset is None:
-        raise OptionError(f"{option} {named}: holds no cropped/fundus and cropped/octa")
-    return dataset
-
-
-def newest_run(checkpoints: Path, option: str) -> Path:
-    """The run whose newest checkpoint is the newest. Raises RunError, naming the option, if there is none."""
-    runs = {path.parent: path.stat().st_mtime for path in checkpoints.glob("*/checkpoint")}
-    if not runs:
-        raise RunError(f"{option}: no run with a checkpoint in {checkpoints}/")
-    return max(runs, key=runs.get)
-
-
-def restore(checkpoint: tf.train.Checkpoint, path: str | None, folder: str | Path) -> None:
-    """Restore every object of a checkpoint. Raises RunError if there is none at the path, or it does not fit."""
-    if path is None:
-        raise RunError(f"{folder}: holds no checkpoint")
-    try:
-        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
-        raise RunError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from error
-
-
-def find_weights(run: Path, weights: str | None) -> tuple[str | None, str]:
-    """The checkpoint of a run to predict with, and which that is: `best` or `last`.
-
-    Args:
-        run: the run's folder of checkpoints.
-        weights: `best` by validation, `last`, or None for the best if there is one.
-
-    Raises:
-        RunError: there is no such checkpoint.
-    """
-    best, last = tf.train.latest_checkpoint(run / "best"), tf.train.latest_checkpoint(run)
-    path = last if weights == "last" or (weights is None and best is None) else best
-    if path is None:
-        raise RunError(f"{run}: holds no {weights or 'best or last'} checkpoint")
-    return path, "last" if path == last and path != best else "best"
+# --- a run's generator -----------------------------------------------------------------------------------------------
 
 
 def set_up_gpus() -> str:
@@ -399,13 +294,22 @@ def set_up_gpus() -> str:
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
 
 
-def load_generator(path: str, settings: RunSettings) -> keras.Model:
-    """The generator of a checkpoint, for images of any size. Raises RunError if it is damaged or does not fit."""
+def load_generator(run: Path, weights: str | None, settings: RunSettings) -> tuple[keras.Model, str]:
+    """The generator of a run, for images of any size, and the checkpoint that it is from.
+
+    Args:
+        run: the run's folder of checkpoints.
+        weights: which, see `find_weights`.
+        settings: of the run.
+
+    Raises:
+        RunError: there is no such checkpoint, or it is damaged and so are those that could stand for it.
+    """
+    paths = find_weights(run, weights)
     keras.utils.set_random_seed(settings.seed)  # of the dropout that the published way keeps on
     keras.config.set_dtype_policy(settings.precision)
     generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels, settings.upsampling)
-    restore(tf.train.Checkpoint(generator=generator), path, path)
-    return generator
+    return generator, restore(tf.train.Checkpoint(generator=generator), paths, run)
 
 
 # --- photographs and what is written for them ------------------------------------------------------------------------
@@ -538,19 +442,6 @@ class Densities:
             writer = csv.DictWriter(file, DENSITY_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows.values())
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file so that in the end it is there whole or not at all. Errors of the disk name the file."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_png(image: np.ndarray, path: Path) -> None:
@@ -719,10 +610,9 @@ def run_synthesis(options: argparse.Namespace) -> int:
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: at most the run's patch, {settings.patch_size} px")
     jobs = jobs_of(options, settings) if options.inputs or options.dataset is not None else []
-    path, which = find_weights(run, options.weights)
-    print(f"Run: {run}, weights: {which} ({path})")
     print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
-    generator = load_generator(path, settings)
+    generator, path = load_generator(run, options.weights, settings)
+    print(f"Weights: {path}")
     if options.export:
         export(generator, Path(options.export))
         print(f"Exported to {options.export}/")
@@ -745,18 +635,19 @@ def run_synthesis(options: argparse.Namespace) -> int:
     )
     failed = synthesise(synthesis, jobs)
     for reason in failed:
-        print(f"{PROGRAM}: error: {reason}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {one_line(reason)}", file=sys.stderr)
     return 2 if failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, synthesise, and return the exit status: 2 for anything that the user can mend."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    sys.stdout.reconfigure(line_buffering=True)  # in step with the progress bar
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bar
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
     try:
         return run_synthesis(parse_command_line(argv))
     except (OptionError, RunError, DataError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: stopped; the same command goes on", file=sys.stderr)

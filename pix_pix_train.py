@@ -14,10 +14,13 @@ import csv
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
 import signal
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -25,17 +28,18 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path
 
-from pix_pix_gen import (  # first: it keeps TensorFlow's start-up messages from the user
-    OneLineParser,
+from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
+    BEST,
+    CHECKPOINTS,
     RunError,
-    Synthesiser,
-    field_to_predict,
     find_weights,
-    layers_of,
+    list_checkpoints,
+    lock,
+    mend_records,
     newest_run,
     read_run,
     restore,
-    set_up_gpus,
+    step_of,
     whole_file,
 )
 
@@ -47,25 +51,29 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import phantom_retina
+from dataset_download import DATASET_NAME
 from dataset_load_mod import (
-    DATASET_NAME,
+    DATA_FOLDERS,
     FUNDUS_CHANNELS,
     REGIONS,
     DataError,
-    DrawnPatches,
+    OneLineParser,
     Pair,
-    TrainingPatches,
     continue_outside,
+    find_data_folder,
     find_dataset,
     list_full_fields,
     load_data_cases,
     load_pairs,
     octa_to_grey,
+    one_line,
     read_fundus,
 )
+from patch_batches import DrawnPatches, TrainingPatches
 from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
 from pix_generator import UPSAMPLING, Generator, check_patch_dim
+from pix_pix_gen import Synthesiser, field_to_predict, layers_of, set_up_gpus
 from vessel_metrics import (
     AGREEMENT_NAMES,
     ARTEFACT_NAMES,
@@ -76,11 +84,11 @@ from vessel_metrics import (
 )
 
 PROGRAM = "pix_pix_train.py"
-DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
-DEPOSIT = "Zenodo, doi 10.5281/zenodo.6476639"
 
 MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
+MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at most a few MB
+CHECKPOINT_SECONDS = 300  # at most between checkpoints, whatever an epoch takes: no more is lost to a broken computer
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 PICTURED_CROPS = 3  # held-out crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
@@ -168,7 +176,7 @@ class Settings:
     # What is kept where
     name: str | None = setting(None, "of the run and its folders (default: date and time)", metavar="NAME")
     logs: str = setting("logs", "TensorBoard's folder; a run writes to its fit/NAME", metavar="DIR")
-    checkpoints: str = setting("training_checkpoints", "a run keeps its checkpoints in its NAME", metavar="DIR")
+    checkpoints: str = setting(CHECKPOINTS, "a run keeps its checkpoints in its NAME", metavar="DIR")
     keep: int = setting(3, "newest periodic checkpoints to keep, 0.4 GB each, besides the best", metavar="N")
 
     def __post_init__(self):
@@ -400,13 +408,17 @@ def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray,
     return predicted, {name: score for of in measures for name, score in of(real, generated, pair.fov).items()}
 
 
-def evaluate_whole_fundus(networks: Pix2Pix, path: Path, settings: Settings) -> np.ndarray:
+def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, settings: Settings) -> np.ndarray:
     """Predict the OCT-A of a whole photograph.
+
+    Args:
+        networks: of the run.
+        fundus: (height, width, 3), uint8.
+        settings: of the run.
 
     Returns:
         (height, width, channels), float32 on [0, 1], black outside the field.
     """
-    fundus = read_fundus(path)
     return networks.synthesiser.predict(fundus, field_to_predict(fundus, settings.fov_mask))
 
 
@@ -434,7 +446,7 @@ class RunData:
 
     train: list[Pair]
     held_out: list[Pair]  # the validation cases
-    full_field: Path | None  # whole photograph of the first held-out eye that has one
+    full_field: np.ndarray | None  # whole photograph (height, width, 3), uint8, of the first held-out eye that has one
     digest: str  # of the training and validation images: the same data give the same
 
 
@@ -451,10 +463,10 @@ def find_data(given: str | None) -> str:
         if found is None:
             raise DataError(
                 f"--data {given}: holds no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa); "
-                f"get it from {DEPOSIT}"
+                "`python dataset_load_mod.py download` gets it, `check DIR` says what a folder holds"
             )
         return str(found)
-    return next((str(folder) for folder in DATA_FOLDERS if find_dataset(folder) == folder), DRAWN)
+    return str(find_data_folder(None) or DRAWN)
 
 
 def use_sample_retinas() -> None:
@@ -464,15 +476,20 @@ def use_sample_retinas() -> None:
         "It is for trying the program; what it learns is nothing to publish.",
         "",
         f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
-        f"Get them from {DEPOSIT} (UT-FSOCTA-v1.zip,",
-        "1.2 GB, free for non-commercial research) and unzip them in data/.",
+        "  python dataset_load_mod.py download    brings them from Zenodo: 1.2 GB,",
+        "                                         free for non-commercial research;",
+        "  python dataset_load_mod.py check [DIR] says whether training could start.",
         "",
         f"Sample retinas to validate on: {SAMPLE_FOLDER}",
     ]
     width = max(map(len, lines))
     print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
     if not SAMPLE_FOLDER.exists():
-        phantom_retina.write_dataset(SAMPLE_FOLDER, parse_subjects(phantom_retina.DEFAULT_SUBJECTS))
+        try:
+            phantom_retina.write_dataset(SAMPLE_FOLDER, parse_subjects(phantom_retina.DEFAULT_SUBJECTS))
+        except OSError:
+            if not SAMPLE_FOLDER.exists():  # else another run was faster
+                raise
 
 
 def load_run_data(settings: Settings, verbose: bool) -> RunData:
@@ -519,10 +536,11 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
             digest = zlib.crc32(np.ascontiguousarray(image), zlib.crc32(repr(image.shape).encode(), digest))
     full_fields = list_full_fields(data_fold)
     eyes = zip(chosen["validation"]["subject"], chosen["validation"]["eye"], strict=True)
+    full_field = next((full_fields[eye] for eye in eyes if eye in full_fields), None)
     return RunData(
         train=train,
         held_out=held_out,
-        full_field=next((full_fields[eye] for eye in eyes if eye in full_fields), None),
+        full_field=None if full_field is None else read_fundus(full_field),
         digest=f"{digest:08x}",
     )
 
@@ -558,42 +576,73 @@ class RunState:
             epoch=self.epoch,
             best_score=self.best_score,
         )
+        self.weights = [*networks.generator.variables, *networks.discriminator.variables]
+        self.folder, self.saved = folder, None  # the step that is saved as a periodic checkpoint
+        for place in (folder, folder / BEST):
+            mend_records(place)
         self.periodic = tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=keep)
-        self.best = tf.train.CheckpointManager(self.checkpoint, folder / "best", max_to_keep=1)
+        self.best = tf.train.CheckpointManager(self.checkpoint, folder / BEST, max_to_keep=1)
 
     def save(self) -> None:
-        """Save as the newest checkpoint, unless this step is saved already."""
-        newest = self.periodic.latest_checkpoint
-        if newest is None or not newest.endswith(f"ckpt-{int(self.step)}"):
-            self.periodic.save(checkpoint_number=int(self.step))
+        """Save as the newest checkpoint, unless this step is saved already.
+
+        Raises:
+            RunError: it cannot be written, or a weight is not finite.
+        """
+        if self.saved != int(self.step):
+            self._save(self.periodic)
+            self.saved = int(self.step)
 
     def save_best(self) -> None:
-        """Save as the best checkpoint, in place of the one before."""
-        self.best.save(checkpoint_number=int(self.step))
+        """Save as the best checkpoint, in place of the one before. Raises RunError as `save`."""
+        self._save(self.best)
 
-    def restore(self) -> None:
-        """Take up the newest checkpoint. Raises RunError if there is none, or it is damaged."""
-        restore(self.checkpoint, self.periodic.latest_checkpoint, self.periodic.directory)
+    def _save(self, manager: tf.train.CheckpointManager) -> None:
+        step = int(self.step)
+        for weights in self.weights:
+            if not np.isfinite(weights.numpy()).all():
+                raise RunError(f"{weights.path} is not finite after step {step}: not saved; {self.folder} is as it was")
+        try:
+            manager.save(checkpoint_number=step)
+        except (OSError, tf.errors.OpError) as error:
+            mend_records(Path(manager.directory))  # what is half written goes
+            reason = re.sub(r"^{{.*?}} ?|; | \[Op:.*", " ", str(error)).strip()
+            raise RunError(
+                f"the checkpoint of step {step} could not be written ({reason}); those before it in {self.folder} are "
+                "whole: make room, then --resume"
+            ) from error
+
+    def restore(self) -> bool:
+        """Take up the newest checkpoint that is whole, be it periodic or the best; False if none was ever saved.
+
+        Raises:
+            RunError: there are checkpoints, but none is whole.
+        """
+        periodic, best = list_checkpoints(self.folder), list_checkpoints(self.folder / BEST)
+        paths = sorted(periodic + best, key=step_of, reverse=True)
+        if not paths:
+            return False
+        if restore(self.checkpoint, paths, self.folder) in periodic:
+            self.saved = int(self.step)
+        return True
 
 
-def initialise_from(networks: Pix2Pix, folder: Path, settings: Settings) -> str:
-    """Take over the weights of another run, the best by validation if it has one; say which.
+def initialise(networks: Pix2Pix, settings: Settings) -> None:
+    """Take over the weights of the run that `--init-from` names, if it does: the best by validation, if there is one.
 
     Raises:
         RunError: the folder is no run, or its networks have another shape.
     """
+    if settings.init_from is None:
+        return
+    folder = Path(settings.init_from)
     other, _ = read_run_of_training(folder)
     for name in ("octa_channels", "upsampling"):
         its, mine = getattr(other, name), getattr(settings, name)
         if its != mine:
             raise RunError(f"--init-from {folder}: its {flag(name)} is {its}, this run's {mine}")
-    path, _ = find_weights(folder, None)
-    restore(
-        tf.train.Checkpoint(generator=networks.generator, discriminator=networks.discriminator),
-        path,
-        folder,
-    )
-    return path
+    both = tf.train.Checkpoint(generator=networks.generator, discriminator=networks.discriminator)
+    print(f"Weights from {restore(both, find_weights(folder, None), folder)}")
 
 
 def write_run(folder: Path, settings: Settings, digest: str) -> None:
@@ -624,11 +673,22 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int):
         """Args: the run's folder of logs; the step that the run goes on from, 0 for a new one."""
-        self.writer = tf.summary.create_file_writer(str(folder))
-        self.table = folder / "metrics.csv"
-        self.rows: list[dict] = []
-        if step and self.table.exists():  # rows after the checkpoint come again
-            self.rows = [row for row in csv.DictReader(self.table.read_text().splitlines()) if int(row["step"]) <= step]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.table = folder, folder / "metrics.csv"
+        try:
+            self.writer = tf.summary.create_file_writer(str(folder))
+            rows = csv.DictReader(self.table.read_text(encoding="utf-8").splitlines()) if self.table.exists() else ()
+            self.rows = [row for row in rows if int(row["step"]) <= step]  # those after the checkpoint come again
+        except tf.errors.OpError as error:
+            raise RunError(f"{folder}: cannot be written to ({error.message})") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{self.table}: damaged ({error}); move it away, then --resume") from error
+
+    def flush(self) -> None:
+        """Bring all that is logged to the disk. Raises RunError if it is full: TensorFlow would lose it in silence."""
+        if shutil.disk_usage(self.folder).free < MIN_FREE_BYTES:
+            raise RunError(f"{self.folder}: the disk is full; make room, then --resume")
+        self.writer.flush()
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers by tag."""
@@ -691,6 +751,13 @@ class Run:
     networks: Pix2Pix
     state: RunState
     log: RunLog
+    saved_at: float = 0.0  # of the clock `time.monotonic`
+
+    def save(self) -> None:
+        """Save a checkpoint, and before it what is logged up to it. Raises RunError if the disk is full."""
+        self.log.flush()
+        self.state.save()
+        self.saved_at = time.monotonic()
 
     @property
     def steps(self) -> int:
@@ -722,7 +789,7 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
     """Run the training that the settings describe.
 
     Args:
-        settings: resolved: with a data folder, a name, and a precision that is a dtype policy.
+        settings: resolved: with a data folder, and a precision that is a dtype policy; a resumed run's with its name.
         resume: go on with the run of that name, to `settings.epochs` in all.
         data_digest: of the data that the resumed run was trained on.
         verbose: name the files that have no partner.
@@ -739,22 +806,58 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
         raise RunError(f"{settings.data}: not the training and validation images that the run was made with")
     patches = training_patches(data.train, settings)
     networks = Pix2Pix(settings)
-    if settings.init_from and not resume:
-        print(f"Weights from {initialise_from(networks, Path(settings.init_from), settings)}")
-
-    folder = checkpoint_folder(settings)
     if not resume:
-        folder.mkdir(parents=True)
-    state = RunState(networks, folder, settings.keep)
-    if resume:
-        state.restore()
-        print(f"Going on after epoch {int(state.epoch)}, step {int(state.step)}, from {folder}")
+        initialise(networks, settings)
+        settings = claim_folders(settings)
+        print(f"Run: {settings.name}")
+    folder = checkpoint_folder(settings)
+    with lock(folder):
+        state = RunState(networks, folder, settings.keep)
+        if resume and state.restore():
+            print(f"Going on after epoch {int(state.epoch)}, step {int(state.step)}, from {folder}")
+        elif resume:
+            print(f"{folder} has no checkpoint yet: starting at its beginning")
+            initialise(networks, settings)
         if int(state.epoch) >= settings.epochs:
             raise RunError(f"--resume: {folder} has its {int(state.epoch)} epochs already; give a larger --epochs")
-    write_run(folder, settings, data.digest)
-    run = Run(settings, data, patches, networks, state, RunLog(log_folder(settings), int(state.step)))
-    run.log.settings(settings, int(state.step))
-    return train_epochs(run)
+        write_run(folder, settings, data.digest)
+        run = Run(settings, data, patches, networks, state, RunLog(log_folder(settings), int(state.step)))
+        run.log.settings(settings, int(state.step))
+        return train_epochs(run)
+
+
+def claim_folders(settings: Settings) -> Settings:
+    """Make the folders of a new run; returns the settings with its name.
+
+    A run without a name gets date and time, with a number behind it if another run has it, or takes it just now.
+
+    Raises:
+        OSError: a folder cannot be made, or is there though its name was given; neither is made, then.
+    """
+    if settings.name is not None:
+        make_folders(settings)
+        return settings
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        named = replace(settings, name=now if number == 1 else f"{now}-{number}")
+        try:
+            make_folders(named)
+        except FileExistsError:
+            continue
+        return named
+
+
+def make_folders(settings: Settings) -> None:
+    """Make both folders of a run, or neither. Raises OSError if one cannot be made or is there already."""
+    made = []
+    try:
+        for folder in (log_folder(settings), checkpoint_folder(settings)):
+            folder.mkdir(parents=True)
+            made.append(folder)
+    except OSError:
+        for folder in made:
+            folder.rmdir()
+        raise
 
 
 def training_patches(pairs: list[Pair], settings: Settings) -> TrainingPatches | DrawnPatches:
@@ -791,6 +894,7 @@ def train_epochs(run: Run) -> int:
     """Train up to the last epoch or a signal to stop; returns the exit status."""
     settings, state = run.settings, run.state
     batches = run.patches.batches(int(state.step), settings.epochs)
+    run.saved_at = time.monotonic()
     with StopRequest() as stop:
         while int(state.epoch) < settings.epochs and not stop.number:
             started = time.monotonic()
@@ -799,7 +903,7 @@ def train_epochs(run: Run) -> int:
             end_epoch(run)
             left = (settings.epochs - int(state.epoch)) * (time.monotonic() - started)
             print(f"  about {duration(left)} left" if left else "  done")
-        state.save()
+        run.save()
     run.log.writer.close()
     print(f"Checkpoints, run.json  {run.checkpoint_folder}")
     print(f"Summaries, metrics.csv {run.log_folder}")
@@ -844,6 +948,8 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             bar.update(input_image.shape[0])
             if stop.number and step < last:
                 return False
+            if time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
+                run.save()
     rate = (patches.patches_per_epoch - done) / (time.monotonic() - started)
     run.log.scalars({"images_per_second": rate}, last)
     return True
@@ -875,7 +981,10 @@ def end_epoch(run: Run) -> None:
     state.epoch.assign_add(1)
     epoch, step = int(state.epoch), int(state.step)
     if data.held_out:
-        results = [generate_fundus_oct_pair(networks, pair) for pair in data.held_out]
+        try:
+            results = [generate_fundus_oct_pair(networks, pair) for pair in data.held_out]
+        except RunError as error:
+            raise RunError(f"validation after step {step}: {error}") from error
         scores = mean_scores([score for _, score in results])
         run.log.scores(scores, epoch, step)
         shown = pictured(len(results))
@@ -888,11 +997,11 @@ def end_epoch(run: Run) -> None:
         if is_best:
             state.best_score.assign(scores[BEST_SCORE])
             state.save_best()
-    if data.full_field and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
+    if data.full_field is not None and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
         run.log.images("Whole Fundus", [evaluate_whole_fundus(networks, data.full_field, settings)], step)
-    run.log.writer.flush()
+    run.log.flush()
     if epoch % CHECKPOINT_EPOCHS == 0:
-        state.save()
+        run.save()
 
 
 def pictured(number: int) -> list[int]:
@@ -917,9 +1026,7 @@ def settings_of_new_run(given: dict) -> Settings:
     """
     Settings(**given)  # what is wrong is said before anything is made
     if "name" in given:
-        for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
-            if folder.exists():
-                raise SettingsError(f"--name {given['name']}: {folder} exists; take another name, or --resume")
+        refuse_taken_name(Settings(**given))
     data = find_data(given.get("data"))
     defaults, reason = {}, ""
     if data == DRAWN:
@@ -932,15 +1039,14 @@ def settings_of_new_run(given: dict) -> Settings:
         use_sample_retinas()
     if defaults:
         print(f"Defaults for {reason}: " + ", ".join(f"{flag(name)} {value}" for name, value in defaults.items()))
-    return replace(settings, name=settings.name or free_name(settings), precision=precision_policy(settings.precision))
+    return replace(settings, precision=precision_policy(settings.precision))
 
 
-def free_name(settings: Settings) -> str:
-    """Date and time as a name, with a number behind it if another run has it already."""
-    now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    names = (now if number == 1 else f"{now}-{number}" for number in count(1))
-    free = (replace(settings, name=name) for name in names)
-    return next(one.name for one in free if not (log_folder(one).exists() or checkpoint_folder(one).exists()))
+def refuse_taken_name(settings: Settings) -> None:
+    """Raises SettingsError if a folder of the run's name is there."""
+    for folder in (log_folder(settings), checkpoint_folder(settings)):
+        if folder.exists():
+            raise SettingsError(f"--name {settings.name}: {folder} exists; take another name, or --resume")
 
 
 def precision_policy(choice: str) -> str:
@@ -961,7 +1067,7 @@ def settings_of_old_run(given: dict, resume: str) -> tuple[Settings, str]:
         RunError: there is no such run, or what was given contradicts run.json.
     """
     checkpoints = Path(given.get("checkpoints", Settings.checkpoints))
-    folder = Path(resume) if resume else newest_run(checkpoints, "--resume")
+    folder = Path(resume) if resume else newest_run(checkpoints, "--resume", untrained=True)
     old, data_digest = read_run_of_training(folder)
     old = replace(old, checkpoints=str(folder.parent), name=folder.name)
     new = replace(old, **{name: given[name] for name in CHANGEABLE & given.keys()})
@@ -988,7 +1094,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parse_command_line(argv)
     verbose, resume = given.pop("verbose", False), given.pop("resume", None)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
-    sys.stdout.reconfigure(line_buffering=True)  # in step with the progress bars
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bars
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
     try:
         device = set_up_gpus()
         if resume is None:
@@ -996,10 +1103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             settings, digest = settings_of_old_run(given, resume)
         print(f"Device: {device}")
-        print("Settings:\n" + "\n".join(f"  {flag(name):<18} {value}" for name, value in asdict(settings).items()))
+        chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+        print("Settings:\n" + "\n".join(f"  {flag(name):<18} {value}" for name, value in chosen.items()))
         return train(settings, resume is not None, digest, verbose)
     except (SettingsError, DataError, RunError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except tf.errors.ResourceExhaustedError:
         print(f"{PROGRAM}: error: out of memory; take a smaller --batch-size or --patch-size", file=sys.stderr)

@@ -1,5 +1,7 @@
 """What several test files share: a tiny dataset in the deposit's layout."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,11 +20,10 @@ def fake_octa(fundus: np.ndarray) -> np.ndarray:
     return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    """A folder that holds UT-FSOCTA-v1 with the disc crops of subjects 1, 2 (train), 26 (validation) and 31 (test)."""
+def write_tiny_dataset(folder: Path) -> None:
+    """Write UT-FSOCTA-v1 below a folder: the disc crops of subjects 1, 2 (train), 26 (validation) and 31 (test)."""
     random = np.random.default_rng(0)
-    root = tmp_path / "UT-FSOCTA-v1"
+    root = folder / "UT-FSOCTA-v1"
     for kind in ("fundus", "octa"):
         (root / "cropped" / kind / "disc").mkdir(parents=True)
     (root / "fov45" / "fundus").mkdir(parents=True)
@@ -31,4 +32,10 @@ def dataset(tmp_path):
         Image.fromarray(fundus).save(root / "cropped" / "fundus" / "disc" / f"{name}.png")
         Image.fromarray(fake_octa(fundus)).save(root / "cropped" / "octa" / "disc" / f"{name}.png")
     Image.fromarray(fake_fundus(random, 150, 150)).save(root / "fov45" / "fundus" / "26_OD.jpg")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A folder that holds the tiny dataset."""
+    write_tiny_dataset(tmp_path)
     return tmp_path

@@ -51,7 +51,7 @@ def made(tmp_path_factory):
     keras.utils.set_random_seed(0)
     generator = train.Pix2Pix(settings).generator
     run = folder / "training_checkpoints" / "untrained"
-    tf.train.Checkpoint(generator=generator, step=tf.Variable(7, dtype=tf.int64)).save(str(run / "ckpt"))
+    tf.train.CheckpointManager(tf.train.Checkpoint(generator=generator), run, 1).save(checkpoint_number=7)
     (run / "run.json").write_text(json.dumps({"settings": vars(settings), "data_digest": "0"}))
     return folder
 

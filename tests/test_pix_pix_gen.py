@@ -169,7 +169,7 @@ def test_folder_keeps_its_tree_and_photographs_their_size(folder, capsys):
         *("a.png", "a_figure.png", "a_vessels.png"),
         *("below/b.png", "below/b_figure.png", "below/b_vessels.png", "densities.csv"),
     ]
-    assert "weights: best (training_checkpoints/small/best/ckpt-" in capsys.readouterr().out
+    assert "Weights: training_checkpoints/small/best/ckpt-" in capsys.readouterr().out
     fundus = round_field(100)
     fov = field_of_view(fundus)
     with Image.open("synthetic_octa/a.png") as image:
@@ -274,14 +274,14 @@ def test_dataset_gets_the_deposit_s_names(folder, capsys):
 
 def test_weights_are_those_asked_for(folder, tmp_path, capsys):
     assert gen.main(["photos/a.png", "--weights", "last", "--output", "last"]) == 0
-    assert "weights: last (training_checkpoints/small/ckpt-4)" in capsys.readouterr().out
+    assert "Weights: training_checkpoints/small/ckpt-4\n" in capsys.readouterr().out
     run = tmp_path / "run"
     run.mkdir()
     for path in Path("training_checkpoints/small").glob("*.*"):
         (run / path.name).symlink_to(path.resolve())
     (run / "checkpoint").write_text(Path("training_checkpoints/small/checkpoint").read_text())
     assert gen.main(["photos/a.png", "--run", str(run), "--output", "none"]) == 0
-    assert "weights: last" in capsys.readouterr().out
+    assert f"Weights: {run / 'ckpt-4'}" in capsys.readouterr().out
     assert written("last") == written("none") == ["a.png"]
     assert np.array_equal(grey_levels("last/a.png"), grey_levels("none/a.png"))
     assert gen.main(["photos/a.png", "--run", str(run), "--weights", "best"]) == 2

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pix_pix_gen import Synthesiser, find_weights, load_generator, octa_to_grey, read_run_settings  # first, as there
+from pix_run import read_run_settings  # first, as there
 
 # isort: split
 import keras
@@ -35,8 +35,17 @@ from skimage.registration import optical_flow_tvl1
 
 import phantom_retina
 import pix_pix_train
-from dataset_load_mod import continue_outside, field_of_view, find_dataset, load_data_cases, load_pairs, read_fundus
+from dataset_load_mod import (
+    continue_outside,
+    field_of_view,
+    find_dataset,
+    load_data_cases,
+    load_pairs,
+    octa_to_grey,
+    read_fundus,
+)
 from phantom_trees import rasterise
+from pix_pix_gen import Synthesiser, load_generator
 from vessel_metrics import artefacts, checkerboard, smooth, vessel_agreement, vessel_map
 
 PHOTOGRAPH_SIGMA = 1.0  # px: smoothing before a photograph's prediction is held against its manual map
@@ -324,8 +333,7 @@ def main() -> None:
     registering = ["displacement, px", "as it is", "registered", "perfect prediction", "another eye's, registered"]
     print(header(registering if args.what == "register" else eyes.names()), flush=True)
     for run in args.runs:
-        path, _ = find_weights(run, args.weights)
-        synthesiser = Synthesiser(load_generator(path, read_run_settings(run)))
+        synthesiser = Synthesiser(load_generator(run, args.weights, read_run_settings(run))[0])
         if args.what == "score":
             print(table_row(run.name, eyes.scores(synthesiser)), flush=True)
         elif args.what == "register":

@@ -1,0 +1,203 @@
+"""Training pairs -> batches of patches, by `tf.data`: shuffled, cut, augmented, batched, prefetched.
+
+Which patches come, and in which order, follows from the run's seed and the step alone: a run can go on anywhere.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
+
+import numpy as np
+import tensorflow as tf
+
+from dataset_load_mod import (
+    FUNDUS_CHANNELS,
+    Pair,
+    continue_outside,
+    patch_corners,
+    preprocess_sample,
+    reflect_to_patch,
+)
+
+DRAWN_PER_EPOCH = 320  # patches between two validations, when all are drawn
+RETINAS_PER_BLOCK = 16  # drawn retinas whose patches are shuffled
+PATCHES_PER_RETINA = 4  # so that drawing, 0.2 s of a core for a retina, takes little from training on few cores
+
+
+def cut_patch(images: tf.Tensor, place: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cut, turn and flip one patch of a fundus and of its OCT-A, as one.
+
+    Args:
+        images: (images, height, width, 3 + octa channels), uint8.
+        place: (5,), int: image, row, column, quarter turns (0 to 3), flip (0 or 1).
+        size: side of the patch in px.
+
+    Returns:
+        (size, size, 3) and (size, size, octa channels), float32 on [-1, 1].
+    """
+    number, row, column, turns, flip = tf.unstack(place)
+    pair = images[number, row : row + size, column : column + size]  # (size, size, 3 + octa channels)
+    pair = tf.image.rot90(pair, turns)
+    pair = tf.cond(flip == 1, lambda: tf.reverse(pair, axis=[1]), lambda: pair)
+    pair = tf.ensure_shape(pair, (size, size, images.shape[-1]))
+    return preprocess_sample(pair[..., :FUNDUS_CHANNELS], pair[..., FUNDUS_CHANNELS:])
+
+
+class TrainingPatches:
+    """Training pairs in memory, and the batches that are cut from them.
+
+    Fundus and OCT-A are stacked as the channels of one array, so that they are cropped, flipped and rotated as one.
+    Outside the field both are continued, as the fundus is in prediction: from black the network would learn that dark
+    retina is black.
+
+    Attributes:
+        patches_per_epoch: as many as the study's grid at stride 1 gives, over all images.
+        steps_per_epoch: batches per epoch; the last may be smaller.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], patch_size: int, batch_size: int, seed: int, augment: bool):
+        """Args: the pairs, any size; patch side in px; patches per batch; seed of the run; random crops or the grid."""
+        self.patch_size, self.batch_size, self.seed, self.augment = patch_size, batch_size, seed, augment
+        stacked = [
+            reflect_to_patch(
+                continue_outside(np.concatenate([pair.fundus, pair.octa], axis=-1), pair.fov), (patch_size, patch_size)
+            )
+            for pair in pairs
+        ]  # (height, width, 3 + octa channels) each
+        self.sizes = np.array([image.shape[:2] for image in stacked])  # (images, 2)
+        images = np.zeros((len(stacked), *self.sizes.max(axis=0), stacked[0].shape[-1]), dtype=np.uint8)
+        for image, plane in zip(stacked, images, strict=True):
+            plane[: image.shape[0], : image.shape[1]] = image  # the rest is never cut
+        with tf.device("CPU:0"):
+            self.images = tf.constant(images)  # (images, largest height, largest width, 3 + octa channels)
+        self.grid = self._grid()  # (patches, 3): image, row, column
+        self.patches_per_epoch = len(self.grid)
+        self.steps_per_epoch = ceil(self.patches_per_epoch / batch_size)
+
+    def _grid(self) -> np.ndarray:
+        parts = []
+        for number, size in enumerate(self.sizes):
+            corners = patch_corners(size, (self.patch_size, self.patch_size), stride=1)
+            parts.append(np.column_stack([np.full(len(corners), number), corners]))
+        return np.concatenate(parts)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        """Which patches an epoch (from 0) sees, in which order: made from the run's seed and the epoch alone.
+
+        Returns:
+            (patches, 5), int32: image, row, column, quarter turns (0 to 3), flip (0 or 1).
+        """
+        random = np.random.default_rng([self.seed, epoch])
+        plan = np.column_stack([self.grid, np.zeros((len(self.grid), 2), dtype=int)])
+        if self.augment:
+            images = plan[:, 0]
+            free = self.sizes[images] - self.patch_size  # (patches, 2): where a corner may lie
+            plan[:, 1:3] = random.integers(0, free, endpoint=True)
+            plan[:, 3] = random.integers(0, 4, len(plan))
+            plan[:, 4] = random.integers(0, 2, len(plan))
+        return random.permutation(plan).astype(np.int32)
+
+    def cut(self, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The patch (size, size, 3) of the fundus, [-1, 1], and that of the OCT-A, at a row (5,) of the plan."""
+        return cut_patch(self.images, place, self.patch_size)
+
+    def epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
+        """The batches of one epoch: shuffled (the plan is), cut and augmented, batched."""
+        plan = tf.numpy_function(self.plan, [epoch], tf.int32, stateful=False)
+        return (
+            tf.data.Dataset.from_tensor_slices(tf.ensure_shape(plan, (self.patches_per_epoch, 5)))
+            .map(self.cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(self.batch_size)
+        )
+
+    def patches(self, first: int) -> tf.data.Dataset:
+        """Single patches without end, (input_image, target), from a global number on: epoch after epoch."""
+        first_epoch, done = divmod(first, self.patches_per_epoch)
+        return tf.data.Dataset.counter(first_epoch).flat_map(self.epoch).unbatch().skip(done)
+
+    def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
+
+        One pipeline serves the whole run, so that nothing is built anew, and prefetching goes on, between epochs.
+        """
+        first_epoch, done = divmod(first_step, self.steps_per_epoch)
+        dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(self.epoch)
+        return iter(dataset.skip(done).prefetch(tf.data.AUTOTUNE))
+
+
+class DrawnPatches:
+    """Batches of patches from retinas that are drawn as they are needed, alone or mixed with patches of real pairs.
+
+    Each retina gives a few patches and is never seen again. The patches of a block of retinas are shuffled, so that a
+    batch holds several. All follows from the seed and the patch's number, so that a run can go on anywhere.
+
+    Attributes:
+        patches_per_epoch: of drawn and real ones together.
+        steps_per_epoch: batches per epoch; all are full.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[int], Iterator[np.ndarray]],
+        size: int,
+        channels: int,
+        patch_size: int,
+        batch_size: int,
+        seed: int,
+        real: TrainingPatches | None = None,
+        share: float = 1.0,
+    ):
+        """Args:
+        draw: gives the retinas without end from a number on, (size, size, 3 + channels), uint8.
+        size: side of a retina in px, at least a patch.
+        channels: of the OCT-A.
+        patch_size: side of a patch in px.
+        batch_size: patches per batch.
+        seed: of the run.
+        real: patches of real pairs to mix in.
+        share: of a batch that is drawn, with `real`; at least one patch of each kind.
+        """
+        self.draw, self.size, self.channels = draw, size, FUNDUS_CHANNELS + channels
+        self.patch_size, self.batch_size, self.seed, self.real = patch_size, batch_size, seed, real
+        if real is None:
+            self.drawn_per_batch = batch_size
+            self.steps_per_epoch = ceil(DRAWN_PER_EPOCH / batch_size)
+        else:
+            self.drawn_per_batch = min(max(1, round(share * batch_size)), batch_size - 1)
+            self.steps_per_epoch = ceil(real.patches_per_epoch / (batch_size - self.drawn_per_batch))
+        self.patches_per_epoch = self.steps_per_epoch * batch_size
+
+    def plan(self, block: int) -> np.ndarray:
+        """The patches of a block of retinas, in order: (patches, 5), int32, as in `TrainingPatches.plan`."""
+        random = np.random.default_rng([self.seed, block, 1])  # 1: apart from the plans of real pairs
+        count = RETINAS_PER_BLOCK * PATCHES_PER_RETINA
+        corners = random.integers(0, self.size - self.patch_size, (count, 2), endpoint=True)
+        turns, flips = random.integers(0, 4, count), random.integers(0, 2, count)
+        plan = np.column_stack([np.repeat(np.arange(RETINAS_PER_BLOCK), PATCHES_PER_RETINA), corners, turns, flips])
+        return random.permutation(plan).astype(np.int32)
+
+    def patches(self, first: int) -> tf.data.Dataset:
+        """Single drawn patches without end, (input_image, target), from a global number on."""
+        first_block, done = divmod(first, RETINAS_PER_BLOCK * PATCHES_PER_RETINA)
+
+        def cut_block(block: tf.Tensor, retinas: tf.Tensor) -> tf.data.Dataset:
+            plan = tf.ensure_shape(tf.numpy_function(self.plan, [block], tf.int32, stateful=False), (None, 5))
+            places = tf.data.Dataset.from_tensor_slices(plan)
+            return places.map(lambda place: cut_patch(retinas, place, self.patch_size))
+
+        retinas = tf.data.Dataset.from_generator(
+            lambda: self.draw(first_block * RETINAS_PER_BLOCK),
+            output_signature=tf.TensorSpec((self.size, self.size, self.channels), tf.uint8),
+        )
+        blocks = retinas.prefetch(RETINAS_PER_BLOCK).batch(RETINAS_PER_BLOCK, drop_remainder=True)
+        return blocks.enumerate(first_block).flat_map(cut_block).skip(done)
+
+    def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch."""
+        dataset = self.patches(first_step * self.drawn_per_batch).batch(self.drawn_per_batch)
+        if self.real is not None:
+            per_batch = self.batch_size - self.drawn_per_batch
+            real = self.real.patches(first_step * per_batch).batch(per_batch)
+            dataset = tf.data.Dataset.zip(dataset, real).map(
+                lambda drawn, real: tuple(tf.concat(images, axis=0) for images in zip(drawn, real, strict=True))
+            )
+        return iter(dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE))

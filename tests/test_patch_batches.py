@@ -1,0 +1,145 @@
+"""Batches of patches: cut and augmented as one, shuffled, the same from any step on."""
+
+import numpy as np
+import pytest
+
+from dataset_load_mod import Pair, break_img_to_patches, reflect_to_patch
+from patch_batches import DRAWN_PER_EPOCH, PATCHES_PER_RETINA, RETINAS_PER_BLOCK, DrawnPatches, TrainingPatches
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def pairs(random):
+    """Two pairs of two sizes, the second smaller than a patch; the OCT-A is the fundus' green."""
+    fundus = [random.integers(0, 256, size, dtype=np.uint8) for size in ((150, 100, 3), (50, 70, 3))]
+    return [Pair(image, image[..., 1:2], np.ones(image.shape[:2], bool)) for image in fundus]
+
+
+def epochs_of(patches, epochs, first_step=0):
+    return [(fundus.numpy(), octa.numpy()) for fundus, octa in patches.batches(first_step, epochs)]
+
+
+def test_batches_are_float_and_cut_as_one(pairs):
+    patches = TrainingPatches(pairs, 64, 4, seed=0, augment=True)
+    assert (patches.patches_per_epoch, patches.steps_per_epoch) == (3 * 2 + 1 * 2, 2)
+    batches = epochs_of(patches, 2)
+    assert [fundus.shape for fundus, _ in batches] == [(4, 64, 64, 3)] * 4
+    for fundus, octa in batches:
+        assert fundus.dtype == octa.dtype == np.float32
+        assert fundus.min() == -1
+        assert fundus.max() == 1
+        assert np.array_equal(fundus[..., 1:2], octa)  # cropped, flipped and rotated as one
+
+
+def test_training_sees_no_border_of_the_field(random):
+    pair = Pair(*(random.integers(60, 200, (128, 128, n), dtype=np.uint8) for n in (3, 1)), np.ones((128, 128), bool))
+    pair.fov[:, 80:] = False
+    for image in (pair.fundus, pair.octa):
+        image[~pair.fov] = 0
+    for fundus, octa in epochs_of(TrainingPatches([pair], 128, 1, seed=0, augment=True), 2):
+        assert fundus.min() > -0.6  # 60 / 127.5 - 1
+        assert octa.min() > -0.6
+
+
+def test_last_batch_of_an_epoch_may_be_smaller(pairs):
+    patches = TrainingPatches(pairs, 64, 3, seed=0, augment=True)
+    assert [len(fundus) for fundus, _ in epochs_of(patches, 2)] == [3, 3, 2, 3, 3, 2]
+
+
+def test_epochs_follow_from_the_seed_alone(pairs):
+    def run(seed, first_step=0):
+        return epochs_of(TrainingPatches(pairs, 64, 3, seed, augment=True), 3, first_step)
+
+    first, again, other = run(7), run(7), run(8)
+    assert all(np.array_equal(one[0], two[0]) for one, two in zip(first, again, strict=True))
+    assert not np.array_equal(first[0][0], other[0][0])
+    assert not np.array_equal(first[0][0], first[3][0])  # the next epoch has other crops
+    resumed = run(7, first_step=4)
+    assert all(np.array_equal(one[0], two[0]) for one, two in zip(first[4:], resumed, strict=True))
+
+
+def test_without_augmentation_an_epoch_is_the_published_grid_shuffled(pairs):
+    patches = TrainingPatches(pairs, 64, 100, seed=0, augment=False)
+    (first, _), (second, _) = epochs_of(patches, 2)
+    images = [reflect_to_patch(pair.fundus, (64, 64)) for pair in pairs]
+    grid = np.concatenate([break_img_to_patches(image, patch_size=(64, 64))[0] for image in images])
+
+    def as_set(batch):
+        return {patch.tobytes() for patch in batch}
+
+    assert as_set(np.uint8(np.round((first + 1) * 127.5))) == as_set(grid)
+    assert as_set(first) == as_set(second)
+    assert not np.array_equal(first, second)
+
+
+def test_all_eight_positions_occur():
+    corner = np.zeros((64, 64, 3), np.uint8)
+    corner[0, 1] = 255  # one pixel tells the eight positions of a square apart
+    pair = Pair(corner, corner[..., :1], np.ones((64, 64), bool))
+    patches = TrainingPatches([pair], 64, 1, seed=0, augment=True)
+    seen = {tuple(np.argwhere(octa[0, ..., 0] > 0)[0]) for _, octa in epochs_of(patches, 100)}
+    assert seen == {(0, 1), (0, 62), (1, 0), (1, 63), (62, 0), (62, 63), (63, 1), (63, 62)}
+
+
+# --- drawn retinas ---------------------------------------------------------------------------------------------------
+
+
+def numbered_retinas(first):
+    """Retinas (96, 96, 4) that carry their number in every pixel; the OCT-A is the fundus' green."""
+    number = first
+    while True:
+        yield np.full((96, 96, 4), number % 256, np.uint8)
+        number += 1
+
+
+def drawn_patches(**options):
+    return DrawnPatches(numbered_retinas, size=96, channels=1, patch_size=64, seed=3, **options)
+
+
+def numbers_of(patches):
+    """Which retina each patch of a batch comes from."""
+    return [round(float(value + 1) * 127.5) for value in patches[:, 0, 0, 0]]
+
+
+def test_drawn_patches_come_shuffled_a_few_of_each_retina():
+    patches = drawn_patches(batch_size=32)
+    batches = list(patches.batches(0, 1))
+    assert len(batches) == patches.steps_per_epoch == -(-DRAWN_PER_EPOCH // 32)
+    assert all(fundus.shape == (32, 64, 64, 3) and octa.shape == (32, 64, 64, 1) for fundus, octa in batches)
+    block = numbers_of(batches[0][0]) + numbers_of(batches[1][0])
+    assert sorted(block) == sorted(list(range(RETINAS_PER_BLOCK)) * PATCHES_PER_RETINA)
+    assert block != sorted(block)
+    assert set(numbers_of(batches[2][0])) <= set(range(16, 32))
+
+
+def test_drawn_patches_go_on_anywhere():
+    patches = drawn_patches(batch_size=6)
+    whole = list(patches.batches(0, 1))
+    rest = list(drawn_patches(batch_size=6).batches(7, 1))
+    assert len(rest) == len(whole) - 7
+    for (fundus, octa), (fundus_again, octa_again) in zip(whole[7:], rest, strict=True):
+        assert np.array_equal(fundus, fundus_again)
+        assert np.array_equal(octa, octa_again)
+
+
+def test_drawn_patches_are_mixed_with_real_ones(pairs):
+    real = TrainingPatches(pairs, 64, 4, 3, augment=True)
+    mixed = drawn_patches(batch_size=4, real=real, share=0.75)
+    assert mixed.steps_per_epoch == real.patches_per_epoch
+    batches = list(mixed.batches(0, 2))
+    assert len(batches) == 2 * real.patches_per_epoch
+    assert [np.ptp(patch) == 0 for fundus, _ in batches[:5] for patch in fundus] == [True, True, True, False] * 5
+    alone = np.concatenate([fundus for fundus, _ in real.batches(0, 2)])
+    assert np.array_equal(np.concatenate([fundus[3:] for fundus, _ in batches]), alone)
+    again = list(drawn_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
+    assert np.array_equal(again[0][0], batches[5][0])
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.01, 1), (0.5, 2), (0.99, 3)])
+def test_mixed_batch_holds_both_kinds(pairs, share, drawn):
+    real = TrainingPatches(pairs, 64, 4, 3, augment=True)
+    assert drawn_patches(batch_size=4, real=real, share=share).drawn_per_batch == drawn
