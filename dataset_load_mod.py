@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from skimage.morphology import convex_hull_image
 from tqdm import tqdm
 
 from dataset_download import DATASET_NAME, DownloadError, download, holds_dataset
+from pix_settings import OneLineParser, one_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -410,19 +411,6 @@ def preprocess_sample(sample_fundus: "tf.Tensor", sample_octa: "tf.Tensor") -> t
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
-
-
-def one_line(message: object) -> str:
-    """What an error says, in one line: names of files may hold line breaks."""
-    return " ".join(str(message).split())
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ doublings, skip connections between mirror levels, tanh at the end. Importing th
 
 import keras
 
-SIZE_MULTIPLE = 64  # px: six halvings must come out even
-UPSAMPLING = ("transposed", "resize")  # ways to double: the study's; without its checkerboard
+from pix_settings import SIZE_MULTIPLE, UPSAMPLING
 
 
 def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.Sequential:

@@ -23,14 +23,11 @@ from itertools import count
 from pathlib import Path
 
 from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
-    CHECKPOINTS,
-    SPLITS,
     OptionError,
     RunError,
-    RunSettings,
     dataset_of_run,
     newest_run,
-    read_run_settings,
+    read_run,
     step_of,
 )
 
@@ -46,15 +43,14 @@ from tqdm import tqdm
 from dataset_load_mod import (
     REGIONS,
     DataError,
-    OneLineParser,
     list_eyes,
     load_data_cases,
     load_pair,
     octa_to_grey,
-    one_line,
     read_image,
 )
 from pix_pix_gen import Synthesiser, load_generator, set_up_gpus
+from pix_settings import CHECKPOINTS, SPLITS, OneLineParser, Settings, one_line
 from vessel_metrics import (
     CONFIDENCE,
     DENSITY_NAMES,
@@ -646,7 +642,7 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
     return found + [f"not usable: {fault}" for fault in evaluation.faults]
 
 
-def write_headlines(summary: pd.DataFrame, run: Path, settings: RunSettings, checkpoint: str) -> Path:
+def write_headlines(summary: pd.DataFrame, run: Path, settings: Settings, checkpoint: str) -> Path:
     """The headline numbers of this run, for TensorBoard, at the step of its weights; returns the folder."""
     folder = Path(settings.logs) / "fit" / run.resolve().name / "evaluation"
     ours = summary[(summary["candidate"] == OURS) & (summary["sector"] == WHOLE)]
@@ -755,7 +751,7 @@ def run_evaluation(options: argparse.Namespace) -> int:
     """
     started = datetime.now()
     run = Path(options.run) if options.run else newest_run(Path(CHECKPOINTS), "--run")
-    settings = read_run_settings(run)
+    settings, _ = read_run(run)
     dataset = dataset_of_run(options.data, settings, "--data")
     cases = chosen_cases(options, dataset, settings.splits())
     regions = [region for region in REGIONS if region in set(cases["region"])]

@@ -25,15 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
-    CHECKPOINTS,
-    SPLITS,
     OptionError,
     RunError,
-    RunSettings,
     dataset_of_run,
     find_weights,
     newest_run,
-    read_run_settings,
+    read_run,
     restore,
     whole_file,
     without_chatter,
@@ -52,21 +49,20 @@ from dataset_load_mod import (
     FUNDUS_CHANNELS,
     REGIONS,
     DataError,
-    OneLineParser,
     continue_outside,
     cut_at_corners,
     field_of_view,
     list_eyes,
     list_full_fields,
     octa_to_grey,
-    one_line,
     patch_corners,
     put_img_back_from_patches,
     read_fundus,
     reflect_to_multiple,
     reflect_to_patch,
 )
-from pix_generator import SIZE_MULTIPLE, Generator
+from pix_generator import Generator
+from pix_settings import CHECKPOINTS, SIZE_MULTIPLE, SPLITS, OneLineParser, Settings, one_line
 from vessel_metrics import vessel_density, vessel_map
 
 PROGRAM = "pix_pix_gen.py"
@@ -294,7 +290,7 @@ def set_up_gpus() -> str:
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
 
 
-def load_generator(run: Path, weights: str | None, settings: RunSettings) -> tuple[keras.Model, str]:
+def load_generator(run: Path, weights: str | None, settings: Settings) -> tuple[keras.Model, str]:
     """The generator of a run, for images of any size, and the checkpoint that it is from.
 
     Args:
@@ -478,7 +474,7 @@ class Synthesis:
     """How photographs are turned into results, and where these go."""
 
     synthesiser: Synthesiser
-    settings: RunSettings
+    settings: Settings
     output: Path
     vessels: bool
     figure: bool
@@ -587,7 +583,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def jobs_of(options: argparse.Namespace, settings: RunSettings) -> list[Job]:
+def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
     """The photographs that the options name. Raises OptionError if there are none, or results would clash."""
     if options.dataset is not None:
         dataset = dataset_of_run(options.dataset, settings, "--dataset")
@@ -606,7 +602,7 @@ def run_synthesis(options: argparse.Namespace) -> int:
         OptionError, RunError, OSError: nothing can be done at all, or no further.
     """
     run = Path(options.run) if options.run else newest_run(Path(CHECKPOINTS), "--run")
-    settings = read_run_settings(run)
+    settings, _ = read_run(run)
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: at most the run's patch, {settings.patch_size} px")
     jobs = jobs_of(options, settings) if options.inputs or options.dataset is not None else []

@@ -9,38 +9,38 @@ Writes logs/fit/NAME/ (TensorBoard, metrics.csv) and training_checkpoints/NAME/ 
 `--help` lists every setting with its reason.
 """
 
-import argparse
 import csv
-import json
+import errno
 import os
-import platform
 import re
 import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
 from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
     BEST,
-    CHECKPOINTS,
     RunError,
     find_weights,
     list_checkpoints,
     lock,
-    mend_records,
     newest_run,
     read_run,
+    remove_unfinished,
     restore,
+    save,
     step_of,
     whole_file,
+    write_run,
 )
 
 # isort: split
@@ -57,7 +57,6 @@ from dataset_load_mod import (
     FUNDUS_CHANNELS,
     REGIONS,
     DataError,
-    OneLineParser,
     Pair,
     continue_outside,
     find_data_folder,
@@ -66,14 +65,23 @@ from dataset_load_mod import (
     load_data_cases,
     load_pairs,
     octa_to_grey,
-    one_line,
     read_fundus,
 )
 from patch_batches import DrawnPatches, TrainingPatches
 from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
-from pix_generator import UPSAMPLING, Generator, check_patch_dim
+from pix_generator import Generator
 from pix_pix_gen import Synthesiser, field_to_predict, layers_of, set_up_gpus
+from pix_settings import (
+    CHANGEABLE,
+    FINE_TUNING,
+    SAMPLE_RUN,
+    Settings,
+    SettingsError,
+    flag,
+    one_line,
+    parse_command_line,
+)
 from vessel_metrics import (
     AGREEMENT_NAMES,
     ARTEFACT_NAMES,
@@ -94,182 +102,6 @@ PICTURED_CROPS = 3  # held-out crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
 SCORE_NAMES = SIMILARITY_NAMES + AGREEMENT_NAMES + ARTEFACT_NAMES
 BEST_SCORE = "vessel_auc"  # decides which checkpoint is the best: it needs no threshold and ignores the speckle
-
-
-class SettingsError(ValueError):
-    """Settings that make no run; the message is one line that names the option."""
-
-
-# --- settings --------------------------------------------------------------------------------------------------------
-
-
-def setting(default, reason: str, **argument):
-    """A field of Settings; its reason is the command line's help, `argument` goes to argparse."""
-    return field(default=default, metadata={"help": reason, **argument})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All settings of a run; the command line is made from them, and run.json keeps them."""
-
-    # Data
-    data: str | None = setting(
-        None,
-        f"folder that is, or holds, {DATASET_NAME}; or {DRAWN}: sample retinas, new ones all the time (default: "
-        f"data/{DATASET_NAME}, then {DATASET_NAME}, then {DRAWN})",
-        metavar="DIR",
-    )
-    train_subjects: str = setting("1-25", "subject ids to train on; the published split", metavar="IDS")
-    val_subjects: str = setting("26-30", "subject ids to validate on after each epoch; published", metavar="IDS")
-    test_subjects: str = setting("31-112", "subject ids that training never reads; published", metavar="IDS")
-    octa_channels: int = setting(
-        1, "1: grey, the study's own choice (the files' alpha carries nothing); 4: RGBA, as published", choices=(1, 4)
-    )
-    fov_mask: bool = setting(
-        True,
-        "keep what the OCT-A shows outside the camera's field, as published; else it is black and never counted, "
-        "since the fundus holds nothing to predict it from",
-        flag="--no-fov-mask",
-    )
-    augment: bool = setting(
-        True, "the published fixed grid of patches; else random crops, flips and right-angle turns", flag="--no-augment"
-    )
-    mix: float = setting(
-        0.0,
-        "share of sample retinas, new ones all the time, in each batch of a run on real pairs, so that few pairs do "
-        "not make it forget what it learned from them",
-        metavar="SHARE",
-    )
-    # Model and losses
-    patch_size: int = setting(256, "side of a square patch in px, a multiple of 64; published", metavar="PX")
-    upsampling: str = setting(
-        "transposed",
-        "of the generator: the published transposed convolutions; or repeated pixels and a convolution, which leave no "
-        "checkerboard",
-        choices=UPSAMPLING,
-    )
-    lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
-    # Training
-    epochs: int = setting(250, "passes over the training images, in all; published", metavar="N")
-    batch_size: int = setting(32, "patches per step; published, take less if memory is short", metavar="N")
-    learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
-    warm_up: float = setting(
-        0.0,
-        "share of the run, at its start, in which the generator learns by the mean absolute error alone, which takes a "
-        "third of the time; 0, published, is without",
-        metavar="SHARE",
-    )
-    decay: float = setting(
-        0.0,
-        "share of the run, at its end, over which the rate falls to 0 in a line; 0, published, keeps it",
-        metavar="SHARE",
-    )
-    precision: str = setting(
-        "auto",
-        "auto: bfloat16 where the processor or GPU computes in it, since it is about twice as fast, else float32",
-        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-    )
-    seed: int = setting(0, "of weights, crops, shuffling and dropout: one seed, one result", metavar="N")
-    init_from: str | None = setting(
-        None, "run folder whose best weights to start from (fine-tuning), with fresh optimisers", metavar="DIR"
-    )
-    # What is kept where
-    name: str | None = setting(None, "of the run and its folders (default: date and time)", metavar="NAME")
-    logs: str = setting("logs", "TensorBoard's folder; a run writes to its fit/NAME", metavar="DIR")
-    checkpoints: str = setting(CHECKPOINTS, "a run keeps its checkpoints in its NAME", metavar="DIR")
-    keep: int = setting(3, "newest periodic checkpoints to keep, 0.4 GB each, besides the best", metavar="N")
-
-    def __post_init__(self):
-        """Raises SettingsError for a value that makes no sense, or that contradicts another."""
-        try:
-            check_patch_dim((self.patch_size, self.patch_size))
-        except ValueError as error:
-            raise SettingsError(f"--patch-size: {error}") from error
-        for name in ("epochs", "batch_size", "keep"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{flag(name)} {getattr(self, name)}: must be at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise SettingsError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
-        if not (self.learning_rate > 0 and np.isfinite(self.learning_rate)):
-            raise SettingsError(f"--learning-rate {self.learning_rate}: must be above 0")
-        for name in ("warm_up", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{flag(name)} {getattr(self, name)}: must be from 0 to 1")
-        if not (self.lambda_l1 >= 0 and np.isfinite(self.lambda_l1)):
-            raise SettingsError(f"--lambda-l1 {self.lambda_l1}: must not be negative")
-        if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set('/\\\0\n\r:*?"<>|')):
-            raise SettingsError(f"--name {self.name!r}: must be a plain folder name")
-        if not 0 <= self.mix < 1:
-            raise SettingsError(f"--mix {self.mix}: must be from 0 to below 1")
-        if self.mix and self.data == DRAWN:
-            raise SettingsError(f"--mix and --data {DRAWN}: all are sample retinas already")
-        if self.mix and self.batch_size < 2:
-            raise SettingsError(f"--mix {self.mix}: a --batch-size of 1 can't be mixed; take 2 or more, or --mix 0")
-        draws = self.mix or self.data == DRAWN
-        if draws and not self.augment:
-            raise SettingsError("--no-augment: sample retinas are always cut at random; leave it out, or give --mix 0")
-        if draws and self.patch_size > phantom_retina.CROP_PX:
-            raise SettingsError(f"--patch-size {self.patch_size}: sample retinas have {phantom_retina.CROP_PX} px")
-        splits = self.splits()
-        for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-            if both := sorted(set(splits[one]) & set(splits[other])):
-                flags = f"{SPLIT_FLAGS[one]} and {SPLIT_FLAGS[other]}"
-                raise SettingsError(f"{flags}: subject {both[0]} stands in both ({len(both)} in all); give both flags")
-
-    def splits(self) -> dict[str, list[int]]:
-        """Subject ids of `train`, `validation` and `test`. Raises SettingsError for ids that cannot be read."""
-        splits = {}
-        for split, name in SPLIT_FLAGS.items():
-            try:
-                splits[split] = parse_subjects(getattr(self, name[2:].replace("-", "_")))
-            except ValueError as error:
-                raise SettingsError(f"{name}: {error}") from error
-        return splits
-
-
-SPLIT_FLAGS = {"train": "--train-subjects", "validation": "--val-subjects", "test": "--test-subjects"}
-# Sample retinas: at most eight minutes on two cores. A discriminator that starts from nothing takes two thirds of that
-# time and teaches a checkerboard; after a warm-up it does not.
-SAMPLE_RUN = {"epochs": 3, "batch_size": 2, "warm_up": 0.75, "decay": 0.5}
-# With --init-from: few pairs at the full rate make a run forget what it has learned from many. The generator alone, for
-# on few pairs a discriminator teaches nothing that a step three times as fast does not.
-FINE_TUNING = {"epochs": 50, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "warm_up": 1.0, "decay": 0.5}
-CHANGEABLE = {"epochs", "keep", "data"}  # what a resumed run may be given anew; the data by its content
-
-
-def flag(name: str) -> str:
-    """The command line's name of a field of Settings."""
-    return "--" + name.replace("_", "-")
-
-
-def parse_command_line(argv: Sequence[str] | None) -> dict:
-    """The options that were given, by field of Settings, and `resume` (a folder, or "" for the newest), `verbose`."""
-    parser = OneLineParser(
-        prog=PROGRAM,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    for spec in fields(Settings):
-        argument = dict(spec.metadata)
-        reason = argument.pop("help")
-        if name := argument.pop("flag", None):
-            parser.add_argument(name, dest=spec.name, action="store_false", help=reason)
-            continue
-        if spec.default is not None:
-            reason += f" (default: {spec.default})"
-        kind = type(spec.default) if spec.default is not None else str
-        parser.add_argument(flag(spec.name), type=kind, help=reason.replace("%", "%%"), **argument)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="DIR",
-        help="go on with a run, to --epochs in all: its folder of checkpoints (default: the newest run)",
-    )
-    parser.add_argument("--verbose", action="store_true", help="name the files that have no partner")
-    return vars(parser.parse_args(argv))
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -577,11 +409,10 @@ class RunState:
             best_score=self.best_score,
         )
         self.weights = [*networks.generator.variables, *networks.discriminator.variables]
-        self.folder, self.saved = folder, None  # the step that is saved as a periodic checkpoint
+        self.folder, self.keep = folder, keep
+        self.saved: int | None = None  # the step that is saved as a periodic checkpoint
         for place in (folder, folder / BEST):
-            mend_records(place)
-        self.periodic = tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=keep)
-        self.best = tf.train.CheckpointManager(self.checkpoint, folder / BEST, max_to_keep=1)
+            remove_unfinished(place)
 
     def save(self) -> None:
         """Save as the newest checkpoint, unless this step is saved already.
@@ -590,23 +421,22 @@ class RunState:
             RunError: it cannot be written, or a weight is not finite.
         """
         if self.saved != int(self.step):
-            self._save(self.periodic)
+            self._save(self.folder, self.keep)
             self.saved = int(self.step)
 
     def save_best(self) -> None:
         """Save as the best checkpoint, in place of the one before. Raises RunError as `save`."""
-        self._save(self.best)
+        self._save(self.folder / BEST, keep=1)
 
-    def _save(self, manager: tf.train.CheckpointManager) -> None:
+    def _save(self, folder: Path, keep: int) -> None:
         step = int(self.step)
         for weights in self.weights:
             if not np.isfinite(weights.numpy()).all():
                 raise RunError(f"{weights.path} is not finite after step {step}: not saved; {self.folder} is as it was")
         try:
-            manager.save(checkpoint_number=step)
+            save(self.checkpoint, folder, step, keep)
         except (OSError, tf.errors.OpError) as error:
-            mend_records(Path(manager.directory))  # what is half written goes
-            reason = re.sub(r"^{{.*?}} ?|; | \[Op:.*", " ", str(error)).strip()
+            reason = re.sub(r"^{{.*?}} ?|/part-\S*| \[Op:.*", "", str(error))
             raise RunError(
                 f"the checkpoint of step {step} could not be written ({reason}); those before it in {self.folder} are "
                 "whole: make room, then --resume"
@@ -636,33 +466,13 @@ def initialise(networks: Pix2Pix, settings: Settings) -> None:
     if settings.init_from is None:
         return
     folder = Path(settings.init_from)
-    other, _ = read_run_of_training(folder)
+    other, _ = read_run(folder)
     for name in ("octa_channels", "upsampling"):
         its, mine = getattr(other, name), getattr(settings, name)
         if its != mine:
             raise RunError(f"--init-from {folder}: its {flag(name)} is {its}, this run's {mine}")
     both = tf.train.Checkpoint(generator=networks.generator, discriminator=networks.discriminator)
     print(f"Weights from {restore(both, find_weights(folder, None), folder)}")
-
-
-def write_run(folder: Path, settings: Settings, digest: str) -> None:
-    """Write run.json: the resolved settings, the data's digest, and what ran it."""
-    content = {
-        "settings": asdict(settings),
-        "data_digest": digest,
-        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
-    }
-    with whole_file(folder / "run.json") as part:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_run_of_training(folder: Path) -> tuple[Settings, str]:
-    """All settings of run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
-    run = read_run(folder)
-    try:
-        return Settings(**run["settings"]), run["data_digest"]
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{folder / 'run.json'}: damaged, or not of this program ({error})") from error
 
 
 # --- the log of a run ------------------------------------------------------------------------------------------------
@@ -808,7 +618,7 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
     networks = Pix2Pix(settings)
     if not resume:
         initialise(networks, settings)
-        settings = claim_folders(settings)
+        settings = claim_folders(settings, data.digest)
         print(f"Run: {settings.name}")
     folder = checkpoint_folder(settings)
     with lock(folder):
@@ -826,8 +636,8 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
         return train_epochs(run)
 
 
-def claim_folders(settings: Settings) -> Settings:
-    """Make the folders of a new run; returns the settings with its name.
+def claim_folders(settings: Settings, digest: str) -> Settings:
+    """Make the folders of a new run, with its run.json; returns the settings with the run's name.
 
     A run without a name gets date and time, with a number behind it if another run has it, or takes it just now.
 
@@ -835,28 +645,39 @@ def claim_folders(settings: Settings) -> Settings:
         OSError: a folder cannot be made, or is there though its name was given; neither is made, then.
     """
     if settings.name is not None:
-        make_folders(settings)
+        make_folders(settings, digest)
         return settings
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):
         named = replace(settings, name=now if number == 1 else f"{now}-{number}")
         try:
-            make_folders(named)
+            make_folders(named, digest)
         except FileExistsError:
+            if not (log_folder(named).exists() or checkpoint_folder(named).exists()):
+                raise  # it is a file, where a folder should hold all runs
             continue
         return named
 
 
-def make_folders(settings: Settings) -> None:
-    """Make both folders of a run, or neither. Raises OSError if one cannot be made or is there already."""
-    made = []
+def make_folders(settings: Settings, digest: str) -> None:
+    """Make both folders of a run, that of the checkpoints with its run.json in it, or neither.
+
+    Raises:
+        OSError: one cannot be made, or is there already.
+    """
+    logs, folder = log_folder(settings), checkpoint_folder(settings)
+    logs.mkdir(parents=True)
     try:
-        for folder in (log_folder(settings), checkpoint_folder(settings)):
-            folder.mkdir(parents=True)
-            made.append(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{settings.name}-", dir=folder.parent) as temporary:
+            made = Path(temporary) / "run"
+            made.mkdir()
+            write_run(made, settings, digest)
+            if folder.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+            made.rename(folder)
     except OSError:
-        for folder in made:
-            folder.rmdir()
+        logs.rmdir()
         raise
 
 
@@ -1032,7 +853,7 @@ def settings_of_new_run(given: dict) -> Settings:
     if data == DRAWN:
         defaults, reason = SAMPLE_RUN, "sample retinas"
     elif "init_from" in given:
-        other, _ = read_run_of_training(Path(given["init_from"]))
+        other, _ = read_run(Path(given["init_from"]))
         defaults, reason = FINE_TUNING | {"upsampling": other.upsampling}, "--init-from"
     settings = Settings(**(defaults | given | {"data": data}))
     if data == DRAWN:
@@ -1068,7 +889,7 @@ def settings_of_old_run(given: dict, resume: str) -> tuple[Settings, str]:
     """
     checkpoints = Path(given.get("checkpoints", Settings.checkpoints))
     folder = Path(resume) if resume else newest_run(checkpoints, "--resume", untrained=True)
-    old, data_digest = read_run_of_training(folder)
+    old, data_digest = read_run(folder)
     old = replace(old, checkpoints=str(folder.parent), name=folder.name)
     new = replace(old, **{name: given[name] for name in CHANGEABLE & given.keys()})
     asked = replace(new, **given)
@@ -1091,7 +912,7 @@ def settings_of_old_run(given: dict, resume: str) -> tuple[Settings, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, train, and return the exit status: 2 for anything that the user can mend."""
-    given = parse_command_line(argv)
+    given = parse_command_line(argv, PROGRAM, __doc__)
     verbose, resume = given.pop("verbose", False), given.pop("resume", None)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bars

@@ -11,11 +11,12 @@ executed. Import this module first: it keeps TensorFlow's start-up messages from
 
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 
@@ -41,15 +42,15 @@ def without_chatter() -> Iterator[None]:
 
 QUIET = "3"  # TensorFlow's level that hides all but fatal errors
 with without_chatter():
+    import keras
     import tensorflow as tf
 
 from filelock import FileLock, Timeout
 
-from dataset_load_mod import find_dataset, one_line
-from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
+from dataset_load_mod import find_dataset
+from phantom_retina import DRAWN, SAMPLE_FOLDER
+from pix_settings import Settings, one_line
 
-CHECKPOINTS = "training_checkpoints"
-SPLITS = ("train", "validation", "test")
 BEST = "best"
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
 UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before it gives it its name
@@ -66,52 +67,33 @@ class OptionError(ValueError):
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What synthesis and evaluation need to know of a run; the names are those of run.json."""
-
-    octa_channels: int
-    upsampling: str
-    fov_mask: bool
-    patch_size: int
-    batch_size: int
-    precision: str
-    seed: int
-    data: str
-    train_subjects: str
-    val_subjects: str
-    test_subjects: str
-    logs: str
-
-    def splits(self) -> dict[str, list[int]]:
-        """The subject ids of each of SPLITS."""
-        return dict(
-            zip(SPLITS, map(parse_subjects, (self.train_subjects, self.val_subjects, self.test_subjects)), strict=True)
-        )
+def write_run(folder: Path, settings: Settings, digest: str) -> None:
+    """Write run.json: the resolved settings, the data's digest, and what ran it."""
+    content = {
+        "settings": asdict(settings),
+        "data_digest": digest,
+        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    with whole_file(folder / "run.json") as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_run(folder: Path) -> dict:
-    """Read run.json: a dict with `settings` (a dict) and `data_digest`. Raises RunError if it is missing or damaged."""
+def read_run(folder: Path) -> tuple[Settings, str]:
+    """The settings of run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
     path = folder / "run.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {"settings": dict(content["settings"]), "data_digest": str(content["data_digest"])}
+        settings, digest = Settings(**content["settings"]), str(content["data_digest"])
     except FileNotFoundError as error:
         raise RunError(f"{folder}: is no run (it has no run.json)") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or not of this program ({error})") from error
+    if settings.data is None or settings.name is None or settings.precision == "auto":
+        raise RunError(f"{path}: damaged, or not of this program (its settings are not resolved)")
+    return settings, digest
 
 
-def read_run_settings(folder: Path) -> RunSettings:
-    """The part of run.json that synthesis needs. Raises RunError if it is missing, damaged or foreign."""
-    settings = read_run(folder)["settings"]
-    for spec in fields(RunSettings):
-        if type(settings.get(spec.name)) is not spec.type:
-            raise RunError(f"{folder / 'run.json'}: damaged, or not of this program ({spec.name})")
-    return RunSettings(**{spec.name: settings[spec.name] for spec in fields(RunSettings)})
-
-
-def dataset_of_run(given: str | None, settings: RunSettings, option: str) -> Path:
+def dataset_of_run(given: str | None, settings: Settings, option: str) -> Path:
     """The dataset that was given, else the run's own. Raises OptionError, naming the option, if there is none."""
     named = Path(given or settings.data)
     if named == Path(DRAWN):
@@ -180,7 +162,7 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
     faults = []
     for path in paths:
         try:
-            checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+            checkpoint.read(path).assert_existing_objects_matched().expect_partial()
         except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
             faults.append(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})")
         else:
@@ -192,19 +174,40 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
     raise RunError(faults[0] + (f", and {len(faults) - 1} older ones too" if faults[1:] else ""))
 
 
-def mend_records(folder: Path) -> None:
-    """Put a folder of checkpoints in order after a process that was killed.
+def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) -> None:
+    """Save a checkpoint as ckpt-STEP, whole or not at all, and remove the oldest.
 
-    What it had not finished is removed, and TensorFlow's record of the checkpoints, which may be lost or older, is
-    written anew.
+    Args:
+        checkpoint: what to save.
+        folder: made if it is not there.
+        step: for its name.
+        keep: how many, with this one, to keep of those up to this step.
+
+    Raises:
+        OSError, tf.errors.OpError: it cannot be written; those before it are as they were.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoint.write(str(folder / f"ckpt-{step}"))
+    finally:
+        remove_unfinished(folder)
+    whole = [path for path in list_checkpoints(folder) if step_of(path) <= step and os.path.exists(f"{path}.index")]
+    for old in whole[keep:]:
+        for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: without it, it is none
+            path.unlink()
+    with whole_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
+        names = [Path(path).name for path in whole[:keep]]
+        lines = [
+            f'model_checkpoint_path: "{names[0]}"',
+            *(f'all_model_checkpoint_paths: "{name}"' for name in names[::-1]),
+        ]
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the checkpoint that a process was writing when it was killed, or when the disk was full."""
     for unfinished in folder.glob(UNFINISHED):
         shutil.rmtree(unfinished)
-    whole = [path for path in reversed(list_checkpoints(folder)) if os.path.exists(f"{path}.index")]
-    if whole:
-        tf.compat.v1.train.update_checkpoint_state(
-            str(folder), whole[-1], whole
-        )  # TensorFlow 2 has no other name for it
 
 
 @contextmanager

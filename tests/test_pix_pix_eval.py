@@ -1,6 +1,5 @@
 """A whole evaluation on a set in the deposit's layout, what is absent or damaged, and every rejected input."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import phantom_retina
 import pix_pix_eval as evaluate
 import pix_pix_train as train
+from pix_run import save, write_run
 from vessel_metrics import SECTORS
 
 DATA = Path("data/UT-FSOCTA-v1/cropped")
@@ -51,8 +51,8 @@ def made(tmp_path_factory):
     keras.utils.set_random_seed(0)
     generator = train.Pix2Pix(settings).generator
     run = folder / "training_checkpoints" / "untrained"
-    tf.train.CheckpointManager(tf.train.Checkpoint(generator=generator), run, 1).save(checkpoint_number=7)
-    (run / "run.json").write_text(json.dumps({"settings": vars(settings), "data_digest": "0"}))
+    save(tf.train.Checkpoint(generator=generator), run, step=7, keep=1)
+    write_run(run, settings, "0")
     return folder
 
 

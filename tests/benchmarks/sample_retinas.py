@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pix_run import read_run_settings  # first, as there
+from pix_run import read_run  # first, as there
 
 # isort: split
 import keras
@@ -333,7 +333,7 @@ def main() -> None:
     registering = ["displacement, px", "as it is", "registered", "perfect prediction", "another eye's, registered"]
     print(header(registering if args.what == "register" else eyes.names()), flush=True)
     for run in args.runs:
-        synthesiser = Synthesiser(load_generator(run, args.weights, read_run_settings(run))[0])
+        synthesiser = Synthesiser(load_generator(run, args.weights, read_run(run)[0])[0])
         if args.what == "score":
             print(table_row(run.name, eyes.scores(synthesiser)), flush=True)
         elif args.what == "register":
