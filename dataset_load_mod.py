@@ -122,6 +122,14 @@ def list_full_fields(data_fold: Path) -> dict[tuple[int, str], Path]:
     return found
 
 
+def held_out_full_field(data_fold: Path, cases: pd.DataFrame) -> Path | None:
+    """The whole photograph of the first validation eye of `cases` that has one: the one that training shows."""
+    full_fields = list_full_fields(data_fold)
+    held_out = cases[cases["split"] == "validation"]
+    eyes = zip(held_out["subject"], held_out["eye"], strict=True)
+    return next((full_fields[eye] for eye in eyes if eye in full_fields), None)
+
+
 def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
     """Images of a folder that are named `<subject>_<eye>`, by (subject, eye); empty if there is no such folder.
 
@@ -253,13 +261,15 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
     """Read one case; with `fov_mask`, both images are black outside the camera's field.
 
     Raises:
-        DataError: a file cannot be read, or the two differ in size.
+        DataError: a file cannot be read, the two differ in size, or the photograph shows nothing.
     """
     fundus, octa = read_fundus(fundus_path), read_octa(octa_path, octa_channels)
     if fundus.shape[:2] != octa.shape[:2]:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]} px" for image in (fundus, octa))
         raise DataError(f"{fundus_path} and {octa_path} are a pair of two sizes, {sizes}; align them first")
     fov = field_of_view(fundus) if fov_mask else np.ones(fundus.shape[:2], dtype=bool)
+    if not fov.any():
+        raise DataError(f"{fundus_path}: is dark all over")
     fundus[~fov] = 0
     octa[~fov, :3] = 0  # alpha, if there, stays
     return Pair(fundus, octa, fov)
@@ -454,8 +464,6 @@ def check_dataset(dataset: Path) -> Findings:
     for case in tqdm(list(cases.itertuples(index=False)), unit="pair", mininterval=0.5 if sys.stderr.isatty() else 30):
         try:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
-            if not pair.fov.any():
-                raise DataError(f"{case.fundus}: is dark all over")
         except DataError as error:
             faults.append(str(error))
             if case.split in ("train", "validation"):
@@ -469,6 +477,8 @@ def check_dataset(dataset: Path) -> Findings:
             read_fundus(path)
         except DataError as error:
             faults.append(str(error))
+            if path == held_out_full_field(dataset, cases):
+                obstacles.append(str(error))
     splits = cases["split"].fillna("unused").value_counts()
     if not splits.get("train"):
         obstacles.append("no pair of the subjects 1-25, which the published split trains on (see --train-subjects)")

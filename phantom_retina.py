@@ -1068,8 +1068,9 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
             for region in REGIONS:
                 (made / "cropped" / kind / region).mkdir(parents=True)
         (made / "fov45" / "fundus").mkdir(parents=True)
-        for subject in tqdm(subjects, desc="sample retinas", unit="eye", disable=not progress):
-            _write_eye(made, subject, seed)
+        with tqdm(subjects, desc="sample retinas", unit="eye", disable=not progress) as bar:
+            for subject in bar:
+                _write_eye(made, subject, seed)
         if output.exists():
             output.rmdir()
         made.rename(output)

@@ -26,6 +26,7 @@ from pix_run import (  # first: it keeps TensorFlow's start-up messages from the
     OptionError,
     RunError,
     dataset_of_run,
+    naming,
     newest_run,
     read_run,
     step_of,
@@ -219,8 +220,6 @@ class Evaluation:
             return None
         try:
             pair = load_pair(case.fundus, case.octa, 1, self.fov_mask)
-            if not pair.fov.any():
-                raise DataError(f"{case.fundus}: is dark all over")
         except DataError as error:
             self.note(error)
             return None
@@ -674,7 +673,7 @@ def write_results(
     for region in panels_of(per_eye)[0]:
         figures[f"montage_{region}"] = draw_montage(evaluation, per_eye, region)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    with naming(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         made = Path(temporary) / "results"
         made.mkdir()
         per_eye.to_csv(made / "per_eye.csv", index=False, float_format="%.6g")

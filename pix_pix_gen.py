@@ -29,6 +29,7 @@ from pix_run import (  # first: it keeps TensorFlow's start-up messages from the
     RunError,
     dataset_of_run,
     find_weights,
+    naming,
     newest_run,
     read_run,
     restore,
@@ -267,7 +268,10 @@ def export(generator: keras.Model, folder: Path) -> None:
         for one, other in zip(source.trainable_variables, target.trainable_variables, strict=True):
             other.assign(one)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:  # so that nothing is there half
+    with (
+        naming(folder),
+        tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary,
+    ):  # so that nothing is there half
         made = Path(temporary)
         model.save(made / "generator.keras")
         model.export(made / "saved_model", verbose=False)
@@ -528,13 +532,15 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
     if kept := len(jobs) - len(todo):
         print(f"{kept} of {len(jobs)} are there already and kept (--overwrite makes them anew)")
     failed = []
-    for job in tqdm(todo, unit="photo", disable=len(todo) < 2, mininterval=0.5 if sys.stderr.isatty() else 30):
-        try:
-            synthesis.run(job)
-        except DataError as error:
-            failed.append(str(error))
-        except (MemoryError, tf.errors.ResourceExhaustedError):
-            failed.append(f"{job.source}: out of memory; --stride 2 takes less")
+    progress = tqdm(todo, unit="photo", disable=len(todo) < 2, mininterval=0.5 if sys.stderr.isatty() else 30)
+    with progress:  # whatever ends it, the bar's line ends too
+        for job in progress:
+            try:
+                synthesis.run(job)
+            except DataError as error:
+                failed.append(str(error))
+            except (MemoryError, tf.errors.ResourceExhaustedError):
+                failed.append(f"{job.source}: out of memory; --stride 2 takes less")
     print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
     return failed
 

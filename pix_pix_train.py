@@ -61,7 +61,7 @@ from dataset_load_mod import (
     continue_outside,
     find_data_folder,
     find_dataset,
-    list_full_fields,
+    held_out_full_field,
     load_data_cases,
     load_pairs,
     octa_to_grey,
@@ -366,9 +366,7 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
     for pair in [*train, *held_out]:
         for image in (pair.fundus, pair.octa):
             digest = zlib.crc32(np.ascontiguousarray(image), zlib.crc32(repr(image.shape).encode(), digest))
-    full_fields = list_full_fields(data_fold)
-    eyes = zip(chosen["validation"]["subject"], chosen["validation"]["eye"], strict=True)
-    full_field = next((full_fields[eye] for eye in eyes if eye in full_fields), None)
+    full_field = held_out_full_field(data_fold, cases)
     return RunData(
         train=train,
         held_out=held_out,
@@ -436,7 +434,7 @@ class RunState:
         try:
             save(self.checkpoint, folder, step, keep)
         except (OSError, tf.errors.OpError) as error:
-            reason = re.sub(r"^{{.*?}} ?|/part-\S*| \[Op:.*", "", str(error))
+            reason = re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", str(error))
             raise RunError(
                 f"the checkpoint of step {step} could not be written ({reason}); those before it in {self.folder} are "
                 "whole: make room, then --resume"

@@ -1,5 +1,7 @@
 """From files to patches and back."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -308,3 +310,92 @@ def test_preprocessing_maps_bytes_to_minus_one_and_one():
     fundus, octa = dlm.preprocess_sample(tf.constant([0, 255], tf.uint8), np.uint8([51]))
     assert fundus.numpy().tolist() == [-1, 1]
     assert octa.numpy() == pytest.approx([-0.6])
+
+
+# --- the check -------------------------------------------------------------------------------------------------------
+
+
+def test_check_of_a_whole_dataset_lets_training_start(root, capsys):
+    for name in ("1_OD", "2_OS"):
+        image = np.full((100, 90, 3), 90, np.uint8)
+        image[:25] = 0  # a quarter outside the camera's field
+        Image.fromarray(image).save(root / "cropped" / "fundus" / "disc" / f"{name}.png")
+    (root / "cropped" / "Iternet" / "macula").mkdir(parents=True)
+    Image.new("L", (9, 9)).save(root / "cropped" / "Iternet" / "macula" / "31_OD.png")
+    assert dlm.main(["check", str(root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Dataset: {root}"
+    assert [line.split() for line in lines[2:7]] == [
+        ["images", "disc", "macula", "whole"],
+        ["cropped/Iternet", "-", "1", "-"],
+        ["cropped/fundus", "4", "-", "-"],
+        ["cropped/octa", "4", "-", "-"],
+        ["fov45/fundus", "-", "-", "1"],
+    ]
+    assert "pairs: train 2, validation 1, test 1, unused 0" in lines
+    assert "sizes: 90 x 100 px (4)" in lines
+    assert "black background: 12.5% of a crop, from 0.0% to 25.0%" in lines
+    assert lines[-1] == f"Training could start: python pix_pix_train.py --data {root}"
+
+
+def test_check_names_all_that_is_odd(root, capsys):
+    fundus, octa = root / "cropped" / "fundus" / "disc", root / "cropped" / "octa" / "disc"
+    (octa / "31_OD.png").write_bytes(b"damaged")
+    (octa / "2_OS.png").unlink()
+    (fundus / "notes.txt").write_text("x")
+    (fundus / "._1_OD.png").write_bytes(b"a Mac's leftover")
+    (root / "__MACOSX").mkdir()
+    (root / "fov45" / "fundus" / "31_OD.jpg").write_bytes(b"damaged")
+    assert dlm.main(["check", str(root)]) == 0  # training reads neither test pairs
+    printed = capsys.readouterr().out
+    assert f"without partner: 1\n  {fundus / '2_OS.png'}\n" in printed
+    assert f"ignored, since not named <subject>_<OD|OS>.png: 1\n  {fundus / 'notes.txt'}\n" in printed
+    assert "cannot be used: 2\n" in printed
+    assert f"{octa / '31_OD.png'}: cannot be read as an image" in printed
+    assert "31_OD.jpg: cannot be read as an image" in printed
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "cropped/octa/disc/26_OD.png").write_bytes(b""), "26_OD.png: cannot be read as an image"),
+        (lambda root: (root / "fov45/fundus/26_OD.jpg").write_bytes(b""), "26_OD.jpg: cannot be read as an image"),
+        (lambda root: Image.new("RGB", (90, 100)).save(root / "cropped/fundus/disc/1_OD.png"), "is dark all over"),
+        (lambda root: Image.new("RGB", (9, 9)).save(root / "cropped/octa/disc/2_OS.png"), "are a pair of two sizes"),
+        (
+            lambda root: [path.unlink() for path in root.glob("cropped/octa/disc/[12]_*")],
+            "no pair of the subjects 1-25",
+        ),
+        (lambda root: Image.new("L", (9, 9)).save(root / "cropped/octa/disc/1_OD.jpg"), "are the same eye: remove one"),
+    ],
+)
+def test_check_fails_where_training_could_not_start(root, capsys, damage, message):
+    damage(root)
+    assert dlm.main(["check", str(root)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("dataset_load_mod.py: error: ")
+    assert message in error
+
+
+def test_check_without_data_names_the_download(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert dlm.main(["check"]) == 2
+    assert "`python dataset_load_mod.py download` brings them" in capsys.readouterr().err
+    assert dlm.main(["check", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("dataset_load_mod.py: error: nowhere: no cropped/fundus")
+
+
+def test_download_command_unpacks_an_archive(root, tmp_path, monkeypatch, capsys):
+    wanted = []
+    monkeypatch.setattr(dlm, "download", lambda folder, archive: wanted.append((folder, archive)) or root)
+    assert dlm.main(["download"]) == dlm.main(["download", "there", "--archive", "x.zip"]) == 0
+    assert wanted == [(Path("data"), None), (Path("there"), Path("x.zip"))]
+    assert f"python dataset_load_mod.py check {root}" in capsys.readouterr().out
+
+
+def test_download_command_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "x.zip").write_bytes(b"not the deposit")
+    assert dlm.main(["download", str(tmp_path / "data"), "--archive", str(tmp_path / "x.zip")]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(error) == 1
+    assert error[0].startswith(f"dataset_load_mod.py: error: {tmp_path / 'x.zip'}: ")
