@@ -26,7 +26,6 @@ from pix_run import (  # first: it keeps TensorFlow's start-up messages from the
     OptionError,
     RunError,
     dataset_of_run,
-    naming,
     newest_run,
     read_run,
     step_of,
@@ -41,6 +40,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 from tqdm import tqdm
 
+from dataset_download import naming
 from dataset_load_mod import (
     REGIONS,
     DataError,

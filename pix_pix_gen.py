@@ -29,7 +29,6 @@ from pix_run import (  # first: it keeps TensorFlow's start-up messages from the
     RunError,
     dataset_of_run,
     find_weights,
-    naming,
     newest_run,
     read_run,
     restore,
@@ -46,6 +45,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
+from dataset_download import naming
 from dataset_load_mod import (
     FUNDUS_CHANNELS,
     REGIONS,

@@ -232,17 +232,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Where to write a file so that in the end it is there whole or not at all. Errors of the disk name the file."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with naming(path):
-            yield part
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let errors of the disk name a path: libraries often name none, or one that the user never sees."""
-    try:
-        yield
+        yield part
+        os.replace(part, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
