@@ -103,7 +103,7 @@ def main() -> int:
             trial(
                 "sample retinas",
                 disk,
-                1 * MB,
+                100_000,
                 folder,
                 ["phantom_retina.py", "--output", f"{at}/set", "--subjects", "1"],
             ),
