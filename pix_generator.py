@@ -5,6 +5,7 @@ doublings, skip connections between mirror levels, tanh at the end. Importing th
 """
 
 import keras
+import tensorflow as tf
 
 from pix_settings import SIZE_MULTIPLE, UPSAMPLING
 
@@ -27,7 +28,7 @@ def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.S
         )
     )
     if apply_batchnorm:
-        block.add(keras.layers.BatchNormalization())
+        block.add(batch_norm())
     block.add(keras.layers.LeakyReLU())  # Keras' default slope, 0.3: the study's
     return block
 
@@ -47,7 +48,7 @@ def upsample(filters: int, size: int, apply_dropout: bool = False, upsampling: s
     block = keras.Sequential()
     for layer in doubling(filters, size, upsampling, use_bias=False):
         block.add(layer)
-    block.add(keras.layers.BatchNormalization())
+    block.add(batch_norm())
     if apply_dropout:
         block.add(keras.layers.Dropout(0.5))
     block.add(keras.layers.ReLU())
@@ -134,6 +135,11 @@ def Generator(
     for layer in last:
         x = layer(x)
     return keras.Model(inputs=inputs, outputs=x, name="generator")
+
+
+def batch_norm() -> keras.layers.Layer:
+    """A norm layer over the whole batch, on however many devices it lies: so a run is the same on one and on many."""
+    return keras.layers.BatchNormalization(synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1)
 
 
 def initial_weights() -> keras.initializers.Initializer:

@@ -22,8 +22,61 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+from pix_settings import CHECKPOINTS, SPLITS, OneLineParser, OptionError, Settings, one_line
+
+PROGRAM = "pix_pix_eval.py"
+OUTPUT = "logs/eval"
+SIDE_MM = {"disc": 4.5, "macula": 6.0}  # of a crop; AngioVue's usual scans: the deposit does not say
+RESAMPLES = 2000
+MOST_RESAMPLES = 100_000  # more would change no digit, and take gigabytes
+
+
+def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options. Ends the program with status 2 and one line for what makes no sense."""
+    parser = OneLineParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--data", metavar="DIR", help="a dataset in UT-FSOCTA's layout (default: the run's own)")
+    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
+    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add("--split", choices=(*SPLITS, "all"), default="test", help="the run's subjects of a split (default: test)")
+    add("--compare", action="append", default=[], metavar="NAME=DIR", help="a folder of synthetic OCT-A; repeatable")
+    add(
+        "--compare-vessels",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a folder of vessel maps, binary or likelihoods; repeatable",
+    )
+    add("--segmenter", action="store_true", help="true vessels by the segmenter, even where the data hold them")
+    for region, side in SIDE_MM.items():
+        add(
+            f"--{region}-mm",
+            type=float,
+            default=side,
+            metavar="MM",
+            help=f"side of a {region} crop (default: {side:g})",
+        )
+    add("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
+    add("--output", default=OUTPUT, metavar="DIR", help="results go to its TIME/ (default: %(default)s)")
+    options = parser.parse_args(argv)
+    for region in SIDE_MM:
+        side = getattr(options, f"{region}_mm")
+        if not 0 < side < np.inf:
+            parser.error(f"--{region}-mm {side:g}: must be above 0")
+    if not 1 <= options.resamples <= MOST_RESAMPLES:
+        parser.error(f"--resamples {options.resamples}: must be from 1 to {MOST_RESAMPLES}")
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed {options.seed}: must be from 0 to {2**32 - 1}")
+    return options
+
+
+if __name__ == "__main__":
+    parse_command_line(None)  # help and mistakes, before TensorFlow takes its seconds to load
+
 from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
-    OptionError,
     RunError,
     dataset_of_run,
     newest_run,
@@ -51,7 +104,6 @@ from dataset_load_mod import (
     read_image,
 )
 from pix_pix_gen import Synthesiser, load_generator, set_up_gpus
-from pix_settings import CHECKPOINTS, SPLITS, OneLineParser, Settings, one_line
 from vessel_metrics import (
     CONFIDENCE,
     DENSITY_NAMES,
@@ -77,12 +129,8 @@ from vessel_metrics import (
     segment,
 )
 
-PROGRAM = "pix_pix_eval.py"
-OUTPUT = "logs/eval"
 OURS = "this run"
-SIDE_MM = {"disc": 4.5, "macula": 6.0}  # of a crop; AngioVue's usual scans: the deposit does not say
 MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *DENSITY_NAMES)
-RESAMPLES = 2000
 EYES_AT_ONCE = 16  # read and synthesised before they are measured: bounds the memory
 EYES_PER_PROCESS = 8  # a process takes two seconds to start: with fewer eyes it does not pay
 DPI = 300
@@ -686,48 +734,6 @@ def write_results(
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
-
-
-def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options. Raises OptionError for a number out of range."""
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--data", metavar="DIR", help="a dataset in UT-FSOCTA's layout (default: the run's own)")
-    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
-    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
-    add("--split", choices=(*SPLITS, "all"), default="test", help="the run's subjects of a split (default: test)")
-    add("--compare", action="append", default=[], metavar="NAME=DIR", help="a folder of synthetic OCT-A; repeatable")
-    add(
-        "--compare-vessels",
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="a folder of vessel maps, binary or likelihoods; repeatable",
-    )
-    add("--segmenter", action="store_true", help="true vessels by the segmenter, even where the data hold them")
-    for region, side in SIDE_MM.items():
-        add(
-            f"--{region}-mm",
-            type=float,
-            default=side,
-            metavar="MM",
-            help=f"side of a {region} crop (default: {side:g})",
-        )
-    add("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
-    add("--output", default=OUTPUT, metavar="DIR", help="results go to its TIME/ (default: %(default)s)")
-    options = parser.parse_args(argv)
-    for region in SIDE_MM:
-        side = getattr(options, f"{region}_mm")
-        if not 0 < side < np.inf:
-            raise OptionError(f"--{region}-mm {side:g}: must be above 0")
-    if options.resamples < 1:
-        raise OptionError(f"--resamples {options.resamples}: must be at least 1")
-    if options.seed < 0:
-        raise OptionError(f"--seed {options.seed}: must be from 0")
-    return options
 
 
 def chosen_cases(options: argparse.Namespace, dataset: Path, splits: dict[str, list[int]]) -> pd.DataFrame:

@@ -24,8 +24,59 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pix_settings import CHECKPOINTS, SIZE_MULTIPLE, SPLITS, OneLineParser, OptionError, Settings, one_line
+
+PROGRAM = "pix_pix_gen.py"
+OUTPUT = "synthetic_octa"
+DENSITIES = "densities.csv"
+PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
+
+
+def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options. Ends the program with status 2 and one line for what makes no sense."""
+    parser = OneLineParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (and all below), or CSV with a path column")
+    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
+    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add("--output", default=OUTPUT, metavar="DIR", help="where the results go (default: %(default)s)")
+    add("--vessels", action="store_true", help=f"also NAME_vessels.png, the binary vessel map, and {DENSITIES}")
+    add("--figure", action="store_true", help="also NAME_figure.png: fundus, synthetic OCT-A, vessels")
+    add("--overwrite", action="store_true", help="make anew what is there already")
+    add("--dataset", nargs="?", const="", metavar="DIR", help="a dataset's photographs (default: the run's own data)")
+    add("--split", choices=(*SPLITS, "all"), help="with --dataset: the run's subjects of a split (default: test)")
+    add("--stride", type=int, metavar="N", help="by overlapping patches, N steps per patch (default: in one pass)")
+    add("--batch-size", type=int, metavar="N", help="patches at once, with --stride (default: that of the run)")
+    add(
+        "--published",
+        action="store_true",
+        help="as published, to compare: patches, statistics of their batch, dropout on "
+        f"(with --stride {PUBLISHED_STRIDE} and the run's --batch-size, unless given)",
+    )
+    add("--export", metavar="DIR", help="write the generator as SavedModel and .keras")
+    options = parser.parse_args(argv)
+    if options.inputs and options.dataset is not None:
+        parser.error("INPUT and --dataset: give one of them")
+    if not options.inputs and options.dataset is None and options.export is None:
+        parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
+    if options.split and options.dataset is None:
+        parser.error("--split goes with --dataset")
+    if options.published and options.stride is None:
+        options.stride = PUBLISHED_STRIDE
+    for name in ("stride", "batch_size"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if options.batch_size is not None and options.stride is None:
+        parser.error("--batch-size goes with --stride or --published")
+    return options
+
+
+if __name__ == "__main__":
+    parse_command_line(None)  # help and mistakes, before TensorFlow takes its seconds to load
+
 from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
-    OptionError,
     RunError,
     dataset_of_run,
     find_weights,
@@ -63,19 +114,14 @@ from dataset_load_mod import (
     reflect_to_patch,
 )
 from pix_generator import Generator
-from pix_settings import CHECKPOINTS, SIZE_MULTIPLE, SPLITS, OneLineParser, Settings, one_line
 from vessel_metrics import vessel_density, vessel_map
 
-PROGRAM = "pix_pix_gen.py"
-OUTPUT = "synthetic_octa"
-DENSITIES = "densities.csv"
 DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # A block of 64 x 64 px on the grid of the U-Net's halvings depends on no more than the 127 px around it.
 MARGIN = 2 * SIZE_MULTIPLE  # px
 TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 go through in one pass, with 2.3 GB in float32; more is cut into tiles
-PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
 
 
 # --- prediction ------------------------------------------------------------------------------------------------------
@@ -546,47 +592,6 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
-
-
-def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options. Raises OptionError if they contradict each other."""
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (and all below), or CSV with a path column")
-    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
-    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
-    add("--output", default=OUTPUT, metavar="DIR", help="where the results go (default: %(default)s)")
-    add("--vessels", action="store_true", help=f"also NAME_vessels.png, the binary vessel map, and {DENSITIES}")
-    add("--figure", action="store_true", help="also NAME_figure.png: fundus, synthetic OCT-A, vessels")
-    add("--overwrite", action="store_true", help="make anew what is there already")
-    add("--dataset", nargs="?", const="", metavar="DIR", help="a dataset's photographs (default: the run's own data)")
-    add("--split", choices=(*SPLITS, "all"), help="with --dataset: the run's subjects of a split (default: test)")
-    add("--stride", type=int, metavar="N", help="by overlapping patches, N steps per patch (default: in one pass)")
-    add("--batch-size", type=int, metavar="N", help="patches at once, with --stride (default: that of the run)")
-    add(
-        "--published",
-        action="store_true",
-        help="as published, to compare: patches, statistics of their batch, dropout on "
-        f"(with --stride {PUBLISHED_STRIDE} and the run's --batch-size, unless given)",
-    )
-    add("--export", metavar="DIR", help="write the generator as SavedModel and .keras")
-    options = parser.parse_args(argv)
-    if options.inputs and options.dataset is not None:
-        raise OptionError("INPUT and --dataset: give one of them")
-    if not options.inputs and options.dataset is None and options.export is None:
-        raise OptionError("give a photograph, a folder, a CSV table, --dataset or --export")
-    if options.split and options.dataset is None:
-        raise OptionError("--split goes with --dataset")
-    if options.published and options.stride is None:
-        options.stride = PUBLISHED_STRIDE
-    for name in ("stride", "batch_size"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise OptionError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if options.batch_size is not None and options.stride is None:
-        raise OptionError("--batch-size goes with --stride or --published")
-    return options
 
 
 def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:

@@ -12,7 +12,6 @@ Writes logs/fit/NAME/ (TensorBoard, metrics.csv) and training_checkpoints/NAME/ 
 import csv
 import errno
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -21,11 +20,27 @@ import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+
+from pix_settings import (
+    CHANGEABLE,
+    FINE_TUNING,
+    SAMPLE_RUN,
+    Settings,
+    SettingsError,
+    flag,
+    one_line,
+    parse_command_line,
+)
+
+PROGRAM = "pix_pix_train.py"
+if __name__ == "__main__":
+    parse_command_line(None, PROGRAM, __doc__)  # help and mistakes, before TensorFlow takes its seconds to load
 
 from pix_run import (  # first: it keeps TensorFlow's start-up messages from the user
     BEST,
@@ -35,6 +50,7 @@ from pix_run import (  # first: it keeps TensorFlow's start-up messages from the
     lock,
     newest_run,
     read_run,
+    reason_of,
     remove_unfinished,
     restore,
     save,
@@ -72,16 +88,6 @@ from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
 from pix_generator import Generator
 from pix_pix_gen import Synthesiser, field_to_predict, layers_of, set_up_gpus
-from pix_settings import (
-    CHANGEABLE,
-    FINE_TUNING,
-    SAMPLE_RUN,
-    Settings,
-    SettingsError,
-    flag,
-    one_line,
-    parse_command_line,
-)
 from vessel_metrics import (
     AGREEMENT_NAMES,
     ARTEFACT_NAMES,
@@ -90,8 +96,6 @@ from vessel_metrics import (
     image_similarity,
     vessel_agreement,
 )
-
-PROGRAM = "pix_pix_train.py"
 
 MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
@@ -156,18 +160,60 @@ def resolve_precision(choice: str) -> tuple[str, str]:
     return "float32", "the processor is not known to compute in bfloat16"
 
 
+def share_the_work(settings: Settings) -> tf.distribute.Strategy:
+    """How to train on the devices that there are: on one, on several, or with other workers that TF_CONFIG names.
+
+    All devices of a worker take part; else as many as `--devices` says, or all GPUs, up to one a patch of a batch.
+
+    Raises:
+        SettingsError: there are not so many GPUs.
+        RunError: TF_CONFIG cannot be used.
+    """
+    if "TF_CONFIG" in os.environ:
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (ValueError, KeyError, TypeError, RuntimeError, tf.errors.OpError) as error:
+            raise RunError(f"TF_CONFIG: {error}") from error
+    gpus, devices = tf.config.list_physical_devices("GPU"), settings.devices
+    if devices > len(gpus) > 0:
+        raise SettingsError(f"--devices {devices}: there are {len(gpus)} GPUs")
+    if devices > 1 and not gpus:
+        parts = [tf.config.LogicalDeviceConfiguration()] * devices
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    kind, number = ("GPU", devices or min(len(gpus), settings.batch_size)) if gpus else ("CPU", devices)
+    if number > 1:
+        return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(number)])
+    return tf.distribute.get_strategy()
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes logs and checkpoints: the first worker, or the only one."""
+    resolver = strategy.cluster_resolver
+    return (
+        resolver is None
+        or resolver.task_type in (None, "", "chief")
+        or (
+            resolver.task_type == "worker"
+            and resolver.task_id == 0
+            and "chief" not in resolver.cluster_spec().as_dict()
+        )
+    )
+
+
 class Pix2Pix:
     """Both networks, both optimisers, the compiled step over them, and the way to predict."""
 
-    def __init__(self, settings: Settings):
-        """Build everything from the settings; their precision must be a dtype policy, not `auto`."""
+    def __init__(self, settings: Settings, strategy: tf.distribute.Strategy | None = None):
+        """Args: settings, whose precision is a dtype policy, not `auto`; how to share the work, None: one device."""
         keras.config.set_dtype_policy(settings.precision)
         patch_dim = (settings.patch_size, settings.patch_size)
         self.lambda_l1 = settings.lambda_l1
-        self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels, settings.upsampling)
-        self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
-        self.generator_optimizer = new_optimizer(self.generator, settings)
-        self.discriminator_optimizer = new_optimizer(self.discriminator, settings)
+        self.strategy = strategy or tf.distribute.get_strategy()
+        with self.strategy.scope():
+            self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels, settings.upsampling)
+            self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
+            self.generator_optimizer = new_optimizer(self.generator, settings)
+            self.discriminator_optimizer = new_optimizer(self.discriminator, settings)
         fundus = tf.TensorSpec((None, *patch_dim, FUNDUS_CHANNELS), tf.float32)
         octa = tf.TensorSpec((None, *patch_dim, settings.octa_channels), tf.float32)
         self.train_step = tf.function(self._train_step, input_signature=[fundus, octa])
@@ -181,6 +227,36 @@ class Pix2Pix:
             Scalars: the four losses, and the mean probability that the discriminator gives to real and to generated
             images of being real.
         """
+        return self._on_all_devices(self._train_on_part, input_image, target)
+
+    def _warm_up_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One step of the generator by the weighted mean absolute error alone; images as in `_train_step`."""
+        return self._on_all_devices(self._warm_up_on_part, input_image, target)
+
+    def _on_all_devices(
+        self, step: Callable[..., dict[str, tf.Tensor]], input_image: tf.Tensor, target: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Let each device do a step on its part of the batch; sums what they return.
+
+        Every loss is weighted with the share that the part has in the batch, so that the sums, of losses and of
+        gradients, are the means over the batch.
+        """
+
+        def on_part(input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+            replica = tf.distribute.get_replica_context()
+            total, parts = tf.shape(input_image)[0], replica.num_replicas_in_sync
+            if parts > 1:
+                number = replica.replica_id_in_sync_group
+                with tf.device("CPU:0"):  # only its part goes to the device
+                    input_image, target = input_image[number::parts], target[number::parts]
+            share = tf.cast(tf.shape(input_image)[0], tf.float32) / tf.cast(total, tf.float32)
+            return step(input_image, target, share)
+
+        losses = self.strategy.run(on_part, args=(input_image, target))
+        return {tag: self.strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None) for tag, loss in losses.items()}
+
+    def _train_on_part(self, input_image: tf.Tensor, target: tf.Tensor, share: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The step of both networks on a part of a batch; returns that part's share of each scalar."""
         with tf.GradientTape() as gen_tape, tf.GradientTape() as disc_tape:
             gen_output = self.generator(input_image, training=True)
             disc_real_output = self.discriminator([input_image, target], training=True)
@@ -190,26 +266,26 @@ class Pix2Pix:
             )
             disc_loss = discriminator_loss(disc_real_output, disc_generated_output)
             # Scaled in float16 only, where small gradients would vanish; `apply` scales back.
-            scaled_gen_loss = self.generator_optimizer.scale_loss(gen_total_loss)
-            scaled_disc_loss = self.discriminator_optimizer.scale_loss(disc_loss)
+            scaled_gen_loss = self.generator_optimizer.scale_loss(share * gen_total_loss)
+            scaled_disc_loss = self.discriminator_optimizer.scale_loss(share * disc_loss)
         for network, optimizer, tape, loss in (
             (self.generator, self.generator_optimizer, gen_tape, scaled_gen_loss),
             (self.discriminator, self.discriminator_optimizer, disc_tape, scaled_disc_loss),
         ):
             optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
         return {
-            "gen_total_loss": gen_total_loss,
-            "gen_gan_loss": gen_gan_loss,
-            "gen_l1_loss": gen_l1_loss,
-            "disc_loss": disc_loss,
-            "disc_real_mean": tf.reduce_mean(tf.sigmoid(disc_real_output)),
-            "disc_generated_mean": tf.reduce_mean(tf.sigmoid(disc_generated_output)),
+            "gen_total_loss": share * gen_total_loss,
+            "gen_gan_loss": share * gen_gan_loss,
+            "gen_l1_loss": share * gen_l1_loss,
+            "disc_loss": share * disc_loss,
+            "disc_real_mean": share * tf.reduce_mean(tf.sigmoid(disc_real_output)),
+            "disc_generated_mean": share * tf.reduce_mean(tf.sigmoid(disc_generated_output)),
         }
 
-    def _warm_up_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One step of the generator by the weighted mean absolute error alone; images as in `_train_step`."""
+    def _warm_up_on_part(self, input_image: tf.Tensor, target: tf.Tensor, share: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The step of the generator alone on a part of a batch; returns that part's share of the scalar."""
         with tf.GradientTape() as tape:
-            gen_l1_loss = tf.reduce_mean(tf.abs(target - self.generator(input_image, training=True)))
+            gen_l1_loss = share * tf.reduce_mean(tf.abs(target - self.generator(input_image, training=True)))
             scaled_loss = self.generator_optimizer.scale_loss(self.lambda_l1 * gen_l1_loss)
         weights = self.generator.trainable_variables
         self.generator_optimizer.apply(tape.gradient(scaled_loss, weights), weights)
@@ -381,8 +457,8 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
 class RunState:
     """All that a run needs to go on, as one checkpoint: networks, optimisers, dropout's seeds, where it stands."""
 
-    def __init__(self, networks: Pix2Pix, folder: Path, keep: int):
-        """Args: the networks; the run's folder of checkpoints; how many periodic ones to keep."""
+    def __init__(self, networks: Pix2Pix, folder: Path | None, keep: int):
+        """Args: the networks; the run's folder of checkpoints (None: never saved); how many periodic ones to keep."""
         self.step = tf.Variable(0, dtype=tf.int64)  # steps done
         self.epoch = tf.Variable(0, dtype=tf.int64)  # epochs done
         self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
@@ -409,7 +485,10 @@ class RunState:
         self.weights = [*networks.generator.variables, *networks.discriminator.variables]
         self.folder, self.keep = folder, keep
         self.saved: int | None = None  # the step that is saved as a periodic checkpoint
-        for place in (folder, folder / BEST):
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process was writing."""
+        for place in (self.folder, self.folder / BEST):
             remove_unfinished(place)
 
     def save(self) -> None:
@@ -434,10 +513,9 @@ class RunState:
         try:
             save(self.checkpoint, folder, step, keep)
         except (OSError, tf.errors.OpError) as error:
-            reason = re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", str(error))
             raise RunError(
-                f"the checkpoint of step {step} could not be written ({reason}); those before it in {self.folder} are "
-                "whole: make room, then --resume"
+                f"the checkpoint of step {step} could not be written ({reason_of(error)}); "
+                f"those before it in {self.folder} are whole: make room, then --resume"
             ) from error
 
     def restore(self) -> bool:
@@ -488,7 +566,7 @@ class RunLog:
             rows = csv.DictReader(self.table.read_text(encoding="utf-8").splitlines()) if self.table.exists() else ()
             self.rows = [row for row in rows if int(row["step"]) <= step]  # those after the checkpoint come again
         except tf.errors.OpError as error:
-            raise RunError(f"{folder}: cannot be written to ({error.message})") from error
+            raise RunError(f"{folder}: cannot be written to ({reason_of(error)})") from error
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{self.table}: damaged ({error}); move it away, then --resume") from error
 
@@ -558,14 +636,20 @@ class Run:
     patches: TrainingPatches | DrawnPatches
     networks: Pix2Pix
     state: RunState
-    log: RunLog
+    log: RunLog | None  # None: another process writes logs and checkpoints
     saved_at: float = 0.0  # of the clock `time.monotonic`
 
     def save(self) -> None:
         """Save a checkpoint, and before it what is logged up to it. Raises RunError if the disk is full."""
-        self.log.flush()
-        self.state.save()
+        if self.log is not None:
+            self.log.flush()
+            self.state.save()
         self.saved_at = time.monotonic()
+
+    def note(self, values: dict[str, float], step: int) -> None:
+        """Log numbers by tag."""
+        if self.log is not None:
+            self.log.scalars(values, step)
 
     @property
     def steps(self) -> int:
@@ -608,30 +692,58 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
     Raises:
         DataError, RunError: see there.
     """
+    strategy = share_the_work(settings)
     keras.utils.set_random_seed(settings.seed)
     data = load_run_data(settings, verbose)
     if resume and data.digest != data_digest:
         raise RunError(f"{settings.data}: not the training and validation images that the run was made with")
     patches = training_patches(data.train, settings)
-    networks = Pix2Pix(settings)
+    check_shares(patches, strategy.num_replicas_in_sync)
+    networks = Pix2Pix(settings, strategy)
     if not resume:
         initialise(networks, settings)
-        settings = claim_folders(settings, data.digest)
-        print(f"Run: {settings.name}")
-    folder = checkpoint_folder(settings)
-    with lock(folder):
-        state = RunState(networks, folder, settings.keep)
-        if resume and state.restore():
-            print(f"Going on after epoch {int(state.epoch)}, step {int(state.step)}, from {folder}")
-        elif resume:
-            print(f"{folder} has no checkpoint yet: starting at its beginning")
-            initialise(networks, settings)
-        if int(state.epoch) >= settings.epochs:
-            raise RunError(f"--resume: {folder} has its {int(state.epoch)} epochs already; give a larger --epochs")
-        write_run(folder, settings, data.digest)
-        run = Run(settings, data, patches, networks, state, RunLog(log_folder(settings), int(state.step)))
-        run.log.settings(settings, int(state.step))
-        return train_epochs(run)
+    with ExitStack() as held:
+        if not is_chief(strategy):
+            print("Another process writes logs and checkpoints")
+        else:
+            settings = settings if resume else claim_folders(settings, data.digest)
+            held.enter_context(lock(checkpoint_folder(settings)))
+            print(f"Run: {settings.name}")
+        state = RunState(networks, None if settings.name is None else checkpoint_folder(settings), settings.keep)
+        if resume:
+            take_up(networks, state, settings)
+        log = None
+        if is_chief(strategy):
+            state.remove_unfinished()
+            write_run(state.folder, settings, data.digest)
+            log = RunLog(log_folder(settings), int(state.step))
+            log.settings(settings, int(state.step))
+        return train_epochs(Run(settings, data, patches, networks, state, log))
+
+
+def check_shares(patches: TrainingPatches | DrawnPatches, devices: int) -> None:
+    """Raises SettingsError if a batch, such as the last one of an epoch, has fewer patches than there are devices."""
+    smallest = patches.patches_per_epoch % patches.batch_size or patches.batch_size
+    if smallest < devices:
+        raise SettingsError(
+            f"--batch-size {patches.batch_size}: the last batch of an epoch has {smallest} patches "
+            f"for {devices} devices; take another, or fewer --devices"
+        )
+
+
+def take_up(networks: Pix2Pix, state: RunState, settings: Settings) -> None:
+    """Go on where a run stands, or begin it if it was stopped before its first checkpoint.
+
+    Raises:
+        RunError: its checkpoints are damaged, or its epochs are done.
+    """
+    if state.restore():
+        print(f"Going on after epoch {int(state.epoch)}, step {int(state.step)}, from {state.folder}")
+    else:
+        print(f"{state.folder} has no checkpoint yet: starting at its beginning")
+        initialise(networks, settings)
+    if int(state.epoch) >= settings.epochs:
+        raise RunError(f"--resume: {state.folder} has its {int(state.epoch)} epochs already; give a larger --epochs")
 
 
 def claim_folders(settings: Settings, digest: str) -> Settings:
@@ -723,6 +835,8 @@ def train_epochs(run: Run) -> int:
             left = (settings.epochs - int(state.epoch)) * (time.monotonic() - started)
             print(f"  about {duration(left)} left" if left else "  done")
         run.save()
+    if run.log is None:
+        return 128 + stop.number if stop.number else 0
     run.log.writer.close()
     print(f"Checkpoints, run.json  {run.checkpoint_folder}")
     print(f"Summaries, metrics.csv {run.log_folder}")
@@ -750,6 +864,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
         unit="img",
         desc=f"epoch {epoch + 1}/{run.settings.epochs}",
         mininterval=0.5 if sys.stderr.isatty() else 30,  # s: a log file need not see each step
+        disable=run.log is None,
     )
     started = time.monotonic()
     with bar:
@@ -759,9 +874,9 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             warm_up = step <= run.settings.warm_up * run.steps
             train_step = run.networks.warm_up_step if warm_up else run.networks.train_step
             losses = {tag: float(loss) for tag, loss in train_step(input_image, target).items()}
-            check_finite(losses, step, run.checkpoint_folder)
+            check_finite(losses, step, run.state.folder)
             state.step.assign(step)
-            run.log.scalars(losses, step)
+            run.note(losses, step)
             shown = {tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES if tag in losses}
             bar.set_postfix(shown, refresh=False)
             bar.update(input_image.shape[0])
@@ -770,7 +885,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             if time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
                 run.save()
     rate = (patches.patches_per_epoch - done) / (time.monotonic() - started)
-    run.log.scalars({"images_per_second": rate}, last)
+    run.note({"images_per_second": rate}, last)
     return True
 
 
@@ -799,6 +914,8 @@ def end_epoch(run: Run) -> None:
     settings, data, networks, state = run.settings, run.data, run.networks, run.state
     state.epoch.assign_add(1)
     epoch, step = int(state.epoch), int(state.step)
+    if run.log is None:
+        return
     if data.held_out:
         try:
             results = [generate_fundus_oct_pair(networks, pair) for pair in data.held_out]
@@ -843,7 +960,6 @@ def settings_of_new_run(given: dict) -> Settings:
     Raises:
         SettingsError, DataError, RunError: see there.
     """
-    Settings(**given)  # what is wrong is said before anything is made
     if "name" in given:
         refuse_taken_name(Settings(**given))
     data = find_data(given.get("data"))
@@ -927,6 +1043,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train(settings, resume is not None, digest, verbose)
     except (SettingsError, DataError, RunError, OSError) as error:
         print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (tf.errors.UnavailableError, tf.errors.AbortedError):
+        advice = "it ended, or cannot be reached; start all workers again, with --resume"
+        print(f"{PROGRAM}: error: another worker is lost: {advice}", file=sys.stderr)
         return 2
     except tf.errors.ResourceExhaustedError:
         print(f"{PROGRAM}: error: out of memory; take a smaller --batch-size or --patch-size", file=sys.stderr)

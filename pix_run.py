@@ -49,7 +49,7 @@ from filelock import FileLock, Timeout
 
 from dataset_load_mod import find_dataset
 from phantom_retina import DRAWN, SAMPLE_FOLDER
-from pix_settings import Settings, one_line
+from pix_settings import OptionError, Settings, one_line
 
 BEST = "best"
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
@@ -58,10 +58,6 @@ UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before it giv
 
 class RunError(RuntimeError):
     """A run that cannot start, go on or be used; the message is one line for the user."""
-
-
-class OptionError(ValueError):
-    """Options or inputs that make no sense; the message is one line that names them."""
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -164,7 +160,7 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
         try:
             checkpoint.read(path).assert_existing_objects_matched().expect_partial()
         except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
-            faults.append(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})")
+            faults.append(f"{path}: damaged, or of another model ({reason_of(error)})")
         else:
             for fault in faults:
                 print(f"{one_line(fault)}; the one before it is used")
@@ -172,6 +168,11 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
     if not faults:
         raise RunError(f"{folder}: holds no checkpoint")
     raise RunError(faults[0] + (f", and {len(faults) - 1} older ones too" if faults[1:] else ""))
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of TensorFlow's says about a file, without the names of its own insides."""
+    return re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", (str(error).splitlines() or [""])[0])
 
 
 def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) -> None:

@@ -24,6 +24,10 @@ class SettingsError(ValueError):
     """Settings that make no run; the message is one line that names the option."""
 
 
+class OptionError(ValueError):
+    """Options or inputs that make no sense; the message is one line that names them."""
+
+
 def setting(default, reason: str, **argument):
     """A field of Settings; its reason is the command line's help, `argument` goes to argparse."""
     return field(default=default, metadata={"help": reason, **argument})
@@ -90,6 +94,12 @@ class Settings:
         "auto: bfloat16 where the processor or GPU computes in it, since it is about twice as fast, else float32",
         choices=PRECISIONS,
     )
+    devices: int = setting(
+        0,
+        "GPUs to share each batch among, or, without a GPU, parts of the CPU, to try it; 0: all GPUs, else the CPU; "
+        "without influence on what is learned",
+        metavar="N",
+    )
     seed: int = setting(0, "of weights, crops, shuffling and dropout: one seed, one result", metavar="N")
     init_from: str | None = setting(
         None, "run folder whose best weights to start from (fine-tuning), with fresh optimisers", metavar="DIR"
@@ -108,6 +118,8 @@ class Settings:
                 raise SettingsError(f"{flag(name)} {getattr(self, name)}: must be from 1 to {most}")
         if self.patch_size % SIZE_MULTIPLE:
             raise SettingsError(f"--patch-size {self.patch_size}: must be a multiple of {SIZE_MULTIPLE} px")
+        if not 0 <= self.devices <= self.batch_size:
+            raise SettingsError(f"--devices {self.devices}: must be from 0 to the --batch-size, {self.batch_size}")
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
@@ -166,7 +178,7 @@ SAMPLE_RUN = {"epochs": 3, "batch_size": 2, "warm_up": 0.75, "decay": 0.5}
 # With --init-from: few pairs at the full rate make a run forget what it has learned from many. The generator alone, for
 # on few pairs a discriminator teaches nothing that a step three times as fast does not.
 FINE_TUNING = {"epochs": 50, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "warm_up": 1.0, "decay": 0.5}
-CHANGEABLE = {"epochs", "keep", "data"}  # what a resumed run may be given anew; the data by its content
+CHANGEABLE = {"epochs", "keep", "data", "devices"}  # what a resumed run may be given anew; the data by its content
 
 
 def flag(name: str) -> str:
@@ -188,7 +200,10 @@ def one_line(message: object) -> str:
 
 
 def parse_command_line(argv: Sequence[str] | None, program: str, description: str) -> dict:
-    """The options that were given, by field of Settings, and `resume` (a folder, or "" for the newest), `verbose`."""
+    """The options that were given, by field of Settings, and `resume` (a folder, or "" for the newest), `verbose`.
+
+    Ends the program with status 2 and one line for what makes no run.
+    """
     parser = OneLineParser(
         prog=program,
         description=description,
@@ -214,4 +229,10 @@ def parse_command_line(argv: Sequence[str] | None, program: str, description: st
         help="go on with a run, to --epochs in all: its folder of checkpoints (default: the newest run)",
     )
     parser.add_argument("--verbose", action="store_true", help="name the files that have no partner")
-    return vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(argv))
+    if "resume" not in given:
+        try:
+            Settings(**{name: value for name, value in given.items() if name != "verbose"})
+        except SettingsError as error:
+            parser.error(str(error))
+    return given

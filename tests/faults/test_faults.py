@@ -162,6 +162,7 @@ def test_lost_record_of_the_checkpoints_does_no_harm(networks, run, record, capf
     (run / "ckpt-80_temp").mkdir()  # what a killed process was writing
     (run / "ckpt-80_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"half")
     state = train.RunState(networks, run, keep=2)
+    state.remove_unfinished()
     assert state.restore()
     assert int(state.step) == 60
     state.step.assign(61)
