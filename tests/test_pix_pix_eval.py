@@ -205,7 +205,7 @@ def test_images_below_no_region_serve_data_of_one_region(few):
     [
         (["--disc-mm", "0"], r"--disc-mm 0: must be above 0"),
         (["--macula-mm", "nan"], r"--macula-mm nan: must be above 0"),
-        (["--resamples", "0"], r"--resamples 0: must be at least 1"),
+        (["--resamples", "0"], r"--resamples 0: must be from 1 to 100000"),
         (["--seed", "-1"], r"--seed -1: must be from 0"),
         (["--split", "some"], r"argument --split: invalid choice: 'some'"),
         (["--split", "train"], r"--split train: data/UT-FSOCTA-v1 holds no pair of it"),

@@ -146,15 +146,16 @@ def test_warm_up_step_lowers_the_error_and_leaves_the_discriminator(settings, ba
     assert networks.warm_up_step.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_like_float32(settings, batch, precision):
-    exact, mixed = new_networks(settings), new_networks(replace(settings, precision=precision))
+def test_mixed_precision_trains_like_float32(settings, batch):
+    exact = new_networks(settings)
     exact_losses = [exact.train_step(*batch) for _ in range(3)][-1]
-    mixed_losses = [mixed.train_step(*batch) for _ in range(3)][-1]
-    keras.config.set_dtype_policy("float32")
-    for tag, loss in exact_losses.items():
-        assert mixed_losses[tag].dtype == tf.float32
-        assert float(mixed_losses[tag]) == pytest.approx(float(loss), rel=0.05)
+    for precision in ("mixed_bfloat16", "mixed_float16"):
+        mixed = new_networks(replace(settings, precision=precision))
+        mixed_losses = [mixed.train_step(*batch) for _ in range(3)][-1]
+        keras.config.set_dtype_policy("float32")
+        for tag, loss in exact_losses.items():
+            assert mixed_losses[tag].dtype == tf.float32
+            assert float(mixed_losses[tag]) == pytest.approx(float(loss), rel=0.05)
 
 
 # --- prediction ------------------------------------------------------------------------------------------------------
@@ -355,8 +356,6 @@ def test_run_on_drawn_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_f
     assert len(logged("logs/fit/tuned", "gen_l1_loss")) == 16  # 8 real patches an epoch, one in each batch of 3
     assert "disc_loss" not in tags_of("logs/fit/tuned")
     assert "50% of each batch are sample retinas" in capsys.readouterr().out
-    assert train.main([*start, "--name", "alone", "--mix", "0", "--warm-up", "0", "--learning-rate", "2e-4"]) == 0
-    assert len(logged("logs/fit/alone", "disc_loss")) == 6
 
 
 def test_end_of_a_drawing_process_is_one_line(sample_folder, capsys, monkeypatch):

@@ -217,7 +217,7 @@ def test_prediction_that_is_not_finite_stops(capsys):
 
 
 def test_killed_runs_go_on_and_equal_an_unbroken_one(project):
-    options = [*NEW_RUN, "--epochs", "6"]
+    options = [*NEW_RUN, "--epochs", "6", "--warm-up", "1"]  # the generator alone is soon built
     killed = start(project, [*options, "--name", "killed"])
     for line in killed.stdout:  # before there is any checkpoint
         if line.startswith("Run:"):
@@ -239,7 +239,7 @@ def test_killed_runs_go_on_and_equal_an_unbroken_one(project):
 
 
 def test_second_signal_ends_at_once_and_harms_no_checkpoint(project):
-    process = start(project, [*NEW_RUN, "--epochs", str(EPOCHS), "--name", "x"])
+    process = start(project, [*NEW_RUN, "--epochs", str(EPOCHS), "--warm-up", "1", "--name", "x"])
     validated = 0
     for line in process.stdout:
         validated += "validation:" in line

@@ -1,0 +1,332 @@
+"""Speed and memory of training, as tables in Markdown.
+
+    python tests/benchmarks/training.py step      # images a second of the compiled step, and its GFLOP/s
+    python tests/benchmarks/training.py epoch     # what an epoch costs beside its steps, also in the published way
+    python tests/benchmarks/training.py start     # seconds to the first step, to --help, to read 362 pairs
+    python tests/benchmarks/training.py growth    # reading, a pass over the data, memory, for 5 to 2000 crops
+    python tests/benchmarks/training.py memory    # peak memory of training at batches of 1, 8, 32
+
+Each line is measured in a process of its own. Data are sample retinas, a few of them under many names.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT))
+
+POLICIES = ("float32", "mixed_bfloat16")
+BATCHES = (1, 4, 8)
+SECONDS = 25  # at least, of timed steps
+MATRIX = 4096  # side of the matrices whose product is the measure of what the machine can do
+EYES = 5  # drawn; the others are links to them
+
+
+# --- in a process of their own ---------------------------------------------------------------------------------------
+
+
+def step(policy: str, batch_size: int, octa_channels: int) -> dict[str, float]:
+    """Images a second and GFLOP/s of the step, and GFLOP/s of a large matrix product in its type, in turns."""
+    import pix_pix_train as train
+
+    # isort: split
+    import numpy as np
+    import tensorflow as tf
+
+    settings = train.Settings(precision=policy, batch_size=batch_size, octa_channels=octa_channels, name="x")
+    networks = train.Pix2Pix(settings)
+    random = np.random.default_rng(0)
+    batch = [
+        tf.constant(random.uniform(-1, 1, (batch_size, 256, 256, channels)), tf.float32)
+        for channels in (3, octa_channels)
+    ]
+    kind = tf.bfloat16 if policy == "mixed_bfloat16" else tf.float32
+    one, other = (tf.cast(tf.random.normal((MATRIX, MATRIX)), kind) for _ in range(2))
+    product = tf.function(lambda: tf.reduce_sum(tf.cast(one @ other, tf.float32)))
+
+    def timed(work) -> float:
+        started = time.perf_counter()
+        float(work())
+        return time.perf_counter() - started
+
+    def train_step():
+        return networks.train_step(*batch)["gen_total_loss"]
+
+    for work in (train_step, train_step, product, product):
+        timed(work)
+    steps, products = [], []
+    while sum(steps) < SECONDS:
+        steps.append(timed(train_step))
+        products.append(timed(product))
+    seconds, of_product = float(np.median(steps)), float(np.median(products))
+    return {
+        "images": batch_size / seconds,
+        "gflops": batch_size * gflop(octa_channels) / seconds,
+        "product": 2 * MATRIX**3 / 1e9 / of_product,
+        "gflop": gflop(octa_channels),
+    }
+
+
+def gflop(octa_channels: int) -> float:
+    """Arithmetic of a step for one 256 px patch, in GFLOP: that of the convolutions, which is all but all.
+
+    Each convolution is as much work forward, backward to its input, and backward to its weights. The generator does
+    each once, but its first layer has no gradient to its input. The discriminator judges two images: twice forward and
+    to the weights; to the input twice for its own loss (but for the first layer) and once for the generator's.
+    """
+    import keras
+    import numpy as np
+
+    from pix_discriminator import Discriminator
+    from pix_generator import Generator
+    from pix_pix_gen import layers_of
+
+    def work(layer: keras.layers.Layer) -> float:
+        pixels = layer.input if isinstance(layer, keras.layers.Conv2DTranspose) else layer.output
+        return 2 * pixels.shape[1] * pixels.shape[2] * int(np.prod(layer.kernel.shape)) / 1e9
+
+    patch, kinds = (256, 256), (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    generator = [work(layer) for layer in layers_of(Generator(3, patch, octa_channels), kinds)]
+    discriminator = [work(layer) for layer in layers_of(Discriminator(3, octa_channels, patch), kinds)]
+    return 3 * sum(generator) - generator[0] + 7 * sum(discriminator) - 2 * discriminator[0]
+
+
+def epoch(crops: int, way: str) -> dict[str, float]:
+    """Seconds of a second epoch at batch 4, and how many of them are steps.
+
+    `published` traces the step anew and predicts a whole photograph by patches in each epoch, on top of what we do.
+    """
+    import pix_pix_train as train
+
+    # isort: split
+    import tensorflow as tf
+
+    spent = {"steps": 0.0}
+    ends: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        write_crops(Path("data"), crops)
+        real_epoch, real_end = train.train_epoch, train.end_epoch
+
+        def timed_epoch(run, batches, stop):
+            networks = run.networks
+            if way == "published":
+                networks.train_step = tf.function(networks._train_step)
+            work = networks.train_step
+
+            def timed(*batch):
+                started = time.perf_counter()
+                losses = work(*batch)
+                float(losses["gen_total_loss"])
+                spent["steps"] += time.perf_counter() - started
+                return losses
+
+            networks.train_step = timed
+            try:
+                return real_epoch(run, batches, stop)
+            finally:
+                networks.train_step = work
+
+        def timed_end(run):
+            if way == "published":
+                pair = run.data.held_out[0]
+                run.networks.synthesiser.predict_by_patches(pair.fundus, pair.fov, 256, 2, 4, published=True)
+            real_end(run)
+            ends.append((time.perf_counter(), spent["steps"]))
+
+        train.train_epoch, train.end_epoch = timed_epoch, timed_end
+        status = train.main(["--data", "data", "--batch-size", "4", "--epochs", "2"])
+    assert status == 0
+    return {"seconds": ends[1][0] - ends[0][0], "steps": ends[1][1] - ends[0][1]}
+
+
+def first_step() -> dict[str, float]:
+    """Seconds of training to the end of the first step, from the moment that this process was asked for."""
+    import pix_pix_train as train
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        write_crops(Path("data"), 10)
+        written = time.perf_counter()
+        done: list[float] = []
+
+        def stop(losses, step, folder):
+            done.append(time.perf_counter() - written)
+            raise KeyboardInterrupt
+
+        train.check_finite = stop
+        train.main(["--data", "data", "--batch-size", "4"])
+    return {"seconds": done[0]}
+
+
+def reading(crops: int) -> dict[str, float]:
+    """Seconds to read crops, and for a pass over their batches; GB at most, and of the decoded images alone."""
+    import dataset_load_mod as data
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_crops(Path(folder), crops)
+        cases = data.load_data_cases(Path(folder) / "UT-FSOCTA-v1")[0]
+        cases = cases[cases["split"] != "validation"]
+        before = peak_gb()
+        started = time.perf_counter()
+        pairs = data.load_pairs(cases, octa_channels=1, fov_mask=True)
+        read, gb = time.perf_counter() - started, peak_gb() - before
+    import pix_run  # noqa: F401  (keeps TensorFlow's messages away)
+    from patch_batches import TrainingPatches
+
+    patches = TrainingPatches(pairs, 256, 4, seed=0, augment=True)
+    started = time.perf_counter()
+    number = sum(1 for _ in patches.batches(0, 1))
+    decoded = sum(pair.fundus.nbytes + pair.octa.nbytes for pair in pairs) / 1e9
+    seconds = time.perf_counter() - started
+    return {
+        "crops": len(pairs),
+        "read": read,
+        "read_gb": gb,
+        "pass": seconds,
+        "steps": number,
+        "gb": peak_gb(),
+        "decoded": decoded,
+    }
+
+
+def memory(batch_size: int, policy: str) -> dict[str, float]:
+    """Peak memory in GB of a process that trains."""
+    import pix_pix_train as train
+
+    # isort: split
+    import numpy as np
+    import tensorflow as tf
+
+    networks = train.Pix2Pix(train.Settings(precision=policy, batch_size=batch_size, name="x"))
+    random = np.random.default_rng(0)
+    batch = [tf.constant(random.uniform(-1, 1, (batch_size, 256, 256, channels)), tf.float32) for channels in (3, 1)]
+    for _ in range(3):
+        float(networks.train_step(*batch)["gen_total_loss"])
+    return {"gb": peak_gb()}
+
+
+def peak_gb() -> float:
+    """Peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def write_crops(folder: Path, crops: int) -> None:
+    """A dataset with as many training pairs, and ten to validate on: a few sample retinas under many names."""
+    import phantom_retina
+
+    drawn = folder / "drawn"
+    phantom_retina.write_dataset(drawn, range(1, EYES + 1), progress=False)
+    root = folder / "UT-FSOCTA-v1" / "cropped"
+    subjects = [(1 + number // 2 % 25, "OD" if number // 50 % 2 else "OS") for number in range(crops)]
+    if crops > 100:  # the deposit has no more training crops
+        subjects = [(1000 + number, "OD") for number in range(crops)]
+    validation = [(26 + number // 2, "OD") for number in range(10)]
+    for number, (subject, eye) in enumerate([*subjects, *validation]):
+        region, source = phantom_retina.REGIONS[number % 2], 1 + number % EYES
+        for kind in ("fundus", "octa"):
+            path = root / kind / region / f"{subject}_{eye}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(drawn / "cropped" / kind / region / f"{source}_{phantom_retina.eye_of(source)}.png", path)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def measured(what: str, *arguments: object) -> dict[str, float]:
+    """Call a function of this file in a process of its own."""
+    command = [sys.executable, __file__, "--measure", what, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table_of_steps() -> None:
+    """The step, in both precisions, against a matrix product and the published step (float32, four channels)."""
+    print("| precision | batch | images/s | GFLOP/s | of a matrix product | of the published step |")
+    print("|---|---|---|---|---|---|")
+    for batch_size in BATCHES:
+        published = measured("step", "float32", batch_size, 4)
+        for policy in POLICIES:
+            of = measured("step", policy, batch_size, 1)
+            ratios = f"{of['gflops'] / of['product']:.2f} | {of['images'] / published['images']:.2f}"
+            print(f"| {policy} | {batch_size} | {of['images']:.2f} | {of['gflops']:.0f} | {ratios} |", flush=True)
+    print(f"\n{of['gflop']:.0f} GFLOP an image; the matrix product (side {MATRIX}), last: {of['product']:.0f} GFLOP/s")
+
+
+def table_of_epochs() -> None:
+    """An epoch of few and of many crops, ours and in the published way."""
+    print("| training crops | way | seconds | beside the steps | of ours |\n|---|---|---|---|---|")
+    for crops in (5, 100):
+        ours = None
+        for way in ("ours", "published"):
+            of = measured("epoch", crops, way)
+            ours = ours or of["seconds"]
+            beside = 1 - of["steps"] / of["seconds"]
+            print(f"| {crops} | {way} | {of['seconds']:.1f} | {beside:.1%} | {of['seconds'] / ours:.2f} |", flush=True)
+
+
+def table_of_starts() -> None:
+    """What a user waits for."""
+    print("| what | seconds |\n|---|---|")
+    for program in ("pix_pix_train.py", "pix_pix_gen.py", "pix_pix_eval.py", "dataset_load_mod.py"):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, PROJECT / program, "--help"], check=True, stdout=subprocess.DEVNULL)
+        print(f"| {program} --help | {time.perf_counter() - started:.2f} |", flush=True)
+    started = time.perf_counter()
+    importing = [sys.executable, "-c", "import pix_pix_train"]
+    subprocess.run(importing, cwd=PROJECT, check=True, stderr=subprocess.DEVNULL)
+    importing_seconds = time.perf_counter() - started
+    print(f"| first training step | {importing_seconds + measured('first_step')['seconds']:.1f} |")
+    of = measured("reading", 362)
+    print(f"| {of['crops']} pairs read ({of['read_gb']:.2f} GB) | {of['read']:.1f} |")
+
+
+def table_of_growth() -> None:
+    """Reading and passing over more and more crops."""
+    print("| crops | read, s | a pass over the batches, s | peak, GB | decoded images, GB |\n|---|---|---|---|---|")
+    for crops in (5, 50, 500, 2000):
+        of = measured("reading", crops)
+        print(
+            f"| {of['crops']} | {of['read']:.2f} | {of['pass']:.2f} | {of['gb']:.2f} | {of['decoded']:.2f} |",
+            flush=True,
+        )
+
+
+def table_of_memory() -> None:
+    """Peak memory at several batches."""
+    print("| precision | batch | peak, GB |\n|---|---|---|")
+    for policy in POLICIES:
+        for batch_size in (1, 8, 32):
+            print(f"| {policy} | {batch_size} | {measured('memory', batch_size, policy)['gb']:.1f} |", flush=True)
+
+
+MEASURES = {"step": step, "epoch": epoch, "first_step": first_step, "reading": reading, "memory": memory}
+TABLES = {
+    "step": table_of_steps,
+    "epoch": table_of_epochs,
+    "start": table_of_starts,
+    "growth": table_of_growth,
+    "memory": table_of_memory,
+}
+
+
+def main() -> None:
+    """Print a table, or measure one line of it."""
+    if sys.argv[1:2] == ["--measure"]:
+        what, *arguments = sys.argv[2:]
+        print(json.dumps(MEASURES[what](*(int(one) if one.isdigit() else one for one in arguments))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=TABLES)
+    TABLES[parser.parse_args().what]()
+
+
+if __name__ == "__main__":
+    main()
