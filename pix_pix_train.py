@@ -189,15 +189,9 @@ def share_the_work(settings: Settings) -> tf.distribute.Strategy:
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes logs and checkpoints: the first worker, or the only one."""
     resolver = strategy.cluster_resolver
-    return (
-        resolver is None
-        or resolver.task_type in (None, "", "chief")
-        or (
-            resolver.task_type == "worker"
-            and resolver.task_id == 0
-            and "chief" not in resolver.cluster_spec().as_dict()
-        )
-    )
+    if resolver is None or resolver.task_type != "worker":  # a lone process, or TF_CONFIG's "chief"
+        return True
+    return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().as_dict()
 
 
 class Pix2Pix:

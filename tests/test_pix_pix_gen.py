@@ -138,7 +138,20 @@ def trained(tmp_path_factory):
     Image.fromarray(round_field(130)).save(folder / "UT-FSOCTA-v1" / "fov_45" / "fundus" / "31_OS.jpg")
     before = Path.cwd()
     os.chdir(folder)
-    options = ["--patch-size", "64", "--batch-size", "2", "--precision", "float32", "--epochs", "2", "--name", "small"]
+    options = [
+        "--warm-up",
+        "1",
+        "--patch-size",
+        "64",
+        "--batch-size",
+        "2",
+        "--precision",
+        "float32",
+        "--epochs",
+        "2",
+        "--name",
+        "small",
+    ]
     try:
         assert train.main([*options, "--upsampling", "resize"]) == 0  # that it is not the default is found in run.json
     finally:
