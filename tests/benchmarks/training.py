@@ -24,7 +24,7 @@ sys.path.insert(0, str(PROJECT))
 
 POLICIES = ("float32", "mixed_bfloat16")
 BATCHES = (1, 4, 8)
-SECONDS = 25  # at least, of timed steps
+SECONDS = 12  # at least, of timed steps
 MATRIX = 4096  # side of the matrices whose product is the measure of what the machine can do
 EYES = 5  # drawn; the others are links to them
 
