@@ -11,6 +11,7 @@ figures; and the headline numbers for TensorBoard to logs/fit/NAME/evaluation/. 
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -64,7 +65,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     for region in SIDE_MM:
         side = getattr(options, f"{region}_mm")
-        if not 0 < side < np.inf:
+        if not 0 < side < math.inf:
             parser.error(f"--{region}-mm {side:g}: must be above 0")
     if not 1 <= options.resamples <= MOST_RESAMPLES:
         parser.error(f"--resamples {options.resamples}: must be from 1 to {MOST_RESAMPLES}")

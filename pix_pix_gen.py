@@ -314,10 +314,8 @@ def export(generator: keras.Model, folder: Path) -> None:
         for one, other in zip(source.trainable_variables, target.trainable_variables, strict=True):
             other.assign(one)
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        naming(folder),
-        tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary,
-    ):  # so that nothing is there half
+    # Made beside its place, so that nothing is there half.
+    with naming(folder), tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
         made = Path(temporary)
         model.save(made / "generator.keras")
         model.export(made / "saved_model", verbose=False)

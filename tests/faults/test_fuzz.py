@@ -258,6 +258,7 @@ def test_options_are_refused_as_whole_programs_do_too(project):
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     for program, options in (
         ("pix_pix_gen.py", ["网膜\nb.png"]),
+        ("pix_pix_eval.py", ["--run", "网膜\nb"]),
         ("dataset_load_mod.py", ["check", "网膜\nb"]),
         ("pix_pix_train.py", ["--data", os.fsdecode(b"\xff")]),
     ):
