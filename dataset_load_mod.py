@@ -14,10 +14,8 @@ Images stay uint8 on [0, 255] in memory and are decoded once per run; they becom
 
 import argparse
 import re
-import signal
 import struct
 import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ from skimage.morphology import convex_hull_image
 from tqdm import tqdm
 
 from dataset_download import DATASET_NAME, DownloadError, download, holds_dataset
-from pix_settings import OneLineParser, one_line
+from pix_settings import OneLineParser, one_line, prepare_process
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -530,9 +528,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, download or check, and return the exit status: 2 if training could not start."""
     options = parse_command_line(argv)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bar
-    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
+    prepare_process()
     try:
         if options.command == "download":
             dataset = download(options.folder, options.archive)

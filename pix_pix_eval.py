@@ -13,17 +13,15 @@ figures; and the headline numbers for TensorBoard to logs/fit/NAME/evaluation/. 
 import argparse
 import math
 import os
-import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
-from pix_settings import CHECKPOINTS, SPLITS, OneLineParser, OptionError, Settings, one_line
+from pix_settings import CHECKPOINTS, SPLITS, OneLineParser, OptionError, Settings, one_line, prepare_process
 
 PROGRAM = "pix_pix_eval.py"
 OUTPUT = "logs/eval"
@@ -806,9 +804,7 @@ def print_headlines(summary: pd.DataFrame) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, evaluate, and return the exit status: 2 for anything that the user can mend."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bar
-    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
+    prepare_process()
     try:
         return run_evaluation(parse_command_line(argv))
     except (OptionError, RunError, DataError, OSError) as error:

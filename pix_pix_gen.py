@@ -15,16 +15,23 @@ import argparse
 import csv
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pix_settings import CHECKPOINTS, SIZE_MULTIPLE, SPLITS, OneLineParser, OptionError, Settings, one_line
+from pix_settings import (
+    CHECKPOINTS,
+    SIZE_MULTIPLE,
+    SPLITS,
+    OneLineParser,
+    OptionError,
+    Settings,
+    one_line,
+    prepare_process,
+)
 
 PROGRAM = "pix_pix_gen.py"
 OUTPUT = "synthetic_octa"
@@ -646,9 +653,7 @@ def run_synthesis(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, synthesise, and return the exit status: 2 for anything that the user can mend."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bar
-    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
+    prepare_process()
     try:
         return run_synthesis(parse_command_line(argv))
     except (OptionError, RunError, DataError, OSError) as error:

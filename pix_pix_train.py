@@ -18,7 +18,6 @@ import signal
 import sys
 import tempfile
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -36,6 +35,7 @@ from pix_settings import (
     flag,
     one_line,
     parse_command_line,
+    prepare_process,
 )
 
 PROGRAM = "pix_pix_train.py"
@@ -1022,9 +1022,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, train, and return the exit status: 2 for anything that the user can mend."""
     given = parse_command_line(argv, PROGRAM, __doc__)
     verbose, resume = given.pop("verbose", False), given.pop("resume", None)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with the progress bars
-    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
+    prepare_process()
     try:
         device = set_up_gpus()
         if resume is None:

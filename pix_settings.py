@@ -5,6 +5,9 @@ The command line of `pix_pix_train.py` is made from them, and a run's run.json k
 
 import argparse
 import math
+import signal
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import NoReturn
@@ -192,6 +195,13 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with 2."""
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+
+
+def prepare_process() -> None:
+    """What every program does first: end cleanly at SIGTERM, print in step with progress bars, keep Pillow quiet."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
 
 
 def one_line(message: object) -> str:
