@@ -137,9 +137,44 @@ def Generator(
     return keras.Model(inputs=inputs, outputs=x, name="generator")
 
 
+class FusedBatchNorm(keras.layers.BatchNormalization):
+    """Keras' norm layer, computed by TensorFlow's fused kernel: Keras 3 makes a dozen passes over the images instead.
+
+    Over images (batch, height, width, channels) alone, by their last axis, on one device.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: None = None) -> tf.Tensor:
+        """Normalise by the batch's mean and variance, which move the averages; or by the averages, if not in training.
+
+        Args:
+            inputs: (batch, height, width, channels), any floating type; statistics are float32.
+            training: whether the batch's own statistics are taken.
+            mask: Keras hands it on; images have none.
+
+        Returns:
+            Shape and type of `inputs`.
+        """
+        scale, offset, mean, variance = map(
+            tf.convert_to_tensor, (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        averages = {} if training else {"mean": mean, "variance": variance}
+        outputs, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, scale, offset, epsilon=self.epsilon, is_training=bool(training), **averages
+        )
+        if training:
+            count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], batch_variance.dtype)
+            batch_variance *= tf.maximum(count - 1, 1) / count  # the kernel's divides by count - 1, Keras' by count
+            share = 1 - self.momentum
+            self.moving_mean.assign(mean + share * (batch_mean - mean))
+            self.moving_variance.assign(variance + share * (batch_variance - variance))
+        return outputs
+
+
 def batch_norm() -> keras.layers.Layer:
     """A norm layer over the whole batch, on however many devices it lies: so a run is the same on one and on many."""
-    return keras.layers.BatchNormalization(synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1)
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return keras.layers.BatchNormalization(synchronized=True)
+    return FusedBatchNorm()
 
 
 def initial_weights() -> keras.initializers.Initializer:

@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pix_discriminator import Discriminator
-from pix_generator import UPSAMPLING, Generator, downsample, upsample
+from pix_generator import UPSAMPLING, FusedBatchNorm, Generator, downsample, upsample
 
 
 def all_layers(model):
@@ -120,3 +121,36 @@ def test_outputs_are_float32_in_mixed_precision(bfloat16_policy):
 def test_another_patch_size_is_refused(build, patch_dim):
     with pytest.raises(ValueError, match=f"{patch_dim[0]} x {patch_dim[1]} px: sides must be multiples of 64"):
         build(patch_dim)
+
+
+def normed(layer, images):
+    """What a norm layer makes of two batches in training and of one after it, its averages, and three gradients."""
+    layer.build((None, None, None, 3))
+    random = np.random.default_rng(1)
+    for variable in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance):
+        variable.assign(random.uniform(0.5, 2, 3))
+    values = [layer(images, training=True), layer(2 * images + 1, training=True), layer(images, training=False)]
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(tf.cast(layer(images, training=True), tf.float32) ** 3)
+    gradients = tape.gradient(loss, [images, *layer.trainable_variables])
+    return [*values, layer.moving_mean, layer.moving_variance, *gradients]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (1, 1, 2, 3), (1, 1, 1, 3)])
+def test_fused_norm_layer_is_keras_norm_layer(shape):
+    images = tf.constant(np.random.default_rng(0).normal(0.5, 3, shape), tf.float32)
+    for fused, kept in zip(
+        normed(FusedBatchNorm(), images), normed(keras.layers.BatchNormalization(), images), strict=True
+    ):
+        np.testing.assert_allclose(fused, kept, rtol=1e-4, atol=1e-4)
+
+
+def test_fused_norm_layer_counts_in_float32_under_mixed_precision(bfloat16_policy):
+    images = tf.constant(np.random.default_rng(0).normal(0.5, 3, (4, 16, 16, 3)), tf.bfloat16)
+    layers = FusedBatchNorm(), keras.layers.BatchNormalization()
+    (fused, *_, mean, variance), (kept, *_, kept_mean, kept_variance) = (normed(one, images)[:5] for one in layers)
+    assert fused.dtype == tf.bfloat16
+    np.testing.assert_allclose(tf.cast(fused, tf.float32), tf.cast(kept, tf.float32), atol=0.04)  # bits of bfloat16
+    np.testing.assert_allclose(mean, kept_mean, rtol=1e-5)
+    np.testing.assert_allclose(variance, kept_variance, rtol=1e-5)

@@ -135,6 +135,21 @@ def test_step_learns_and_is_traced_once(settings, batch):
     assert networks.train_step.experimental_get_tracing_count() == 1
 
 
+def test_fused_adam_is_adam():
+    weights = []
+    for kind in (train.FusedAdam, keras.optimizers.Adam):
+        random = np.random.default_rng(0)
+        variables = [keras.Variable(random.normal(size=shape), dtype="float32") for shape in ((3, 4), (5,))]
+        optimizer = kind(0.01, beta_1=0.5)
+        optimizer.build(variables)
+        for step in range(10):
+            optimizer.learning_rate = 0.01 / (step + 1)
+            optimizer.apply([tf.constant(random.normal(size=one.shape), tf.float32) for one in variables], variables)
+        weights.append([one.numpy() for one in (*variables, *optimizer.variables)])
+    for fused, kept in zip(*weights, strict=True):
+        np.testing.assert_allclose(fused, kept, rtol=1e-5, atol=1e-6)
+
+
 def test_warm_up_step_lowers_the_error_and_leaves_the_discriminator(settings, batch):
     networks = new_networks(settings)
     before = [variable.numpy() for variable in networks.discriminator.variables]
