@@ -16,7 +16,8 @@ import argparse
 import re
 import struct
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
@@ -31,7 +32,7 @@ from scipy.ndimage import binary_erosion, binary_opening, distance_transform_edt
 from skimage.morphology import convex_hull_image
 from tqdm import tqdm
 
-from dataset_download import DATASET_NAME, DownloadError, download, holds_dataset
+from dataset_download import DATASET_NAME, DownloadError, download, holds_dataset, naming
 from pix_settings import OneLineParser, one_line, prepare_process
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 DARK = 15
 MIN_PART_OF_FIELD = 0.01  # of the image's area: smaller bright islands on the black are letters or dust
 RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
+READ_AHEAD = 16  # pairs that are read at once, so that reading needs no more memory for more
 
 
 class DataError(ValueError):
@@ -273,14 +275,37 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
     return Pair(fundus, octa, fov)
 
 
-def load_pairs(cases: pd.DataFrame, octa_channels: int, fov_mask: bool) -> list[Pair]:
-    """Read the cases of a table, in its order. Raises DataError at the first that is wrong, as `load_pair`."""
+def load_pairs(cases: pd.DataFrame, octa_channels: int, fov_mask: bool) -> Iterator[Pair]:
+    """Read the cases of a table, in order, a few ahead. Raises DataError at the first that is wrong, as `load_pair`."""
     with ThreadPoolExecutor() as pool:
-        return list(
-            pool.map(
-                lambda case: load_pair(case.fundus, case.octa, octa_channels, fov_mask), cases.itertuples(index=False)
+        for first in range(0, len(cases), READ_AHEAD):
+            yield from pool.map(
+                lambda case: load_pair(case.fundus, case.octa, octa_channels, fov_mask),
+                cases[first : first + READ_AHEAD].itertuples(index=False),
             )
-        )
+
+
+def keep_images(images: Iterable[np.ndarray], folder: Path | None) -> list[np.ndarray]:
+    """Keep images in memory; or, with a folder, in a file there that has no name and goes with the process.
+
+    The file's images are mapped: the system reads a part when it is used, and drops it when memory is short.
+
+    Raises:
+        OSError: the file cannot be written; the folder is named.
+    """
+    if folder is None:
+        return list(images)
+    places = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        for image in images:
+            places.append((file.tell(), image.shape, image.dtype))
+            file.write(np.ascontiguousarray(image))
+        if not file.tell():
+            return []
+        file.flush()
+        mapped = np.memmap(file, mode="r")
+    return [np.ndarray(shape, kind, mapped, start) for start, shape, kind in places]
 
 
 # --- images -> patches -> images -------------------------------------------------------------------------------------

@@ -23,52 +23,55 @@ RETINAS_PER_BLOCK = 16  # drawn retinas whose patches are shuffled
 PATCHES_PER_RETINA = 4  # so that drawing, 0.2 s of a core for a retina, takes little from training on few cores
 
 
-def cut_patch(images: tf.Tensor, place: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cut, turn and flip one patch of a fundus and of its OCT-A, as one.
+def training_image(pair: Pair, patch_size: int) -> np.ndarray:
+    """Fundus and OCT-A as training sees them: channels of one array, so that they are cut, flipped and turned as one.
+
+    Outside the field both are continued, as the fundus is in prediction: from black the network would learn that dark
+    retina is black.
+
+    Returns:
+        (height, width, 3 + octa channels), uint8; what is smaller than a patch is reflected out to it.
+    """
+    stacked = np.concatenate([pair.fundus, pair.octa], axis=-1)
+    return reflect_to_patch(continue_outside(stacked, pair.fov), (patch_size, patch_size))
+
+
+def turned_patch(pair: tf.Tensor, turns: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turn and flip one patch of a fundus and of its OCT-A, as one.
 
     Args:
-        images: (images, height, width, 3 + octa channels), uint8.
-        place: (5,), int: image, row, column, quarter turns (0 to 3), flip (0 or 1).
-        size: side of the patch in px.
+        pair: (size, size, 3 + octa channels), uint8.
+        turns: of a quarter, 0 to 3.
+        flip: 0 or 1.
 
     Returns:
         (size, size, 3) and (size, size, octa channels), float32 on [-1, 1].
     """
-    number, row, column, turns, flip = tf.unstack(place)
-    pair = images[number, row : row + size, column : column + size]  # (size, size, 3 + octa channels)
-    pair = tf.image.rot90(pair, turns)
-    pair = tf.cond(flip == 1, lambda: tf.reverse(pair, axis=[1]), lambda: pair)
-    pair = tf.ensure_shape(pair, (size, size, images.shape[-1]))
-    return preprocess_sample(pair[..., :FUNDUS_CHANNELS], pair[..., FUNDUS_CHANNELS:])
+    turned = tf.image.rot90(pair, turns)
+    turned = tf.cond(flip == 1, lambda: tf.reverse(turned, axis=[1]), lambda: turned)
+    turned = tf.ensure_shape(turned, pair.shape)
+    return preprocess_sample(turned[..., :FUNDUS_CHANNELS], turned[..., FUNDUS_CHANNELS:])
 
 
 class TrainingPatches:
-    """Training pairs in memory, and the batches that are cut from them.
-
-    Fundus and OCT-A are stacked as the channels of one array, so that they are cropped, flipped and rotated as one.
-    Outside the field both are continued, as the fundus is in prediction: from black the network would learn that dark
-    retina is black.
+    """Training images, and the batches of patches that are cut from them.
 
     Attributes:
         patches_per_epoch: as many as the study's grid at stride 1 gives, over all images.
         steps_per_epoch: batches per epoch; the last may be smaller.
     """
 
-    def __init__(self, pairs: Sequence[Pair], patch_size: int, batch_size: int, seed: int, augment: bool):
-        """Args: the pairs, any size; patch side in px; patches per batch; seed of the run; random crops or the grid."""
-        self.patch_size, self.batch_size, self.seed, self.augment = patch_size, batch_size, seed, augment
-        stacked = [
-            reflect_to_patch(
-                continue_outside(np.concatenate([pair.fundus, pair.octa], axis=-1), pair.fov), (patch_size, patch_size)
-            )
-            for pair in pairs
-        ]  # (height, width, 3 + octa channels) each
-        self.sizes = np.array([image.shape[:2] for image in stacked])  # (images, 2)
-        images = np.zeros((len(stacked), *self.sizes.max(axis=0), stacked[0].shape[-1]), dtype=np.uint8)
-        for image, plane in zip(stacked, images, strict=True):
-            plane[: image.shape[0], : image.shape[1]] = image  # the rest is never cut
-        with tf.device("CPU:0"):
-            self.images = tf.constant(images)  # (images, largest height, largest width, 3 + octa channels)
+    def __init__(self, images: Sequence[np.ndarray], patch_size: int, batch_size: int, seed: int, augment: bool):
+        """Args:
+        images: of `training_image`, any sizes.
+        patch_size: side of a patch in px.
+        batch_size: patches per batch.
+        seed: of the run.
+        augment: random crops, turned and flipped; else the study's grid.
+        """
+        self.images, self.patch_size, self.batch_size = images, patch_size, batch_size
+        self.seed, self.augment = seed, augment
+        self.sizes = np.array([image.shape[:2] for image in images])  # (images, 2)
         self.grid = self._grid()  # (patches, 3): image, row, column
         self.patches_per_epoch = len(self.grid)
         self.steps_per_epoch = ceil(self.patches_per_epoch / batch_size)
@@ -98,7 +101,14 @@ class TrainingPatches:
 
     def cut(self, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The patch (size, size, 3) of the fundus, [-1, 1], and that of the OCT-A, at a row (5,) of the plan."""
-        return cut_patch(self.images, place, self.patch_size)
+        size = self.patch_size
+        pair = tf.numpy_function(
+            lambda number, row, column: self.images[number][row : row + size, column : column + size],
+            [place[0], place[1], place[2]],
+            tf.uint8,
+            stateful=False,
+        )
+        return turned_patch(tf.ensure_shape(pair, (size, size, self.images[0].shape[-1])), place[3], place[4])
 
     def epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
         """The batches of one epoch: shuffled (the plan is), cut and augmented, batched."""
@@ -179,10 +189,14 @@ class DrawnPatches:
         """Single drawn patches without end, (input_image, target), from a global number on."""
         first_block, done = divmod(first, RETINAS_PER_BLOCK * PATCHES_PER_RETINA)
 
+        def cut(retinas: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            number, row, column, turns, flip = tf.unstack(place)
+            patch = retinas[number, row : row + self.patch_size, column : column + self.patch_size]
+            return turned_patch(tf.ensure_shape(patch, (self.patch_size, self.patch_size, self.channels)), turns, flip)
+
         def cut_block(block: tf.Tensor, retinas: tf.Tensor) -> tf.data.Dataset:
             plan = tf.ensure_shape(tf.numpy_function(self.plan, [block], tf.int32, stateful=False), (None, 5))
-            places = tf.data.Dataset.from_tensor_slices(plan)
-            return places.map(lambda place: cut_patch(retinas, place, self.patch_size))
+            return tf.data.Dataset.from_tensor_slices(plan).map(lambda place: cut(retinas, place))
 
         retinas = tf.data.Dataset.from_generator(
             lambda: self.draw(first_block * RETINAS_PER_BLOCK),

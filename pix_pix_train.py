@@ -78,12 +78,13 @@ from dataset_load_mod import (
     find_data_folder,
     find_dataset,
     held_out_full_field,
+    keep_images,
     load_data_cases,
     load_pairs,
     octa_to_grey,
     read_fundus,
 )
-from patch_batches import DrawnPatches, TrainingPatches
+from patch_batches import DrawnPatches, TrainingPatches, training_image
 from phantom_retina import DRAWN, SAMPLE_FOLDER, parse_subjects
 from pix_discriminator import Discriminator
 from pix_generator import Generator
@@ -366,7 +367,7 @@ def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:
 class RunData:
     """What a run reads."""
 
-    train: list[Pair]
+    train: list[np.ndarray]  # of `training_image`
     held_out: list[Pair]  # the validation cases
     full_field: np.ndarray | None  # whole photograph (height, width, 3), uint8, of the first held-out eye that has one
     digest: str  # of the training and validation images: the same data give the same
@@ -449,17 +450,24 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
     if chosen["validation"].empty:
         print("  NOTE: no validation pair, so no scores, no pictures and no best checkpoint; see --val-subjects")
 
-    train, held_out = (
-        load_pairs(chosen[split], settings.octa_channels, settings.fov_mask) for split in ("train", "validation")
-    )
     digest = 0
-    for pair in [*train, *held_out]:
-        for image in (pair.fundus, pair.octa):
-            digest = zlib.crc32(np.ascontiguousarray(image), zlib.crc32(repr(image.shape).encode(), digest))
+
+    def read(split: str) -> Iterator[Pair]:
+        nonlocal digest
+        for pair in load_pairs(chosen[split], settings.octa_channels, settings.fov_mask):
+            for image in (pair.fundus, pair.octa):
+                digest = zlib.crc32(np.ascontiguousarray(image), zlib.crc32(repr(image.shape).encode(), digest))
+            yield pair
+
+    cache = Path(settings.checkpoints) if settings.cache == "disk" else None
+    train = keep_images((training_image(pair, settings.patch_size) for pair in read("train")), cache)
+    held_out = keep_images(
+        (image for pair in read("validation") for image in (pair.fundus, pair.octa, pair.fov)), cache
+    )
     full_field = held_out_full_field(data_fold, cases)
     return RunData(
         train=train,
-        held_out=held_out,
+        held_out=[Pair(*held_out[first : first + 3]) for first in range(0, len(held_out), 3)],
         full_field=None if full_field is None else read_fundus(full_field),
         digest=f"{digest:08x}",
     )
@@ -805,11 +813,11 @@ def make_folders(settings: Settings, digest: str) -> None:
         raise
 
 
-def training_patches(pairs: list[Pair], settings: Settings) -> TrainingPatches | DrawnPatches:
+def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPatches | DrawnPatches:
     """The batches that the settings ask for: of real pairs, of sample retinas, or mixed."""
     real = None
     if settings.data != DRAWN:
-        real = TrainingPatches(pairs, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
+        real = TrainingPatches(images, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
         if not settings.mix:
             return real
     workers = min(max(1, (os.cpu_count() or 1) - 1), MAX_DRAWING)

@@ -59,6 +59,12 @@ class Settings:
         "since the fundus holds nothing to predict it from",
         flag="--no-fov-mask",
     )
+    cache: str = setting(
+        "memory",
+        "where decoded images are held: 0.6 MB a crop; disk: in a nameless file in --checkpoints, for data larger than "
+        "memory",
+        choices=("memory", "disk"),
+    )
     augment: bool = setting(
         True, "the published fixed grid of patches; else random crops, flips and right-angle turns", flag="--no-augment"
     )
@@ -181,7 +187,8 @@ SAMPLE_RUN = {"epochs": 3, "batch_size": 2, "warm_up": 0.75, "decay": 0.5}
 # With --init-from: few pairs at the full rate make a run forget what it has learned from many. The generator alone, for
 # on few pairs a discriminator teaches nothing that a step three times as fast does not.
 FINE_TUNING = {"epochs": 50, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "warm_up": 1.0, "decay": 0.5}
-CHANGEABLE = {"epochs", "keep", "data", "devices"}  # what a resumed run may be given anew; the data by its content
+# What a resumed run may be given anew; the data by its content.
+CHANGEABLE = {"epochs", "keep", "data", "devices", "cache"}
 
 
 def flag(name: str) -> str:

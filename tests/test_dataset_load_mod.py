@@ -1,5 +1,7 @@
 """From files to patches and back."""
 
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +169,34 @@ def test_pair_of_two_sizes_is_refused(root):
     Image.open(path).crop((0, 0, 80, 100)).save(path)
     cases, _ = dlm.load_data_cases(root)
     with pytest.raises(dlm.DataError, match=r"2_OS\.png and .*2_OS\.png are a pair of two sizes, 90 x 100 px and 80"):
-        dlm.load_pairs(cases, 1, True)
+        list(dlm.load_pairs(cases, 1, True))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_images_are_kept_as_they_are(random, tmp_path, on_disk):
+    sizes = ((5, 7, 4), (64, 3, 4), (1, 1, 1))
+    images = [random.integers(0, 256, size, dtype=np.uint8) for size in sizes] + [random.random((6, 5)) > 0.5]
+    kept = dlm.keep_images(iter(images), tmp_path / "cache" if on_disk else None)
+    assert dlm.keep_images(iter(()), tmp_path / "cache" if on_disk else None) == []
+    for image, copy in zip(images, kept, strict=True):
+        assert copy.dtype == image.dtype
+        assert np.array_equal(image, copy)
+        assert isinstance(copy.base, np.memmap) == on_disk
+    assert not on_disk or not list((tmp_path / "cache").iterdir())
+
+
+def test_images_that_find_no_room_are_one_error_with_the_folder(tmp_path):
+    """A file that may not grow stands for a full disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/cache'"):
+            dlm.keep_images((np.zeros((100, 100, 4), np.uint8) for _ in range(3)), tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list((tmp_path / "cache").iterdir())
 
 
 # --- field of view ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from dataset_load_mod import Pair, break_img_to_patches, reflect_to_patch
-from patch_batches import DRAWN_PER_EPOCH, PATCHES_PER_RETINA, RETINAS_PER_BLOCK, DrawnPatches, TrainingPatches
+from patch_batches import (
+    DRAWN_PER_EPOCH,
+    PATCHES_PER_RETINA,
+    RETINAS_PER_BLOCK,
+    DrawnPatches,
+    TrainingPatches,
+    training_image,
+)
 
 
 @pytest.fixture
@@ -19,12 +26,16 @@ def pairs(random):
     return [Pair(image, image[..., 1:2], np.ones(image.shape[:2], bool)) for image in fundus]
 
 
+def patches_of(pairs, batch_size, seed=0, augment=True, size=64):
+    return TrainingPatches([training_image(pair, size) for pair in pairs], size, batch_size, seed, augment)
+
+
 def epochs_of(patches, epochs, first_step=0):
     return [(fundus.numpy(), octa.numpy()) for fundus, octa in patches.batches(first_step, epochs)]
 
 
 def test_batches_are_float_and_cut_as_one(pairs):
-    patches = TrainingPatches(pairs, 64, 4, seed=0, augment=True)
+    patches = patches_of(pairs, 4)
     assert (patches.patches_per_epoch, patches.steps_per_epoch) == (3 * 2 + 1 * 2, 2)
     batches = epochs_of(patches, 2)
     assert [fundus.shape for fundus, _ in batches] == [(4, 64, 64, 3)] * 4
@@ -40,19 +51,19 @@ def test_training_sees_no_border_of_the_field(random):
     pair.fov[:, 80:] = False
     for image in (pair.fundus, pair.octa):
         image[~pair.fov] = 0
-    for fundus, octa in epochs_of(TrainingPatches([pair], 128, 1, seed=0, augment=True), 2):
+    for fundus, octa in epochs_of(patches_of([pair], 1, size=128), 2):
         assert fundus.min() > -0.6  # 60 / 127.5 - 1
         assert octa.min() > -0.6
 
 
 def test_last_batch_of_an_epoch_may_be_smaller(pairs):
-    patches = TrainingPatches(pairs, 64, 3, seed=0, augment=True)
+    patches = patches_of(pairs, 3)
     assert [len(fundus) for fundus, _ in epochs_of(patches, 2)] == [3, 3, 2, 3, 3, 2]
 
 
 def test_epochs_follow_from_the_seed_alone(pairs):
     def run(seed, first_step=0):
-        return epochs_of(TrainingPatches(pairs, 64, 3, seed, augment=True), 3, first_step)
+        return epochs_of(patches_of(pairs, 3, seed), 3, first_step)
 
     first, again, other = run(7), run(7), run(8)
     assert all(np.array_equal(one[0], two[0]) for one, two in zip(first, again, strict=True))
@@ -63,7 +74,7 @@ def test_epochs_follow_from_the_seed_alone(pairs):
 
 
 def test_without_augmentation_an_epoch_is_the_published_grid_shuffled(pairs):
-    patches = TrainingPatches(pairs, 64, 100, seed=0, augment=False)
+    patches = patches_of(pairs, 100, augment=False)
     (first, _), (second, _) = epochs_of(patches, 2)
     images = [reflect_to_patch(pair.fundus, (64, 64)) for pair in pairs]
     grid = np.concatenate([break_img_to_patches(image, patch_size=(64, 64))[0] for image in images])
@@ -80,7 +91,7 @@ def test_all_eight_positions_occur():
     corner = np.zeros((64, 64, 3), np.uint8)
     corner[0, 1] = 255  # one pixel tells the eight positions of a square apart
     pair = Pair(corner, corner[..., :1], np.ones((64, 64), bool))
-    patches = TrainingPatches([pair], 64, 1, seed=0, augment=True)
+    patches = patches_of([pair], 1)
     seen = {tuple(np.argwhere(octa[0, ..., 0] > 0)[0]) for _, octa in epochs_of(patches, 100)}
     assert seen == {(0, 1), (0, 62), (1, 0), (1, 63), (62, 0), (62, 63), (63, 1), (63, 62)}
 
@@ -127,7 +138,7 @@ def test_drawn_patches_go_on_anywhere():
 
 
 def test_drawn_patches_are_mixed_with_real_ones(pairs):
-    real = TrainingPatches(pairs, 64, 4, 3, augment=True)
+    real = patches_of(pairs, 4, seed=3)
     mixed = drawn_patches(batch_size=4, real=real, share=0.75)
     assert mixed.steps_per_epoch == real.patches_per_epoch
     batches = list(mixed.batches(0, 2))
@@ -141,5 +152,5 @@ def test_drawn_patches_are_mixed_with_real_ones(pairs):
 
 @pytest.mark.parametrize(("share", "drawn"), [(0.01, 1), (0.5, 2), (0.99, 3)])
 def test_mixed_batch_holds_both_kinds(pairs, share, drawn):
-    real = TrainingPatches(pairs, 64, 4, 3, augment=True)
+    real = patches_of(pairs, 4, seed=3)
     assert drawn_patches(batch_size=4, real=real, share=share).drawn_per_batch == drawn

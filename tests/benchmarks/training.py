@@ -176,7 +176,7 @@ def reading(crops: int) -> dict[str, float]:
         cases = cases[cases["split"] != "validation"]
         before = peak_gb()
         started = time.perf_counter()
-        pairs = data.load_pairs(cases, octa_channels=1, fov_mask=True)
+        pairs = list(data.load_pairs(cases, octa_channels=1, fov_mask=True))
         read, gb = time.perf_counter() - started, peak_gb() - before
     import pix_run  # noqa: F401  (keeps TensorFlow's messages away)
     from patch_batches import TrainingPatches
