@@ -13,6 +13,7 @@ Images stay uint8 on [0, 255] in memory and are decoded once per run; they becom
 """
 
 import argparse
+import mmap
 import re
 import struct
 import sys
@@ -294,7 +295,7 @@ def keep_images(images: Iterable[np.ndarray], folder: Path | None) -> list[np.nd
         OSError: the file cannot be written; the folder is named.
     """
     if folder is None:
-        return list(images)
+        return [in_own_pages(image) for image in images]
     places = []
     folder.mkdir(parents=True, exist_ok=True)
     with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
@@ -306,6 +307,13 @@ def keep_images(images: Iterable[np.ndarray], folder: Path | None) -> list[np.nd
         file.flush()
         mapped = np.memmap(file, mode="r")
     return [np.ndarray(shape, kind, mapped, start) for start, shape, kind in places]
+
+
+def in_own_pages(image: np.ndarray) -> np.ndarray:
+    """A copy outside the heap: in it, among all that reading takes and gives back, images take half as much again."""
+    copy = np.ndarray(image.shape, image.dtype, mmap.mmap(-1, image.nbytes))
+    copy[...] = image
+    return copy
 
 
 # --- images -> patches -> images -------------------------------------------------------------------------------------

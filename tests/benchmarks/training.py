@@ -1,22 +1,25 @@
 """Speed and memory of training, as tables in Markdown.
 
-    python tests/benchmarks/training.py step      # images a second of the compiled step, and its GFLOP/s
+    python tests/benchmarks/training.py step      # images a second of the compiled step; with PyTorch, if installed
     python tests/benchmarks/training.py epoch     # what an epoch costs beside its steps, also in the published way
     python tests/benchmarks/training.py start     # seconds to the first step, to --help, to read 362 pairs
-    python tests/benchmarks/training.py growth    # reading, a pass over the data, memory, for 5 to 2000 crops
+    python tests/benchmarks/training.py growth [--plot FILE]    # reading, a pass, memory, for 5 to 2000 crops
     python tests/benchmarks/training.py memory    # peak memory of training at batches of 1, 8, 32
 
-Each line is measured in a process of its own. Data are sample retinas, a few of them under many names.
+Each measure is taken in a process of its own, those that are compared in turns.
+Data are sample retinas, a few of them under many names.
 """
 
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -24,22 +27,35 @@ sys.path.insert(0, str(PROJECT))
 
 POLICIES = ("float32", "mixed_bfloat16")
 BATCHES = (1, 4, 8)
-SECONDS = 12  # at least, of timed steps
+SECONDS = 8  # at least, of timed steps
+ROUNDS = 2  # of what is compared; the mean is shown
 MATRIX = 4096  # side of the matrices whose product is the measure of what the machine can do
 EYES = 5  # drawn; the others are links to them
+CROPS = (5, 50, 500, 2000)
+CACHES = ("memory", "disk")
 
 
 # --- in a process of their own ---------------------------------------------------------------------------------------
 
 
-def step(policy: str, batch_size: int, octa_channels: int) -> dict[str, float]:
-    """Images a second and GFLOP/s of the step, and GFLOP/s of a large matrix product in its type, in turns."""
+def step(policy: str, batch_size: int, way: str) -> dict[str, float]:
+    """Images a second and GFLOP/s of the step, and GFLOP/s of a large matrix product in its type, in turns.
+
+    `published` has four OCT-A channels, and Keras' own norm layers and optimiser in place of the fused ones.
+    """
     import pix_pix_train as train
 
     # isort: split
+    import keras
     import numpy as np
     import tensorflow as tf
 
+    import pix_generator
+
+    octa_channels = 1
+    if way == "published":
+        octa_channels = 4
+        pix_generator.FusedBatchNorm, train.FusedAdam = keras.layers.BatchNormalization, keras.optimizers.Adam
     settings = train.Settings(precision=policy, batch_size=batch_size, octa_channels=octa_channels, name="x")
     networks = train.Pix2Pix(settings)
     random = np.random.default_rng(0)
@@ -72,6 +88,21 @@ def step(policy: str, batch_size: int, octa_channels: int) -> dict[str, float]:
         "product": 2 * MATRIX**3 / 1e9 / of_product,
         "gflop": gflop(octa_channels),
     }
+
+
+def pytorch(policy: str, batch_size: int) -> dict[str, float]:
+    """Images a second of the step in PyTorch."""
+    import numpy as np
+    from step_in_pytorch import new_step
+
+    work, steps = new_step(batch_size, policy == "mixed_bfloat16"), []
+    for _ in range(2):
+        work()
+    while sum(steps) < SECONDS:
+        started = time.perf_counter()
+        work()
+        steps.append(time.perf_counter() - started)
+    return {"images": batch_size / float(np.median(steps))}
 
 
 def gflop(octa_channels: int) -> float:
@@ -166,33 +197,35 @@ def first_step() -> dict[str, float]:
     return {"seconds": done[0]}
 
 
-def reading(crops: int) -> dict[str, float]:
-    """Seconds to read crops, and for a pass over their batches; GB at most, and of the decoded images alone."""
+def reading(crops: int, cache: str) -> dict[str, float]:
+    """Seconds to read crops, and for a pass over their batches; GB that each adds, and GB of the decoded images."""
     import dataset_load_mod as data
+    import pix_run  # noqa: F401  (keeps TensorFlow's messages away)
+    from patch_batches import TrainingPatches, training_image
 
     with tempfile.TemporaryDirectory() as folder:
         write_crops(Path(folder), crops)
         cases = data.load_data_cases(Path(folder) / "UT-FSOCTA-v1")[0]
         cases = cases[cases["split"] != "validation"]
-        before = peak_gb()
+        before = own_gb()
         started = time.perf_counter()
-        pairs = list(data.load_pairs(cases, octa_channels=1, fov_mask=True))
-        read, gb = time.perf_counter() - started, peak_gb() - before
-    import pix_run  # noqa: F401  (keeps TensorFlow's messages away)
-    from patch_batches import TrainingPatches
-
-    patches = TrainingPatches(pairs, 256, 4, seed=0, augment=True)
-    started = time.perf_counter()
+        pairs = data.load_pairs(cases, octa_channels=1, fov_mask=True)
+        kept = (training_image(pair, 256) for pair in pairs)
+        images = data.keep_images(kept, Path(folder) if cache == "disk" else None)
+        read, gb = time.perf_counter() - started, own_gb() - before
+    patches = TrainingPatches(images, 256, 4, seed=0, augment=True)
+    before, started = own_gb(), time.perf_counter()
     number = sum(1 for _ in patches.batches(0, 1))
-    decoded = sum(pair.fundus.nbytes + pair.octa.nbytes for pair in pairs) / 1e9
     seconds = time.perf_counter() - started
+    decoded = sum(image.nbytes for image in images) / 1e9
+    passed_gb = own_gb() - before
     return {
-        "crops": len(pairs),
+        "crops": len(images),
         "read": read,
         "read_gb": gb,
         "pass": seconds,
+        "pass_gb": passed_gb,
         "steps": number,
-        "gb": peak_gb(),
         "decoded": decoded,
     }
 
@@ -211,6 +244,12 @@ def memory(batch_size: int, policy: str) -> dict[str, float]:
     for _ in range(3):
         float(networks.train_step(*batch)["gen_total_loss"])
     return {"gb": peak_gb()}
+
+
+def own_gb() -> float:
+    """Memory that this process holds now, but for what it maps from files and the system can drop (Linux)."""
+    held = re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return sum(map(int, held)) * 1024 / 1e9
 
 
 def peak_gb() -> float:
@@ -247,20 +286,32 @@ def measured(what: str, *arguments: object) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table_of_steps() -> None:
-    """The step, in both precisions, against a matrix product and the published step (float32, four channels)."""
-    print("| precision | batch | images/s | GFLOP/s | of a matrix product | of the published step |")
-    print("|---|---|---|---|---|---|")
+def table_of_steps(_) -> None:
+    """The step, in both precisions, against a matrix product, the published step (float32) and PyTorch."""
+    print("| precision | batch | images/s | GFLOP/s | of a matrix product | of the published step | of PyTorch |")
+    print("|---|---|---|---|---|---|---|")
     for batch_size in BATCHES:
-        published = measured("step", "float32", batch_size, 4)
+        tasks = {"published": ("step", "float32", batch_size, "published")}
         for policy in POLICIES:
-            of = measured("step", policy, batch_size, 1)
-            ratios = f"{of['gflops'] / of['product']:.2f} | {of['images'] / published['images']:.2f}"
-            print(f"| {policy} | {batch_size} | {of['images']:.2f} | {of['gflops']:.0f} | {ratios} |", flush=True)
-    print(f"\n{of['gflop']:.0f} GFLOP an image; the matrix product (side {MATRIX}), last: {of['product']:.0f} GFLOP/s")
+            tasks[policy] = ("step", policy, batch_size, "ours")
+            if find_spec("torch"):
+                tasks[f"pytorch {policy}"] = ("pytorch", policy, batch_size)
+        rounds = [{name: measured(*task) for name, task in tasks.items()} for _ in range(ROUNDS)]
+
+        def mean(name: str, value: str, rounds: list[dict] = rounds) -> float:
+            return sum(one[name][value] for one in rounds) / ROUNDS
+
+        for policy in POLICIES:
+            images, gflops = mean(policy, "images"), mean(policy, "gflops")
+            pytorch = f"{images / mean(f'pytorch {policy}', 'images'):.2f}" if find_spec("torch") else ""
+            share, ratio = gflops / mean(policy, "product"), images / mean("published", "images")
+            line = f"| {policy} | {batch_size} | {images:.2f} | {gflops:.0f} | {share:.2f} | {ratio:.2f} | {pytorch} |"
+            print(line, flush=True)
+    gflop, product = rounds[0][policy]["gflop"], mean(policy, "product")
+    print(f"\n{gflop:.0f} GFLOP an image; the matrix product (side {MATRIX}), {policy}: {product:.0f} GFLOP/s")
 
 
-def table_of_epochs() -> None:
+def table_of_epochs(_) -> None:
     """An epoch of few and of many crops, ours and in the published way."""
     print("| training crops | way | seconds | beside the steps | of ours |\n|---|---|---|---|---|")
     for crops in (5, 100):
@@ -272,7 +323,7 @@ def table_of_epochs() -> None:
             print(f"| {crops} | {way} | {of['seconds']:.1f} | {beside:.1%} | {of['seconds'] / ours:.2f} |", flush=True)
 
 
-def table_of_starts() -> None:
+def table_of_starts(_) -> None:
     """What a user waits for."""
     print("| what | seconds |\n|---|---|")
     for program in ("pix_pix_train.py", "pix_pix_gen.py", "pix_pix_eval.py", "dataset_load_mod.py"):
@@ -284,22 +335,47 @@ def table_of_starts() -> None:
     subprocess.run(importing, cwd=PROJECT, check=True, stderr=subprocess.DEVNULL)
     importing_seconds = time.perf_counter() - started
     print(f"| first training step | {importing_seconds + measured('first_step')['seconds']:.1f} |")
-    of = measured("reading", 362)
+    of = measured("reading", 362, "memory")
     print(f"| {of['crops']} pairs read ({of['read_gb']:.2f} GB) | {of['read']:.1f} |")
 
 
-def table_of_growth() -> None:
+def table_of_growth(plot: Path | None) -> None:
     """Reading and passing over more and more crops."""
-    print("| crops | read, s | a pass over the batches, s | peak, GB | decoded images, GB |\n|---|---|---|---|---|")
-    for crops in (5, 50, 500, 2000):
-        of = measured("reading", crops)
-        print(
-            f"| {of['crops']} | {of['read']:.2f} | {of['pass']:.2f} | {of['gb']:.2f} | {of['decoded']:.2f} |",
-            flush=True,
-        )
+    print("| crops | decoded images, GB | --cache | read, s | a pass over the batches, s | memory held, GB |")
+    print("|---|---|---|---|---|---|")
+    rows = []
+    for crops in CROPS:
+        for cache in CACHES:
+            of = measured("reading", crops, cache) | {"cache": cache}
+            of["held"] = of["read_gb"] + of["pass_gb"]
+            rows.append(of)
+            seconds = f"{of['read']:.2f} | {of['pass']:.2f}"
+            print(f"| {of['crops']} | {of['decoded']:.3f} | {cache} | {seconds} | {of['held']:.2f} |", flush=True)
+    if plot is not None:
+        plot_growth(rows, plot)
 
 
-def table_of_memory() -> None:
+def plot_growth(rows: list[dict], path: Path) -> None:
+    """Time and memory against the number of crops."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3.6), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    for cache, marker in zip(CACHES, "os", strict=True):
+        of = [row for row in rows if row["cache"] == cache]
+        crops = [row["crops"] for row in of]
+        time_axes.plot(crops, [row["read"] for row in of], f"C0{marker}-", label=f"read, {cache}")
+        time_axes.plot(crops, [row["pass"] for row in of], f"C1{marker}-", label=f"a pass, {cache}")
+        memory_axes.plot(crops, [row["held"] for row in of], f"C2{marker}-", label=f"held, {cache}")
+    memory_axes.plot(crops, [row["decoded"] for row in of], "k:", label="decoded images")
+    time_axes.plot(crops, [of[-1]["pass"] * number / crops[-1] for number in crops], "k:", label="in proportion")
+    for axes, unit in ((time_axes, "seconds"), (memory_axes, "GB")):
+        axes.set(xscale="log", yscale="log" if unit == "seconds" else "linear", xlabel="crops", ylabel=unit)
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def table_of_memory(_) -> None:
     """Peak memory at several batches."""
     print("| precision | batch | peak, GB |\n|---|---|---|")
     for policy in POLICIES:
@@ -307,7 +383,14 @@ def table_of_memory() -> None:
             print(f"| {policy} | {batch_size} | {measured('memory', batch_size, policy)['gb']:.1f} |", flush=True)
 
 
-MEASURES = {"step": step, "epoch": epoch, "first_step": first_step, "reading": reading, "memory": memory}
+MEASURES = {
+    "step": step,
+    "pytorch": pytorch,
+    "epoch": epoch,
+    "first_step": first_step,
+    "reading": reading,
+    "memory": memory,
+}
 TABLES = {
     "step": table_of_steps,
     "epoch": table_of_epochs,
@@ -325,7 +408,9 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=TABLES)
-    TABLES[parser.parse_args().what]()
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="of growth")
+    options = parser.parse_args()
+    TABLES[options.what](options.plot)
 
 
 if __name__ == "__main__":
