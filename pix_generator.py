@@ -50,7 +50,7 @@ def upsample(filters: int, size: int, apply_dropout: bool = False, upsampling: s
         block.add(layer)
     block.add(batch_norm())
     if apply_dropout:
-        block.add(keras.layers.Dropout(0.5))
+        block.add(Dropout(0.5))
     block.add(keras.layers.ReLU())
     return block
 
@@ -168,6 +168,18 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
             self.moving_mean.assign(mean + share * (batch_mean - mean))
             self.moving_variance.assign(variance + share * (batch_variance - variance))
         return outputs
+
+
+class Dropout(keras.layers.Dropout):
+    """Keras' dropout, but each device has masks of its own: Keras draws the same on all."""
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Set a share `rate` of the inputs to 0, and scale up the others; in training alone."""
+        if not training or not self.rate:
+            return inputs
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        seed += [tf.distribute.get_replica_context().replica_id_in_sync_group, 0]
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed)
 
 
 def batch_norm() -> keras.layers.Layer:

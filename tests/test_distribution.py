@@ -33,12 +33,19 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pix_pix_train
+import tensorflow as tf
+from pix_generator import Dropout
 from test_distribution import SETTINGS, eleven_steps
 
 settings = replace(SETTINGS, devices=2)
 strategy = pix_pix_train.share_the_work(settings)
 assert strategy.num_replicas_in_sync == 2
 folder = Path(sys.argv[1])
+with strategy.scope():
+    dropout = Dropout(0.5)
+masks = strategy.experimental_local_results(strategy.run(lambda: dropout(tf.ones((1, 100)), training=True)))
+assert {value for mask in masks for value in mask[0].numpy()} == {0, 2}
+assert 20 < (masks[0] != masks[1]).numpy().sum() < 80
 np.save(folder / "two.npy", eleven_steps(settings, strategy, folder, "two", "one"))
 """
 

@@ -105,28 +105,81 @@ def pytorch(policy: str, batch_size: int) -> dict[str, float]:
     return {"images": batch_size / float(np.median(steps))}
 
 
-def gflop(octa_channels: int) -> float:
-    """Arithmetic of a step for one 256 px patch, in GFLOP: that of the convolutions, which is all but all.
+def convolutions(octa_channels: int) -> list[tuple]:
+    """The convolutions of a step as (layer, times forward, times to its input, times to its weights).
 
-    Each convolution is as much work forward, backward to its input, and backward to its weights. The generator does
-    each once, but its first layer has no gradient to its input. The discriminator judges two images: twice forward and
-    to the weights; to the input twice for its own loss (but for the first layer) and once for the generator's.
+    The generator does each once, but its first layer has no gradient to its input. The discriminator judges two
+    images: twice forward and to the weights; to the input twice for its own loss (but for the first layer) and once for
+    the generator's.
     """
     import keras
-    import numpy as np
 
     from pix_discriminator import Discriminator
     from pix_generator import Generator
     from pix_pix_gen import layers_of
 
-    def work(layer: keras.layers.Layer) -> float:
-        pixels = layer.input if isinstance(layer, keras.layers.Conv2DTranspose) else layer.output
-        return 2 * pixels.shape[1] * pixels.shape[2] * int(np.prod(layer.kernel.shape)) / 1e9
-
     patch, kinds = (256, 256), (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
-    generator = [work(layer) for layer in layers_of(Generator(3, patch, octa_channels), kinds)]
-    discriminator = [work(layer) for layer in layers_of(Discriminator(3, octa_channels, patch), kinds)]
-    return 3 * sum(generator) - generator[0] + 7 * sum(discriminator) - 2 * discriminator[0]
+    generator = list(layers_of(Generator(3, patch, octa_channels), kinds))
+    discriminator = list(layers_of(Discriminator(3, octa_channels, patch), kinds))
+    return [
+        *((layer, 1, int(layer is not generator[0]), 1) for layer in generator),
+        *((layer, 2, 1 if layer is discriminator[0] else 3, 2) for layer in discriminator),
+    ]
+
+
+def gflop(octa_channels: int) -> float:
+    """Arithmetic of a step for one 256 px patch, in GFLOP: that of the convolutions, which is all but all.
+
+    Each convolution is as much work forward, backward to its input, and backward to its weights.
+    """
+    import keras
+    import numpy as np
+
+    total = 0.0
+    for layer, *times in convolutions(octa_channels):
+        pixels = layer.input if isinstance(layer, keras.layers.Conv2DTranspose) else layer.output
+        total += sum(times) * 2 * pixels.shape[1] * pixels.shape[2] * int(np.prod(layer.kernel.shape)) / 1e9
+    return total
+
+
+def bare(policy: str, batch_size: int) -> dict[str, float]:
+    """Images a second if a step were its convolutions and nothing else, each timed by itself."""
+    import pix_run  # noqa: F401  (keeps TensorFlow's messages away)
+
+    # isort: split
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    keras.config.set_dtype_policy(policy)
+    total = 0.0
+    for layer, *times in convolutions(octa_channels=1):
+        shapes = [(batch_size, *tensor.shape[1:]) for tensor in (layer.input, layer.output)]
+        x, upstream = (tf.cast(tf.random.normal(shape), layer.compute_dtype) for shape in shapes)
+
+        def forward(layer=layer, x=x):
+            return layer(x)
+
+        def to_input(layer=layer, x=x, upstream=upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x)
+            return tape.gradient(y, x, upstream)
+
+        def to_weights(layer=layer, x=x, upstream=upstream):
+            with tf.GradientTape() as tape:
+                y = layer(x)
+            return tape.gradient(y, layer.kernel.value, upstream)
+
+        for work, number in zip((forward, to_input, to_weights), times, strict=True):
+            kernel = tf.function(lambda work=work: tf.reshape(work(), [-1])[0])  # the forward part is not needed
+            seconds = []
+            for _ in range(6):
+                started = time.perf_counter()
+                float(kernel())
+                seconds.append(time.perf_counter() - started)
+            total += number * float(np.median(seconds[1:]))
+    return {"images": batch_size / total}
 
 
 def epoch(crops: int, way: str) -> dict[str, float]:
@@ -288,12 +341,13 @@ def measured(what: str, *arguments: object) -> dict[str, float]:
 
 def table_of_steps(_) -> None:
     """The step, in both precisions, against a matrix product, the published step (float32) and PyTorch."""
-    print("| precision | batch | images/s | GFLOP/s | of a matrix product | of the published step | of PyTorch |")
-    print("|---|---|---|---|---|---|---|")
+    print("| precision | batch | images/s | GFLOP/s | of a matrix product | of its convolutions | ", end="")
+    print("of the published step | of PyTorch |\n|---|---|---|---|---|---|---|---|")
     for batch_size in BATCHES:
         tasks = {"published": ("step", "float32", batch_size, "published")}
         for policy in POLICIES:
             tasks[policy] = ("step", policy, batch_size, "ours")
+            tasks[f"bare {policy}"] = ("bare", policy, batch_size)
             if find_spec("torch"):
                 tasks[f"pytorch {policy}"] = ("pytorch", policy, batch_size)
         rounds = [{name: measured(*task) for name, task in tasks.items()} for _ in range(ROUNDS)]
@@ -304,9 +358,13 @@ def table_of_steps(_) -> None:
         for policy in POLICIES:
             images, gflops = mean(policy, "images"), mean(policy, "gflops")
             pytorch = f"{images / mean(f'pytorch {policy}', 'images'):.2f}" if find_spec("torch") else ""
-            share, ratio = gflops / mean(policy, "product"), images / mean("published", "images")
-            line = f"| {policy} | {batch_size} | {images:.2f} | {gflops:.0f} | {share:.2f} | {ratio:.2f} | {pytorch} |"
-            print(line, flush=True)
+            ratios = (
+                gflops / mean(policy, "product"),
+                images / mean(f"bare {policy}", "images"),
+                images / mean("published", "images"),
+            )
+            line = f"| {policy} | {batch_size} | {images:.2f} | {gflops:.0f}"
+            print(line, *(f"{ratio:.2f}" for ratio in ratios), f"{pytorch} |", sep=" | ", flush=True)
     gflop, product = rounds[0][policy]["gflop"], mean(policy, "product")
     print(f"\n{gflop:.0f} GFLOP an image; the matrix product (side {MATRIX}), {policy}: {product:.0f} GFLOP/s")
 
@@ -361,16 +419,17 @@ def plot_growth(rows: list[dict], path: Path) -> None:
 
     figure = Figure((9, 3.6), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
-    for cache, marker in zip(CACHES, "os", strict=True):
+    for cache, style in zip(CACHES, ("o-", "s--"), strict=True):
         of = [row for row in rows if row["cache"] == cache]
         crops = [row["crops"] for row in of]
-        time_axes.plot(crops, [row["read"] for row in of], f"C0{marker}-", label=f"read, {cache}")
-        time_axes.plot(crops, [row["pass"] for row in of], f"C1{marker}-", label=f"a pass, {cache}")
-        memory_axes.plot(crops, [row["held"] for row in of], f"C2{marker}-", label=f"held, {cache}")
+        time_axes.plot(crops, [row["read"] for row in of], f"C0{style}", label=f"read, {cache}")
+        time_axes.plot(crops, [row["pass"] for row in of], f"C1{style}", label=f"a pass, {cache}")
+        memory_axes.plot(crops, [row["held"] for row in of], f"C2{style}", label=f"held, {cache}")
     memory_axes.plot(crops, [row["decoded"] for row in of], "k:", label="decoded images")
     time_axes.plot(crops, [of[-1]["pass"] * number / crops[-1] for number in crops], "k:", label="in proportion")
-    for axes, unit in ((time_axes, "seconds"), (memory_axes, "GB")):
-        axes.set(xscale="log", yscale="log" if unit == "seconds" else "linear", xlabel="crops", ylabel=unit)
+    time_axes.set(xscale="log", yscale="log", xlabel="crops", ylabel="seconds")
+    memory_axes.set(xlabel="crops", ylabel="GB")
+    for axes in (time_axes, memory_axes):
         axes.legend()
     figure.savefig(path, dpi=100)
 
@@ -385,6 +444,7 @@ def table_of_memory(_) -> None:
 
 MEASURES = {
     "step": step,
+    "bare": bare,
     "pytorch": pytorch,
     "epoch": epoch,
     "first_step": first_step,
