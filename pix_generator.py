@@ -137,6 +137,7 @@ def Generator(
     return keras.Model(inputs=inputs, outputs=x, name="generator")
 
 
+@keras.saving.register_keras_serializable("pix_generator")
 class FusedBatchNorm(keras.layers.BatchNormalization):
     """Keras' norm layer, computed by TensorFlow's fused kernel: Keras 3 makes a dozen passes over the images instead.
 
@@ -170,6 +171,7 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
         return outputs
 
 
+@keras.saving.register_keras_serializable("pix_generator")
 class Dropout(keras.layers.Dropout):
     """Keras' dropout, but each device has masks of its own: Keras draws the same on all."""
 

@@ -312,6 +312,8 @@ def export(generator: keras.Model, folder: Path) -> None:
     def for_one_image(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
             return keras.layers.GroupNormalization(groups=-1, epsilon=layer.epsilon, name=layer.name)
+        if isinstance(layer, keras.layers.Dropout):
+            return keras.layers.Dropout(layer.rate, name=layer.name)
         return type(layer).from_config(layer.get_config())
 
     model = keras.models.clone_model(generator, clone_function=for_one_image, recursive=True)
