@@ -1,6 +1,7 @@
 """Speed and memory of training, as tables in Markdown.
 
     python tests/benchmarks/training.py step      # images a second of the compiled step; with PyTorch, if installed
+    python tests/benchmarks/training.py convolutions    # each convolution's speed, as a share of a matrix product's
     python tests/benchmarks/training.py epoch     # what an epoch costs beside its steps, also in the published way
     python tests/benchmarks/training.py start     # seconds to the first step, to --help, to read 362 pairs
     python tests/benchmarks/training.py growth [--plot FILE]    # reading, a pass, memory, for 5 to 2000 crops
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +32,7 @@ BATCHES = (1, 4, 8)
 SECONDS = 8  # at least, of timed steps
 ROUNDS = 2  # of what is compared; the mean is shown
 MATRIX = 4096  # side of the matrices whose product is the measure of what the machine can do
+PRODUCT_GFLOP = 2 * MATRIX**3 / 1e9
 EYES = 5  # drawn; the others are links to them
 CROPS = (5, 50, 500, 2000)
 CACHES = ("memory", "disk")
@@ -63,9 +66,7 @@ def step(policy: str, batch_size: int, way: str) -> dict[str, float]:
         tf.constant(random.uniform(-1, 1, (batch_size, 256, 256, channels)), tf.float32)
         for channels in (3, octa_channels)
     ]
-    kind = tf.bfloat16 if policy == "mixed_bfloat16" else tf.float32
-    one, other = (tf.cast(tf.random.normal((MATRIX, MATRIX)), kind) for _ in range(2))
-    product = tf.function(lambda: tf.reduce_sum(tf.cast(one @ other, tf.float32)))
+    product = matrix_product(policy)
 
     def timed(work) -> float:
         started = time.perf_counter()
@@ -85,7 +86,7 @@ def step(policy: str, batch_size: int, way: str) -> dict[str, float]:
     return {
         "images": batch_size / seconds,
         "gflops": batch_size * gflop(octa_channels) / seconds,
-        "product": 2 * MATRIX**3 / 1e9 / of_product,
+        "product": PRODUCT_GFLOP / of_product,
         "gflop": gflop(octa_channels),
     }
 
@@ -103,6 +104,27 @@ def pytorch(policy: str, batch_size: int) -> dict[str, float]:
         work()
         steps.append(time.perf_counter() - started)
     return {"images": batch_size / float(np.median(steps))}
+
+
+def matrix_product(policy: str) -> Callable[[], object]:
+    """A large matrix product, to call again and again."""
+    import tensorflow as tf
+
+    kind = tf.bfloat16 if policy == "mixed_bfloat16" else tf.float32
+    one, other = (tf.cast(tf.random.normal((MATRIX, MATRIX)), kind) for _ in range(2))
+    return tf.function(lambda: tf.reduce_sum(tf.cast(one @ other, tf.float32)))
+
+
+def median_seconds(work: Callable[[], object]) -> float:
+    """Of five calls after one."""
+    import numpy as np
+
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        float(work())
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds[1:]))
 
 
 def convolutions(octa_channels: int) -> list[tuple]:
@@ -132,27 +154,28 @@ def gflop(octa_channels: int) -> float:
 
     Each convolution is as much work forward, backward to its input, and backward to its weights.
     """
+    return sum(sum(times) * layer_gflop(layer) for layer, *times in convolutions(octa_channels))
+
+
+def layer_gflop(layer) -> float:
+    """Arithmetic of a convolution, one way, for one image, in GFLOP."""
     import keras
     import numpy as np
 
-    total = 0.0
-    for layer, *times in convolutions(octa_channels):
-        pixels = layer.input if isinstance(layer, keras.layers.Conv2DTranspose) else layer.output
-        total += sum(times) * 2 * pixels.shape[1] * pixels.shape[2] * int(np.prod(layer.kernel.shape)) / 1e9
-    return total
+    pixels = layer.input if isinstance(layer, keras.layers.Conv2DTranspose) else layer.output
+    return 2 * pixels.shape[1] * pixels.shape[2] * int(np.prod(layer.kernel.shape)) / 1e9
 
 
-def bare(policy: str, batch_size: int) -> dict[str, float]:
-    """Images a second if a step were its convolutions and nothing else, each timed by itself."""
+def bare(policy: str, batch_size: int) -> dict:
+    """Images a second if a step were its convolutions and nothing else, each timed by itself; and GFLOP/s of each."""
     import pix_run  # noqa: F401  (keeps TensorFlow's messages away)
 
     # isort: split
     import keras
-    import numpy as np
     import tensorflow as tf
 
     keras.config.set_dtype_policy(policy)
-    total = 0.0
+    total, layers = 0.0, []
     for layer, *times in convolutions(octa_channels=1):
         shapes = [(batch_size, *tensor.shape[1:]) for tensor in (layer.input, layer.output)]
         x, upstream = (tf.cast(tf.random.normal(shape), layer.compute_dtype) for shape in shapes)
@@ -171,15 +194,17 @@ def bare(policy: str, batch_size: int) -> dict[str, float]:
                 y = layer(x)
             return tape.gradient(y, layer.kernel.value, upstream)
 
+        rates = []
         for work, number in zip((forward, to_input, to_weights), times, strict=True):
-            kernel = tf.function(lambda work=work: tf.reshape(work(), [-1])[0])  # the forward part is not needed
-            seconds = []
-            for _ in range(6):
-                started = time.perf_counter()
-                float(kernel())
-                seconds.append(time.perf_counter() - started)
-            total += number * float(np.median(seconds[1:]))
-    return {"images": batch_size / total}
+            # A gradient does without the forward part, which is left out of the graph.
+            seconds = median_seconds(tf.function(lambda work=work: tf.reshape(work(), [-1])[0]))
+            total += number * seconds
+            rates.append(batch_size * layer_gflop(layer) / seconds)
+        sizes = [f"{tensor.shape[1]} x {tensor.shape[2]} x {tensor.shape[3]}" for tensor in (layer.input, layer.output)]
+        share = sum(times) * layer_gflop(layer) / gflop(octa_channels=1)
+        layers.append({"sizes": " to ".join(sizes), "share": share, "rates": rates})
+    product = PRODUCT_GFLOP / median_seconds(matrix_product(policy))
+    return {"images": batch_size / total, "layers": layers, "product": product}
 
 
 def epoch(crops: int, way: str) -> dict[str, float]:
@@ -369,6 +394,17 @@ def table_of_steps(_) -> None:
     print(f"\n{gflop:.0f} GFLOP an image; the matrix product (side {MATRIX}), {policy}: {product:.0f} GFLOP/s")
 
 
+def table_of_convolutions(_) -> None:
+    """Each convolution's speed, against the matrix product's."""
+    for policy in POLICIES:
+        of = measured("bare", policy, 4)
+        print(f"\n| {policy}, batch 4: px and channels | of the step's arithmetic | forward | to input | to weights |")
+        print("|---|---|---|---|---|")
+        for layer in of["layers"]:
+            rates = " | ".join(f"{rate / of['product']:.2f}" for rate in layer["rates"])
+            print(f"| {layer['sizes']} | {layer['share']:.1%} | {rates} |", flush=True)
+
+
 def table_of_epochs(_) -> None:
     """An epoch of few and of many crops, ours and in the published way."""
     print("| training crops | way | seconds | beside the steps | of ours |\n|---|---|---|---|---|")
@@ -453,6 +489,7 @@ MEASURES = {
 }
 TABLES = {
     "step": table_of_steps,
+    "convolutions": table_of_convolutions,
     "epoch": table_of_epochs,
     "start": table_of_starts,
     "growth": table_of_growth,
