@@ -724,8 +724,9 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
     networks = Pix2Pix(settings, strategy)
     if not resume:
         initialise(networks, settings)
+    chief = is_chief(strategy)
     with ExitStack() as held:
-        if not is_chief(strategy):
+        if not chief:
             print("Another process writes logs and checkpoints")
         else:
             settings = settings if resume else claim_folders(settings, data.digest)
@@ -735,7 +736,7 @@ def train(settings: Settings, resume: bool = False, data_digest: str | None = No
         if resume:
             take_up(networks, state, settings)
         log = None
-        if is_chief(strategy):
+        if chief:
             state.remove_unfinished()
             write_run(state.folder, settings, data.digest)
             log = RunLog(log_folder(settings), int(state.step))

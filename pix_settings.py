@@ -106,7 +106,7 @@ class Settings:
     devices: int = setting(
         0,
         "GPUs to share each batch among, or, without a GPU, parts of the CPU, to try it; 0: all GPUs, else the CPU; "
-        "without influence on what is learned",
+        "but for the masks of dropout without influence on what is learned",
         metavar="N",
     )
     seed: int = setting(0, "of weights, crops, shuffling and dropout: one seed, one result", metavar="N")

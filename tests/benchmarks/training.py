@@ -68,11 +68,6 @@ def step(policy: str, batch_size: int, way: str) -> dict[str, float]:
     ]
     product = matrix_product(policy)
 
-    def timed(work) -> float:
-        started = time.perf_counter()
-        float(work())
-        return time.perf_counter() - started
-
     def train_step():
         return networks.train_step(*batch)["gen_total_loss"]
 
@@ -82,12 +77,12 @@ def step(policy: str, batch_size: int, way: str) -> dict[str, float]:
     while sum(steps) < SECONDS:
         steps.append(timed(train_step))
         products.append(timed(product))
-    seconds, of_product = float(np.median(steps)), float(np.median(products))
+    images, arithmetic = batch_size / float(np.median(steps)), gflop(convolutions(octa_channels))
     return {
-        "images": batch_size / seconds,
-        "gflops": batch_size * gflop(octa_channels) / seconds,
-        "product": PRODUCT_GFLOP / of_product,
-        "gflop": gflop(octa_channels),
+        "images": images,
+        "gflops": images * arithmetic,
+        "product": PRODUCT_GFLOP / float(np.median(products)),
+        "gflop": arithmetic,
     }
 
 
@@ -100,9 +95,7 @@ def pytorch(policy: str, batch_size: int) -> dict[str, float]:
     for _ in range(2):
         work()
     while sum(steps) < SECONDS:
-        started = time.perf_counter()
-        work()
-        steps.append(time.perf_counter() - started)
+        steps.append(timed(work))
     return {"images": batch_size / float(np.median(steps))}
 
 
@@ -115,16 +108,18 @@ def matrix_product(policy: str) -> Callable[[], object]:
     return tf.function(lambda: tf.reduce_sum(tf.cast(one @ other, tf.float32)))
 
 
+def timed(work: Callable[[], object]) -> float:
+    """Seconds until a scalar result is there."""
+    started = time.perf_counter()
+    float(work())
+    return time.perf_counter() - started
+
+
 def median_seconds(work: Callable[[], object]) -> float:
     """Of five calls after one."""
     import numpy as np
 
-    seconds = []
-    for _ in range(6):
-        started = time.perf_counter()
-        float(work())
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds[1:]))
+    return float(np.median([timed(work) for _ in range(6)][1:]))
 
 
 def convolutions(octa_channels: int) -> list[tuple]:
@@ -149,12 +144,12 @@ def convolutions(octa_channels: int) -> list[tuple]:
     ]
 
 
-def gflop(octa_channels: int) -> float:
-    """Arithmetic of a step for one 256 px patch, in GFLOP: that of the convolutions, which is all but all.
+def gflop(convolutions: list[tuple]) -> float:
+    """Arithmetic of a step for one 256 px patch, in GFLOP: that of its `convolutions`, which is all but all.
 
     Each convolution is as much work forward, backward to its input, and backward to its weights.
     """
-    return sum(sum(times) * layer_gflop(layer) for layer, *times in convolutions(octa_channels))
+    return sum(sum(times) * layer_gflop(layer) for layer, *times in convolutions)
 
 
 def layer_gflop(layer) -> float:
@@ -175,8 +170,8 @@ def bare(policy: str, batch_size: int) -> dict:
     import tensorflow as tf
 
     keras.config.set_dtype_policy(policy)
-    total, layers = 0.0, []
-    for layer, *times in convolutions(octa_channels=1):
+    total, layers, of_step = 0.0, [], convolutions(octa_channels=1)
+    for layer, *times in of_step:
         shapes = [(batch_size, *tensor.shape[1:]) for tensor in (layer.input, layer.output)]
         x, upstream = (tf.cast(tf.random.normal(shape), layer.compute_dtype) for shape in shapes)
 
@@ -201,7 +196,7 @@ def bare(policy: str, batch_size: int) -> dict:
             total += number * seconds
             rates.append(batch_size * layer_gflop(layer) / seconds)
         sizes = [f"{tensor.shape[1]} x {tensor.shape[2]} x {tensor.shape[3]}" for tensor in (layer.input, layer.output)]
-        share = sum(times) * layer_gflop(layer) / gflop(octa_channels=1)
+        share = sum(times) * layer_gflop(layer) / gflop(of_step)
         layers.append({"sizes": " to ".join(sizes), "share": share, "rates": rates})
     product = PRODUCT_GFLOP / median_seconds(matrix_product(policy))
     return {"images": batch_size / total, "layers": layers, "product": product}
@@ -210,7 +205,7 @@ def bare(policy: str, batch_size: int) -> dict:
 def epoch(crops: int, way: str) -> dict[str, float]:
     """Seconds of a second epoch at batch 4, and how many of them are steps.
 
-    `published` traces the step anew and predicts a whole photograph by patches in each epoch, on top of what we do.
+    `published` traces the step anew and predicts a crop by patches in each epoch, on top of what we do.
     """
     import pix_pix_train as train
 
@@ -257,7 +252,7 @@ def epoch(crops: int, way: str) -> dict[str, float]:
 
 
 def first_step() -> dict[str, float]:
-    """Seconds of training to the end of the first step, from the moment that this process was asked for."""
+    """Seconds of training to the end of the first step, without the import of the modules."""
     import pix_pix_train as train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -293,7 +288,8 @@ def reading(crops: int, cache: str) -> dict[str, float]:
         read, gb = time.perf_counter() - started, own_gb() - before
     patches = TrainingPatches(images, 256, 4, seed=0, augment=True)
     before, started = own_gb(), time.perf_counter()
-    number = sum(1 for _ in patches.batches(0, 1))
+    for _ in patches.batches(0, 1):
+        pass
     seconds = time.perf_counter() - started
     decoded = sum(image.nbytes for image in images) / 1e9
     passed_gb = own_gb() - before
@@ -303,7 +299,6 @@ def reading(crops: int, cache: str) -> dict[str, float]:
         "read_gb": gb,
         "pass": seconds,
         "pass_gb": passed_gb,
-        "steps": number,
         "decoded": decoded,
     }
 
