@@ -1,0 +1,136 @@
+"""What all programs share: command lines, errors in one line, files that are written atomically.
+
+A leaf: it imports nothing of ours, and nothing that takes long to load.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+QUIET = "3"  # TensorFlow's log level that hides all but fatal errors
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the message is one line that names the file or option and says what to do."""
+
+
+class OptionError(UserError):
+    """Invalid options or inputs."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but an error is one line, options cannot be abbreviated, and the description keeps its line breaks."""
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**{"allow_abbrev": False} | options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+
+
+def flag(name: str) -> str:
+    """The command line's name of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def one_line(message: object) -> str:
+    """A message in one line: names of files may contain line breaks."""
+    return " ".join(str(message).split())
+
+
+def report_error(program: str, error: object) -> None:
+    """Print an error as every program does: one line on standard error."""
+    print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+
+
+def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
+    """Do a program's work and return its exit status.
+
+    Args:
+        program: its file name.
+        work: returns the exit status.
+        if_stopped: what to tell the user after Ctrl-C.
+
+    Returns:
+        What `work` returns; 2, with one line on standard error, for an error that the user can mend; 130 after Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that partial files are removed
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with progress bars
+    warnings.filterwarnings("ignore", module="PIL")  # what matters is raised as an error
+    try:
+        return work()
+    except (UserError, OSError) as error:
+        report_error(program, error)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{program}: {if_stopped}", file=sys.stderr)
+        return 130
+
+
+def progress_bar(items: Iterable | None = None, **options) -> tqdm:
+    """A tqdm bar that is redrawn rarely where it goes to a log file."""
+    return tqdm(items, mininterval=0.5 if sys.stderr.isatty() else 30, **options)  # s
+
+
+# --- TensorFlow's messages -------------------------------------------------------------------------------------------
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and Keras without their start-up messages; call it before anything else imports them."""
+    with without_messages():
+        importlib.import_module("keras")
+
+
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """Hide what TensorFlow writes when it starts, unless TF_CPP_MIN_LOG_LEVEL is set. Errors are still raised.
+
+    It writes some messages to the file descriptor before it reads that variable, so the descriptor is redirected.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
+        yield
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Where to write a file so that it appears complete, or not at all. Errors of the disk name the file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_name(path: Path) -> Iterator[None]:
+    """Let errors of the disk that name no file name this one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(error.filename or path)) from error

@@ -1,0 +1,41 @@
+"""Facts about UT-FSOCTA, the study's data set, and how its files are named. A leaf: it imports nothing of ours.
+
+Sources: the Zenodo record, doi 10.5281/zenodo.6476639, and Coronado et al., Sci Rep 2023;13:15325.
+"""
+
+import re
+
+DATASET_NAME = "UT-FSOCTA-v1"
+REGIONS = ("disc", "macula")
+EYES = ("OD", "OS")  # right, left
+PUBLISHED_SUBJECTS = {"train": "1-25", "validation": "26-30", "test": "31-112"}
+CROP_PX = 400  # side of a crop
+CROP_MM = {"disc": 4.5, "macula": 6.0}  # side; assumed from AngioVue's usual scans: the record does not state it
+FILE_NAME = re.compile(r"(?P<subject>\d+)_(?P<eye>OD|OS)\.(?:png|jpe?g|tiff?|bmp)", re.IGNORECASE)
+MAX_SUBJECTS = 100_000  # a longer list is a typing error
+
+
+def parse_subjects(text: str) -> list[int]:
+    """Read a list of subject ids such as "1-12,26,31-36".
+
+    Returns:
+        The ids, sorted, each once.
+
+    Raises:
+        ValueError: in one line, for anything else, for ids below 1 and for more than 100,000 ids.
+    """
+    subjects: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
+        if not match:
+            raise ValueError(f"{text!r} is not a list of subject ids: write it like 1-12,26,31-36")
+        first = int(match[1])
+        last = int(match[2] or first)
+        if first < 1 or last < first:
+            raise ValueError(f"{text!r} contains {part.strip()!r}: ids start at 1 and ranges rise, like 1-12,26,31-36")
+        if last - first >= MAX_SUBJECTS:
+            raise ValueError(f"{text!r} names more than {MAX_SUBJECTS:,} subjects: write it like 1-12,26,31-36")
+        subjects.update(range(first, last + 1))
+    if len(subjects) > MAX_SUBJECTS:
+        raise ValueError(f"{text!r} names more than {MAX_SUBJECTS:,} subjects: write it like 1-12,26,31-36")
+    return sorted(subjects)
