@@ -1,30 +1,28 @@
-"""Vessel trees of sample retinas: grown as geometry in millimetres, drawn into windows of pixels.
+"""Vessel trees: `Growth` grows an artery and a vein tree, `rasterise` turns a tree into pixels of a window.
 
-`Growth` grows an artery and a vein tree that leave the disc, arch around the fovea and avoid each other; `rasterise`
-draws a tree as distances and radii in px, from which phantom_retina.py paints both pictures. Coordinates are
-millimetres on the retina, x to the right and y downwards, the fovea at the origin; a point is also written as the
-complex number x + iy.
+The trees leave the disc, arch around the fovea and avoid each other. Coordinates, here and in the other modules, are
+millimetres on the retina, x to the right and y downwards, the fovea at the origin; a point is the complex number
+x + iy.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
-DOMAIN_CENTRE = 0.8 + 0j  # the trees fill a disc that holds every field and every crop
+DOMAIN_CENTRE = 0.8 + 0j  # the trees fill a circle that contains every field and every crop
 DOMAIN_RADIUS_MM = 7.7
 MURRAY_EXPONENT = 2.7  # r0^e = r1^e + r2^e; Murray 1926 has 3, retinal measurements lie somewhat below
 STEM_WIDTH_MM = {"artery": (0.10, 0.13), "vein": (0.135, 0.175)}  # veins are about a third wider
 TWIG_WIDTH_MM = (0.045, 0.075)  # small vessels that leave the disc on their own, to its nasal and temporal side
 MIN_WIDTH_MM = 0.009  # a capillary: here a tree dissolves into the mesh
-THIN_PX = 0.7  # smallest radius that is drawn without gaps
+THIN_PX = 0.7  # smallest radius that can be drawn without gaps
 STEP_MM = 0.05  # about four pixels of a disc crop: no corners show
 BRANCH_ANGLE_DEG = (25.0, 65.0)  # between two sisters
 BRANCH_GAP_MM = (0.3, 1.3)  # of a vessel 40 um wide; thin ones branch sooner, trunks later
 FIBRE_STREAM_PER_MM = 0.23  # bends the arcades to the temporal side; more would leave the nasal side empty
 MACULAR_RIM_MM = 1.0  # arcades up to here beyond their usual radius send branches to the fovea
-MAX_BRANCHES = 3000  # of a tree; they have 500 to 1,000, so this only guards against a run-away
+MAX_BRANCHES = 3000  # of a tree; trees have 500 to 1,000, so this only stops runaway growth
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class Window:
         x, y = self.axes()
         return (x[None, :] + 1j * y[:, None]).astype(np.complex64)
 
-    def coarser(self, factor: int) -> Window:
-        """The same piece on fewer pixels: cheap, for what changes slowly."""
+    def coarser(self, factor: int) -> "Window":
+        """The same piece with fewer pixels: enough for maps that change slowly, and cheaper."""
         return Window(self.centre, self.side_mm, max(self.pixels // factor, 8))
 
 
@@ -58,9 +56,9 @@ class Window:
 class Tree:
     """One vessel tree as polylines between branchings, all in flat arrays.
 
-    points: (n,) complex, mm. radii: (n,) mm. branch: (n,) the number of the branch that a point belongs to; a branch's
-    points follow each other, and its first repeats the last of its parent. parent: (branches,) the number of a branch's
-    parent, -1 at a root.
+    points: (n,) complex, mm. radii: (n,) mm. branch: (n,) the number of each point's branch; a branch's points are
+    consecutive, and its first repeats the last of its parent. parent: (branches,) the number of each branch's parent,
+    -1 at a root.
     """
 
     points: np.ndarray
@@ -68,15 +66,12 @@ class Tree:
     branch: np.ndarray
     parent: np.ndarray
 
-    def join(self, other: Tree) -> Tree:
-        branch = np.concatenate([self.branch, other.branch + self.parent.size])
-        parent = np.concatenate([self.parent, np.where(other.parent < 0, -1, other.parent + self.parent.size)])
-        return Tree(
-            np.concatenate([self.points, other.points]), np.concatenate([self.radii, other.radii]), branch, parent
-        )
-
-
-# ----------------------------------------------------------------------------------------------------------- growing
+    def join(self, other: "Tree") -> "Tree":
+        count = self.parent.size
+        parent = np.where(other.parent < 0, -1, other.parent + count)
+        ours = (self.points, self.radii, self.branch, self.parent)
+        theirs = (other.points, other.radii, other.branch + count, parent)
+        return Tree(*map(np.concatenate, zip(ours, theirs, strict=True)))
 
 
 def _wrap(angle: np.ndarray) -> np.ndarray:
@@ -87,9 +82,9 @@ def _wrap(angle: np.ndarray) -> np.ndarray:
 def fibre_direction(points: np.ndarray, disc: complex, radius: float) -> np.ndarray:
     """Unit vectors (complex, shape of `points`) along which vessels and nerve fibres leave the disc.
 
-    Lines of flow from a source in the disc, around a cylinder at the fovea (Milne-Thomson's circle theorem), in a weak
-    stream to the temporal side: they leave the disc to all sides and arch around the macula. Within `radius` mm of the
-    fovea they point outwards.
+    They follow the flow from a source in the disc around a cylinder at the fovea (Milne-Thomson's circle theorem), in a
+    weak stream to the temporal side: they leave the disc to all sides and arch around the macula. Within `radius` mm of
+    the fovea they point outwards.
     """
     towards = disc / abs(disc)
     z = points / towards  # the disc on the positive real axis
@@ -107,7 +102,7 @@ def fibre_direction(points: np.ndarray, disc: complex, radius: float) -> np.ndar
 
 @dataclass
 class Shoots:
-    """The growing ends of a tree, arrays of one length; `select` keeps some, `join` adds others."""
+    """The growing ends of a tree, in arrays of one length; `select` keeps some, `join` adds others."""
 
     point: np.ndarray  # complex, mm
     heading: np.ndarray  # radians
@@ -119,44 +114,37 @@ class Shoots:
     inward: np.ndarray  # True: a macular vessel, drawn to the fovea
     branch: np.ndarray  # number
 
-    def select(self, chosen: np.ndarray) -> Shoots:
+    def select(self, chosen: np.ndarray) -> "Shoots":
         return Shoots(**{name: values[chosen] for name, values in vars(self).items()})
 
-    def join(self, other: Shoots) -> Shoots:
+    def join(self, other: "Shoots") -> "Shoots":
         return Shoots(**{name: np.concatenate([values, getattr(other, name)]) for name, values in vars(self).items()})
 
 
+@dataclass
 class Growth:
     """Grows an eye's two trees; all shoots of a tree take each step together.
 
-    A shoot wanders with persistence, is drawn to the direction of the fibres, and keeps away from where vessels are
-    already (most from those of its own tree): that spreads the trees evenly and prevents tangles.
+    A shoot wanders with persistence, is drawn to the direction of the fibres, and keeps away from existing vessels
+    (most from those of its own tree). That spreads the trees evenly and prevents tangles.
     """
 
     CELL_MM = 0.15  # of the grid that remembers where vessels are
     STAMP = np.exp(-(np.add.outer(np.arange(-2, 3) ** 2, np.arange(-2, 3) ** 2)) / 2.0)  # (5, 5)
 
-    def __init__(
-        self,
-        rng: np.random.Generator,
-        habit: dict[str, float],
-        disc: complex,
-        disc_radius: float,
-        arcade_radius: float,
-        faz_radius: float,
-    ):
-        self.rng = rng
-        self.habit = habit
-        self.disc = disc
-        self.disc_radius = disc_radius
-        self.source = disc + 0.25  # vessels leave somewhat to the nasal side of the disc's middle
-        self.arcade_radius = arcade_radius
-        self.faz_radius = faz_radius
+    rng: Generator
+    habit: dict[str, float]  # a value for each of looks.HABITS
+    disc: complex
+    disc_radius: float  # mm, as the others
+    arcade_radius: float
+    faz_radius: float
+
+    def __post_init__(self):
+        self.source = self.disc + 0.25  # vessels leave somewhat to the nasal side of the disc's middle
         self.cells = int(2 * (DOMAIN_RADIUS_MM + 1.5) / self.CELL_MM)
         self.others = np.zeros((self.cells, self.cells))  # how crowded: vessels of the trees already grown
-        self.stems = (
-            rng.uniform(-1, 1, 2) * habit["stem_spread"]
-        )  # where both trees' upper and lower stems head, loosely in pairs
+        # Headings of the upper and lower stems, shared by both trees: arteries and veins run loosely in pairs.
+        self.stems = self.rng.uniform(-1, 1, 2) * self.habit["stem_spread"]
 
     def grow(self, kind: str) -> Tree:
         """Grow the "artery" or the "vein" tree."""
@@ -183,13 +171,10 @@ class Growth:
         shift = -0.10 if kind == "vein" else 0.08
         hilum = self.disc + complex(0.1 + shift, rng.normal(0, 0.05))
         nasal, temporal = (int(rng.integers(1, 2 + self.habit[name])) for name in ("nasal_twigs", "temporal_twigs"))
-        heading = np.concatenate(
-            [
-                np.array([-np.pi / 2, np.pi / 2]) + self.stems + rng.normal(0, 0.25, 2),
-                rng.uniform(-0.2, 0.2) + 0.5 * (np.arange(nasal) - (nasal - 1) / 2) + rng.normal(0, 0.12, nasal),
-                np.pi + rng.uniform(-0.7, 0.7) + 0.7 * np.arange(temporal) + rng.normal(0, 0.12, temporal),
-            ]
-        )
+        stems = np.array([-np.pi / 2, np.pi / 2]) + self.stems + rng.normal(0, 0.25, 2)
+        to_nasal = rng.uniform(-0.2, 0.2) + 0.5 * (np.arange(nasal) - (nasal - 1) / 2) + rng.normal(0, 0.12, nasal)
+        to_temporal = np.pi + rng.uniform(-0.7, 0.7) + 0.7 * np.arange(temporal) + rng.normal(0, 0.12, temporal)
+        heading = np.concatenate([stems, to_nasal, to_temporal])
         count = heading.size
         radius = rng.uniform(*TWIG_WIDTH_MM, count) / 2
         radius[:2] = rng.uniform(*STEM_WIDTH_MM[kind], 2) / 2
@@ -224,7 +209,7 @@ class Growth:
         angle = side * np.deg2rad(self.rng.uniform(*BRANCH_ANGLE_DEG, count))
         turn_main, turn_twig = -angle * share, angle * (1 - share)  # the wider sister deviates less
         offset_main, offset_twig = old.offset + 0.6 * turn_main, old.offset + turn_twig
-        # Trunks are bound for the arcades and for the nasal side, wherever their stem has strayed.
+        # Trunks head for the arcades and for the nasal side, wherever their stem has strayed.
         fibres = np.angle(fibre_direction(old.point, self.source, self.arcade_radius))
         offset_main = np.where(stem, _wrap(-side * self.rng.uniform(2.2, 2.55, count) - fibres), offset_main)
         offset_twig = np.where(stem, _wrap(-side * self.rng.uniform(0.7, 1.4, count) - fibres), offset_twig)
@@ -243,44 +228,42 @@ class Growth:
     def _shares(self, old: Shoots, stem: np.ndarray, macular: np.ndarray) -> np.ndarray:
         """The side branch's share of the parent's r^e, (shoots,) in 0 ... 0.5."""
         rng, count = self.rng, old.branch.size
-        equal = rng.random(count) < np.where((old.radius > 0.03) | old.inward, 0.1, 0.3)  # trunks go on, twigs fork
+        equal = rng.random(count) < np.where((old.radius > 0.03) | old.inward, 0.1, 0.3)  # twigs fork, trunks rarely
         ratio = np.where(equal, rng.uniform(0.6, 0.95, count), rng.uniform(0.25, 0.6, count))  # side to main radius
-        ratio = np.where(stem, rng.uniform(0.7, 0.95, count), ratio)  # stems split into trunks of like width
-        # A branch too thin to live would be no branch; the macula's have to reach the fovea.
+        ratio = np.where(stem, rng.uniform(0.7, 0.95, count), ratio)  # stems split into trunks of similar width
+        # A branch must be wide enough to grow; those of the macula have to reach the fovea.
         ratio = np.maximum(ratio, np.minimum(np.where(macular & (old.radius > 0.02), 0.02, 0.0055) / old.radius, 0.6))
         return ratio**MURRAY_EXPONENT / (1 + ratio**MURRAY_EXPONENT)
 
     def _sides(self, old: Shoots, stem: np.ndarray, macular: np.ndarray) -> np.ndarray:
-        """The side that the branch leaves to, (shoots,): 1 for a growing heading, -1 for a falling one."""
+        """The side to which the branch leaves, (shoots,): 1 turns to larger headings, -1 to smaller ones."""
         rng, count = self.rng, old.branch.size
         side = np.where(rng.random(count) < 0.75, -old.side, old.side)
-        inner = np.sign(np.sin(np.angle(-old.point) - old.heading))  # most macular branches set off to the fovea
+        inner = np.sign(np.sin(np.angle(-old.point) - old.heading))  # most macular branches head for the fovea
         side = np.where(macular & (rng.random(count) < 0.65), inner, side)
         # Of a stem's trunks the wider goes to the arcade, in a right eye to the left, the other to the nasal side.
         return np.where(stem, np.where(np.sin(old.heading) < 0, 1.0, -1.0), side)
 
     def _step(self, shoots: Shoots) -> None:
         """Take one step, in place."""
-        rng = self.rng
+        rng, winding = self.rng, self.habit["tortuosity"]
         thin = np.maximum(1 - shoots.radius / 0.04, 0)
         # An autoregressive curl: vessels swing over about half a millimetre, thin ones more.
-        shoots.curl = (
-            0.88 * shoots.curl + rng.normal(0, 1, shoots.curl.size) * (0.25 + 0.48 * thin) * self.habit["tortuosity"]
-        )
+        shoots.curl = 0.88 * shoots.curl + rng.normal(0, 1, shoots.curl.size) * (0.25 + 0.48 * thin) * winding
         fibres = fibre_direction(shoots.point, self.source, self.arcade_radius)
         fibres = np.where(shoots.inward, -shoots.point / abs(shoots.point), fibres)
         astray = _wrap(np.angle(fibres) + shoots.offset - shoots.heading)
         pull = np.where(shoots.inward, 2.0, 1.0 + 0.7 * (1 - thin)) * self.habit["pull"]
-        pull = pull * np.minimum(abs(shoots.point - self.source) / self.disc_radius, 1)  # within the disc they run free
-        left, right = (self._crowd(shoots.point + 0.35 * np.exp(1j * (shoots.heading + turn))) for turn in (-0.7, 0.7))
+        pull = pull * np.minimum(abs(shoots.point - self.source) / self.disc_radius, 1)  # weak within the disc
+        ahead = (self._cell(shoots.point + 0.35 * np.exp(1j * (shoots.heading + turn))) for turn in (-0.7, 0.7))
+        left, right = (self.own[cell] + self.others[cell] for cell in ahead)
         crowd = (left + right) / 2
         away = np.minimum(np.maximum(left - right, -1.5), 1.5) * (0.6 + 1.6 * thin)
         shoots.heading = shoots.heading + STEP_MM * (shoots.curl + pull * astray + away)
         shoots.offset = shoots.offset * np.exp(-STEP_MM / 4.0)
-        kinks = (0.06 + 0.20 * thin) * self.habit["tortuosity"]  # thin vessels have more
-        jitter = rng.normal(0, 1, thin.size) * kinks
+        jitter = rng.normal(0, 1, thin.size) * ((0.06 + 0.20 * thin) * winding)  # kinks; thin vessels have more
         shoots.point = shoots.point + STEP_MM * np.exp(1j * (shoots.heading + jitter))
-        # In a crowd a thin vessel dissolves into the mesh soon; elsewhere tapers are slow.
+        # In a crowd a thin vessel soon dissolves into the mesh; elsewhere tapers are slow.
         crowded = np.minimum(np.maximum(crowd - np.where(shoots.inward, 0.9, 0.6), 0), 1.5) * thin
         taper = 0.03 + np.where(shoots.inward, 0.02, 0.15) * thin + 1.2 * crowded
         taper = taper + 2 * np.maximum(1 - (abs(shoots.point) - self.faz_radius) / 0.7, 0)
@@ -293,35 +276,28 @@ class Growth:
         return wide & inside & (abs(shoots.point) > self.faz_radius + 0.06)
 
     def _cell(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column in the grid: no vessel leaves the domain by more than a step, and the grid has 1.5 mm more."""
         middle = self.cells / 2
-        # No vessel leaves the domain by more than a step, and the grid reaches 1.5 mm beyond.
         column = ((points.real - DOMAIN_CENTRE.real) / self.CELL_MM + middle).astype(int)
         row = ((points.imag - DOMAIN_CENTRE.imag) / self.CELL_MM + middle).astype(int)
         return row, column
 
-    def _crowd(self, points: np.ndarray) -> np.ndarray:
-        row, column = self._cell(points)
-        return self.own[row, column] + self.others[row, column]
-
     def _remember(self, points: np.ndarray, radii: np.ndarray) -> None:
         row, column = self._cell(points)
         reach = np.arange(-2, 3)
-        rows = row[:, None, None] + reach[:, None]
-        columns = column[:, None, None] + reach
-        # The disc itself is crowded by nature and must not scatter the trunks.
+        cells = (row[:, None, None] + reach[:, None], column[:, None, None] + reach)
+        # The disc itself is always crowded and must not scatter the trunks.
         weight = np.clip(abs(points - self.disc) / self.disc_radius - 0.6, 0, 1) * np.clip(radii / 0.02, 0.4, 1.5)
-        np.add.at(self.own, (rows, columns), weight[:, None, None] * self.STAMP * STEP_MM / self.CELL_MM)
-
-
-# ------------------------------------------------------------------------------------------------------- rasterising
+        np.add.at(self.own, cells, weight[:, None, None] * self.STAMP * STEP_MM / self.CELL_MM)
 
 
 @dataclass(frozen=True)
 class Vessels:
-    """Vessels in a window, each (pixels, pixels): depth from the nearest vessel's edge in px, negative outside;
-    centrality, 1 on a centreline and 0 at an edge and beyond; and the vessel's radius in px, 0 where none is near.
+    """Vessels in a window, each array (pixels, pixels).
 
-    Vessels thinner than a pixel or so are drawn THIN_PX in radius; `radius` tells what they are.
+    depth: distance in px from the nearest vessel's edge, negative outside. centrality: 1 on a centreline, 0 at an edge
+    and beyond. radius: the vessel's radius in px, 0 where none is near. Vessels thinner than about a pixel are drawn
+    with a radius of THIN_PX; `radius` holds their own.
     """
 
     depth: np.ndarray
@@ -333,50 +309,40 @@ class Vessels:
         """The share of each pixel that is vessel, in [0, 1]."""
         return np.clip(self.depth + 0.5, 0, 1)
 
-    def merge(self, other: Vessels) -> Vessels:
-        return Vessels(*(np.maximum(mine, others) for mine, others in zip(*map(_values, (self, other)), strict=True)))
-
     @property
     def thickness(self) -> np.ndarray:
-        """Length in px of the light's way through the vessels, taken as round tubes."""
+        """Length in px of the light's path through the vessels, taken as round tubes."""
         chord = 2 * self.radius * np.sqrt(np.clip(1 - (1 - self.centrality) ** 2, 0, 1))
-        return chord * np.minimum(self.radius / THIN_PX, 1)  # what is drawn too wide is thinner for it
+        return chord * np.minimum(self.radius / THIN_PX, 1)  # thinner where the vessel is drawn too wide
 
-
-def _values(vessels: Vessels) -> tuple[np.ndarray, ...]:
-    return vessels.depth, vessels.centrality, vessels.radius
+    def merge(self, other: "Vessels") -> "Vessels":
+        return Vessels(**{name: np.maximum(values, getattr(other, name)) for name, values in vars(self).items()})
 
 
 def rasterise(tree: Tree, window: Window, min_width_mm: float = 0.0, max_width_mm: float = np.inf) -> Vessels:
     """Draw the vessels of a tree that are at least `min_width_mm` and less than `max_width_mm` wide."""
     points, radii = _dense_points(tree, window, min_width_mm, max_width_mm)
     margin = int(np.ceil(radii.max(initial=1))) + 2
-    pad = 2 * margin  # so that no disc reaches beyond the padded picture
+    pad = 2 * margin  # so that no circle reaches beyond the padded picture
     size = window.pixels + 2 * pad
-    depth = np.full(size * size, -1.0, np.float32)
-    centrality = np.zeros(size * size, np.float32)
-    radius = np.zeros(size * size, np.float32)
+    maps = [np.full(size * size, nowhere, np.float32) for nowhere in (-1, 0, 0)]  # depth, centrality, radius
     low, high = -margin, window.pixels + margin
     seen = (points.real > low) & (points.real < high) & (points.imag > low) & (points.imag < high)
     points, radii = points[seen], radii[seen]
     reach = np.ceil(np.maximum(radii, THIN_PX) + 1).astype(int)
     for half in np.unique(reach):
-        members = reach == half
-        _stamp((depth, centrality, radius), points[members], radii[members], int(half), pad, size)
-    inner = (slice(pad, -pad), slice(pad, -pad))
-    return Vessels(*(values.reshape(size, size)[inner] for values in (depth, centrality, radius)))
+        _stamp(maps, points[reach == half], radii[reach == half], int(half), pad, size)
+    return Vessels(*(values.reshape(size, size)[pad:-pad, pad:-pad] for values in maps))
 
 
-def _dense_points(
-    tree: Tree, window: Window, min_width_mm: float, max_width_mm: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points on the centrelines in px, so close that the discs around them merge, and their radii in px."""
+def _dense_points(tree: Tree, window: Window, min_width: float, max_width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points on the centrelines in px, so close that the circles around them merge, and their radii in px."""
     start, end = tree.points[:-1], tree.points[1:]
     corner = window.centre - (1 + 1j) * window.side_mm / 2
     middle = (start + end) / 2 - window.centre
     margin = window.side_mm / 2 + 0.3
     width = 2 * tree.radii[1:]
-    chosen = (tree.branch[1:] == tree.branch[:-1]) & (width >= min_width_mm) & (width < max_width_mm)
+    chosen = (tree.branch[1:] == tree.branch[:-1]) & (width >= min_width) & (width < max_width)
     chosen &= (abs(middle.real) < margin) & (abs(middle.imag) < margin)
     start, end = start[chosen], end[chosen]
     first, last = tree.radii[:-1][chosen], tree.radii[1:][chosen]
@@ -390,18 +356,10 @@ def _dense_points(
     return points, (first[segment] + along * (last - first)[segment]) * scale
 
 
-def _stamp(
-    maps: tuple[np.ndarray, np.ndarray, np.ndarray],
-    points: np.ndarray,
-    radii: np.ndarray,
-    half: int,
-    pad: int,
-    size: int,
-) -> None:
-    """Keep, in place, the largest depth, centrality and radius that any of the discs gives a pixel."""
+def _stamp(maps: list[np.ndarray], points: np.ndarray, radii: np.ndarray, half: int, pad: int, size: int) -> None:
+    """Give each pixel, in place, the largest depth, centrality and radius among the circles that reach it."""
     reach = np.arange(-half, half + 1)
-    column = np.rint(points.real).astype(int)
-    row = np.rint(points.imag).astype(int)
+    column, row = np.rint(points.real).astype(int), np.rint(points.imag).astype(int)
     dx = (reach[None, :] + (column - points.real)[:, None]).astype(np.float32)  # (points, 2 half + 1)
     dy = (reach[None, :] + (row - points.imag)[:, None]).astype(np.float32)
     distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)  # (points, 2 half + 1, 2 half + 1)
