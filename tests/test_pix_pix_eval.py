@@ -1,230 +1,185 @@
-"""A whole evaluation on a set in the deposit's layout, what is absent or damaged, and every rejected input."""
+"""A complete evaluation of a data set, missing and damaged files, and invalid options."""
 
-import re
+import io
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import phantom_retina
 import pix_pix_eval as evaluate
-import pix_pix_train as train
+from phantom.dataset import write_dataset
+from pix_generator import Generator
 from pix_run import save, write_run
-from vessel_metrics import SECTORS
+from pix_settings import Settings
+from vessel_metrics import BASELINES, SECTORS, VESSEL_SCORE_NAMES
 
-DATA = Path("data/UT-FSOCTA-v1/cropped")
+CROPPED = Path("data/UT-FSOCTA-v1/cropped")
 SUBJECTS = range(31, 42)
 
 
-def write_grey(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.uint8(np.clip(image, 0, 1) * 255)).save(path)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("", marks=pytest.mark.slow)])  # marks every test that needs it
 def made(tmp_path_factory):
-    """Sample retinas of 11 test subjects in the deposit's layout, the others' images in it, and an untrained run."""
+    """Sample retinas of 11 test subjects, images of other methods made from their vessels, and an untrained run."""
     folder = tmp_path_factory.mktemp("made")
-    phantom_retina.write_dataset(folder / "data" / "UT-FSOCTA-v1", SUBJECTS, progress=False)
-    random = np.random.default_rng(0)
-    cropped = folder / DATA
-    for path in sorted(cropped.glob("truth/*/*.png")):
+    write_dataset(folder / "data" / "UT-FSOCTA-v1", SUBJECTS, progress=False)
+    for path in sorted((folder / CROPPED).glob("truth/*/*.png")):
         truth = np.asarray(Image.open(path)) / 255
-        blurred = gaussian_filter(truth, 1)
-        place = Path(path.parent.name, path.name)
-        write_grey(cropped / "synthetic_octa" / place, 0.2 + 0.5 * blurred + 0.1 * random.standard_normal(truth.shape))
-        write_grey(cropped / "SA_Unet" / place, blurred + 0.2 * random.random(truth.shape))
-        write_grey(cropped / "Iternet" / place, truth)
-        write_grey(cropped / "denoised_synthetic_octa" / "noThresh" / place, blurred)
-        write_grey(cropped / "denoised_synthetic_octa" / "Thresh" / place, truth)
-
-    settings = train.Settings(data="data/UT-FSOCTA-v1", precision="float32", name="untrained")
-    keras.config.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)
-    generator = train.Pix2Pix(settings).generator
-    run = folder / "training_checkpoints" / "untrained"
-    save(tf.train.Checkpoint(generator=generator), run, step=7, keep=1)
-    write_run(run, settings, "0")
+        images = {"Iternet": truth, "denoised_synthetic_octa/Thresh": truth}
+        images["denoised_synthetic_octa/noThresh"] = images["synthetic_octa"] = 0.5 + 0.5 * gaussian_filter(truth, 2)
+        for name, image in images.items():
+            target = folder / CROPPED / name / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.uint8(255 * image)).save(target)
+    checkpoints = folder / "training_checkpoints" / "untrained"
+    save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), checkpoints, step=7, keep=1)
+    write_run(checkpoints, Settings(data="data/UT-FSOCTA-v1", precision="float32", name="untrained"), "0")
     return folder
 
 
-@pytest.fixture
-def folder(made, tmp_path, monkeypatch):
-    """An empty folder to run in, with links to the data and the run."""
-    (tmp_path / "data").symlink_to(made / "data")
-    (tmp_path / "training_checkpoints").symlink_to(made / "training_checkpoints")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def copy_two_subjects(made, folder):
+    """The run, and two eyes of the data set with all that is made from them."""
+    shutil.copytree(made / "data", folder / "data", ignore=shutil.ignore_patterns("3[3-9]_*", "4*_*"))
+    (folder / "training_checkpoints").symlink_to(made / "training_checkpoints")
+    return folder
 
 
-@pytest.fixture
-def few(made, tmp_path, monkeypatch):
-    """As `folder`, but with two subjects' own copies, to spoil."""
-    for path in (made / DATA).rglob("*.png"):
-        if path.name in ("31_OD.png", "32_OS.png"):
-            target = tmp_path / path.relative_to(made)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-    (tmp_path / "training_checkpoints").symlink_to(made / "training_checkpoints")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def results():
-    (folder,) = Path("logs/eval").iterdir()
-    return folder, pd.read_csv(folder / "per_eye.csv"), pd.read_csv(folder / "summary.csv")
-
-
-def test_whole_evaluation_of_the_deposit_s_layout(folder, capsys):
-    assert evaluate.main(["--resamples", "200"]) == 0
-    written, per_eye, summary = results()
-    assert {path.name for path in written.iterdir()} == {
-        *("per_eye.csv", "summary.csv", "summary.md", "density_scatter.png", "bland_altman.png"),
-        *("precision_recall.png", "montage_disc.png", "montage_macula.png"),
-    }
-    candidates = ["this run", "synthetic_octa", "denoised_synthetic_octa", "SA_Unet", "Iternet"]
-    candidates += ["real OCT-A, segmented", "green channel", "ridge filter"]
-    for region in ("disc", "macula"):
-        part = per_eye[per_eye["region"] == region]
-        assert list(part["candidate"].unique()) == ["real OCT-A", *candidates]
-        assert len(part) == 9 * len(SUBJECTS) * len(SECTORS[region])
-
-    # The truth is the exact one: who has it scores 1, and has its density in every eye and sector.
+def run(folder, *options):
+    """Evaluate in a folder: exit status, all that is printed, and the results."""
+    stream = io.TextIOWrapper(io.BytesIO(), write_through=True)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stream), redirect_stderr(stream):
+        patch.chdir(folder)
+        status = evaluate.main(options)
+    (results,) = folder.glob("logs/eval/*")
+    per_eye, summary = (pd.read_csv(results / f"{name}.csv") for name in ("per_eye", "summary"))
     whole = summary[summary["sector"] == "whole"].set_index(["region", "candidate", "measure"]).sort_index()
-    for region in ("disc", "macula"):
-        for measure in ("roc_auc", "average_precision", "dice", "sensitivity", "specificity", "cldice"):
-            assert whole.loc[(region, "Iternet", measure), "mean"] == 1
-        assert whole.loc[(region, "denoised_synthetic_octa", "dice"), "mean"] == 1  # by the binary map beside it
-        assert 0.9 < whole.loc[(region, "SA_Unet", "roc_auc"), "mean"] <= 1
-        assert whole.loc[(region, "this run", "roc_auc"), "mean"] < 0.7
-        difference = whole.loc[(region, "Iternet", "roc_auc")]
-        ours = whole.loc[(region, "this run", "roc_auc"), "mean"]
-        assert difference["difference"] == pytest.approx(1 - ours, abs=1e-5)
-        assert difference["difference_low"] > 0.1
-        assert difference["p"] == pytest.approx(2 / 2 ** len(SUBJECTS), rel=1e-4)
-        assert (region, "Iternet", "mae") not in whole.index  # a vessel map is no OCT-A
-        segmented = whole.loc[(region, "real OCT-A, segmented")]
-        assert 0.65 < segmented.loc["dice", "mean"] < 1
-        assert 0.6 < segmented.loc["vessel_density", "pearson"] < 1
-    of_density = summary[(summary["candidate"] == "Iternet") & summary["measure"].isin(["vessel_density"])]
-    of_density = of_density[of_density["eyes"] >= 10]
-    assert len(of_density) >= 10
-    assert of_density["pearson"].to_numpy() == pytest.approx(1)
-    assert of_density[["bias", "limit_low", "limit_high"]].abs().to_numpy().max() < 1e-9
-    assert whole.loc[("macula", "real OCT-A", "faz_mm2"), "mean"] == pytest.approx(0.2, abs=0.12)  # 0.4 to 0.6 mm wide
-
-    # Every true vessel pixel of an eye, once more, by hand.
-    truth = np.asarray(Image.open(DATA / "truth" / "macula" / "33_OD.png")) > 0
-    fundus = np.asarray(Image.open(DATA / "fundus" / "macula" / "33_OD.png"))
-    assert (fundus.max(axis=-1) > 15).all()  # no border of the field
-    row = per_eye[(per_eye["subject"] == 33) & (per_eye["region"] == "macula") & (per_eye["candidate"] == "real OCT-A")]
-    assert row["vessel_density"].iloc[0] == pytest.approx(truth.mean(), rel=1e-5)
-
-    printed = capsys.readouterr().out
-    assert "22 crops of 11 subjects; true vessels: the exact vessels of the sample retinas" in printed
-    assert "Bootstrap over subjects: 200 resamples, seed 0" in printed
-    report = (written / "summary.md").read_text()
-    assert "| Iternet | 11 | 1.000 [1.000, 1.000] |" in report
-    assert "SUBJECTS: correlations" not in report
-    events = EventAccumulator("logs/fit/untrained/evaluation", size_guidance={"tensors": 0})
-    events.Reload()
-    (event,) = events.Tensors("evaluation/disc/roc_auc")
-    assert event.step == 7
-    assert float(tf.make_ndarray(event.tensor_proto)) == pytest.approx(
-        whole.loc[("disc", "this run", "roc_auc"), "mean"], rel=1e-4
-    )
-    assert "evaluation/macula/vessel_density pearson" in events.Tags()["tensors"]
+    printed, report = stream.buffer.getvalue().decode(), (results / "summary.md").read_text()
+    return SimpleNamespace(status=status, printed=printed, report=report, per_eye=per_eye, summary=summary, whole=whole)
 
 
-def test_few_subjects_and_what_is_absent_are_said(few, capsys):
-    shutil.rmtree(DATA / "truth")
-    shutil.rmtree(DATA / "SA_Unet")
-    (DATA / "Iternet" / "disc" / "31_OD.png").unlink()
-    for path in DATA.glob("denoised_synthetic_octa/Thresh/*/32_OS.png"):
-        target = DATA / "GT_OCT_net" / "Thresh" / path.relative_to(DATA / "denoised_synthetic_octa" / "Thresh")
-        target.parent.mkdir(parents=True)
-        shutil.copy(path, target)
-    (DATA / "synthetic_octa" / "macula" / "32_OS.png").write_text("no image")
-    own = few / "own"
-    shutil.copytree(DATA / "Iternet" / "macula", own / "macula")
-    assert evaluate.main(["--compare", f"net={own}", "--compare-vessels", f"maps={own}"]) == 2
-    output = capsys.readouterr()
-    assert "error: data/UT-FSOCTA-v1/cropped/synthetic_octa/macula/32_OS.png: cannot be read" in output.err
-    assert output.err.count("32_OS.png") == 1
-    assert "ONLY 1 SUBJECT:" in output.out
-    assert "absent from the data: SA_Unet" in output.out
-    assert "2 of 4 crops are left out: no usable pair, or no true vessels" in output.out
-    assert "net: 1 of 2 crops are absent" in output.out
-    assert "true vessels: the deposit's map of the real OCT-A (GT_OCT_net/Thresh)" in output.out
-    written, per_eye, summary = results()
-    assert set(per_eye["subject"]) == {32}
-    whole = summary[(summary["sector"] == "whole") & (summary["measure"] == "dice")]
-    assert whole.set_index(["region", "candidate"]).loc[("macula", "maps"), "mean"] == 1
-    assert np.isfinite(whole["mean"]).all()
-    for column in ("low", "pearson", "limit_low", "p"):
-        assert column not in summary or summary[column].isna().all()
-    assert "left out (below 10)" in (written / "summary.md").read_text()
+@pytest.fixture(scope="module")
+def complete(made):
+    return run(made, "--resamples", "200")
 
 
-def test_segmenter_on_request_makes_the_real_octa_its_own_truth(few):
-    assert evaluate.main(["--segmenter", "--compare", f"same={DATA / 'octa'}"]) == 0
-    _, per_eye, summary = results()
-    same = summary[(summary["candidate"] == "same") & (summary["sector"] == "whole")].set_index("measure")
-    assert same.loc[["dice", "cldice"], "mean"].to_numpy() == pytest.approx(1)
-    assert same.loc["mae", "mean"].max() < 1e-7
-    assert "real OCT-A, segmented" not in set(per_eye["candidate"])
+@pytest.fixture(scope="module")
+def sparse(made, tmp_path_factory):
+    """An evaluation of two subjects, with missing and damaged files and more folders to compare."""
+    folder = copy_two_subjects(made, tmp_path_factory.mktemp("sparse"))
+    shutil.rmtree(folder / CROPPED / "truth")
+    maps = folder / CROPPED / "denoised_synthetic_octa" / "Thresh"
+    shutil.copytree(maps, folder / CROPPED / "GT_OCT_net" / "Thresh", ignore=shutil.ignore_patterns("31_OD.png"))
+    (folder / CROPPED / "synthetic_octa" / "macula" / "32_OS.png").write_text("no image")
+    shutil.copytree(folder / CROPPED / "Iternet" / "macula", folder / "own" / "macula")
+    return run(folder, "--compare", "net=own", "--compare-vessels", "maps=own")
 
 
-def test_pooled_curve_equals_that_of_all_pixels():
-    random = np.random.default_rng(0)
-    vessel = random.random(5000) < 0.2
-    level = np.clip(random.integers(0, 800, 5000) + 200 * vessel, 0, 1023)
-    counts = np.stack([np.bincount(level[vessel == kind], minlength=1024) for kind in (False, True)])
-    precision, recall, area = evaluate.curve_of(counts)
-    assert area == pytest.approx(average_precision_score(vessel, level))
-    assert (precision[0], recall[0]) == (pytest.approx(vessel.mean()), 1)
+def test_evaluation_writes_tables_and_figures(complete, made):
+    figures = ("density_scatter", "bland_altman", "precision_recall", "montage_disc", "montage_macula")
+    files = {*(f"{name}.png" for name in figures), "per_eye.csv", "summary.csv", "summary.md"}
+    assert {path.name for path in made.glob("logs/eval/*/*")} == files
+    assert complete.status == 0
 
 
-def test_images_below_no_region_serve_data_of_one_region(few):
-    flat = few / "flat"
-    shutil.copytree(DATA / "Iternet" / "disc", flat)
-    assert evaluate.list_cases(flat, ["disc"]).keys() == {(31, "OD", "disc"), (32, "OS", "disc")}
+def test_every_eye_has_a_row_for_each_candidate_and_sector(complete):
+    names = {"real OCT-A", "this run", *evaluate.PUBLISHED, "real OCT-A, segmented", *BASELINES} - {"SA_Unet"}
+    rows = complete.per_eye.groupby(["region", "candidate"], sort=False).size().to_dict()
+    assert rows == {(place, name): len(SUBJECTS) * len(SECTORS[place]) for place in SECTORS for name in names}
+
+
+@pytest.mark.parametrize("region", SECTORS)
+def test_the_ground_truth_itself_scores_1(complete, region):
+    assert set(complete.whole["mean"].loc[[(region, "Iternet", name) for name in VESSEL_SCORE_NAMES]]) == {1}
+    assert complete.whole["mean"].loc[region, "denoised_synthetic_octa", "dice"] == 1  # by its binary map
+    assert "| Iternet | 11 | 1.000 [1.000, 1.000] |" in complete.report
+
+
+def test_the_ground_truth_itself_has_the_density_of_the_real_octa(complete):
+    density = complete.summary.query("candidate == 'Iternet' and measure == 'vessel_density' and eyes >= 10")
+    assert density["pearson"].to_numpy() == pytest.approx(np.ones(len(density)))
+    assert density[["bias", "limit_low", "limit_high"]].abs().to_numpy().max() < 1e-9
+
+
+@pytest.mark.parametrize("region", SECTORS)
+def test_difference_from_this_run(complete, region):
+    other, ours = (complete.whole.loc[(region, name, "roc_auc")] for name in ("Iternet", "this run"))
+    assert other["difference"] == pytest.approx(1 - ours["mean"], abs=1e-5)
+    assert other["p"] == pytest.approx(2 / 2 ** len(SUBJECTS), rel=1e-4)
+
+
+@pytest.mark.parametrize("region", SECTORS)
+def test_segmenter_agrees_with_the_ground_truth(complete, region):
+    segmented = complete.whole.loc[(region, "real OCT-A, segmented")]
+    assert 0.65 < segmented["mean"]["dice"] < 1
+    assert 0.6 < segmented["pearson"]["vessel_density"] < 1
+
+
+def test_densities_of_one_eye_by_hand(complete, made):
+    truth = np.asarray(Image.open(made / CROPPED / "truth" / "macula" / "33_OD.png")) > 0  # no border of the field
+    row = complete.per_eye.query("region == 'macula' and subject == 33 and candidate == 'real OCT-A'").iloc[0]
+    assert row["vessel_density"] == pytest.approx(truth.mean(), rel=1e-5)
+    assert row["faz_mm2"] == pytest.approx(0.2, abs=0.12)  # 0.4 to 0.6 mm wide
+
+
+def test_tensorboard_has_the_main_results_at_the_step_of_the_weights(complete, made):
+    events = EventAccumulator(str(made / "logs/fit/untrained/evaluation"), size_guidance={"tensors": 0})
+    (event,) = events.Reload().Tensors("evaluation/disc/roc_auc")
+    value = complete.whole["mean"].loc["disc", "this run", "roc_auc"]
+    assert (event.step, tf.make_ndarray(event.tensor_proto)) == (7, pytest.approx(value, rel=1e-4))
+
+
+def test_unusable_file_is_an_error_in_the_end(sparse):
+    error = sparse.printed.splitlines()[-1]
+    assert (sparse.status, "error: " in error, "macula/32_OS.png" in error) == (2, True, True)
+
+
+@pytest.mark.parametrize("name", ["SA_Unet", "2 of 4", "synthetic_octa: 1 of 2", "net: 1 of 2", "GT_OCT_net/Thresh"])
+def test_missing_images_and_the_ground_truth_are_named(sparse, name):
+    assert name in sparse.printed
+    assert name in sparse.report
+
+
+def test_crops_without_ground_truth_are_left_out(sparse):
+    assert set(sparse.per_eye["subject"]) == {32}
+    assert sparse.whole["mean"].loc["macula", "maps", "dice"] == 1
+    assert not {"pearson", "limit_low", "p"} & set(sparse.summary)  # of one subject
+
+
+def test_with_segmenter_the_real_octa_is_its_own_ground_truth(made, tmp_path):
+    result = run(copy_two_subjects(made, tmp_path), "--segmenter", "--compare", f"same={CROPPED / 'octa'}")
+    same = result.summary.query("candidate == 'same' and measure in ('dice', 'cldice', 'ssim')")["mean"]
+    assert same.to_numpy() == pytest.approx(np.ones(6))
+
+
+def test_folder_without_regions_serves_data_of_one_region(dataset):
+    flat = dataset / "UT-FSOCTA-v1/cropped/octa/disc"
+    assert evaluate.list_cases(flat, ["disc"])[31, "OD", "disc"] == flat / "31_OD.png"
     assert evaluate.list_cases(flat, ["disc", "macula"]) == {}
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        (["--disc-mm", "0"], r"--disc-mm 0: must be above 0"),
-        (["--macula-mm", "nan"], r"--macula-mm nan: must be above 0"),
-        (["--resamples", "0"], r"--resamples 0: must be from 1 to 100000"),
-        (["--seed", "-1"], r"--seed -1: must be from 0"),
-        (["--split", "some"], r"argument --split: invalid choice: 'some'"),
-        (["--split", "train"], r"--split train: data/UT-FSOCTA-v1 holds no pair of it"),
-        (["--data", "nowhere"], r"--data nowhere: holds no cropped/fundus"),
-        (["--run", "nowhere"], r"nowhere: is no run"),
-        (["--compare", "x"], r"--compare x: write it as NAME=DIR"),
-        (["--compare", "x=nowhere"], r"--compare x=nowhere: no <subject>_<OD\|OS>.png in disc or macula below it"),
-        (["--compare-vessels", "Iternet=data"], r"--compare-vessels Iternet=data: the name Iternet is taken"),
-        (["--weights", "best"], r"training_checkpoints/untrained: holds no best checkpoint"),
+        *("--disc-mm 0", "--macula-mm nan", "--resamples 0", "--seed -1", "--split some", "--data nowhere"),
+        *("--run nowhere", "--weights best", "--compare x", "--compare x=nowhere", "--compare-vessels Iternet=."),
     ],
 )
-def test_bad_options_are_one_line_and_leave_nothing(folder, capsys, options, message):
+def test_invalid_option_is_one_line_and_nothing_is_written(dataset, monkeypatch, capsys, options):
+    monkeypatch.chdir(dataset)
+    (checkpoints := Path("training_checkpoints/x")).mkdir(parents=True)
+    (checkpoints / "ckpt-1.index").touch()
+    write_run(checkpoints, Settings(data=".", precision="float32", name="x"), "0")
     try:
-        status = evaluate.main(options)
+        status = evaluate.main(options.split())
     except SystemExit as stopped:  # from argparse
         status = stopped.code
-    assert status == 2
-    error = capsys.readouterr().err
-    assert re.search(message, error)
-    assert error.startswith("pix_pix_eval.py: error: ")
-    assert error.count("\n") == 1
+    error, (option, value) = capsys.readouterr().err, options.split()
+    assert (status, error.count("\n"), option in error or value in error) == (2, 1, True)
     assert not Path("logs").exists()

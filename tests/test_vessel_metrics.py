@@ -1,519 +1,346 @@
-"""The measures against cases worked by hand and against scikit-image."""
+"""The measures of images and of one eye, compared with cases worked by hand and with scikit-image."""
 
-import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from scipy.stats import pearsonr, spearmanr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
 from skimage.morphology import skeletonize
+from sklearn.metrics import roc_auc_score
 
-from vessel_metrics import (
-    AGREEMENT_NAMES,
-    ARTEFACT_NAMES,
-    QUADRANTS,
-    REAL,
-    SECTORS,
-    SEGMENTED,
-    SIMILARITY_NAMES,
-    VESSEL_SCORE_NAMES,
-    Candidate,
-    EyeToMeasure,
-    artefacts,
-    bland_altman,
-    checkerboard,
-    correlations,
-    foveal_avascular_zone,
-    image_similarity,
-    mean_of_eyes,
-    measure_eye,
-    paired_difference,
-    resample_subjects,
-    sector_masks,
-    skeleton_density,
-    skeleton_lengths,
-    vessel_agreement,
-    vessel_density,
-    vessel_map,
-    vessel_scores,
-)
+import vessel_metrics as vm
+from ut_fsocta import CROP_MM
+
+CROP = (400, 400)
+EVERYWHERE = np.ones(CROP, dtype=bool)
+HALF = np.broadcast_to(np.arange(400) < 250, CROP)
+VESSELS = np.where(abs(np.arange(400) - 164.5) < 15, 0.8, 0.2) + 0.1 * np.random.default_rng(0).standard_normal(CROP)
+VESSELS = VESSELS.clip(0, 1)  # a bright bar with speckle
 
 
 @pytest.fixture
-def vessels():
-    """A bright bar on a dark ground (400, 400), [0, 1], with speckle."""
-    random = np.random.default_rng(0)
-    image = np.full((400, 400), 0.2)
-    image[:, 150:180] = 0.8
-    return np.clip(image + 0.1 * random.standard_normal(image.shape), 0, 1)
+def registry(monkeypatch):
+    """The registered scores, restored after the test."""
+    monkeypatch.setattr(vm, "VALIDATION_SCORES", dict(vm.VALIDATION_SCORES))
+    monkeypatch.setattr(vm, "_measures", list(vm._measures))
 
 
-@pytest.fixture
-def half_field():
-    fov = np.zeros((400, 400), dtype=bool)
-    fov[:, :250] = True
-    return fov
+def test_validation_scores_are_the_registered_ones_in_order():
+    names = [*("mae", "psnr", "ssim", "vessel_auc", "vessel_dice", "vessel_correlation", "checkerboard", "rim")]
+    assert list(vm.validation_scores(VESSELS, VESSELS)) == list(vm.VALIDATION_SCORES) == names
 
 
-def test_similarity_by_hand(half_field):
-    real = np.full((400, 400), 0.5)
-    generated = np.where(np.arange(400) % 2, 0.4, 0.6) * np.ones((400, 1))
-    scores = image_similarity(real, generated, half_field)
-    assert scores["mae"] == pytest.approx(0.1)
-    assert scores["psnr"] == pytest.approx(20.0)  # 10 log10(1 / 0.01)
+def test_new_score_is_one_decorated_function(registry):
+    @vm.validation_score(brightness="mean of the generated image")
+    def brightness(real, generated, fov):
+        return {"brightness": generated[fov].mean()}
+
+    assert vm.validation_scores(VESSELS, VESSELS)["brightness"] == VESSELS.mean()
+    assert vm.VALIDATION_SCORES["brightness"] == "mean of the generated image"
 
 
-def test_similarity_equals_scikit_image_without_a_mask(vessels):
-    generated = np.clip(vessels + 0.1 * np.sin(np.arange(400)), 0, 1)
-    scores = image_similarity(vessels, generated)
-    assert scores["psnr"] == pytest.approx(peak_signal_noise_ratio(vessels, generated, data_range=1))
+@pytest.mark.parametrize("returned", [("one",), ("one", "two", "three"), ("one", "three")])
+def test_missing_or_unregistered_score_is_an_error(registry, returned):
+    @vm.validation_score(one="", two="")
+    def measure(real, generated, fov):
+        return dict.fromkeys(returned, 0.0)
+
+    with pytest.raises(ValueError, match=r"two|three"):
+        vm.validation_scores(VESSELS, VESSELS)
+
+
+def test_score_cannot_be_registered_twice(registry):
+    with pytest.raises(ValueError, match="mae"):
+        vm.validation_score(mae="")(lambda real, generated, fov: {"mae": 0.0})
+
+
+def test_mean_scores_are_those_of_the_crops_that_have_them():
+    one, two = (dict.fromkeys(vm.VALIDATION_SCORES, value) | {"rim": np.nan} for value in (1.0, 2.0))
+    means = vm.mean_scores([one | {"ssim": np.nan}, two])
+    assert (means["mae"], means["ssim"], means["rim"]) == pytest.approx((1.5, 2, np.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize("names", [[*vm.VALIDATION_SCORES, "other"], list(vm.VALIDATION_SCORES)[1:]])
+def test_mean_scores_refuse_foreign_and_missing_names(names):
+    with pytest.raises(ValueError, match=r"other|mae"):
+        vm.mean_scores([dict.fromkeys(names, 1.0)])
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 8, 1)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"8, 8, 1|8, 9"):
+        vm.validation_scores(np.zeros(shape), np.zeros((8, 8)))
+
+
+@pytest.mark.parametrize(("value", "inside"), [(0.0, False), (np.nan, True)])
+def test_images_that_cannot_be_compared_give_nan_with_a_reason(value, inside, caplog):
+    scores = vm.validation_scores(np.full((50, 50), value), np.zeros((50, 50)), np.full((50, 50), inside))
+    assert np.isnan(list(scores.values())).all()
+    assert all(name in caplog.text for name in vm.VALIDATION_SCORES)
+
+
+def test_pixels_outside_the_field_do_not_count():
+    generated = np.clip(VESSELS + 0.05 * np.sin(np.arange(400)), 0, 1)
+    changed = np.where(HALF, VESSELS, 1), np.where(HALF, generated, np.nan)
+    assert vm.validation_scores(VESSELS, generated, HALF) == vm.validation_scores(*changed, HALF)
+
+
+def test_mae_and_psnr_by_hand():
+    generated = np.where(np.arange(400) % 2, 0.4, 0.6) * np.ones(CROP)
+    scores = vm.image_similarity(np.full(CROP, 0.5), generated, HALF)
+    assert (scores["mae"], scores["psnr"]) == pytest.approx((0.1, 20))  # 10 log10(1 / 0.01)
+
+
+def test_ssim_equals_scikit_image_without_a_mask():
+    generated = np.clip(VESSELS + 0.1 * np.sin(np.arange(400)), 0, 1)
     wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    assert scores["ssim"] == pytest.approx(structural_similarity(vessels, generated, data_range=1, **wang))
+    ssim = structural_similarity(VESSELS, generated, data_range=1, **wang)
+    assert vm.image_similarity(VESSELS, generated)["ssim"] == pytest.approx(ssim)
+    assert np.isnan(vm.image_similarity(VESSELS[:8], generated[:8])["ssim"])  # smaller than its window
 
 
-def test_equal_images(vessels):
-    assert image_similarity(vessels, vessels) == {"mae": 0, "psnr": np.inf, "ssim": pytest.approx(1)}
-    assert vessel_agreement(vessels, vessels) == {
-        "vessel_auc": pytest.approx(1),
-        "vessel_dice": pytest.approx(1),
-        "vessel_correlation": pytest.approx(1),
-    }
+def test_scores_of_equal_and_of_inverted_images():
+    best = {"mae": 0, "psnr": np.inf, "ssim": 1, "vessel_auc": 1, "vessel_dice": 1, "vessel_correlation": 1}
+    scores, inverted = (vm.validation_scores(VESSELS, image) for image in (VESSELS, 1 - VESSELS))
+    assert {name: scores[name] for name in best} == pytest.approx(best)
+    assert [inverted[name] for name in vm.vessel_agreement.names] == pytest.approx([0, 0, -1], abs=0.05)
 
 
-def test_inverted_image(vessels):
-    scores = vessel_agreement(vessels, 1 - vessels)
-    assert scores["vessel_auc"] == pytest.approx(0, abs=1e-9)
-    assert scores["vessel_correlation"] == pytest.approx(-1)
-    assert scores["vessel_dice"] < 0.05
+def test_dice_of_two_bars_that_overlap_by_half():
+    real, generated = np.zeros(CROP), np.zeros(CROP)
+    real[:, 100:200], generated[:, 150:250] = 1, 1  # wide bars, so that smoothing moves no edge
+    assert vm.vessel_agreement(real, generated)["vessel_dice"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_unrelated_image_is_at_chance(vessels):
-    noise = np.random.default_rng(1).uniform(size=vessels.shape)
-    scores = vessel_agreement(vessels, noise)
-    assert scores["vessel_auc"] == pytest.approx(0.5, abs=0.05)
-    assert scores["vessel_correlation"] == pytest.approx(0, abs=0.1)
+@pytest.mark.parametrize(("real", "generated", "auc"), [(HALF, HALF * 0, 0.5), (HALF * 0, HALF, np.nan)])
+def test_uniform_images_have_no_vessel_map_and_a_reason(real, generated, auc, caplog):
+    scores = vm.vessel_agreement(real, generated)
+    assert list(scores.values()) == pytest.approx([auc, np.nan, np.nan], nan_ok=True)
+    assert "vessel_dice" in caplog.text
 
 
-def test_dice_by_hand():
-    """Two bars of equal width that overlap by half: Dice 0.5. Wide bars, so that smoothing moves no edge."""
-    real, generated = np.zeros((400, 400)), np.zeros((400, 400))
-    real[:, 100:200] = 1
-    generated[:, 150:250] = 1
-    assert vessel_agreement(real, generated)["vessel_dice"] == pytest.approx(0.5, abs=0.02)
-
-
-def test_auc_counts_ties_half():
-    real, generated = np.zeros((400, 400)), np.full((400, 400), 0.5)
-    real[:, :200] = 1
-    scores = vessel_agreement(real, generated)
-    assert scores["vessel_auc"] == pytest.approx(0.5)
-    assert np.isnan(scores["vessel_dice"])  # one value all over: no threshold
-
-
-def test_pixels_outside_the_field_do_not_count(vessels, half_field):
-    generated = np.clip(vessels + 0.05, 0, 1)
-    other_real, other_generated = vessels.copy(), generated.copy()
-    other_real[~half_field] = 1
-    other_generated[~half_field] = np.nan
-    for measure in (image_similarity, vessel_agreement):
-        assert measure(vessels, generated, half_field) == measure(other_real, other_generated, half_field)
-        assert measure(vessels, generated, half_field) != measure(vessels, generated)
-
-
-def test_smoothing_grows_with_the_image(vessels):
-    """The same picture at twice the size gives the same answer, as the sigma is stated for 400 px."""
-    random = np.random.default_rng(2)
-    generated = np.clip(vessels + 0.3 * random.standard_normal(vessels.shape), 0, 1)
-    large = [np.kron(image, np.ones((2, 2))) for image in (vessels, generated)]
-    assert vessel_agreement(*large) == pytest.approx(vessel_agreement(vessels, generated), abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("real", "generated", "fov", "reason"),
-    [
-        (np.zeros((50, 50)), np.zeros((50, 50)), np.zeros((50, 50), bool), "no pixel lies inside the field"),
-        (np.full((50, 50), np.nan), np.zeros((50, 50)), None, "not finite"),
-    ],
-)
-def test_nothing_to_compute_on_is_nan_with_a_reason(real, generated, fov, reason, caplog):
-    with caplog.at_level(logging.WARNING):
-        scores = image_similarity(real, generated, fov) | vessel_agreement(real, generated, fov)
-    assert scores.keys() == {*SIMILARITY_NAMES, *AGREEMENT_NAMES}
-    assert all(np.isnan(value) for value in scores.values())
-    assert reason in caplog.text
-
-
-def test_no_vessel_is_nan_with_a_reason(vessels, caplog):
-    scores = vessel_agreement(np.full((400, 400), 0.3), vessels)
-    assert all(np.isnan(value) for value in scores.values())
-    assert "no vessel" in caplog.text
-
-
-def test_tiny_image_has_no_ssim_but_the_rest(caplog):
-    scores = image_similarity(np.zeros((8, 8)), np.ones((8, 8)))
-    assert np.isnan(scores["ssim"])
-    assert scores["mae"] == 1
-    assert "ssim" in caplog.text
-
-
-def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
-        image_similarity(np.zeros((8, 8)), np.zeros((8, 9)))
-    with pytest.raises(ValueError, match="2-D"):
-        vessel_agreement(np.zeros((8, 8, 1)), np.zeros((8, 8, 1)))
-
-
-def test_vessel_map_and_its_density_by_hand():
-    octa = np.full((100, 100), 0.2)
-    octa[:, 20:40] = 0.8
-    octa[:, 70:] = 1.0  # outside the field
-    fov = np.zeros((100, 100), bool)
-    fov[:, :60] = True
-    vessels = vessel_map(octa, fov)
-    assert np.array_equal(vessels, np.broadcast_to((np.arange(100) >= 20) & (np.arange(100) < 40), (100, 100)))
-    assert vessel_density(vessels, fov) == pytest.approx(1 / 3)
-
-
-def test_without_vessel_or_field_the_map_is_empty():
-    assert not vessel_map(np.full((20, 20), 0.5), np.ones((20, 20), bool)).any()
-    nowhere = np.zeros((20, 20), bool)
-    assert not vessel_map(np.random.default_rng(0).random((20, 20)), nowhere).any()
-    assert np.isnan(vessel_density(nowhere, nowhere))
+def test_agreement_does_not_depend_on_the_image_size():
+    generated = np.clip(VESSELS + 0.3 * np.random.default_rng(2).standard_normal(CROP), 0, 1)
+    large = [np.kron(image, np.ones((2, 2))) for image in (VESSELS, generated)]
+    assert vm.vessel_agreement(*large) == pytest.approx(vm.vessel_agreement(VESSELS, generated), abs=0.01)
 
 
 @pytest.mark.parametrize("period", [2, 4, 8, 16])
 def test_checkerboard_of_known_power(period):
-    random = np.random.default_rng(0)
-    everywhere = np.ones((400, 400), dtype=bool)
-    noise = random.standard_normal((400, 400))
-    board = 2.0 * ((np.indices((400, 400)) // (period // 2)).sum(axis=0) % 2) - 1  # a power of 1, as the noise
-    assert checkerboard(noise, everywhere) == pytest.approx(0, abs=0.01)
+    noise = np.random.default_rng(0).standard_normal(CROP)
+    board = 2.0 * ((np.indices(CROP) // (period // 2)).sum(axis=0) % 2) - 1  # a power of 1, as the noise
+    assert vm.checkerboard(noise, EVERYWHERE) == pytest.approx(0, abs=0.01)
     # A board's harmonics that lie on the grid count; fine boards have no others.
-    assert checkerboard(noise + board, everywhere) == pytest.approx(0.5, abs=0.03)
+    assert vm.checkerboard(noise + board, EVERYWHERE) == pytest.approx(0.5, abs=0.03)
+    assert abs(vm.checkerboard(noise + np.where(HALF, 0, board), HALF)) < 0.01
 
 
-def test_checkerboard_ignores_what_has_no_such_period(vessels):
-    everywhere = np.ones((400, 400), dtype=bool)
-    stripes = np.sin(np.arange(400) * 2 * np.pi / 11) * np.ones((400, 1))
-    assert abs(checkerboard(vessels + stripes, everywhere)) < 0.02
-    assert checkerboard(np.full((400, 400), 0.5), everywhere) == 0
+def test_checkerboard_ignores_other_periods():
+    stripes = np.sin(np.arange(400) * 2 * np.pi / 11)
+    assert abs(vm.checkerboard(VESSELS + stripes, EVERYWHERE)) < 0.02
+    assert vm.checkerboard(np.full(CROP, 0.5), EVERYWHERE) == 0
+    assert np.isnan(vm.checkerboard(VESSELS, np.indices(CROP)[0] < 100))  # no window in the field
 
 
-def test_checkerboard_looks_inside_the_field_alone(half_field):
-    noise = np.random.default_rng(0).standard_normal((400, 400))
-    board = 2.0 * (np.indices((400, 400)).sum(axis=0) % 2)
-    assert abs(checkerboard(noise + np.where(half_field, 0, board), half_field)) < 0.01
-    assert np.isnan(checkerboard(noise, np.zeros((400, 400), dtype=bool)))
-    assert np.isnan(checkerboard(noise[:100, :100], half_field[:100, :100]))
-
-
-def test_rim_by_hand(half_field):
-    real = np.full((400, 400), 0.3)
-    even = artefacts(real, real + 0.1, half_field)
-    assert even["rim"] == pytest.approx(1)
-    columns = np.arange(400)
-    glow = artefacts(real, real + np.where(columns >= 250 - 12, 0.3, 0.1), half_field)
-    # 0.3 in the band of 12 px, 0.1 inside, but for what the smoothing carries over: equal gain and loss
+def test_rim_by_hand():
+    real, columns = np.full(CROP, 0.3), np.arange(400)
+    assert vm.artefacts(real, real + 0.1, HALF)["rim"] == pytest.approx(1)
+    assert np.isnan(vm.artefacts(real, real + 0.1)["rim"])  # no border of the field
+    glow = vm.artefacts(real, real + np.where(columns >= 250 - 12, 0.3, 0.1), HALF)
+    # 0.3 in the band of 12 px, 0.1 inside, except for what smoothing carries over
     lost = 0.2 * 3 / np.sqrt(2 * np.pi)  # integral of the blurred step's tail, sigma 3 px
     assert glow["rim"] == pytest.approx((0.3 - lost / 12) / (0.1 + lost / (250 - 12)), rel=0.02)
-    assert np.isnan(artefacts(real, real + 0.1)["rim"])
-
-
-def test_artefacts_of_nothing(caplog):
-    nothing = artefacts(np.zeros((200, 200)), np.zeros((200, 200)), np.zeros((200, 200), dtype=bool))
-    assert list(nothing) == list(ARTEFACT_NAMES)
-    assert all(np.isnan(list(nothing.values())))
-    assert "no pixel lies inside the field" in caplog.text
-
-
-# --- vessel maps -----------------------------------------------------------------------------------------------------
 
 
 def bar(width, shape=(60, 80), top=20):
     """A horizontal bar that is `width` px wide, from side to side."""
-    image = np.zeros(shape, dtype=bool)
-    image[top : top + width] = True
-    return image
+    return np.broadcast_to((np.arange(shape[0]) >= top) & (np.arange(shape[0]) < top + width), shape[::-1]).T
 
 
-def everywhere(image):
-    return np.ones(image.shape, dtype=bool)
+def scores_of(truth, vessels, fov=True):
+    return vm.vessel_scores(truth, vessels.astype(float), vessels, np.broadcast_to(fov, truth.shape))
 
 
-def test_perfect_and_inverted_vessel_maps():
-    truth = bar(7)
-    scores = vessel_scores(truth, truth.astype(float), truth, everywhere(truth))
-    assert scores == dict.fromkeys(VESSEL_SCORE_NAMES, 1.0)
-    scores = vessel_scores(truth, 1 - truth, ~truth, everywhere(truth))
-    assert [scores[name] for name in ("roc_auc", "dice", "sensitivity", "specificity", "cldice")] == [0] * 5
-    assert scores["average_precision"] == pytest.approx(truth.mean())  # no threshold finds any but all
+@pytest.mark.parametrize(("region", "classes"), [("disc", 3), ("macula", 4), (None, vm.OCTA_CLASSES[None])])
+def test_vessel_map_is_the_brightest_class_inside_the_field(region, classes):
+    octa = np.repeat(np.linspace(0.1, 0.9, classes), 80) * np.ones((80, 1))  # a band of 80 px for each class
+    band = np.broadcast_to(np.arange(-80 * classes, 0) >= -80, octa.shape)
+    fov = np.broadcast_to(np.arange(-80 * classes, 0) < -20, octa.shape)
+    assert np.mean(vm.vessel_map(octa, fov, region) == (band & fov)) > 0.99
+    assert vm.vessel_density(band, fov) == 60 / (80 * classes - 20)
+    assert np.isnan(vm.vessel_density(band, fov & False))
+
+
+@pytest.mark.parametrize("region", ["disc", "macula", None])
+@pytest.mark.parametrize(("octa", "fov"), [(np.full(CROP, 0.5), EVERYWHERE), (VESSELS, ~EVERYWHERE)])
+def test_without_grey_levels_or_field_there_are_no_vessels(octa, fov, region):
+    assert vm.vessel_threshold(octa[fov], region) is None
+    assert not vm.vessel_map(octa, fov, region).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_auc_equals_scikit_learn(dtype):
+    random = np.random.default_rng(0)
+    vessels = random.random(100_000) < 0.2
+    probability = np.round(random.random(100_000) + 0.2 * vessels, 2).astype(dtype)  # with ties
+    assert vm.roc_auc(vessels, probability) == pytest.approx(roc_auc_score(vessels, probability), abs=1e-9)
+
+
+@pytest.mark.parametrize(("vessels", "score"), [(bar(7), 1), (~bar(7), 0)])
+def test_scores_of_the_perfect_and_the_inverted_vessel_map(vessels, score):
+    scores = scores_of(bar(7), vessels)
+    assert scores.pop("average_precision") == max(score, bar(7).mean())  # inverted: only all pixels contain the vessel
+    assert list(scores.values()) == [score] * 5
 
 
 def test_vessel_scores_by_hand():
     """The map has the upper half of a bar of 8 px, and as much again above it."""
-    truth, vessels = bar(8), bar(8, top=16)
-    scores = vessel_scores(truth, vessels.astype(float), vessels, everywhere(truth))
-    assert (scores["dice"], scores["sensitivity"]) == (0.5, 0.5)
-    assert scores["specificity"] == pytest.approx(1 - 4 / 52)
-    assert scores["roc_auc"] == pytest.approx((0.5 + 1 - 4 / 52) / 2)  # of two levels: the mean of the two rates
-    assert scores["average_precision"] == pytest.approx(0.5 * 0.5 + 0.5 * 8 / 60)
+    rates = {"sensitivity": 0.5, "specificity": 1 - 4 / 52}
+    areas = {"roc_auc": (0.5 + 1 - 4 / 52) / 2, "average_precision": 0.5 * 0.5 + 0.5 * 8 / 60}  # of two levels
+    scores = scores_of(bar(8), bar(8, top=16))
+    assert scores == pytest.approx(rates | areas | {"dice": 0.5, "cldice": scores["cldice"]})
 
 
-def test_cldice_sees_a_missing_branch_and_not_the_width():
-    truth = bar(9)
+def test_cldice_counts_a_missing_branch_but_not_the_width():
+    truth, narrow = bar(9).copy(), bar(3, top=23)
     truth[29:60, 36:45] = True  # a branch, about half as long as the bar
-    narrow = bar(3, top=23)
-    scores = vessel_scores(truth, narrow.astype(float), narrow, everywhere(truth))
-    true_line = skeletonize(truth)
-    complete = narrow[true_line].mean()
+    complete = narrow[skeletonize(truth)].mean()
     assert 0.5 < complete < 0.8
-    assert scores["cldice"] == pytest.approx(2 * complete / (1 + complete))
-    assert scores["dice"] < 0.5
-    swapped = vessel_scores(narrow, truth.astype(float), truth, everywhere(truth))  # now the branch is invented
-    assert swapped["cldice"] == pytest.approx(scores["cldice"])
+    assert scores_of(truth, narrow)["cldice"] == pytest.approx(2 * complete / (1 + complete))
+    assert scores_of(narrow, truth)["cldice"] == pytest.approx(2 * complete / (1 + complete))  # the branch is invented
 
 
-def test_vessel_scores_without_a_vessel_or_outside_the_field():
-    truth, none = bar(7), np.zeros((60, 80), dtype=bool)
-    scores = vessel_scores(none, truth.astype(float), truth, everywhere(truth))
-    assert [name for name, score in scores.items() if np.isnan(score)] == [
-        *("roc_auc", "average_precision", "sensitivity", "cldice")
-    ]
-    left = everywhere(truth)
-    left[:, 40:] = False
-    wrong_outside = truth ^ ~left
-    assert vessel_scores(truth, wrong_outside.astype(float), wrong_outside, left)["dice"] == 1
-    with pytest.raises(ValueError, match="four 2-D arrays of one shape"):
-        vessel_scores(truth, truth[:5], truth, left)
+def test_without_ground_truth_vessels_only_dice_and_specificity_remain():
+    scores = scores_of(bar(0), bar(7))
+    assert [name for name, score in scores.items() if np.isfinite(score)] == ["dice", "specificity"]
 
 
-@pytest.mark.parametrize(("rise", "length"), [(0, 60), (1, 60 * np.sqrt(2))])
+def test_vessels_outside_the_field_do_not_count():
+    left = np.broadcast_to(np.arange(80) < 40, (60, 80))
+    assert scores_of(bar(7), bar(7) ^ ~left, left)["dice"] == 1
+
+
+@pytest.mark.parametrize(("rise", "length"), [(0, 60), (1, 60 * np.sqrt(2)), (-1, 60 * np.sqrt(2))])
 def test_length_of_a_line(rise, length):
-    image = np.zeros((80, 80), dtype=bool)
-    steps = np.arange(61)
-    image[10 + rise * steps, 10 + steps] = True
-    assert skeleton_lengths(image).sum() == pytest.approx(length)
-    assert skeleton_lengths(image[:, ::-1]).sum() == pytest.approx(length)
-    region = everywhere(image)
-    assert skeleton_density(skeleton_lengths(image), region, 0.01) == pytest.approx(length * 0.01 / 0.64)
+    image, steps = np.zeros((80, 80), dtype=bool), np.arange(-30, 31)
+    image[40 + rise * steps, 40 + steps] = True
+    lengths = vm.skeleton_lengths(image)
+    assert (lengths.sum(), lengths[:, :40].sum()) == pytest.approx((length, length / 2), abs=1)
+    assert vm.skeleton_density(lengths, image | True, 0.01) == pytest.approx(length * 0.01 / 0.64)
 
 
 @pytest.mark.parametrize("angle", range(0, 180, 15))
 def test_length_of_a_thick_line_at_any_angle(angle):
-    rows, columns = np.ogrid[:300, :300]
-    direction = np.exp(1j * np.deg2rad(angle))
-    place = ((columns - 150) + 1j * (rows - 150)) * np.conj(direction)
+    rows, columns = np.ogrid[-150:150, -150:150]
+    place = (columns + 1j * rows) * np.exp(-1j * np.deg2rad(angle))
     image = (abs(place.imag) < 3) & (abs(place.real) < 100)
-    assert 0.95 < skeleton_lengths(image).sum() / 200 < 1.11
-
-
-def test_length_is_shared_between_regions():
-    image = bar(1)
-    lengths = skeleton_lengths(image)
-    assert lengths[:, :40].sum() + lengths[:, 40:].sum() == pytest.approx(79)
-    assert lengths[:, :40].sum() == pytest.approx(39.5)
-    assert np.isnan(skeleton_density(lengths, np.zeros_like(image), 0.01))
-
-
-# --- foveal avascular zone -------------------------------------------------------------------------------------------
+    assert 0.95 < vm.skeleton_lengths(image).sum() / 200 < 1.11
 
 
 def macula(radius_mm, middle=(200, 190)):
     """Speckle of mean 0.3 with a round hole, at 0.015 mm per px."""
     rows, columns = np.ogrid[:400, :400]
     hole = np.hypot(rows - middle[0], columns - middle[1]) * 0.015 < radius_mm
-    speckle = np.random.default_rng(0).uniform(0, 0.6, (400, 400))
-    return np.where(hole, 0.2 * speckle, speckle)
+    return np.where(hole, 0.2, 1) * np.random.default_rng(0).uniform(0, 0.6, CROP)
 
 
 @pytest.mark.parametrize("radius", [0.2, 0.3, 0.45])
-def test_avascular_zone_of_known_area(radius):
-    image = macula(radius)
-    zone = foveal_avascular_zone(image, everywhere(image), 0.015)
+@pytest.mark.parametrize("brightness", [1, 0.5])
+def test_avascular_zone_of_known_area(radius, brightness):
+    zone = vm.foveal_avascular_zone(brightness * macula(radius), EVERYWHERE, 0.015)
     assert zone.sum() * 0.015**2 == pytest.approx(np.pi * radius**2, rel=0.08)
     assert zone[200, 190]
-    dimmer = foveal_avascular_zone(0.5 * image, everywhere(image), 0.015)
-    assert np.array_equal(zone, dimmer)
 
 
-def test_no_avascular_zone():
-    image = macula(0.3)
-    flat = np.random.default_rng(0).uniform(0, 0.6, (400, 400))
-    assert foveal_avascular_zone(flat, everywhere(flat), 0.015) is None
-    open_zone = image.copy()
+def test_no_avascular_zone_without_a_dark_closed_one_in_the_field():
+    open_zone, fov = macula(0.3), EVERYWHERE.copy()
     open_zone[195:240, 190:] *= 0.2  # dark up to the crop's border
-    assert foveal_avascular_zone(open_zone, everywhere(image), 0.015) is None
-    fov = everywhere(image)
     fov[100:300, 100:300] = False
-    assert foveal_avascular_zone(image, fov, 0.015) is None
+    for image, field in ((macula(0.0), EVERYWHERE), (open_zone, EVERYWHERE), (macula(0.3), fov)):
+        assert vm.foveal_avascular_zone(image, field, 0.015) is None
 
 
-# --- sectors ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("region", "side"), [("disc", 4.5), ("macula", 6.0)])
-def test_sectors_have_their_areas_and_do_not_overlap(region, side):
-    fov = np.ones((400, 400), dtype=bool)
-    masks = sector_masks(fov, region, "OD", side / 400)
-    assert tuple(masks) == SECTORS[region]
-    rings = {"ring": (2, 4), "inner": (1, 3), "outer": (3, 6)}
+@pytest.mark.parametrize("region", ["disc", "macula"])
+def test_sectors_have_their_areas_and_do_not_overlap(region):
+    side = CROP_MM[region]
+    masks = vm.sector_masks(EVERYWHERE, region, "OD", side / 400)
+    assert tuple(masks) == vm.SECTORS[region]
+    areas = {"centre": np.pi / 4, "ring": np.pi * 12 / 16, "inner": np.pi * 8 / 16, "outer": np.pi * 27 / 16}
     for name, mask in masks.items():
-        if name == "whole":
-            area = side**2
-        elif name == "centre":
-            area = np.pi / 4
-        else:
-            low, high = rings[name.split()[0]]
-            area = np.pi * (high**2 - low**2) / 16
+        area = side**2 if name == "whole" else areas[name.split()[0]]
         assert mask.sum() * (side / 400) ** 2 == pytest.approx(area, rel=0.02), name
     assert sum(mask.astype(int) for name, mask in masks.items() if name != "whole").max() == 1
 
 
-@pytest.mark.parametrize("region", ["disc", "macula"])
-def test_mirrored_eyes_have_equal_sectors(region):
-    fov = np.ones((400, 400), dtype=bool)
-    right, left = (sector_masks(fov, region, eye, 0.015) for eye in ("OD", "OS"))
-    for name, mask in right.items():
-        assert np.array_equal(mask, left[name][:, ::-1]), name
-    side = "ring" if region == "disc" else "inner"
-    assert np.nonzero(right[f"{side} nasal"])[1].min() > 200  # nasal is to the right in a right eye
-    assert np.nonzero(right[f"{side} superior"])[0].max() < 200
+@pytest.mark.parametrize(("region", "ring"), [("disc", "ring"), ("macula", "inner")])
+def test_mirrored_eyes_have_mirrored_sectors(region, ring):
+    right, left = (vm.sector_masks(EVERYWHERE, region, eye, 0.015) for eye in ("OD", "OS"))
+    assert all(np.array_equal(mask, left[name][:, ::-1]) for name, mask in right.items())
+    assert np.nonzero(right[f"{ring} nasal"])[1].min() > 200  # nasal is to the right in a right eye
+    assert np.nonzero(right[f"{ring} superior"])[0].max() < 200
 
 
-def test_sectors_that_are_not_seen_are_none():
-    fov = np.ones((400, 400), dtype=bool)
-    fov[:, 260:] = False
-    masks = sector_masks(fov, "disc", "OD", 4.5 / 400)
-    assert [name for name, mask in masks.items() if mask is None] == [*("ring superior", "ring nasal", "ring inferior")]
-    small = sector_masks(np.ones((400, 400), dtype=bool), "macula", "OD", 3 / 400)  # a crop of 3 mm
-    assert [name for name, mask in small.items() if mask is None] == [f"outer {name}" for name in QUADRANTS]
-    assert sector_masks(np.zeros((9, 9), dtype=bool), "disc", "OS", 0.5)["whole"] is None
+def test_sectors_outside_field_or_crop_are_none():
+    masks = vm.sector_masks(np.broadcast_to(np.arange(400) < 260, CROP), "disc", "OD", 4.5 / 400)
+    assert [name for name, mask in masks.items() if mask is None] == [f"ring {name}" for name in vm.QUADRANTS[:3]]
+    small = vm.sector_masks(EVERYWHERE, "macula", "OD", 3 / 400)  # a crop of 3 mm
+    assert [name for name, mask in small.items() if mask is None] == [f"outer {name}" for name in vm.QUADRANTS]
+    assert vm.sector_masks(~EVERYWHERE, "disc", "OS", 0.5)["whole"] is None
 
 
-# --- one eye ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def eye():
     """A macula with a dark vessel of 8 px on an uneven fundus, and the same bright in the OCT-A."""
-    truth = bar(8, (400, 400), top=100)
-    light = np.linspace(60, 180, 400)
-    fundus = np.repeat((np.where(truth, 0.7, 1.0) * light)[..., np.newaxis], 3, axis=2).astype(np.uint8)
+    truth = bar(8, CROP, top=100)
+    fundus = np.repeat((np.where(truth, 0.7, 1.0) * np.linspace(60, 180, 400))[..., np.newaxis], 3, axis=2)
     octa = np.maximum(macula(0.3), 0.8 * truth)
-    ours = Candidate("this run", octa, True)
-    probability = Candidate("net", gaussian_filter(truth.astype(float), 1), False)
-    return EyeToMeasure(fundus, octa, truth, everywhere(truth), "macula", "OD", 0.015, (ours, probability))
+    net = vm.Candidate("net", gaussian_filter(truth.astype(float), 1), False)
+    candidates = vm.Candidate("this run", octa, True), net
+    return vm.EyeToMeasure(fundus.astype(np.uint8), octa, truth, EVERYWHERE, "macula", "OD", 0.015, candidates)
 
 
-def test_measures_of_an_eye(eye):
-    rows, counts = measure_eye(eye)
-    whole = {row["candidate"]: row for row in rows if row["sector"] == "whole"}
-    assert set(whole) == {REAL, "this run", "net", SEGMENTED, "green channel", "ridge filter"}
-    assert len(rows) == 6 * len(SECTORS["macula"])
-    assert whole[REAL]["vessel_density"] == pytest.approx(8 / 400)
-    assert whole[REAL]["skeleton_density"] == pytest.approx(1 / 6, rel=0.03)  # 6 mm in 36 mm2
-    assert whole["this run"]["mae"] == 0
-    assert whole["net"]["dice"] > 0.85
-    assert "mae" not in whole["net"]
-    assert whole["this run"]["faz_mm2"] == whole[REAL]["faz_mm2"] == pytest.approx(np.pi * 0.09, rel=0.1)
-    assert whole[SEGMENTED]["roc_auc"] > 0.99
-    for floor in ("green channel", "ridge filter"):
-        assert whole[floor]["roc_auc"] > 0.97
-    for name, count in counts.items():
-        assert count.sum(axis=1).tolist() == [392 * 400, 8 * 400], name
-    inner = {row["sector"]: row["vessel_density"] for row in rows if row["candidate"] == REAL}
-    assert inner["centre"] == 0
-    assert inner["inner superior"] > 0.02
+@pytest.fixture(scope="module")
+def measured(eye):
+    """The rows by candidate and sector, and the counts."""
+    rows, counts = vm.measure_eye(eye)
+    return {(row["candidate"], row["sector"]): row for row in rows}, counts
 
 
-def test_truth_of_the_segmenter_is_applied_alike(eye):
-    rows, counts = measure_eye(replace(eye, vessels=None))
-    ours = next(row for row in rows if row["candidate"] == "this run")
-    assert (ours["dice"], ours["cldice"]) == (1, 1)
-    assert SEGMENTED not in counts
+def test_eye_has_a_row_for_each_candidate_and_sector(measured):
+    names = [vm.REAL, "this run", "net", vm.SEGMENTED, *vm.BASELINES]
+    assert list(measured[0]) == [(name, sector) for name in names for sector in vm.SECTORS["macula"]]
 
 
-def test_map_that_comes_with_a_likelihood_is_taken(eye):
-    own = Candidate("net", eye.candidates[1].image, False, vessels=bar(4, (400, 400), top=100))
-    rows, _ = measure_eye(replace(eye, candidates=(own,)))
-    assert next(row for row in rows if row["candidate"] == "net")["vessel_density"] == pytest.approx(4 / 400)
+def test_densities_of_an_eye(measured):
+    assert measured[0][vm.REAL, "whole"]["vessel_density"] == pytest.approx(8 / 400)
+    assert measured[0][vm.REAL, "whole"]["skeleton_density"] == pytest.approx(1 / 6, rel=0.03)  # 6 mm in 36 mm2
+    assert measured[0][vm.REAL, "inner superior"]["vessel_density"] > 0.02
+    assert measured[0][vm.REAL, "centre"]["vessel_density"] == 0
 
 
-# --- across eyes -----------------------------------------------------------------------------------------------------
+def test_only_octa_have_pixel_measures_and_an_avascular_zone(measured):
+    ours, net = (measured[0][name, "whole"] for name in ("this run", "net"))
+    assert (ours["mae"], ours["faz_mm2"]) == (0, pytest.approx(np.pi * 0.09, rel=0.1))
+    assert "mae" not in net
+    assert np.isnan(net["faz_mm2"])
 
 
-def test_both_eyes_of_a_subject_are_drawn_together():
-    drawn = resample_subjects(np.array([5, 5, 7, 9, 9, 9]), 500, 0)
-    assert drawn.shape == (500, 6)
-    assert np.array_equal(drawn[:, 0], drawn[:, 1])
-    assert np.array_equal(drawn[:, 3], drawn[:, 5])
-    assert set(drawn[:, [0, 2, 3]].sum(axis=1)) == {3}
-    assert np.array_equal(drawn, resample_subjects(np.array([5, 5, 7, 9, 9, 9]), 500, 0))
-    assert not np.array_equal(drawn, resample_subjects(np.array([5, 5, 7, 9, 9, 9]), 500, 1))
+@pytest.mark.parametrize("name", ["net", vm.SEGMENTED, *vm.BASELINES])
+def test_candidates_and_baselines_find_a_clear_vessel(measured, name):
+    assert measured[0][name, "whole"]["roc_auc"] > 0.97
 
 
-def simulated(random, subjects, rho, within):
-    """Two values for both eyes of subjects, correlated by rho; the eyes of a subject by `within`."""
-    covariance = np.array([[1, rho], [rho, 1]])
-    shared = random.multivariate_normal([0, 0], within * covariance, subjects)
-    own = random.multivariate_normal([0, 0], (1 - within) * covariance, 2 * subjects)
-    return (np.repeat(shared, 2, axis=0) + own).T
+def test_pixels_are_counted_by_vessel_probability(measured):
+    assert {tuple(count.sum(axis=1)) for count in measured[1].values()} == {(392 * 400, 8 * 400)}
 
 
-def test_correlations_are_those_of_scipy_and_of_resampled_eyes():
-    random = np.random.default_rng(0)
-    real, other = simulated(random, 300, 0.8, 0.7)
-    other[:3] = other[3]  # ties
-    subjects = np.repeat(np.arange(300), 2)
-    found = correlations(real, other, resample_subjects(subjects, 400, 0))
-    assert found["pearson"] == pytest.approx(0.8, abs=0.04)
-    assert found["pearson_low"] < 0.8 < found["pearson_high"]
-    one = np.ones((1, len(real)), dtype=int)
-    one[0, :4], one[0, 10] = 3, 0
-    again = np.repeat(np.arange(len(real)), one[0])  # each eye as often as it is drawn
-    repeated = correlations(real, other, one)
-    assert repeated["pearson_low"] == pytest.approx(pearsonr(real[again], other[again]).statistic)
-    assert repeated["spearman_low"] == pytest.approx(spearmanr(real[again], other[again]).statistic)
-    assert np.isnan(correlations(real, np.ones_like(real), one)["pearson"])
+def test_without_ground_truth_the_segmenter_makes_it(eye):
+    rows, counts = vm.measure_eye(replace(eye, vessels=None))
+    assert next(row["cldice"] for row in rows if row["candidate"] == "this run") == 1
+    assert vm.SEGMENTED not in counts
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    """And would not if eyes were drawn instead of subjects: two eyes that are all but one hold little more than one."""
-    random = np.random.default_rng(1)
-    subjects = np.repeat(np.arange(40), 2)
-    hits = {"mean": 0, "pearson": 0, "mean, eyes drawn": 0}
-    for trial in range(300):
-        real, other = simulated(random, 40, 0.7, 0.9)
-        drawn = resample_subjects(subjects, 300, trial)
-        mean, r = mean_of_eyes(other, drawn), correlations(real, other, drawn)
-        eyes = mean_of_eyes(other, resample_subjects(np.arange(80), 300, trial))
-        hits["mean"] += mean["low"] < 0 < mean["high"]
-        hits["pearson"] += r["pearson_low"] < 0.7 < r["pearson_high"]
-        hits["mean, eyes drawn"] += eyes["low"] < 0 < eyes["high"]
-    assert 0.90 < hits["mean"] / 300 < 0.98
-    assert 0.89 < hits["pearson"] / 300 < 0.98
-    assert hits["mean, eyes drawn"] / 300 < 0.88
-
-
-def test_bland_altman_by_hand():
-    real = np.array([0.1, 0.2, 0.3, 0.4])
-    other = real + np.array([0.01, 0.03, 0.01, 0.03])
-    found = bland_altman(real, other, resample_subjects(np.arange(4), 1000, 0))
-    sd = np.sqrt(4 * 0.01**2 / 3)
-    assert found["bias"] == pytest.approx(0.02)
-    assert (found["limit_low"], found["limit_high"]) == pytest.approx((0.02 - 1.96 * sd, 0.02 + 1.96 * sd))
-    assert 0.0099 < found["bias_low"] < 0.02 < found["bias_high"] < 0.0301
-
-
-def test_paired_difference_is_tested_over_subjects():
-    random = np.random.default_rng(2)
-    subjects = np.repeat(np.arange(12), 2)
-    one = random.uniform(0.7, 0.9, 24)
-    difference = 0.01 * np.arange(1, 25)
-    drawn = resample_subjects(subjects, 200, 0)
-    found = paired_difference(one, one - difference, subjects, drawn)
-    assert found["difference"] == pytest.approx(0.125)
-    assert found["p"] == pytest.approx(2 / 2**12)  # all of 12 subjects on one side; 24 eyes would give 2 / 2**24
-    assert paired_difference(one, one, subjects, drawn)["p"] == 1
+def test_map_that_comes_with_a_vessel_probability_is_used(eye):
+    own = replace(eye.candidates[1], vessels=bar(4, CROP, top=100))
+    assert own.segment(eye.fov, eye.region)[1].mean() == 4 / 400
