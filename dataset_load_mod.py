@@ -1,9 +1,9 @@
-"""The way of the data: files on disk -> table of cases -> images -> patches, and patches back to an image.
+"""The data pipeline: files on disk -> table of cases -> images -> patches, and patches back to an image.
 
-    python dataset_load_mod.py download [DIR]    # brings UT-FSOCTA from Zenodo into data/, or DIR
-    python dataset_load_mod.py check [DIR]       # what is there, and whether training could start
+    python dataset_load_mod.py download [DIR]    # fetch UT-FSOCTA from Zenodo into data/, or DIR
+    python dataset_load_mod.py check [DIR]       # list what a data set contains, and whether training could start
 
-The folder is laid out as UT-FSOCTA (Zenodo, doi 10.5281/zenodo.6476639):
+A data set is laid out as UT-FSOCTA (Zenodo, doi 10.5281/zenodo.6476639):
 
     UT-FSOCTA-v1/cropped/{fundus,octa}/{disc,macula}/<subject>_<OD|OS>.png    aligned pairs
     UT-FSOCTA-v1/fov45/fundus/<subject>_<OD|OS>.jpg                           whole photographs (`fov_45` too)
@@ -14,10 +14,8 @@ Images stay uint8 on [0, 255] in memory and are decoded once per run; they becom
 
 import argparse
 import mmap
-import re
 import struct
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,27 +29,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageOps
 from scipy.ndimage import binary_erosion, binary_opening, distance_transform_edt, label
 from skimage.morphology import convex_hull_image
-from tqdm import tqdm
 
-from dataset_download import DATASET_NAME, DownloadError, download, holds_dataset, naming
-from pix_settings import OneLineParser, one_line, prepare_process
+from dataset_download import download, holds_dataset
+from pix_command import OneLineParser, UserError, exit_status, one_line, progress_bar
+from pix_settings import SAMPLE_RETINAS
+from ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 PROGRAM = "dataset_load_mod.py"
-DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the deposit is looked for
-REGIONS = ("disc", "macula")
-FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the deposit's name, and the one that the published script reads
-PUBLISHED_SPLITS = {  # by subject id: the deposit's own
-    "train": tuple(range(1, 26)),
-    "validation": tuple(range(26, 31)),
-    "test": tuple(range(31, 113)),
-}
+DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the data set is searched for
+SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to validate on
+FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the record's name, and the one that the published script reads
+PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
 CASE_COLUMNS = ("subject", "eye", "region", "split", "fundus", "octa")
 FUNDUS_CHANNELS = 3
 MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more would take gigabytes
-FILE_NAME = re.compile(r"(?P<subject>\d+)_(?P<eye>OD|OS)\.(?:png|jpe?g|tiff?|bmp)", re.IGNORECASE)
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -59,11 +53,12 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 DARK = 15
 MIN_PART_OF_FIELD = 0.01  # of the image's area: smaller bright islands on the black are letters or dust
 RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
-READ_AHEAD = 16  # pairs that are read at once, so that reading needs no more memory for more
+ENTIRELY_DARK = "is entirely dark; remove it, or replace it by the right photograph"
+READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
 
 
-class DataError(ValueError):
-    """Data that training cannot start from; the message is one line for the user."""
+class DataError(UserError):
+    """Data that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +73,39 @@ class Pair:
 # --- files on disk -> table of cases ---------------------------------------------------------------------------------
 
 
-def find_dataset(folder: Path) -> Path | None:
-    """The dataset that a folder is, or holds as `UT-FSOCTA-v1`: what has `cropped/fundus` and `cropped/octa`."""
-    for candidate in (folder, folder / DATASET_NAME):
-        if holds_dataset(candidate):
-            return candidate
-    return None
+def find_dataset(named: str | Path | None, option: str) -> Path | None:
+    """Find a data set.
+
+    Args:
+        named: a folder that is, or contains, `UT-FSOCTA-v1`; or the word for sample retinas: their set on disk; None:
+            search DATA_FOLDERS.
+        option: what named it, for the error.
+
+    Returns:
+        The folder that contains `cropped`; None if none was named and none is found.
+
+    Raises:
+        DataError: the named folder contains no data set.
+    """
+    folders = DATA_FOLDERS if named is None else (SAMPLE_SET if str(named) == SAMPLE_RETINAS else Path(named),)
+    found = next(
+        filter(holds_dataset, (place for folder in folders for place in (folder, folder / DATASET_NAME))), None
+    )
+    if found is None and named is not None:
+        raise DataError(
+            f"{option} {folders[0]}: contains no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa); "
+            f"`python {PROGRAM} download` fetches it, `check DIR` lists what a folder contains"
+        )
+    return found
 
 
 def load_data_cases(
     data_fold: Path, splits: Mapping[str, Sequence[int]] = PUBLISHED_SPLITS
 ) -> tuple[pd.DataFrame, list[Path]]:
-    """List the pairs of a dataset.
+    """List the pairs of a data set.
 
     Args:
-        data_fold: the folder that holds `cropped`.
+        data_fold: the folder that contains `cropped`.
         splits: subject ids of `train`, `validation` and `test`.
 
     Returns:
@@ -116,18 +129,18 @@ def load_data_cases(
 
 
 def list_full_fields(data_fold: Path) -> dict[tuple[int, str], Path]:
-    """The whole photographs of a dataset by (subject, eye); empty if it has none."""
+    """The whole photographs of a data set by (subject, eye); empty if it has none."""
     found: dict[tuple[int, str], Path] = {}
     for name in FULL_FIELD_FOLDERS:
         found |= list_eyes(data_fold / name / "fundus")
     return found
 
 
-def held_out_full_field(data_fold: Path, cases: pd.DataFrame) -> Path | None:
+def validation_full_field(data_fold: Path, cases: pd.DataFrame) -> Path | None:
     """The whole photograph of the first validation eye of `cases` that has one: the one that training shows."""
     full_fields = list_full_fields(data_fold)
-    held_out = cases[cases["split"] == "validation"]
-    eyes = zip(held_out["subject"], held_out["eye"], strict=True)
+    validation = cases[cases["split"] == "validation"]
+    eyes = zip(validation["subject"], validation["eye"], strict=True)
     return next((full_fields[eye] for eye in eyes if eye in full_fields), None)
 
 
@@ -153,25 +166,25 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read PNG, JPEG, TIFF or BMP of 8 or 16 bits, grey, RGB, RGBA, CMYK or palette.
+    """Read PNG, JPEG, TIFF or BMP of 8 or 16 bits: grey, RGB, RGBA, CMYK or palette.
 
     Returns:
         (height, width, 4), uint8: red, green, blue, alpha (255 where the file has none).
 
     Raises:
-        DataError: the file cannot be read, or holds another kind of pixels.
+        DataError: the file cannot be read, or has another kind of pixels.
     """
     try:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise DataError(f"{path}: {file.width} x {file.height} px; at most {MAX_PIXELS // 10**6} megapixels")
-            if file.format in ("PNG", "TIFF") and file.n_frames > 1:  # a JPEG's further ones are previews
-                raise DataError(f"{path}: holds {file.n_frames} images; save the one that is meant by itself")
+            if file.format in ("PNG", "TIFF") and file.n_frames > 1:  # a JPEG's others are previews
+                raise DataError(f"{path}: contains {file.n_frames} images; save the right one as a file of its own")
             image = ImageOps.exif_transpose(file)
             if image.mode in SIXTEEN_BIT_MODES:
                 grey = np.asarray(image).astype(np.uint16)  # [0, 65535]
                 image = Image.fromarray(np.round(grey / 257).astype(np.uint8))  # [0, 65535] -> [0, 255]
-            elif image.mode == "I" and file.format == "PNG":  # how older Pillows hand out a grey PNG of 16 bits
+            elif image.mode == "I" and file.format == "PNG":  # how older Pillow versions return a grey PNG of 16 bits
                 image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
             elif image.mode not in EIGHT_BIT_MODES:
                 raise DataError(f"{path}: pixels of kind {image.mode!r}; save it with 8 or 16 bits per channel")
@@ -188,7 +201,7 @@ def read_image(path: Path) -> np.ndarray:
         struct.error,
         MemoryError,
         Image.DecompressionBombError,
-    ) as error:  # Pillow's, for files that are damaged in all manner of ways
+    ) as error:  # Pillow's errors for damaged files
         reason = "not an image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: cannot be read as an image ({reason})") from error
 
@@ -201,7 +214,7 @@ def read_fundus(path: Path) -> np.ndarray:
 def read_octa(path: Path, channels: int) -> np.ndarray:
     """Read an OCT-A image: (height, width, channels), uint8. Raises DataError as `read_image`.
 
-    One channel is the mean of red, green and blue, which are all but equal; four are RGBA as in the file.
+    One channel is the mean of red, green and blue, which are nearly equal; four are RGBA as in the file.
     """
     image = read_image(path)
     return octa_to_grey(image).round().astype(np.uint8)[..., np.newaxis] if channels == 1 else image
@@ -215,19 +228,19 @@ def octa_to_grey(octa: np.ndarray) -> np.ndarray:
 def field_of_view(fundus: np.ndarray) -> np.ndarray:
     """Where a fundus photograph shows the eye and not the camera's black border.
 
-    The field of a fundus camera is a disc, perhaps with flat sides, cut by the image: convex. So it is the convex hull
-    of all that is not dark, and dark vessels or a dark macula cannot tear holes into it.
+    The field of a fundus camera is a disc, perhaps with flat sides, cut by the image: it is convex. It is computed as
+    the convex hull of all bright pixels, so that dark vessels or a dark macula cannot tear holes into it.
 
     Args:
         fundus: (height, width, 3), uint8.
 
     Returns:
-        (height, width), bool, True inside; all False for an image that is dark all over.
+        (height, width), bool, True inside; all False for an image that is entirely dark.
     """
     bright = fundus.max(axis=-1) > DARK  # (height, width)
     if bright.all():
         return bright
-    parts, number = label(binary_opening(bright, np.ones((3, 3))))  # opening: without the noise of JPEG on black
+    parts, number = label(binary_opening(bright, np.ones((3, 3))))  # opening removes JPEG's noise on black
     sizes = np.bincount(parts.ravel(), minlength=number + 1)
     large = sizes >= MIN_PART_OF_FIELD * bright.size
     large[0] = False  # the dark
@@ -236,17 +249,18 @@ def field_of_view(fundus: np.ndarray) -> np.ndarray:
 
 
 def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """Continue an image over the border of the camera's field, by mirroring it there.
+    """Continue an image beyond the border of the camera's field by mirroring it there.
 
-    So a network sees no edge where the camera has one, and draws none.
+    A network then sees no edge at the camera's border, and draws none.
 
     Args:
         image: (height, width, channels).
         fov: (height, width), bool: inside the field.
 
     Returns:
-        (height, width, channels), dtype as given; inside the field, but for its fading rim, as it was. Where a mirror
-        image would lie beyond the image, its border is repeated; where beyond the field, the field's nearest pixel.
+        (height, width, channels), dtype as given; unchanged inside the field, except in its fading rim. Where the
+        mirrored pixel would lie outside the image, the image's border is repeated; where it would lie outside the
+        field, the field's nearest pixel.
     """
     inner = binary_erosion(fov, iterations=RIM_OF_FIELD, border_value=1)
     if inner.all() or not inner.any():
@@ -258,8 +272,15 @@ def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
     return image[tuple(np.where(inner[tuple(mirrored)], mirrored, nearest))]
 
 
+def black_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """A copy of an image (height, width, channels), its colours black outside the camera's field; alpha is kept."""
+    image = image.copy()
+    image[~fov, :3] = 0
+    return image
+
+
 def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: bool) -> Pair:
-    """Read one case; with `fov_mask`, both images are black outside the camera's field.
+    """Read one case; with `fov_mask` find the camera's field, else take the whole image for it.
 
     Raises:
         DataError: a file cannot be read, the two differ in size, or the photograph shows nothing.
@@ -268,16 +289,19 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
     if fundus.shape[:2] != octa.shape[:2]:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]} px" for image in (fundus, octa))
         raise DataError(f"{fundus_path} and {octa_path} are a pair of two sizes, {sizes}; align them first")
-    fov = field_of_view(fundus) if fov_mask else np.ones(fundus.shape[:2], dtype=bool)
+    fov = field_to_use(fundus, fov_mask)
     if not fov.any():
-        raise DataError(f"{fundus_path}: is dark all over")
-    fundus[~fov] = 0
-    octa[~fov, :3] = 0  # alpha, if there, stays
+        raise DataError(f"{fundus_path}: {ENTIRELY_DARK}")
     return Pair(fundus, octa, fov)
 
 
+def field_to_use(fundus: np.ndarray, fov_mask: bool) -> np.ndarray:
+    """Where to predict and to score, (height, width), bool: the camera's field, or without `fov_mask` everywhere."""
+    return field_of_view(fundus) if fov_mask else np.ones(fundus.shape[:2], dtype=bool)
+
+
 def load_pairs(cases: pd.DataFrame, octa_channels: int, fov_mask: bool) -> Iterator[Pair]:
-    """Read the cases of a table, in order, a few ahead. Raises DataError at the first that is wrong, as `load_pair`."""
+    """Read the cases of a table in order, a few ahead. Raises DataError at the first faulty one, as `load_pair`."""
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(cases), READ_AHEAD):
             yield from pool.map(
@@ -286,31 +310,8 @@ def load_pairs(cases: pd.DataFrame, octa_channels: int, fov_mask: bool) -> Itera
             )
 
 
-def keep_images(images: Iterable[np.ndarray], folder: Path | None) -> list[np.ndarray]:
-    """Keep images in memory; or, with a folder, in a file there that has no name and goes with the process.
-
-    The file's images are mapped: the system reads a part when it is used, and drops it when memory is short.
-
-    Raises:
-        OSError: the file cannot be written; the folder is named.
-    """
-    if folder is None:
-        return [in_own_pages(image) for image in images]
-    places = []
-    folder.mkdir(parents=True, exist_ok=True)
-    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
-        for image in images:
-            places.append((file.tell(), image.shape, image.dtype))
-            file.write(np.ascontiguousarray(image))
-        if not file.tell():
-            return []
-        file.flush()
-        mapped = np.memmap(file, mode="r")
-    return [np.ndarray(shape, kind, mapped, start) for start, shape, kind in places]
-
-
 def in_own_pages(image: np.ndarray) -> np.ndarray:
-    """A copy outside the heap: in it, among all that reading takes and gives back, images take half as much again."""
+    """A copy outside the heap: there, fragmented by the many temporary arrays, images need half as much memory more."""
     copy = np.ndarray(image.shape, image.dtype, mmap.mmap(-1, image.nbytes))
     copy[...] = image
     return copy
@@ -333,12 +334,12 @@ def patch_corners(img_resolution: Sequence[int], patch_size: Sequence[int], stri
         (patches, 2), int: row and column, the row running fastest, as in the published scripts.
 
     Raises:
-        ValueError: the image is smaller than a patch, or the stride is no whole number from 1 to the patch's side.
+        ValueError: the image is smaller than a patch, or the stride is no integer from 1 to the patch's side.
     """
     if img_resolution[0] < patch_size[0] or img_resolution[1] < patch_size[1]:
         raise ValueError(f"image {tuple(img_resolution[:2])} is smaller than a patch {tuple(patch_size[:2])}")
     if stride != int(stride) or not 1 <= stride <= min(patch_size[:2]):
-        raise ValueError(f"stride {stride}: want a whole number of steps per patch, from 1 to {min(patch_size[:2])}")
+        raise ValueError(f"stride {stride}: must be a whole number of steps per patch, from 1 to {min(patch_size[:2])}")
     axes = []
     for size, patch in zip(img_resolution[:2], patch_size[:2], strict=True):
         steps = ceil(stride * (size - patch) / patch) + 1
@@ -383,13 +384,13 @@ def put_img_back_from_patches(
 ) -> np.ndarray:
     """Blend patches of the study's grid back into an image.
 
-    Overlaps are averaged with a smooth window, so that no patch ends abruptly. Patches are taken one at a time: only
-    the image is held in memory, however large the overlap, if they come from a generator.
+    Overlaps are averaged with a smooth window, so that no patch ends abruptly. Patches may come from a generator: only
+    the image is kept in memory, however large the overlap.
 
     Args:
         patches: (h, w, channels) each, in the order of `patch_corners`.
         out_img_resolution: height and width of the image in px.
-        stride: steps per patch, that of the cutting.
+        stride: steps per patch, as when cutting.
 
     Returns:
         (height, width, channels), float32, or float64 for patches of float64.
@@ -421,23 +422,23 @@ def put_img_back_from_patches(
 
 
 def blending_window(patch_shape: Sequence[int]) -> np.ndarray:
-    """Weights (h, w, 1) on (0, 1]: a raised cosine along each axis, all but zero at the border, one in the middle."""
+    """Weights (h, w, 1) on (0, 1]: a raised cosine along each axis, nearly 0 at the border, 1 in the middle."""
     axes = [np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2 for size in patch_shape[:2]]
     return (axes[0][:, np.newaxis] * axes[1])[..., np.newaxis]
 
 
 def reflect_to_patch(image: np.ndarray, patch_size: Sequence[int]) -> np.ndarray:
-    """Reflect (height, width, channels) out, below and to the right, to at least a patch; as it is if large enough."""
+    """Extend (height, width, channels) by reflection, below and to the right, to at least the size of a patch."""
     return reflect_out(image, [max(0, patch - size) for patch, size in zip(patch_size, image.shape[:2], strict=True)])
 
 
 def reflect_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
-    """Reflect (height, width, channels) out, below and to the right, until its sides are multiples of a number."""
+    """Extend (height, width, channels) by reflection, below and to the right, until its sides are such multiples."""
     return reflect_out(image, [-size % multiple for size in image.shape[:2]])
 
 
 def reflect_out(image: np.ndarray, missing: Sequence[int]) -> np.ndarray:
-    """Reflect (height, width, channels) out by so many px below and to the right."""
+    """Extend (height, width, channels) by reflection by so many px below and to the right."""
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="reflect") if any(missing) else image
 
 
@@ -446,7 +447,7 @@ def reflect_out(image: np.ndarray, missing: Sequence[int]) -> np.ndarray:
 
 def preprocess_sample(sample_fundus: "tf.Tensor", sample_octa: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
     """Uint8 on [0, 255] -> float32 on [-1, 1], both images, any shape."""
-    import tensorflow as tf  # here, so that files are read and checked without waiting for it
+    import tensorflow as tf  # here, so that reading and checking files need not wait for it
 
     return tf.cast(sample_fundus, tf.float32) / 127.5 - 1, tf.cast(sample_octa, tf.float32) / 127.5 - 1
 
@@ -456,7 +457,7 @@ def preprocess_sample(sample_fundus: "tf.Tensor", sample_octa: "tf.Tensor") -> t
 
 @dataclass(frozen=True)
 class Findings:
-    """What `check` finds in a dataset."""
+    """What `check` finds in a data set."""
 
     folders: dict[str, dict[str, int]]  # images by folder and region
     pairs: dict[str, int]  # by split, "unused" included
@@ -468,14 +469,8 @@ class Findings:
     obstacles: list[str]  # why training could not start; empty if it could
 
 
-def find_data_folder(given: Path | None) -> Path | None:
-    """The dataset of a folder, or the deposit where it is expected; None if there is none."""
-    folders = DATA_FOLDERS if given is None else (given,)
-    return next((found for folder in folders if (found := find_dataset(folder)) is not None), None)
-
-
 def check_dataset(dataset: Path) -> Findings:
-    """Look at every image that training, validation or evaluation would read, with the published split.
+    """Examine every image that training, validation or evaluation would read, with the published split.
 
     Raises:
         DataError: two files of one folder are the same eye.
@@ -492,7 +487,7 @@ def check_dataset(dataset: Path) -> Findings:
         ignored += sorted(files - set(eyes.values()))
     cases, unpaired = load_data_cases(dataset)
     obstacles, faults, sizes, black = [], [], {}, []
-    for case in tqdm(list(cases.itertuples(index=False)), unit="pair", mininterval=0.5 if sys.stderr.isatty() else 30):
+    for case in progress_bar(list(cases.itertuples(index=False)), unit="pair"):
         try:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
         except DataError as error:
@@ -508,23 +503,24 @@ def check_dataset(dataset: Path) -> Findings:
             read_fundus(path)
         except DataError as error:
             faults.append(str(error))
-            if path == held_out_full_field(dataset, cases):
+            if path == validation_full_field(dataset, cases):
                 obstacles.append(str(error))
     splits = cases["split"].fillna("unused").value_counts()
     if not splits.get("train"):
-        obstacles.append("no pair of the subjects 1-25, which the published split trains on (see --train-subjects)")
+        subjects = PUBLISHED_SUBJECTS["train"]
+        obstacles.append(f"no pair of subjects {subjects}, the published training split (see --train-subjects)")
     pairs = {split: int(splits.get(split, 0)) for split in (*PUBLISHED_SPLITS, "unused")}
     return Findings(folders, pairs, unpaired, ignored, faults, sizes, black, obstacles)
 
 
 def is_hidden(path: Path, dataset: Path) -> bool:
-    """Whether a file or folder of a dataset is, or lies in, what a Mac or an editor left."""
+    """Whether a file or folder of a data set is, or lies in, a leftover of a Mac or an editor."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(dataset).parts)
 
 
 def print_findings(dataset: Path, found: Findings) -> None:
-    """Tell a user what is in a dataset."""
-    print(f"Dataset: {dataset}\n")
+    """Print what is in a data set."""
+    print(f"Data set: {dataset}\n")
     width = max(map(len, found.folders), default=0)
     print(f"{'images':{width}}" + "".join(f"{region:>8}" for region in (*REGIONS, "whole")))
     for name, counts in found.folders.items():
@@ -536,7 +532,7 @@ def print_findings(dataset: Path, found: Findings) -> None:
         print(f"black background: {shares.mean():.1%} of a crop, from {shares.min():.1%} to {shares.max():.1%}")
     for title, lines in (
         ("without partner", found.unpaired),
-        ("ignored, since not named <subject>_<OD|OS>.png", found.ignored),
+        ("ignored: not named <subject>_<OD|OS>.png", found.ignored),
         ("cannot be used", found.faults),
     ):
         print(f"{title}: {len(lines) or 'none'}")
@@ -546,44 +542,39 @@ def print_findings(dataset: Path, found: Findings) -> None:
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = OneLineParser(prog=PROGRAM, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{download,check}")
-    fetch = commands.add_parser("download", help="bring UT-FSOCTA into a folder", allow_abbrev=False)
+    fetch = commands.add_parser("download", help="fetch UT-FSOCTA into a folder")
     fetch.add_argument("folder", nargs="?", type=Path, default=DATA_FOLDERS[0].parent, metavar="DIR")
-    fetch.add_argument("--archive", type=Path, metavar="FILE", help="the zip, fetched by hand")
-    check = commands.add_parser("check", help="what is in a dataset, and whether training could start")
+    fetch.add_argument("--archive", type=Path, metavar="FILE", help="the zip, downloaded by hand")
+    check = commands.add_parser("check", help="list what a data set contains, and whether training could start")
     check.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=f"(default: {DATA_FOLDERS[0]})")
     return parser.parse_args(argv)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Download or check. Raises DataError if there is no data set, or training could not start."""
+    if options.command == "download":
+        dataset = download(options.folder, options.archive)
+        print(f"To examine it: python {PROGRAM} check {dataset}")
+        return 0
+    dataset = find_dataset(options.folder, "check")
+    if dataset is None:
+        where = " and ".join(map(str, DATA_FOLDERS))
+        raise DataError(f"no data set in {where}; `python {PROGRAM} download` fetches it")
+    found = check_dataset(dataset)
+    print_findings(dataset, found)
+    if found.obstacles:
+        more = f" (and {len(found.obstacles) - 1} more)" if found.obstacles[1:] else ""
+        raise DataError(f"training could not start: {found.obstacles[0]}{more}")
+    print("Training could start: python pix_pix_train.py" + (f" --data {options.folder}" if options.folder else ""))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, download or check, and return the exit status: 2 if training could not start."""
     options = parse_command_line(argv)
-    prepare_process()
-    try:
-        if options.command == "download":
-            dataset = download(options.folder, options.archive)
-            print(f"Look at it: python {PROGRAM} check {dataset}")
-            return 0
-        dataset = find_data_folder(options.folder)
-        if dataset is None:
-            where = options.folder or " and ".join(map(str, DATA_FOLDERS))
-            raise DataError(f"{where}: no cropped/fundus and cropped/octa; `python {PROGRAM} download` brings them")
-        found = check_dataset(dataset)
-        print_findings(dataset, found)
-        if found.obstacles:
-            more = f" (and {len(found.obstacles) - 1} more)" if found.obstacles[1:] else ""
-            raise DataError(f"training could not start: {found.obstacles[0]}{more}")
-    except (DataError, DownloadError, OSError) as error:
-        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    print("Training could start: python pix_pix_train.py" + (f" --data {options.folder}" if options.folder else ""))
-    return 0
+    return exit_status(PROGRAM, lambda: run_command(options), "stopped; the same command resumes")
 
 
 if __name__ == "__main__":

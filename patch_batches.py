@@ -1,8 +1,9 @@
 """Training pairs -> batches of patches, by `tf.data`: shuffled, cut, augmented, batched, prefetched.
 
-Which patches come, and in which order, follows from the run's seed and the step alone: a run can go on anywhere.
+The patches and their order depend on the run's seed and the step alone, so that a run can resume at any step.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 
@@ -17,31 +18,32 @@ from dataset_load_mod import (
     preprocess_sample,
     reflect_to_patch,
 )
+from pix_command import UserError
 
-DRAWN_PER_EPOCH = 320  # patches between two validations, when all are drawn
-RETINAS_PER_BLOCK = 16  # drawn retinas whose patches are shuffled
-PATCHES_PER_RETINA = 4  # so that drawing, 0.2 s of a core for a retina, takes little from training on few cores
+SAMPLE_PATCHES_PER_EPOCH = 320  # between two validations, in a run on sample retinas alone
+RETINAS_PER_BLOCK = 16  # sample retinas whose patches are shuffled together
+PATCHES_PER_RETINA = 4  # so that drawing, 0.2 s of a core per retina, leaves the cores to training
 
 
 def training_image(pair: Pair, patch_size: int) -> np.ndarray:
-    """Fundus and OCT-A as training sees them: channels of one array, so that they are cut, flipped and turned as one.
+    """Fundus and OCT-A as channels of one array, so that they are cut, flipped and turned together.
 
-    Outside the field both are continued, as the fundus is in prediction: from black the network would learn that dark
-    retina is black.
+    Outside the field both are continued, as the fundus is in prediction: from black borders the network would learn
+    that dark retina is black.
 
     Returns:
-        (height, width, 3 + octa channels), uint8; what is smaller than a patch is reflected out to it.
+        (height, width, 3 + octa channels), uint8; images smaller than a patch are extended to it by reflection.
     """
     stacked = np.concatenate([pair.fundus, pair.octa], axis=-1)
     return reflect_to_patch(continue_outside(stacked, pair.fov), (patch_size, patch_size))
 
 
 def turned_patch(pair: tf.Tensor, turns: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turn and flip one patch of a fundus and of its OCT-A, as one.
+    """Turn and flip one patch of a fundus and of its OCT-A together.
 
     Args:
         pair: (size, size, 3 + octa channels), uint8.
-        turns: of a quarter, 0 to 3.
+        turns: quarter turns, 0 to 3.
         flip: 0 or 1.
 
     Returns:
@@ -54,10 +56,10 @@ def turned_patch(pair: tf.Tensor, turns: tf.Tensor, flip: tf.Tensor) -> tuple[tf
 
 
 class TrainingPatches:
-    """Training images, and the batches of patches that are cut from them.
+    """Batches of patches cut from training images.
 
     Attributes:
-        patches_per_epoch: as many as the study's grid at stride 1 gives, over all images.
+        patches_per_epoch: as many as the study's grid at stride 1 has, over all images.
         steps_per_epoch: batches per epoch; the last may be smaller.
     """
 
@@ -67,7 +69,7 @@ class TrainingPatches:
         patch_size: side of a patch in px.
         batch_size: patches per batch.
         seed: of the run.
-        augment: random crops, turned and flipped; else the study's grid.
+        augment: random crops, turned and flipped; False: the study's grid.
         """
         self.images, self.patch_size, self.batch_size = images, patch_size, batch_size
         self.seed, self.augment = seed, augment
@@ -84,7 +86,7 @@ class TrainingPatches:
         return np.concatenate(parts)
 
     def plan(self, epoch: int) -> np.ndarray:
-        """Which patches an epoch (from 0) sees, in which order: made from the run's seed and the epoch alone.
+        """The patches of an epoch (from 0) in order, from the run's seed and the epoch alone.
 
         Returns:
             (patches, 5), int32: image, row, column, quarter turns (0 to 3), flip (0 or 1).
@@ -100,7 +102,7 @@ class TrainingPatches:
         return random.permutation(plan).astype(np.int32)
 
     def cut(self, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The patch (size, size, 3) of the fundus, [-1, 1], and that of the OCT-A, at a row (5,) of the plan."""
+        """The patch (size, size, 3) of the fundus, [-1, 1], and that of the OCT-A, for a row (5,) of the plan."""
         size = self.patch_size
         pair = tf.numpy_function(
             lambda number, row, column: self.images[number][row : row + size, column : column + size],
@@ -120,28 +122,28 @@ class TrainingPatches:
         )
 
     def patches(self, first: int) -> tf.data.Dataset:
-        """Single patches without end, (input_image, target), from a global number on: epoch after epoch."""
+        """Single patches, (input_image, target), without end, starting at a global number: epoch after epoch."""
         first_epoch, done = divmod(first, self.patches_per_epoch)
         return tf.data.Dataset.counter(first_epoch).flat_map(self.epoch).unbatch().skip(done)
 
     def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
 
-        One pipeline serves the whole run, so that nothing is built anew, and prefetching goes on, between epochs.
+        One pipeline serves the whole run, so that prefetching continues between epochs.
         """
         first_epoch, done = divmod(first_step, self.steps_per_epoch)
         dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(self.epoch)
         return iter(dataset.skip(done).prefetch(tf.data.AUTOTUNE))
 
 
-class DrawnPatches:
-    """Batches of patches from retinas that are drawn as they are needed, alone or mixed with patches of real pairs.
+class SamplePatches:
+    """Batches of patches from sample retinas, which are drawn as needed, alone or mixed with patches of real pairs.
 
-    Each retina gives a few patches and is never seen again. The patches of a block of retinas are shuffled, so that a
-    batch holds several. All follows from the seed and the patch's number, so that a run can go on anywhere.
+    Each sample retina gives a few patches and is never used again. The patches of a block of retinas are shuffled, so
+    that a batch contains several. All of it depends on the seed and the patch's number alone, so that a run can resume.
 
     Attributes:
-        patches_per_epoch: of drawn and real ones together.
+        patches_per_epoch: from sample retinas and real pairs together.
         steps_per_epoch: batches per epoch; all are full.
     """
 
@@ -157,27 +159,27 @@ class DrawnPatches:
         share: float = 1.0,
     ):
         """Args:
-        draw: gives the retinas without end from a number on, (size, size, 3 + channels), uint8.
+        draw: yields retinas without end, starting at a number: (size, size, 3 + channels), uint8.
         size: side of a retina in px, at least a patch.
         channels: of the OCT-A.
         patch_size: side of a patch in px.
         batch_size: patches per batch.
         seed: of the run.
         real: patches of real pairs to mix in.
-        share: of a batch that is drawn, with `real`; at least one patch of each kind.
+        share: of sample retinas in a batch, with `real`; at least one patch of each kind.
         """
         self.draw, self.size, self.channels = draw, size, FUNDUS_CHANNELS + channels
         self.patch_size, self.batch_size, self.seed, self.real = patch_size, batch_size, seed, real
         if real is None:
-            self.drawn_per_batch = batch_size
-            self.steps_per_epoch = ceil(DRAWN_PER_EPOCH / batch_size)
+            self.sample_per_batch = batch_size
+            self.steps_per_epoch = ceil(SAMPLE_PATCHES_PER_EPOCH / batch_size)
         else:
-            self.drawn_per_batch = min(max(1, round(share * batch_size)), batch_size - 1)
-            self.steps_per_epoch = ceil(real.patches_per_epoch / (batch_size - self.drawn_per_batch))
+            self.sample_per_batch = min(max(1, round(share * batch_size)), batch_size - 1)
+            self.steps_per_epoch = ceil(real.patches_per_epoch / (batch_size - self.sample_per_batch))
         self.patches_per_epoch = self.steps_per_epoch * batch_size
 
     def plan(self, block: int) -> np.ndarray:
-        """The patches of a block of retinas, in order: (patches, 5), int32, as in `TrainingPatches.plan`."""
+        """The patches of a block of retinas in order: (patches, 5), int32, as in `TrainingPatches.plan`."""
         random = np.random.default_rng([self.seed, block, 1])  # 1: apart from the plans of real pairs
         count = RETINAS_PER_BLOCK * PATCHES_PER_RETINA
         corners = random.integers(0, self.size - self.patch_size, (count, 2), endpoint=True)
@@ -186,7 +188,7 @@ class DrawnPatches:
         return random.permutation(plan).astype(np.int32)
 
     def patches(self, first: int) -> tf.data.Dataset:
-        """Single drawn patches without end, (input_image, target), from a global number on."""
+        """Single patches of sample retinas, (input_image, target), without end, starting at a global number."""
         first_block, done = divmod(first, RETINAS_PER_BLOCK * PATCHES_PER_RETINA)
 
         def cut(retinas: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -206,12 +208,19 @@ class DrawnPatches:
         return blocks.enumerate(first_block).flat_map(cut_block).skip(done)
 
     def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch."""
-        dataset = self.patches(first_step * self.drawn_per_batch).batch(self.drawn_per_batch)
+        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
+
+        Raises:
+            UserError: `draw` failed; the message is its own.
+        """
+        dataset = self.patches(first_step * self.sample_per_batch).batch(self.sample_per_batch)
         if self.real is not None:
-            per_batch = self.batch_size - self.drawn_per_batch
+            per_batch = self.batch_size - self.sample_per_batch
             real = self.real.patches(first_step * per_batch).batch(per_batch)
             dataset = tf.data.Dataset.zip(dataset, real).map(
-                lambda drawn, real: tuple(tf.concat(images, axis=0) for images in zip(drawn, real, strict=True))
+                lambda sample, real: tuple(tf.concat(images, axis=0) for images in zip(sample, real, strict=True))
             )
-        return iter(dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE))
+        try:
+            yield from dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE)
+        except tf.errors.UnknownError as error:  # tf.data's wrapping of an OSError
+            raise UserError(re.sub(r".*?OSError: (.*?)\n.*", r"\1", str(error), flags=re.DOTALL)) from error

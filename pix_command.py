@@ -78,6 +78,27 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
         return 130
 
 
+class StopRequest:
+    """Takes the first Ctrl-C or SIGTERM as a request to stop after the step; a second one ends the program at once."""
+
+    number = 0  # of the signal; 0: none came
+
+    def __enter__(self) -> "StopRequest":
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, _frame) -> None:
+        """The signals' handler."""
+        self.number = number
+        for other in self.before:
+            signal.signal(other, signal.SIG_DFL)
+        print("\nStopping: finishing the step, then saving. Press again to stop without saving.", file=sys.stderr)
+
+
 def progress_bar(items: Iterable | None = None, **options) -> tqdm:
     """A tqdm bar that is redrawn rarely where it goes to a log file."""
     return tqdm(items, mininterval=0.5 if sys.stderr.isatty() else 30, **options)  # s

@@ -1,4 +1,4 @@
-"""The discriminator of pix2pix: a PatchGAN that judges fundus and OCT-A together, piece by piece.
+"""The discriminator of pix2pix: a PatchGAN that judges fundus and OCT-A together, patch by patch.
 
 The architecture is that of Coronado et al., Sci Rep 2023;13:15325: one level shallower than the 70 x 70 PatchGAN of
 Isola et al., CVPR 2017, so that each output sees 34 x 34 px. Importing this module builds nothing.
@@ -6,7 +6,7 @@ Isola et al., CVPR 2017, so that each output sees 34 x 34 px. Importing this mod
 
 import keras
 
-from pix_generator import batch_norm, check_patch_dim, downsample, initial_weights
+from pix_layers import batch_norm, check_patch_dim, downsample, initial_weights
 
 
 def Discriminator(in_channels: int, out_channels: int, patch_dim: tuple[int, int]) -> keras.Model:
@@ -19,7 +19,7 @@ def Discriminator(in_channels: int, out_channels: int, patch_dim: tuple[int, int
 
     Returns:
         A model of [fundus (batch, height, width, in_channels), OCT-A (batch, height, width, out_channels)], float32 on
-        [-1, 1], -> logits (batch, height / 4 - 2, width / 4 - 2, 1), float32; large means "a real OCT-A".
+        [-1, 1], -> logits (batch, height / 4 - 2, width / 4 - 2, 1), float32; large means "real OCT-A".
         2,647,041 parameters at 3 + 4 channels, 2,640,897 at 3 + 1.
 
     Raises:
@@ -41,7 +41,7 @@ def Discriminator(in_channels: int, out_channels: int, patch_dim: tuple[int, int
         1,
         4,
         kernel_initializer=initial_weights(),
-        dtype="float32",  # in mixed precision too: the losses are made of these
+        dtype="float32",  # in mixed precision too: the losses are computed from these
         name="logits",
     )(x)  # (batch, 62, 62, 1)
     return keras.Model(inputs=[input_image, target], outputs=logits, name="discriminator")

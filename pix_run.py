@@ -1,103 +1,102 @@
-"""A run on disk: its settings, its checkpoints and its lock, as training, synthesis and evaluation know them.
+"""A run on disk: its folders, its settings, its checkpoints and its lock.
 
     training_checkpoints/NAME/run.json     the settings, and a digest of the data
-    training_checkpoints/NAME/ckpt-STEP.*  the newest checkpoints: their .data and then their .index is written
-    training_checkpoints/NAME/best/        the best by validation
+    training_checkpoints/NAME/ckpt-STEP.*  the newest checkpoints: first their .data is written, then their .index
+    training_checkpoints/NAME/best/        the best checkpoint by validation
     training_checkpoints/NAME/.lock        held while a process trains the run
+    logs/fit/NAME/                         see `pix_log`
 
-All of it may come from someone else: JSON and TensorFlow's checkpoints hold numbers and names, and nothing in them is
-executed. Import this module first: it keeps TensorFlow's start-up messages from the user.
+A run may come from someone else: JSON and TensorFlow's checkpoints contain numbers and names, and nothing in them is
+executed.
 """
 
+import errno
 import json
 import os
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 
-
-@contextmanager
-def without_chatter() -> Iterator[None]:
-    """Keep TensorFlow's start-up messages from the user, unless TF_CPP_MIN_LOG_LEVEL is set.
-
-    TensorFlow writes some before it reads that variable, to the file descriptor; so that is turned away. What cannot be
-    imported or found still raises.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
-        yield
-        return
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-QUIET = "3"  # TensorFlow's level that hides all but fatal errors
-with without_chatter():
-    import keras
-    import tensorflow as tf
-
+import keras
+import numpy as np
+import tensorflow as tf
 from filelock import FileLock, Timeout
 
-from dataset_load_mod import find_dataset
-from phantom_retina import DRAWN, SAMPLE_FOLDER
-from pix_settings import OptionError, Settings, one_line
+from pix_command import UserError, atomic_file, flag, one_line
+from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 
 BEST = "best"
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
 UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before it gives it its name
 
 
-class RunError(RuntimeError):
-    """A run that cannot start, go on or be used; the message is one line for the user."""
+class RunError(UserError):
+    """A run that cannot start, continue or be used."""
 
 
-# --- settings --------------------------------------------------------------------------------------------------------
+# --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def write_run(folder: Path, settings: Settings, digest: str) -> None:
-    """Write run.json: the resolved settings, the data's digest, and what ran it."""
-    content = {
-        "settings": asdict(settings),
-        "data_digest": digest,
-        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
-    }
-    with whole_file(folder / "run.json") as part:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def log_folder(settings: Settings) -> Path:
+    """Where a run keeps TensorBoard's summaries and metrics.csv."""
+    return Path(settings.logs) / "fit" / settings.name
 
 
-def read_run(folder: Path) -> tuple[Settings, str]:
-    """The settings of run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
-    path = folder / "run.json"
+def checkpoint_folder(settings: Settings) -> Path:
+    """Where a run keeps its checkpoints and run.json."""
+    return Path(settings.checkpoints) / settings.name
+
+
+def claim_folders(settings: Settings, digest: str) -> Settings:
+    """Make the folders of a new run, with its run.json; returns the settings with the run's name.
+
+    A run without a name is named by date and time, with a number added if another run has that name.
+
+    Raises:
+        OSError: a folder cannot be made, or exists although its name was given; then neither is made.
+    """
+    if settings.name is not None:
+        make_folders(settings, digest)
+        return settings
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        named = replace(settings, name=now if number == 1 else f"{now}-{number}")
+        try:
+            make_folders(named, digest)
+        except FileExistsError:
+            if not (log_folder(named).exists() or checkpoint_folder(named).exists()):
+                raise  # a file is in the place of the folder of all runs
+            continue
+        return named
+
+
+def make_folders(settings: Settings, digest: str) -> None:
+    """Make both folders of a run, that of the checkpoints together with its run.json, or neither.
+
+    Raises:
+        OSError: one cannot be made, or exists already.
+    """
+    logs, folder = log_folder(settings), checkpoint_folder(settings)
+    logs.mkdir(parents=True)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        settings, digest = Settings(**content["settings"]), str(content["data_digest"])
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: is no run (it has no run.json)") from error
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunError(f"{path}: damaged, or not of this program ({error})") from error
-    if settings.data is None or settings.name is None or settings.precision == "auto":
-        raise RunError(f"{path}: damaged, or not of this program (its settings are not resolved)")
-    return settings, digest
-
-
-def dataset_of_run(given: str | None, settings: Settings, option: str) -> Path:
-    """The dataset that was given, else the run's own. Raises OptionError, naming the option, if there is none."""
-    named = Path(given or settings.data)
-    if named == Path(DRAWN):
-        named = SAMPLE_FOLDER
-    dataset = find_dataset(named)
-    if dataset is None:
-        raise OptionError(f"{option} {named}: holds no cropped/fundus and cropped/octa")
-    return dataset
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{settings.name}-", dir=folder.parent) as temporary:
+            made = Path(temporary) / "run"
+            made.mkdir()
+            write_run(made, settings, digest)
+            if folder.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+            made.rename(folder)
+    except OSError:
+        logs.rmdir()
+        raise
 
 
 def newest_run(checkpoints: Path, option: str, untrained: bool = False) -> Path:
@@ -108,15 +107,159 @@ def newest_run(checkpoints: Path, option: str, untrained: bool = False) -> Path:
     """
     files = [*checkpoints.glob("*/ckpt-*.index"), *(checkpoints.glob("*/run.json") if untrained else ())]
     if not files:
-        raise RunError(f"{option}: no run with a checkpoint in {checkpoints}/")
+        raise RunError(f"{option}: no run with a checkpoint in {checkpoints}/; train one with pix_pix_train.py")
     return max(files, key=lambda path: path.stat().st_mtime).parent
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run for one process; the system releases it when the process ends, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(f"{folder}: another process trains this run; wait for it, or start another run") from error
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def write_run(folder: Path, settings: Settings, digest: str) -> None:
+    """Write run.json: the resolved settings, the data's digest, and the versions of what ran it."""
+    content = {
+        "settings": asdict(settings),
+        "data_digest": digest,
+        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    with atomic_file(folder / "run.json") as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_run(folder: Path) -> tuple[Settings, str]:
+    """The settings in run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings, digest = Settings(**content["settings"]), str(content["data_digest"])
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: not a run (it has no run.json)") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunError(f"{path}: damaged, or from another version or program ({error})") from error
+    if settings.data is None or settings.name is None or settings.precision == "auto":
+        raise RunError(f"{path}: damaged, or from another version or program (its settings are not resolved)")
+    return settings, digest
+
+
+def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
+    """The settings of a run that is to be resumed, and the digest of its data.
+
+    Args:
+        given: options of the command line by field of Settings.
+        resume: the run's folder of checkpoints, or "" for the newest.
+
+    Raises:
+        RunError: there is no such run, or an option contradicts run.json.
+    """
+    checkpoints = Path(given.get("checkpoints", CHECKPOINTS))
+    folder = Path(resume) if resume else newest_run(checkpoints, "--resume", untrained=True)
+    old, digest = read_run(folder)
+    if given.get("precision") == "auto":
+        given = given | {"precision": old.precision}
+    new = replace(old, **{name: value for name, value in given.items() if name in CHANGEABLE})
+    if clashes := [
+        f"{flag(name)} {value} (was {getattr(new, name)})"
+        for name, value in given.items()
+        if name != "checkpoints" and value != getattr(new, name)
+    ]:
+        raise RunError(f"--resume: {folder} was made with other settings: {', '.join(clashes)}")
+    return replace(new, checkpoints=str(folder.parent), name=folder.name), digest
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
+class RunState:
+    """Everything that a run needs to continue, as one checkpoint: networks, optimisers, dropout's seeds, progress."""
+
+    def __init__(self, networks: dict[str, tf.Module], dropout: Sequence, folder: Path | None, keep: int):
+        """Args:
+        networks: both networks and their optimisers, built, by the names that the checkpoint gives them.
+        dropout: the layers whose seeds to keep.
+        folder: the run's folder of checkpoints; None: never saved.
+        keep: how many periodic checkpoints to keep.
+        """
+        self.step = tf.Variable(0, dtype=tf.int64)  # steps done
+        self.epoch = tf.Variable(0, dtype=tf.int64)  # epochs done
+        self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
+        scaled = [one for one in networks.values() if isinstance(one, keras.optimizers.LossScaleOptimizer)]
+        self.checkpoint = tf.train.Checkpoint(
+            # Of a loss-scaled optimiser the inner one, so that its slots have one place in every precision.
+            **{name: getattr(one, "inner_optimizer", one) for name, one in networks.items()},
+            loss_scales=[[optimizer.dynamic_scale, optimizer.step_counter] for optimizer in scaled],
+            dropout_seeds=[layer.seed_generator.state for layer in dropout],
+            step=self.step,
+            epoch=self.epoch,
+            best_score=self.best_score,
+        )
+        self.weights = [
+            weights for one in networks.values() if isinstance(one, keras.Model) for weights in one.variables
+        ]
+        self.folder, self.keep = folder, keep
+        self.saved: int | None = None  # the step that is saved as a periodic checkpoint
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process was writing."""
+        for place in (self.folder, self.folder / BEST):
+            remove_unfinished(place)
+
+    def save(self) -> None:
+        """Save the newest checkpoint, unless this step is saved already.
+
+        Raises:
+            RunError: it cannot be written, or a weight is not finite.
+        """
+        if self.saved != int(self.step):
+            self._save(self.folder, self.keep)
+            self.saved = int(self.step)
+
+    def save_best(self) -> None:
+        """Save the best checkpoint, in place of the previous one. Raises RunError as `save`."""
+        self._save(self.folder / BEST, keep=1)
+
+    def _save(self, folder: Path, keep: int) -> None:
+        step = int(self.step)
+        for weights in self.weights:
+            if not np.isfinite(weights.numpy()).all():
+                raise RunError(f"{weights.path} is not finite after step {step}: not saved; {self.folder} is unchanged")
+        try:
+            save(self.checkpoint, folder, step, keep)
+        except (OSError, tf.errors.OpError) as error:
+            raise RunError(
+                f"the checkpoint of step {step} could not be written ({reason_of(error)}); "
+                f"earlier ones in {self.folder} are intact: make room, then --resume"
+            ) from error
+
+    def restore(self) -> bool:
+        """Restore the newest intact checkpoint, periodic or best; False if none was ever saved.
+
+        Raises:
+            RunError: there are checkpoints, but none is intact.
+        """
+        periodic, best = list_checkpoints(self.folder), list_checkpoints(self.folder / BEST)
+        paths = sorted(periodic + best, key=step_of, reverse=True)
+        if not paths:
+            return False
+        if restore(self.checkpoint, paths, self.folder) in periodic:
+            self.saved = int(self.step)
+        return True
+
+
 def list_checkpoints(folder: Path) -> list[str]:
-    """The checkpoints of a folder by what their files are called, the newest first, whole or not."""
+    """The checkpoints of a folder by the names of their files, newest first, intact or not."""
     found = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         if match := CHECKPOINT.fullmatch(path.name):
@@ -125,12 +268,12 @@ def list_checkpoints(folder: Path) -> list[str]:
 
 
 def step_of(checkpoint: str) -> int:
-    """The step at which a checkpoint was saved, by its name."""
+    """The step at which a checkpoint was saved, from its name."""
     return int(checkpoint.rpartition("-")[2])
 
 
 def find_weights(run: Path, weights: str | None) -> list[str]:
-    """The checkpoints of a run to predict with: the one to take, then those for which it stands if it is damaged.
+    """The checkpoints of a run to predict with: the one to use, then those to fall back on if it is damaged.
 
     Args:
         run: the run's folder of checkpoints.
@@ -142,18 +285,18 @@ def find_weights(run: Path, weights: str | None) -> list[str]:
     best, last = list_checkpoints(run / BEST), list_checkpoints(run)
     found = {"best": best, "last": last, None: best + last}[weights]
     if not found:
-        raise RunError(f"{run}: holds no {weights or 'best or last'} checkpoint")
+        raise RunError(f"{run}: has no {weights or 'best or last'} checkpoint; train it, or choose another --run")
     return found
 
 
 def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path) -> str:
-    """Restore every object from the first of some checkpoints that is whole; says which are not.
+    """Restore every object from the first intact one of some checkpoints; prints which are damaged.
 
     Returns:
         The path of the one that is restored.
 
     Raises:
-        RunError: none is whole and fits, or there is none.
+        RunError: none is intact and fits, or there is none.
     """
     faults = []
     for path in paths:
@@ -166,38 +309,52 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
                 print(f"{one_line(fault)}; the one before it is used")
             return path
     if not faults:
-        raise RunError(f"{folder}: holds no checkpoint")
+        raise RunError(f"{folder}: has no checkpoint")
     raise RunError(faults[0] + (f", and {len(faults) - 1} older ones too" if faults[1:] else ""))
 
 
+def start_from(settings: Settings, generator: keras.Model, discriminator: keras.Model) -> None:
+    """Take over the weights of the run that `--init-from` names, the best by validation if there are any.
+
+    Raises:
+        RunError: the folder is no run, or its OCT-A have another number of channels.
+    """
+    folder = Path(settings.init_from)
+    its, mine = read_run(folder)[0].octa_channels, settings.octa_channels
+    if its != mine:
+        raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's {mine}")
+    both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
+    print(f"Weights from {restore(both, find_weights(folder, None), folder)}")
+
+
 def reason_of(error: Exception) -> str:
-    """What an error of TensorFlow's says about a file, without the names of its own insides."""
+    """What an error from TensorFlow tells about a file, without TensorFlow's internal names."""
     return re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", (str(error).splitlines() or [""])[0])
 
 
 def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) -> None:
-    """Save a checkpoint as ckpt-STEP, whole or not at all, and remove the oldest.
+    """Save a checkpoint atomically as ckpt-STEP, and remove the oldest.
 
     Args:
         checkpoint: what to save.
-        folder: made if it is not there.
+        folder: made if it does not exist.
         step: for its name.
-        keep: how many, with this one, to keep of those up to this step.
+        keep: how many, including this one, to keep of those up to this step.
 
     Raises:
-        OSError, tf.errors.OpError: it cannot be written; those before it are as they were.
+        OSError, tf.errors.OpError: it cannot be written; earlier ones are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         checkpoint.write(str(folder / f"ckpt-{step}"))
     finally:
         remove_unfinished(folder)
-    whole = [path for path in list_checkpoints(folder) if step_of(path) <= step and os.path.exists(f"{path}.index")]
-    for old in whole[keep:]:
+    complete = [path for path in list_checkpoints(folder) if step_of(path) <= step and os.path.exists(f"{path}.index")]
+    for old in complete[keep:]:
         for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: without it, it is none
             path.unlink()
-    with whole_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
-        names = [Path(path).name for path in whole[:keep]]
+    with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
+        names = [Path(path).name for path in complete[:keep]]
         lines = [
             f'model_checkpoint_path: "{names[0]}"',
             *(f'all_model_checkpoint_paths: "{name}"' for name in names[::-1]),
@@ -209,33 +366,3 @@ def remove_unfinished(folder: Path) -> None:
     """Remove the checkpoint that a process was writing when it was killed, or when the disk was full."""
     for unfinished in folder.glob(UNFINISHED):
         shutil.rmtree(unfinished)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a run for one process; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        RunError: another process holds it.
-    """
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise RunError(f"{folder}: another process trains this run; wait for it, or start another run") from error
-
-
-# --- files that are whole or not there -------------------------------------------------------------------------------
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file so that in the end it is there whole or not at all. Errors of the disk name the file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,34 +1,26 @@
-"""All settings of a training run, with their reasons; without TensorFlow, so that mistakes are said at once.
+"""All settings of a training run, with their reasons. A leaf without TensorFlow, so that mistakes are reported at once.
 
 The command line of `pix_pix_train.py` is made from them, and a run's run.json keeps them.
 """
 
 import argparse
 import math
-import signal
-import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
-from typing import NoReturn
 
-from dataset_download import DATASET_NAME
-from phantom_retina import CROP_PX, DRAWN, parse_subjects
+from pix_command import OneLineParser, UserError, flag
+from ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_subjects
 
 CHECKPOINTS = "training_checkpoints"
-UPSAMPLING = ("transposed", "resize")  # ways of the generator to double: the study's; without its checkerboard
-SIZE_MULTIPLE = 64  # px: the generator's six halvings must come out even
+SAMPLE_RETINAS = "phantom"  # for `data`: retinas that the program draws itself
+SIZE_MULTIPLE = 64  # px: the generator downsamples six times
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-# Beyond these no machine goes; they keep a slip of the finger, or a hostile run.json, from taking all memory.
+# Beyond these no machine goes; they keep a typing error, or a hostile run.json, from taking all memory.
 MOST = {"patch_size": 2048, "epochs": 10**7, "batch_size": 10**4, "keep": 10**5}
 
 
-class SettingsError(ValueError):
-    """Settings that make no run; the message is one line that names the option."""
-
-
-class OptionError(ValueError):
-    """Options or inputs that make no sense; the message is one line that names them."""
+class SettingsError(UserError):
+    """Invalid settings."""
 
 
 def setting(default, reason: str, **argument):
@@ -43,59 +35,52 @@ class Settings:
     # Data
     data: str | None = setting(
         None,
-        f"folder that is, or holds, {DATASET_NAME}; or {DRAWN}: sample retinas, new ones all the time (default: "
-        f"data/{DATASET_NAME}, then {DATASET_NAME}, then {DRAWN})",
+        f"folder that is, or contains, {DATASET_NAME}; or {SAMPLE_RETINAS}: sample retinas, always new ones "
+        f"(default: data/{DATASET_NAME}, then {DATASET_NAME}, then {SAMPLE_RETINAS})",
         metavar="DIR",
     )
-    train_subjects: str = setting("1-25", "subject ids to train on; the published split", metavar="IDS")
-    val_subjects: str = setting("26-30", "subject ids to validate on after each epoch; published", metavar="IDS")
-    test_subjects: str = setting("31-112", "subject ids that training never reads; published", metavar="IDS")
+    train_subjects: str = setting(PUBLISHED_SUBJECTS["train"], "subject ids to train on; published", metavar="IDS")
+    validation_subjects: str = setting(
+        PUBLISHED_SUBJECTS["validation"], "subject ids to validate on after each epoch; published", metavar="IDS"
+    )
+    test_subjects: str = setting(
+        PUBLISHED_SUBJECTS["test"], "subject ids that training never reads; published", metavar="IDS"
+    )
     octa_channels: int = setting(
-        1, "1: grey, the study's own choice (the files' alpha carries nothing); 4: RGBA, as published", choices=(1, 4)
+        1,
+        "1: grey, as in the study's own code (the files' alpha carries nothing); 4: RGBA, as published",
+        choices=(1, 4),
     )
     fov_mask: bool = setting(
         True,
-        "keep what the OCT-A shows outside the camera's field, as published; else it is black and never counted, "
-        "since the fundus holds nothing to predict it from",
-        flag="--no-fov-mask",
-    )
-    cache: str = setting(
-        "memory",
-        "where decoded images are held: 0.6 MB a crop; disk: in a nameless file in --checkpoints, for data larger than "
-        "memory",
-        choices=("memory", "disk"),
+        "ignore what lies outside the camera's field: the fundus contains nothing to predict it from; "
+        "--no-fov-mask trains on it and counts it, as published",
     )
     augment: bool = setting(
-        True, "the published fixed grid of patches; else random crops, flips and right-angle turns", flag="--no-augment"
+        True, "random crops, flips and right-angle turns; --no-augment cuts the published fixed grid of patches"
     )
     mix: float = setting(
         0.0,
-        "share of sample retinas, new ones all the time, in each batch of a run on real pairs, so that few pairs do "
-        "not make it forget what it learned from them",
+        "share of sample retinas in each batch of a run on real pairs, so that training on few pairs does not "
+        "overwrite what was learned from sample retinas",
         metavar="SHARE",
     )
     # Model and losses
     patch_size: int = setting(256, "side of a square patch in px, a multiple of 64; published", metavar="PX")
-    upsampling: str = setting(
-        "transposed",
-        "of the generator: the published transposed convolutions; or repeated pixels and a convolution, which leave no "
-        "checkerboard",
-        choices=UPSAMPLING,
-    )
     lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
     # Training
-    epochs: int = setting(250, "passes over the training images, in all; published", metavar="N")
-    batch_size: int = setting(32, "patches per step; published, take less if memory is short", metavar="N")
+    epochs: int = setting(250, "passes over the training images in total; published", metavar="N")
+    batch_size: int = setting(32, "patches per step; published, reduce it if memory is short", metavar="N")
     learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
-    warm_up: float = setting(
+    l1_only: float = setting(
         0.0,
-        "share of the run, at its start, in which the generator learns by the mean absolute error alone, which takes a "
-        "third of the time; 0, published, is without",
+        "share of the run, at its start, in which the generator learns from the mean absolute error alone; such a step "
+        "takes a third of the time; published: 0",
         metavar="SHARE",
     )
     decay: float = setting(
         0.0,
-        "share of the run, at its end, over which the rate falls to 0 in a line; 0, published, keeps it",
+        "share of the run, at its end, over which the learning rate falls linearly to 0; published: 0",
         metavar="SHARE",
     )
     precision: str = setting(
@@ -106,12 +91,12 @@ class Settings:
     devices: int = setting(
         0,
         "GPUs to share each batch among, or, without a GPU, parts of the CPU, to try it; 0: all GPUs, else the CPU; "
-        "but for the masks of dropout without influence on what is learned",
+        "changes nothing that is learned except dropout's masks",
         metavar="N",
     )
-    seed: int = setting(0, "of weights, crops, shuffling and dropout: one seed, one result", metavar="N")
+    seed: int = setting(0, "of weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
     init_from: str | None = setting(
-        None, "run folder whose best weights to start from (fine-tuning), with fresh optimisers", metavar="DIR"
+        None, "run folder whose best weights to start from (fine-tuning), with new optimisers", metavar="DIR"
     )
     # What is kept where
     name: str | None = setting(None, "of the run and its folders (default: date and time)", metavar="NAME")
@@ -120,130 +105,96 @@ class Settings:
     keep: int = setting(3, "newest periodic checkpoints to keep, 0.4 GB each, besides the best", metavar="N")
 
     def __post_init__(self):
-        """Raises SettingsError for a value that makes no sense, or that contradicts another."""
+        """Raises SettingsError for an invalid value, or one that contradicts another."""
         self._check_types()
         for name, most in MOST.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise SettingsError(f"{flag(name)} {getattr(self, name)}: must be from 1 to {most}")
-        if self.patch_size % SIZE_MULTIPLE:
-            raise SettingsError(f"--patch-size {self.patch_size}: must be a multiple of {SIZE_MULTIPLE} px")
-        if not 0 <= self.devices <= self.batch_size:
-            raise SettingsError(f"--devices {self.devices}: must be from 0 to the --batch-size, {self.batch_size}")
-        if not 0 <= self.seed < 2**32:
-            raise SettingsError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise SettingsError(f"--learning-rate {self.learning_rate}: must be above 0")
-        for name in ("warm_up", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{flag(name)} {getattr(self, name)}: must be from 0 to 1")
-        if not (self.lambda_l1 >= 0 and math.isfinite(self.lambda_l1)):
-            raise SettingsError(f"--lambda-l1 {self.lambda_l1}: must not be negative")
-        if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set('/\\\0\n\r:*?"<>|')):
-            raise SettingsError(f"--name {self.name!r}: must be a plain folder name")
-        if not 0 <= self.mix < 1:
-            raise SettingsError(f"--mix {self.mix}: must be from 0 to below 1")
-        if self.mix and self.data == DRAWN:
-            raise SettingsError(f"--mix and --data {DRAWN}: all are sample retinas already")
-        if self.mix and self.batch_size < 2:
-            raise SettingsError(f"--mix {self.mix}: a --batch-size of 1 can't be mixed; take 2 or more, or --mix 0")
-        draws = self.mix or self.data == DRAWN
-        if draws and not self.augment:
-            raise SettingsError("--no-augment: sample retinas are always cut at random; leave it out, or give --mix 0")
-        if draws and self.patch_size > CROP_PX:
-            raise SettingsError(f"--patch-size {self.patch_size}: sample retinas have {CROP_PX} px")
+            self._require(1 <= getattr(self, name) <= most, name, f"must be from 1 to {most}")
+        for name in ("l1_only", "decay"):
+            self._require(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
+        self._require(0 <= self.mix < 1, "mix", "must be from 0 to below 1")
+        self._require(self.patch_size % SIZE_MULTIPLE == 0, "patch_size", f"must be a multiple of {SIZE_MULTIPLE} px")
+        self._require(
+            0 <= self.devices <= self.batch_size, "devices", f"must be from 0 to {self.batch_size}, the batch"
+        )
+        self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
+        self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
+        self._require(0 <= self.lambda_l1 < math.inf, "lambda_l1", "must not be negative")
+        plain = self.name is None or (self.name not in ("", ".", "..") and not set(self.name) & set('/\\\0\n\r:*?"<>|'))
+        self._require(plain, "name", "must be a plain folder name")
+        if self.mix:
+            self._require(self.data != SAMPLE_RETINAS, "mix", f"with --data {SAMPLE_RETINAS} all are sample retinas")
+            self._require(self.batch_size > 1, "mix", "a --batch-size of 1 can't be mixed; use 2 or more, or --mix 0")
+        if self.mix or self.data == SAMPLE_RETINAS:
+            self._require(
+                self.augment, "augment", "sample retinas are always cut at random; drop --no-augment or --mix"
+            )
+            self._require(self.patch_size <= CROP_PX, "patch_size", f"sample retinas have {CROP_PX} px")
         splits = self.splits()
         for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             if both := sorted(set(splits[one]) & set(splits[other])):
-                flags = f"{SPLIT_FLAGS[one]} and {SPLIT_FLAGS[other]}"
-                raise SettingsError(f"{flags}: subject {both[0]} stands in both ({len(both)} in all); give both flags")
+                flags = f"--{one}-subjects and --{other}-subjects"
+                raise SettingsError(f"{flags}: both contain subject {both[0]} ({len(both)} in total); give both flags")
+
+    def _require(self, fits: bool, name: str, reason: str) -> None:
+        """Raise SettingsError, naming option and value, unless the value fits."""
+        if not fits:
+            raise SettingsError(f"{flag(name)} {getattr(self, name)}: {reason}")
 
     def _check_types(self) -> None:
-        """Raises SettingsError for a value of another type, or one that is no choice: run.json may hold anything."""
+        """Raises SettingsError for a value of another type, or outside its choices: run.json may contain anything."""
         for spec in fields(self):
             value = getattr(self, spec.name)
             fits = isinstance(value, (int, float) if spec.type is float else spec.type)
             if not fits or (isinstance(value, bool) and spec.type is not bool) or "\0" in str(value):
-                raise SettingsError(f"{flag(spec.name)} {str(value)[:40]!r}: is not what it should be")
-            choices = spec.metadata.get("choices")
-            if choices and value not in choices:
-                raise SettingsError(f"{flag(spec.name)} {value}: must be one of {', '.join(map(str, choices))}")
+                raise SettingsError(f"{flag(spec.name)} {str(value)[:40]!r}: not a valid value")
+            choices = spec.metadata.get("choices", (value,))
+            self._require(value in choices, spec.name, f"must be one of {', '.join(map(str, choices))}")
 
     def splits(self) -> dict[str, list[int]]:
         """Subject ids of `train`, `validation` and `test`. Raises SettingsError for ids that cannot be read."""
         splits = {}
-        for split, name in SPLIT_FLAGS.items():
+        for split in SPLITS:
             try:
-                splits[split] = parse_subjects(getattr(self, name[2:].replace("-", "_")))
+                splits[split] = parse_subjects(getattr(self, f"{split}_subjects"))
             except ValueError as error:
-                raise SettingsError(f"{name}: {error}") from error
+                raise SettingsError(f"--{split}-subjects: {error}") from error
         return splits
 
 
-SPLIT_FLAGS = {"train": "--train-subjects", "validation": "--val-subjects", "test": "--test-subjects"}
-SPLITS = tuple(SPLIT_FLAGS)
-# Sample retinas: at most eight minutes on two cores. A discriminator that starts from nothing takes two thirds of that
-# time and teaches a checkerboard; after a warm-up it does not.
-SAMPLE_RUN = {"epochs": 3, "batch_size": 2, "warm_up": 0.75, "decay": 0.5}
-# With --init-from: few pairs at the full rate make a run forget what it has learned from many. The generator alone, for
-# on few pairs a discriminator teaches nothing that a step three times as fast does not.
-FINE_TUNING = {"epochs": 50, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "warm_up": 1.0, "decay": 0.5}
-# What a resumed run may be given anew; the data by its content.
-CHANGEABLE = {"epochs", "keep", "data", "devices", "cache"}
-
-
-def flag(name: str) -> str:
-    """The command line's name of a field of Settings."""
-    return "--" + name.replace("_", "-")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
-
-
-def prepare_process() -> None:
-    """What every program does first: end cleanly at SIGTERM, print in step with progress bars, keep Pillow quiet."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half made is removed
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is raised
-
-
-def one_line(message: object) -> str:
-    """What an error says, in one line: names of files may hold line breaks."""
-    return " ".join(str(message).split())
+SPLITS = tuple(PUBLISHED_SUBJECTS)
+# Sample retinas: at most eight minutes on two cores. A discriminator that starts untrained takes two thirds of that
+# time and teaches a checkerboard; after the L1-only phase it does not.
+SAMPLE_RUN = {"epochs": 3, "batch_size": 2, "l1_only": 0.75, "decay": 0.5}
+# With --init-from: at the full rate, training on few pairs overwrites what was learned from many. The generator alone:
+# with few pairs a discriminator teaches nothing that a step three times as fast does not.
+FINE_TUNING = {"epochs": 50, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "l1_only": 1.0, "decay": 0.5}
+# What may be changed when a run is resumed; the data are compared by content.
+CHANGEABLE = {"epochs", "keep", "data", "devices"}
 
 
 def parse_command_line(argv: Sequence[str] | None, program: str, description: str) -> dict:
-    """The options that were given, by field of Settings, and `resume` (a folder, or "" for the newest), `verbose`.
+    """Read the options of a training run.
 
-    Ends the program with status 2 and one line for what makes no run.
+    Returns:
+        The given options by field of Settings, `resume` (a folder, or "" for the newest run) and `verbose`. Ends the
+        program with status 2 and one line if they are invalid.
     """
-    parser = OneLineParser(
-        prog=program,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
+    parser = OneLineParser(prog=program, description=description, argument_default=argparse.SUPPRESS)
     for spec in fields(Settings):
         argument = dict(spec.metadata)
-        reason = argument.pop("help")
-        if name := argument.pop("flag", None):
-            parser.add_argument(name, dest=spec.name, action="store_false", help=reason)
-            continue
-        if spec.default is not None:
-            reason += f" (default: {spec.default})"
-        kind = type(spec.default) if spec.default is not None else str
-        parser.add_argument(flag(spec.name), type=kind, help=reason.replace("%", "%%"), **argument)
+        reason = argument.pop("help").replace("%", "%%")
+        if spec.type is bool:
+            argument["action"] = argparse.BooleanOptionalAction
+        else:
+            argument["type"] = type(spec.default) if spec.default is not None else str
+            reason += f" (default: {spec.default})" if spec.default is not None else ""
+        parser.add_argument(flag(spec.name), help=reason, **argument)
     parser.add_argument(
         "--resume",
         nargs="?",
         const="",
         metavar="DIR",
-        help="go on with a run, to --epochs in all: its folder of checkpoints (default: the newest run)",
+        help="continue a run up to --epochs in total: its folder of checkpoints (default: the newest run)",
     )
     parser.add_argument("--verbose", action="store_true", help="name the files that have no partner")
     given = vars(parser.parse_args(argv))
@@ -253,3 +204,17 @@ def parse_command_line(argv: Sequence[str] | None, program: str, description: st
         except SettingsError as error:
             parser.error(str(error))
     return given
+
+
+def as_options(settings: Settings, names: Collection[str] | None = None) -> dict[str, str]:
+    """Settings, all or some, as the command line takes them: option -> value, without those that are None."""
+    options = {}
+    for spec in fields(Settings):
+        value = getattr(settings, spec.name)
+        if value is None or (names is not None and spec.name not in names):
+            continue
+        if isinstance(value, bool):
+            options[flag(spec.name if value else f"no_{spec.name}")] = ""
+        else:
+            options[flag(spec.name)] = str(value)
+    return options

@@ -1,11 +1,15 @@
-"""What several test files share: a tiny dataset in the deposit's layout."""
+"""What several test files share: a tiny data set, values of checkpoints and logs, calls that must be refused."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+
+PROJECT = Path(__file__).resolve().parents[1]
+SMALL = ["--patch-size", "64", "--batch-size", "3", "--precision", "float32"]  # options of a tiny run: 3 steps an epoch
 
 
 def fake_fundus(random: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -36,6 +40,84 @@ def write_tiny_dataset(folder: Path) -> None:
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A folder that holds the tiny dataset."""
+    """A folder that contains the tiny data set."""
     write_tiny_dataset(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty folder to run in, with the tiny data set in data/."""
+    write_tiny_dataset(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capsys):
+    """Calls a program that must end with status 2 and one line on standard error; returns the line."""
+
+    def call(program, *options) -> str:
+        capsys.readouterr()
+        try:
+            status = program.main(list(options))
+        except SystemExit as stopped:  # from argparse
+            status = stopped.code
+        error = capsys.readouterr().err
+        assert status == 2
+        assert error.startswith(f"{program.PROGRAM}: error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return call
+
+
+def files_below(folder: Path) -> list[str]:
+    """All files of a folder and below, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def checkpoint_values(folder) -> dict[str, np.ndarray]:
+    """Every value of a folder's newest checkpoint by name."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(folder))
+    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_CHECKPOINTABLE")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def different_values(one, other) -> list[str]:
+    """Names of the values that differ between the newest checkpoints of two folders."""
+    first, second = checkpoint_values(one), checkpoint_values(other)
+    assert len(first) > 100
+    return [
+        name
+        for name in first.keys() | second.keys()
+        if name not in first or name not in second or not np.array_equal(first[name], second[name])
+    ]
+
+
+def logged(folder, tag) -> dict[int, float]:
+    """A scalar's values by step; those of a resumed run replace earlier ones."""
+    import tensorflow as tf
+
+    return {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events_of(folder).Tensors(tag)}
+
+
+def tags_of(folder) -> set[str]:
+    """The tags of a run's summaries."""
+    return set(events_of(folder).Tags()["tensors"])
+
+
+def events_of(folder):
+    """A run's summaries."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    return events
+
+
+def program(name: str, *options: str) -> list[str]:
+    """The command line of a program of the project."""
+    return [sys.executable, "-u", str(PROJECT / name), *options]

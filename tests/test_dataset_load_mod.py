@@ -1,7 +1,6 @@
 """From files to patches and back."""
 
-import resource
-import signal
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ def random():
 
 @pytest.fixture
 def root(dataset):
-    return dlm.find_dataset(dataset)
+    return dataset / "UT-FSOCTA-v1"
 
 
 def disc(size, centre, radius):
@@ -31,9 +30,26 @@ def disc(size, centre, radius):
 # --- table of cases --------------------------------------------------------------------------------------------------
 
 
-def test_dataset_is_found_as_it_is_and_in_its_parent(dataset):
-    assert dlm.find_dataset(dataset) == dlm.find_dataset(dataset / "UT-FSOCTA-v1") == dataset / "UT-FSOCTA-v1"
-    assert dlm.find_dataset(dataset / "UT-FSOCTA-v1" / "cropped") is None
+@pytest.mark.parametrize("name", [".", "UT-FSOCTA-v1"])
+def test_dataset_is_found_as_the_folder_and_in_it(dataset, name):
+    assert dlm.find_dataset(dataset / name, "--data") == dataset / "UT-FSOCTA-v1"
+
+
+def test_folder_without_a_dataset_is_refused_by_its_option(dataset):
+    with pytest.raises(dlm.DataError, match=r"--data .*/cropped"):
+        dlm.find_dataset(dataset / "UT-FSOCTA-v1" / "cropped", "--data")
+
+
+def test_dataset_that_is_not_named_is_searched_for(project):
+    assert dlm.find_dataset(None, "--data") == Path("data/UT-FSOCTA-v1")
+    Path("data/UT-FSOCTA-v1").rename("moved")
+    assert dlm.find_dataset(None, "--data") is None
+
+
+def test_sample_set_is_found_by_its_word(project):
+    Path("data/phantom").mkdir()
+    Path("data/UT-FSOCTA-v1").rename("data/phantom/UT-FSOCTA-v1")
+    assert dlm.find_dataset("phantom", "--data") == Path("data/phantom/UT-FSOCTA-v1")
 
 
 def test_cases_are_paired_by_name_and_split_by_subject(root):
@@ -49,10 +65,10 @@ def test_cases_are_paired_by_name_and_split_by_subject(root):
     assert cases["octa"][0] == root / "cropped" / "octa" / "disc" / "1_OD.png"
 
 
-def test_published_split_is_the_deposits():
+def test_published_split_is_that_of_the_study():
     counts = {split: len(subjects) for split, subjects in dlm.PUBLISHED_SPLITS.items()}
     assert counts == {"train": 25, "validation": 5, "test": 82}
-    assert sorted(sum(dlm.PUBLISHED_SPLITS.values(), ())) == list(range(1, 113))
+    assert sorted({*chain(*dlm.PUBLISHED_SPLITS.values())}) == list(range(1, 113))
 
 
 def test_subjects_of_no_split_stay_in_the_table(root):
@@ -79,7 +95,7 @@ def test_files_without_partner_are_named_and_foreign_ones_are_not(root):
 def test_two_files_of_one_eye_are_refused(root):
     folder = root / "cropped" / "octa" / "disc"
     (folder / "1_OD.jpg").write_bytes((folder / "1_OD.png").read_bytes())
-    with pytest.raises(dlm.DataError, match=r"1_OD\.jpg and 1_OD\.png are the same eye"):
+    with pytest.raises(dlm.DataError, match=r"1_OD\.jpg and 1_OD\.png"):
         dlm.load_data_cases(root)
 
 
@@ -139,16 +155,8 @@ def test_octa_has_one_channel_or_four(tmp_path):
     assert np.array_equal(dlm.read_octa(tmp_path / "a.png", 4), rgba)
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "not an image"),
-        (b"this is no image", "not an image"),
-        (None, "truncated"),
-        ("float", "pixels of kind 'F'"),
-    ],
-)
-def test_what_cannot_be_read_is_named(tmp_path, random, content, reason):
+@pytest.mark.parametrize("content", [b"", b"this is no image", None, "float"])
+def test_file_that_cannot_be_read_is_named(tmp_path, random, content):
     path = tmp_path / "7_OS.png"
     if content is None:
         Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
@@ -158,9 +166,8 @@ def test_what_cannot_be_read_is_named(tmp_path, random, content, reason):
         Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
     else:
         path.write_bytes(content)
-    with pytest.raises(dlm.DataError, match=reason) as caught:
+    with pytest.raises(dlm.DataError, match=str(path)) as caught:
         dlm.read_image(path)
-    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -168,35 +175,16 @@ def test_pair_of_two_sizes_is_refused(root):
     path = root / "cropped" / "octa" / "disc" / "2_OS.png"
     Image.open(path).crop((0, 0, 80, 100)).save(path)
     cases, _ = dlm.load_data_cases(root)
-    with pytest.raises(dlm.DataError, match=r"2_OS\.png and .*2_OS\.png are a pair of two sizes, 90 x 100 px and 80"):
+    with pytest.raises(dlm.DataError, match=r"2_OS\.png and .*2_OS\.png .*90 x 100 px and 80"):
         list(dlm.load_pairs(cases, 1, True))
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_images_are_kept_as_they_are(random, tmp_path, on_disk):
-    sizes = ((5, 7, 4), (64, 3, 4), (1, 1, 1))
-    images = [random.integers(0, 256, size, dtype=np.uint8) for size in sizes] + [random.random((6, 5)) > 0.5]
-    kept = dlm.keep_images(iter(images), tmp_path / "cache" if on_disk else None)
-    assert dlm.keep_images(iter(()), tmp_path / "cache" if on_disk else None) == []
-    for image, copy in zip(images, kept, strict=True):
-        assert copy.dtype == image.dtype
-        assert np.array_equal(image, copy)
-        assert isinstance(copy.base, np.memmap) == on_disk
-    assert not on_disk or not list((tmp_path / "cache").iterdir())
-
-
-def test_images_that_find_no_room_are_one_error_with_the_folder(tmp_path):
-    """A file that may not grow stands for a full disk."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
-    try:
-        with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/cache'"):
-            dlm.keep_images((np.zeros((100, 100, 4), np.uint8) for _ in range(3)), tmp_path / "cache")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        signal.signal(signal.SIGXFSZ, before)
-    assert not list((tmp_path / "cache").iterdir())
+def test_images_in_their_own_pages_are_equal_and_writable(random):
+    image = random.integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    copy = dlm.in_own_pages(image)
+    assert np.array_equal(image, copy)
+    copy[0, 0, 0] += 1
+    assert not np.array_equal(image, copy)
 
 
 # --- field of view ---------------------------------------------------------------------------------------------------
@@ -240,24 +228,40 @@ def test_dark_image_has_no_field():
     assert not dlm.field_of_view(np.full((30, 30, 3), 5, np.uint8)).any()
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_both_images_are_black_outside_the_field(tmp_path, random, channels):
+def half_dark_pair(folder, random):
+    """Paths of a pair whose right part the camera left nearly black."""
     fundus = fake_fundus(random, 100, 100)
     fundus[:, 60:] = 4
-    Image.fromarray(fundus).save(tmp_path / "fundus.png")
-    Image.fromarray(fake_octa(fundus)).save(tmp_path / "octa.png")
-    paths = (tmp_path / "fundus.png", tmp_path / "octa.png")
-    masked = dlm.load_pair(*paths, channels, fov_mask=True)
-    assert masked.fov[:, :60].all()
-    assert not masked.fov[:, 60:].any()
-    assert not masked.fundus[:, 60:].any()
-    assert not masked.octa[:, 60:, :3].any()
-    if channels == 4:
-        assert (masked.octa[..., 3] == 255).all()
-    published = dlm.load_pair(*paths, channels, fov_mask=False)
-    assert published.fov.all()
-    assert (published.fundus[:, 60:] == 4).all()
-    assert (published.octa[:, 60:, 0] == 251).all()
+    Image.fromarray(fundus).save(folder / "fundus.png")
+    Image.fromarray(fake_octa(fundus)).save(folder / "octa.png")
+    return folder / "fundus.png", folder / "octa.png"
+
+
+@pytest.mark.parametrize("fov_mask", [True, False])
+def test_pair_has_its_pixels_and_its_field(tmp_path, random, fov_mask):
+    pair = dlm.load_pair(*half_dark_pair(tmp_path, random), 1, fov_mask)
+    assert (pair.fundus[:, 60:] == 4).all()
+    assert (pair.octa[:, 60:] == 251).all()
+    assert pair.fov[:, :60].all()
+    assert pair.fov[:, 60:].any() != fov_mask
+
+
+def test_dark_photograph_is_refused(tmp_path, random):
+    _, octa = half_dark_pair(tmp_path, random)
+    Image.new("RGB", (100, 100)).save(tmp_path / "dark.png")
+    with pytest.raises(dlm.DataError, match=r"dark\.png"):
+        dlm.load_pair(tmp_path / "dark.png", octa, 1, True)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_picture_is_black_outside_the_field_but_for_its_alpha(random, channels):
+    image = random.integers(1, 255, (8, 8, channels), dtype=np.uint8)
+    fov = np.zeros((8, 8), bool)
+    fov[:, :5] = True
+    black = dlm.black_outside(image, fov)
+    assert not black[~fov, :3].any()
+    assert np.array_equal(black[fov], image[fov])
+    assert np.array_equal(black[..., 3:], image[..., 3:])
 
 
 # --- patches ---------------------------------------------------------------------------------------------------------
@@ -344,7 +348,7 @@ def test_preprocessing_maps_bytes_to_minus_one_and_one():
 # --- the check -------------------------------------------------------------------------------------------------------
 
 
-def test_check_of_a_whole_dataset_lets_training_start(root, capsys):
+def test_check_counts_images_pairs_sizes_and_black(root, capsys):
     for name in ("1_OD", "2_OS"):
         image = np.full((100, 90, 3), 90, np.uint8)
         image[:25] = 0  # a quarter outside the camera's field
@@ -353,7 +357,6 @@ def test_check_of_a_whole_dataset_lets_training_start(root, capsys):
     Image.new("L", (9, 9)).save(root / "cropped" / "Iternet" / "macula" / "31_OD.png")
     assert dlm.main(["check", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"Dataset: {root}"
     assert [line.split() for line in lines[2:7]] == [
         ["images", "disc", "macula", "whole"],
         ["cropped/Iternet", "-", "1", "-"],
@@ -364,10 +367,10 @@ def test_check_of_a_whole_dataset_lets_training_start(root, capsys):
     assert "pairs: train 2, validation 1, test 1, unused 0" in lines
     assert "sizes: 90 x 100 px (4)" in lines
     assert "black background: 12.5% of a crop, from 0.0% to 25.0%" in lines
-    assert lines[-1] == f"Training could start: python pix_pix_train.py --data {root}"
+    assert f"pix_pix_train.py --data {root}" in lines[-1]
 
 
-def test_check_names_all_that_is_odd(root, capsys):
+def test_check_names_every_odd_file(root, capsys):
     fundus, octa = root / "cropped" / "fundus" / "disc", root / "cropped" / "octa" / "disc"
     (octa / "31_OD.png").write_bytes(b"damaged")
     (octa / "2_OS.png").unlink()
@@ -378,53 +381,46 @@ def test_check_names_all_that_is_odd(root, capsys):
     assert dlm.main(["check", str(root)]) == 0  # training reads neither test pairs
     printed = capsys.readouterr().out
     assert f"without partner: 1\n  {fundus / '2_OS.png'}\n" in printed
-    assert f"ignored, since not named <subject>_<OD|OS>.png: 1\n  {fundus / 'notes.txt'}\n" in printed
+    assert f": 1\n  {fundus / 'notes.txt'}\n" in printed
     assert "cannot be used: 2\n" in printed
-    assert f"{octa / '31_OD.png'}: cannot be read as an image" in printed
-    assert "31_OD.jpg: cannot be read as an image" in printed
+    assert f"{octa / '31_OD.png'}: " in printed
+    assert "31_OD.jpg: " in printed
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda root: (root / "cropped/octa/disc/26_OD.png").write_bytes(b""), "26_OD.png: cannot be read as an image"),
-        (lambda root: (root / "fov45/fundus/26_OD.jpg").write_bytes(b""), "26_OD.jpg: cannot be read as an image"),
-        (lambda root: Image.new("RGB", (90, 100)).save(root / "cropped/fundus/disc/1_OD.png"), "is dark all over"),
-        (lambda root: Image.new("RGB", (9, 9)).save(root / "cropped/octa/disc/2_OS.png"), "are a pair of two sizes"),
-        (
-            lambda root: [path.unlink() for path in root.glob("cropped/octa/disc/[12]_*")],
-            "no pair of the subjects 1-25",
-        ),
-        (lambda root: Image.new("L", (9, 9)).save(root / "cropped/octa/disc/1_OD.jpg"), "are the same eye: remove one"),
-    ],
-)
-def test_check_fails_where_training_could_not_start(root, capsys, damage, message):
-    damage(root)
+DAMAGES = {
+    "26_OD.png": lambda root: (root / "cropped/octa/disc/26_OD.png").write_bytes(b""),
+    "26_OD.jpg": lambda root: (root / "fov45/fundus/26_OD.jpg").write_bytes(b""),
+    "disc/1_OD.png": lambda root: Image.new("RGB", (90, 100)).save(root / "cropped/fundus/disc/1_OD.png"),
+    "2_OS.png": lambda root: Image.new("RGB", (9, 9)).save(root / "cropped/octa/disc/2_OS.png"),
+    "1-25": lambda root: [path.unlink() for path in root.glob("cropped/octa/disc/[12]_*")],
+    "1_OD.jpg": lambda root: Image.new("L", (9, 9)).save(root / "cropped/octa/disc/1_OD.jpg"),
+}
+
+
+@pytest.mark.parametrize("named", DAMAGES)
+def test_check_fails_where_training_could_not_start(root, capsys, named):
+    DAMAGES[named](root)
     assert dlm.main(["check", str(root)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("dataset_load_mod.py: error: ")
-    assert message in error
+    assert named in error
 
 
-def test_check_without_data_names_the_download(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("options", "named"), [([], "data/UT-FSOCTA-v1"), (["nowhere"], "nowhere")])
+def test_check_without_data_is_refused(tmp_path, monkeypatch, refused, options, named):
     monkeypatch.chdir(tmp_path)
-    assert dlm.main(["check"]) == 2
-    assert "`python dataset_load_mod.py download` brings them" in capsys.readouterr().err
-    assert dlm.main(["check", "nowhere"]) == 2
-    assert capsys.readouterr().err.startswith("dataset_load_mod.py: error: nowhere: no cropped/fundus")
+    assert named in refused(dlm, "check", *options)
 
 
-def test_download_command_unpacks_an_archive(root, tmp_path, monkeypatch, capsys):
+def test_download_command_passes_on_its_options(root, monkeypatch, capsys):
     wanted = []
     monkeypatch.setattr(dlm, "download", lambda folder, archive: wanted.append((folder, archive)) or root)
     assert dlm.main(["download"]) == dlm.main(["download", "there", "--archive", "x.zip"]) == 0
     assert wanted == [(Path("data"), None), (Path("there"), Path("x.zip"))]
-    assert f"python dataset_load_mod.py check {root}" in capsys.readouterr().out
 
 
-def test_download_command_says_what_is_wrong(tmp_path, capsys):
-    (tmp_path / "x.zip").write_bytes(b"not the deposit")
-    assert dlm.main(["download", str(tmp_path / "data"), "--archive", str(tmp_path / "x.zip")]) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert len(error) == 1
-    assert error[0].startswith(f"dataset_load_mod.py: error: {tmp_path / 'x.zip'}: ")
+def test_download_command_refuses_another_archive(tmp_path, refused):
+    (tmp_path / "x.zip").write_bytes(b"another archive")
+    assert str(tmp_path / "x.zip") in refused(
+        dlm, "download", str(tmp_path / "data"), "--archive", str(tmp_path / "x.zip")
+    )

@@ -5,10 +5,10 @@ import pytest
 
 from dataset_load_mod import Pair, break_img_to_patches, reflect_to_patch
 from patch_batches import (
-    DRAWN_PER_EPOCH,
     PATCHES_PER_RETINA,
     RETINAS_PER_BLOCK,
-    DrawnPatches,
+    SAMPLE_PATCHES_PER_EPOCH,
+    SamplePatches,
     TrainingPatches,
     training_image,
 )
@@ -34,16 +34,13 @@ def epochs_of(patches, epochs, first_step=0):
     return [(fundus.numpy(), octa.numpy()) for fundus, octa in patches.batches(first_step, epochs)]
 
 
-def test_batches_are_float_and_cut_as_one(pairs):
+def test_both_images_are_cropped_flipped_and_turned_together(pairs):
     patches = patches_of(pairs, 4)
     assert (patches.patches_per_epoch, patches.steps_per_epoch) == (3 * 2 + 1 * 2, 2)
     batches = epochs_of(patches, 2)
     assert [fundus.shape for fundus, _ in batches] == [(4, 64, 64, 3)] * 4
     for fundus, octa in batches:
-        assert fundus.dtype == octa.dtype == np.float32
-        assert fundus.min() == -1
-        assert fundus.max() == 1
-        assert np.array_equal(fundus[..., 1:2], octa)  # cropped, flipped and rotated as one
+        assert np.array_equal(fundus[..., 1:2], octa)
 
 
 def test_training_sees_no_border_of_the_field(random):
@@ -96,7 +93,7 @@ def test_all_eight_positions_occur():
     assert seen == {(0, 1), (0, 62), (1, 0), (1, 63), (62, 0), (62, 63), (63, 1), (63, 62)}
 
 
-# --- drawn retinas ---------------------------------------------------------------------------------------------------
+# --- sample retinas --------------------------------------------------------------------------------------------------
 
 
 def numbered_retinas(first):
@@ -107,8 +104,8 @@ def numbered_retinas(first):
         number += 1
 
 
-def drawn_patches(**options):
-    return DrawnPatches(numbered_retinas, size=96, channels=1, patch_size=64, seed=3, **options)
+def sample_patches(**options):
+    return SamplePatches(numbered_retinas, size=96, channels=1, patch_size=64, seed=3, **options)
 
 
 def numbers_of(patches):
@@ -116,10 +113,10 @@ def numbers_of(patches):
     return [round(float(value + 1) * 127.5) for value in patches[:, 0, 0, 0]]
 
 
-def test_drawn_patches_come_shuffled_a_few_of_each_retina():
-    patches = drawn_patches(batch_size=32)
+def test_sample_patches_come_shuffled_a_few_of_each_retina():
+    patches = sample_patches(batch_size=32)
     batches = list(patches.batches(0, 1))
-    assert len(batches) == patches.steps_per_epoch == -(-DRAWN_PER_EPOCH // 32)
+    assert len(batches) == patches.steps_per_epoch == -(-SAMPLE_PATCHES_PER_EPOCH // 32)
     assert all(fundus.shape == (32, 64, 64, 3) and octa.shape == (32, 64, 64, 1) for fundus, octa in batches)
     block = numbers_of(batches[0][0]) + numbers_of(batches[1][0])
     assert sorted(block) == sorted(list(range(RETINAS_PER_BLOCK)) * PATCHES_PER_RETINA)
@@ -127,30 +124,30 @@ def test_drawn_patches_come_shuffled_a_few_of_each_retina():
     assert set(numbers_of(batches[2][0])) <= set(range(16, 32))
 
 
-def test_drawn_patches_go_on_anywhere():
-    patches = drawn_patches(batch_size=6)
+def test_sample_patches_go_on_anywhere():
+    patches = sample_patches(batch_size=6)
     whole = list(patches.batches(0, 1))
-    rest = list(drawn_patches(batch_size=6).batches(7, 1))
+    rest = list(sample_patches(batch_size=6).batches(7, 1))
     assert len(rest) == len(whole) - 7
     for (fundus, octa), (fundus_again, octa_again) in zip(whole[7:], rest, strict=True):
         assert np.array_equal(fundus, fundus_again)
         assert np.array_equal(octa, octa_again)
 
 
-def test_drawn_patches_are_mixed_with_real_ones(pairs):
+def test_sample_patches_are_mixed_with_real_ones(pairs):
     real = patches_of(pairs, 4, seed=3)
-    mixed = drawn_patches(batch_size=4, real=real, share=0.75)
+    mixed = sample_patches(batch_size=4, real=real, share=0.75)
     assert mixed.steps_per_epoch == real.patches_per_epoch
     batches = list(mixed.batches(0, 2))
     assert len(batches) == 2 * real.patches_per_epoch
     assert [np.ptp(patch) == 0 for fundus, _ in batches[:5] for patch in fundus] == [True, True, True, False] * 5
     alone = np.concatenate([fundus for fundus, _ in real.batches(0, 2)])
     assert np.array_equal(np.concatenate([fundus[3:] for fundus, _ in batches]), alone)
-    again = list(drawn_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
+    again = list(sample_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
     assert np.array_equal(again[0][0], batches[5][0])
 
 
-@pytest.mark.parametrize(("share", "drawn"), [(0.01, 1), (0.5, 2), (0.99, 3)])
-def test_mixed_batch_holds_both_kinds(pairs, share, drawn):
+@pytest.mark.parametrize(("share", "samples"), [(0.01, 1), (0.5, 2), (0.99, 3)])
+def test_mixed_batch_has_both_kinds(pairs, share, samples):
     real = patches_of(pairs, 4, seed=3)
-    assert drawn_patches(batch_size=4, real=real, share=share).drawn_per_batch == drawn
+    assert sample_patches(batch_size=4, real=real, share=share).sample_per_batch == samples

@@ -2,8 +2,8 @@
 
     unshare -rm python tests/faults/disk.py    # a few minutes; Linux: the small disk is a tmpfs of this process alone
 
-For each it prints the exit status, what was said, and whether anything half written is left; exits with 1 if a program
-did not end with status 2 and one line that names the option or a path on the full disk, or left such a file.
+For each it prints the exit status, the message, and which partial files are left; exits with 1 if a program did not end
+with status 2 and one line that names the option or a path on the full disk, or left a partial file.
 """
 
 import shutil
@@ -22,7 +22,7 @@ PHOTO = "data/UT-FSOCTA-v1/cropped/fundus/disc/1_OD.png"
 
 
 def leave(disk: Path, free: int) -> None:
-    """Fill a disk but for so many bytes."""
+    """Fill a disk up to so many bytes."""
     (disk / "ballast").unlink(missing_ok=True)
     with open(disk / "ballast", "wb") as file:
         room = max(0, shutil.disk_usage(disk).free - free)
@@ -30,8 +30,8 @@ def leave(disk: Path, free: int) -> None:
             room -= file.write(bytes(min(room, 8 * MB)))
 
 
-def half_written(disk: Path) -> list[str]:
-    """Files and folders on a disk that look as if they were whole, or that nobody would ever remove."""
+def partial_files(disk: Path) -> list[str]:
+    """Partial files on a disk that look complete, or that nothing would ever remove."""
     import tensorflow as tf
     from PIL import Image
 
@@ -49,13 +49,13 @@ def half_written(disk: Path) -> list[str]:
 
 
 def trial(what: str, disk: Path, free: int, folder: Path, command: list[str]) -> bool:
-    """Call a program with so little room; prints a row, and returns whether all held."""
+    """Call a program with so little room; prints a row, and returns whether it ended as it should."""
     leave(disk, free)
     done = subprocess.run(
         [sys.executable, PROJECT / command[0], *command[1:]], cwd=folder, capture_output=True, text=True
     )
     said = [line for line in done.stderr.splitlines() if line.startswith(command[0])]
-    left = half_written(disk)
+    left = partial_files(disk)
     held = done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr and not left
     held &= bool(said) and (str(disk) in said[0] or "--output" in said[0])
     print(f"| {what} | {done.returncode} | {' '.join(said)[:300]} | {', '.join(left) or 'nothing'} |", flush=True)
@@ -82,14 +82,14 @@ def main() -> int:
         run = folder / "training_checkpoints" / "run"
         pix_run.save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), run, step=1, keep=1)
         pix_run.write_run(run, settings, "0")
-        with zipfile.ZipFile(folder / "deposit.zip", "w") as archive:
+        with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
             archive.writestr("cropped/fundus/disc/1_OD.png", bytes(50 * MB))
         unpack = (
             "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import dataset_download as d\n"
-            "try: d.unpack(Path('deposit.zip'), Path(sys.argv[2]))\n"
+            "try: d.unpack(Path('archive.zip'), Path(sys.argv[2]))\n"
             "except (d.DownloadError, OSError) as error: print(error, file=sys.stderr); sys.exit(2)"
         )
-        print("| what | status | said | left |\n|---|---|---|---|", flush=True)
+        print("| what | status | message | left |\n|---|---|---|---|", flush=True)
         at, on_disk = str(disk), [*TRAIN, "--epochs", "3"]
         held = [
             trial("logging", disk, 1 * MB, folder, [*on_disk, "--logs", f"{at}/logs"]),
@@ -112,7 +112,7 @@ def main() -> int:
         done = subprocess.run(
             [sys.executable, "-c", unpack, PROJECT, disk / "unpacked"], cwd=folder, capture_output=True, text=True
         )
-        held.append(done.returncode == 2 and not (disk / "unpacked").exists() and not half_written(disk))
+        held.append(done.returncode == 2 and not (disk / "unpacked").exists() and not partial_files(disk))
         print(f"| unpacking | {done.returncode} | {done.stderr.splitlines()[-1][:300]} | nothing |")
         subprocess.run(["umount", disk], check=True)
     return 0 if all(held) else 1

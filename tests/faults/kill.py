@@ -3,9 +3,9 @@
     python tests/faults/kill.py              # 30 kills: about a quarter of an hour on two cores
     python tests/faults/kill.py --kills 5 --seed 1
 
-Trains two tiny runs in a temporary folder. One is killed (SIGKILL) and resumed, again and again; each time it must go
-on no further back than one checkpoint interval. In the end both must hold the same values to the last bit. Prints a
-table, and exits with 1 if anything was lost.
+Trains two tiny runs in a temporary folder. One is killed (SIGKILL) and resumed repeatedly; each time it must resume at
+most one checkpoint interval back. In the end both must have the same values to the last bit. Prints a table, and exits
+with 1 if anything was lost.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def kill_while_writing(process: subprocess.Popen, folder: Path, delay: float) ->
 
 
 def epochs_done(output: str) -> int:
-    """How many epochs an output tells of: where the run went on, and the epochs validated since."""
-    gone_on = re.search(r"Going on after epoch (\d+)", output)
-    return int(gone_on[1] if gone_on else 0) + output.count("  validation:")
+    """How many epochs are done by an output: those before the run was resumed, and those validated since."""
+    resumed = re.search(r"Continuing after epoch (\d+)", output)
+    return int(resumed[1] if resumed else 0) + output.count("  validation:")
 
 
 def kill_at_random(folder: Path, options: list[str], chance: random.Random) -> tuple[str, str]:
@@ -95,8 +95,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     args = parser.parse_args()
-    from conftest import write_tiny_dataset
-    from test_pix_pix_train import different_values
+    from conftest import different_values, write_tiny_dataset
 
     chance, lost = random.Random(args.seed), False
     with tempfile.TemporaryDirectory() as temporary:
@@ -104,7 +103,7 @@ def main() -> int:
         write_tiny_dataset(folder / "data")
         whole = start(folder, [*NEW_RUN, "--epochs", str(EPOCHS), "--name", "whole"])
         whole.communicate()
-        print("| kill | aimed at | epochs done | went on after | at most an interval lost |", flush=True)
+        print("| kill | aimed at | epochs done | resumed after | at most an interval lost |", flush=True)
         print("|---|---|---|---|---|", flush=True)
         options, done, aim = [*NEW_RUN, "--epochs", str(EPOCHS), "--name", "killed"], 0, "-"
         for number in range(args.kills + 1):
@@ -112,9 +111,9 @@ def main() -> int:
                 next_aim, output = kill_at_random(folder, options, chance)
             else:
                 next_aim, output = "-", start(folder, options).communicate()[0]
-            if number and "Device:" in output and ("Going on" in output or "beginning" in output):
-                gone_on = re.search(r"Going on after epoch (\d+)", output)
-                after = int(gone_on[1]) if gone_on else 0
+            if number and "Device:" in output and ("Continuing" in output or "beginning" in output):
+                resumed = re.search(r"Continuing after epoch (\d+)", output)
+                after = int(resumed[1]) if resumed else 0
                 kept = done - after <= INTERVAL
                 lost |= not kept
                 print(f"| {number} | {aim} | {done} | {after} | {'yes' if kept else 'NO'} |", flush=True)

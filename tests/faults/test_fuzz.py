@@ -1,4 +1,4 @@
-"""Damaged images and senseless command lines: each ends in a result, or in one line on standard error and status 2."""
+"""Damaged images and invalid command lines: each ends in a result, or in one line on standard error and status 2."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import fake_fundus, write_tiny_dataset
+from conftest import PROJECT, fake_fundus, program, write_tiny_dataset
 from PIL import Image
 
 import dataset_load_mod as dlm
@@ -21,12 +21,13 @@ import pix_pix_eval as evaluate
 import pix_pix_gen as gen
 import pix_pix_train as train
 import pix_run
+from pix_data import load_run_data
+from pix_settings import Settings
 
-PROJECT = Path(__file__).resolve().parents[2]
 IMAGES = 320
 COMMANDS = 160
 SUFFIXES = (".png", ".jpg", ".tif", ".bmp")
-SETTINGS = train.Settings(patch_size=64, batch_size=4, precision="float32", name="x", data="data/UT-FSOCTA-v1")
+SETTINGS = Settings(patch_size=64, batch_size=4, precision="float32", name="x", data="data/UT-FSOCTA-v1")
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,12 @@ def networks():
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, networks):
-    """A folder to run in, with the tiny dataset; the networks are always the same, and are not trained."""
-    write_tiny_dataset(tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "Pix2Pix", lambda settings, strategy: networks)
+def folder(project, monkeypatch, networks):
+    """A folder to run in, with the tiny data set; the networks are always the same, and are not trained."""
+    monkeypatch.setattr(train, "Pix2Pix", lambda settings: networks)
     monkeypatch.setattr(train, "train_epochs", lambda run: 0)
     pix_run.save(tf.train.Checkpoint(generator=networks.generator), Path("training_checkpoints/x"), step=1, keep=1)
-    return tmp_path
+    return project
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -66,7 +65,7 @@ def declared_huge(width, height):
 
 
 def odd_images(fundus):
-    """Images that are whole, but not as they should be, by suffix: (suffix, bytes)."""
+    """Images that are intact, but of an odd kind: (suffix, bytes)."""
     picture = Image.fromarray(fundus)
     values = fundus[..., 0].astype(np.float32)
     with_nan = np.where(values > 100, np.nan, values)
@@ -99,7 +98,7 @@ def odd_images(fundus):
 
 
 def damaged(random, content):
-    """Bytes with a few bits flipped, cut off, with zeros or with a piece twice."""
+    """Bytes with a few bits flipped, cut off, zeroed, or with a piece repeated."""
     content = bytearray(content)
     kind = random.integers(4)
     start, length = int(random.integers(len(content))), int(random.integers(1, 200))
@@ -120,15 +119,15 @@ def fuzzed_images(count):
     random = np.random.default_rng(20231)
     fundus = fake_fundus(random, 70, 80)
     found = list(odd_images(fundus))
-    whole = [(suffix, encoded(Image.fromarray(fundus), suffix)) for suffix in SUFFIXES]
+    intact = [(suffix, encoded(Image.fromarray(fundus), suffix)) for suffix in SUFFIXES]
     while len(found) < count:
-        suffix, content = whole[len(found) % len(whole)]
+        suffix, content = intact[len(found) % len(intact)]
         found.append((suffix, damaged(random, content)))
     return found
 
 
 def outcome(program, options, capsys):
-    """Call a program's main; checks that it ends well or in one line, and returns its status."""
+    """Call a program's main; checks that it ends with a result or one line, and returns its status."""
     capsys.readouterr()
     try:
         status = program.main(options)
@@ -141,35 +140,32 @@ def outcome(program, options, capsys):
     return status
 
 
-def test_fuzzed_images_are_read_or_named(project, capsys):
-    photos = Path("photos")
-    photos.mkdir()
-    fundus_folder = Path("data/UT-FSOCTA-v1/cropped/fundus/disc")
-    octa_folder = Path("data/UT-FSOCTA-v1/cropped/octa/disc")
-    run = Path("training_checkpoints/x")
-    pix_run.write_run(run, SETTINGS, "0")
-    images = fuzzed_images(IMAGES)
-    readable = 0
-    for number, (suffix, content) in enumerate(images):
-        (photos / f"{number:03}{suffix}").write_bytes(content)
-
-    # Synthesis: all in one call; what fails is named, the rest is done.
-    assert gen.main(["photos", "--overwrite"]) == 2
+@pytest.mark.slow
+def test_synthesis_does_or_names_every_fuzzed_image(folder, capsys):
+    Path("photos").mkdir()
+    pix_run.write_run(Path("training_checkpoints/x"), SETTINGS, "0")
+    for number, (suffix, content) in enumerate(fuzzed_images(IMAGES)):
+        (Path("photos") / f"{number:03}{suffix}").write_bytes(content)
+    assert gen.main(["photos"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pix_pix_gen.py: error: ")]
-    written = {path.stem for path in Path("synthetic_octa").glob("*.png")}
-    named = {line.split("photos/")[1][:3] for line in errors}
-    assert len(errors) == len(named)
-    assert written | named == {f"{number:03}" for number in range(IMAGES)}
-    assert not written & named
-    assert len(written) > 50
+    done = {path.stem for path in Path("synthetic_octa").glob("*.png")}
+    named = [line.split("photos/")[1][:3] for line in errors]
+    assert sorted([*done, *named]) == [f"{number:03}" for number in range(IMAGES)]
+    assert len(done) > 50
     assert len(named) > 100
 
-    # Training and the check: each image by itself, as the photograph or as the OCT-A of a training pair.
-    for number, (suffix, content) in enumerate(images):
-        folder, other = (fundus_folder, octa_folder) if number % 2 else (octa_folder, fundus_folder)
-        for path in (*folder.glob("3_OD.*"), *other.glob("3_OD.*")):
+
+@pytest.mark.slow
+def test_training_and_check_agree_on_every_fuzzed_image(folder, capsys):
+    """Each by itself, as the photograph or as the OCT-A of a training pair."""
+    fundus_folder = Path("data/UT-FSOCTA-v1/cropped/fundus/disc")
+    octa_folder = Path("data/UT-FSOCTA-v1/cropped/octa/disc")
+    readable = 0
+    for number, (suffix, content) in enumerate(fuzzed_images(IMAGES)):
+        image_folder, other = (fundus_folder, octa_folder) if number % 2 else (octa_folder, fundus_folder)
+        for path in (*image_folder.glob("3_OD.*"), *other.glob("3_OD.*")):
             path.unlink()
-        (folder / f"3_OD{suffix}").write_bytes(content)
+        (image_folder / f"3_OD{suffix}").write_bytes(content)
         (other / "3_OD.png").write_bytes(encoded(Image.fromarray(np.full((70, 80, 3), 90, np.uint8)), ".png"))
         trained = outcome(train, ["--patch-size", "64", "--precision", "float32", "--name", f"n{number}"], capsys)
         assert outcome(dlm, ["check", "data"], capsys) == trained, number
@@ -178,6 +174,7 @@ def test_fuzzed_images_are_read_or_named(project, capsys):
     assert 30 < readable < IMAGES - 100
 
 
+@pytest.mark.slow
 def test_huge_image_takes_no_memory(tmp_path):
     write_tiny_dataset(tmp_path)
     (tmp_path / "UT-FSOCTA-v1/cropped/fundus/disc/1_OD.png").write_bytes(declared_huge(13_000, 13_000))
@@ -225,9 +222,10 @@ def flags_of(program, capsys):
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", capsys.readouterr().out)) - {"--help", "--logdir"})
 
 
-def test_fuzzed_command_lines_end_in_one_line(project, capsys):
+@pytest.mark.slow
+def test_fuzzed_command_lines_end_in_one_line(folder, capsys):
     run = Path("training_checkpoints/x")
-    digest = train.load_run_data(SETTINGS, verbose=False).digest
+    digest = load_run_data(SETTINGS, verbose=False).digest
     pix_run.write_run(run, SETTINGS, digest)
     assert asdict(pix_run.read_run(run)[0]) == asdict(SETTINGS)
     photo = "data/UT-FSOCTA-v1/cropped/fundus/disc/1_OD.png"
@@ -253,22 +251,27 @@ def test_fuzzed_command_lines_end_in_one_line(project, capsys):
     assert before <= {path for path in Path().rglob("*")}
 
 
-def test_options_are_refused_as_whole_programs_do_too(project):
-    """A few in processes of their own: nothing on standard error but the line, whatever the encoding."""
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    for program, options in (
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
         ("pix_pix_gen.py", ["网膜\nb.png"]),
         ("pix_pix_eval.py", ["--run", "网膜\nb"]),
         ("dataset_load_mod.py", ["check", "网膜\nb"]),
         ("pix_pix_train.py", ["--data", os.fsdecode(b"\xff")]),
-    ):
-        done = subprocess.run(
-            [sys.executable, str(PROJECT / program), *options],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"{program}: error: ")
-        assert done.stderr.count("\n") == 1
+    ],
+)
+def test_program_writes_nothing_but_its_line_in_any_encoding(project, name, options):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run(program(name, *options), capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{name}: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py", "pix_pix_eval.py", "phantom_retina.py"])
+def test_help_does_not_wait_for_tensorflow(name):
+    code = f"import runpy, sys; sys.argv = ['{name}', '--help']\ntry: runpy.run_path('{name}', run_name='__main__')\n"
+    code += "except SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert not {"tensorflow", "keras", "skimage"} & set(done.stdout.splitlines()[-1].split())

@@ -1,0 +1,75 @@
+"""The log of a run: TensorBoard's summaries, all at the global step, and metrics.csv, one row per epoch.
+
+logs/fit/NAME/events.out.tfevents.*    for `tensorboard --logdir=logs`; docs/tensorboard.md explains every tag
+logs/fit/NAME/metrics.csv              epoch, step and the validation scores
+"""
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from pix_command import UserError, atomic_file
+from pix_settings import Settings, as_options
+
+MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at most a few MB
+
+
+class RunLog:
+    """Writes what a run reports."""
+
+    def __init__(self, folder: Path, step: int):
+        """Args: the run's folder of logs; the step that the run resumes from, 0 for a new one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.table = folder, folder / "metrics.csv"
+        try:
+            self.writer = tf.summary.create_file_writer(str(folder))
+            rows = csv.DictReader(self.table.read_text(encoding="utf-8").splitlines()) if self.table.exists() else ()
+            self.rows = [row for row in rows if int(row["step"]) <= step]  # later ones will come again
+        except tf.errors.OpError as error:
+            raise UserError(f"{folder}: cannot be written to ({error})") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.table}: damaged ({error}); move it away, then --resume") from error
+
+    def flush(self) -> None:
+        """Write everything to the disk. Raises UserError if it is full: TensorFlow would lose summaries silently."""
+        if shutil.disk_usage(self.folder).free < MIN_FREE_BYTES:
+            raise UserError(f"{self.folder}: the disk is full; make room, then --resume")
+        self.writer.flush()
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Log numbers by tag."""
+        with self.writer.as_default(step):
+            for tag, value in values.items():
+                tf.summary.scalar(tag, value)
+
+    def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
+        """Log images (height, width, channels), uint8 on [0, 255] or float on [0, 1], under one tag."""
+        with self.writer.as_default(step):
+            tf.summary.image(tag, as_batch(images), max_outputs=len(images))
+
+    def settings(self, settings: Settings, step: int) -> None:
+        """Log the settings as a table."""
+        lines = [f"| {option} | {value} |" for option, value in as_options(settings).items()]
+        with self.writer.as_default(step):
+            tf.summary.text("settings", "\n".join(["| setting | value |", "|---|---|", *lines]))
+
+    def scores(self, scores: dict[str, float], epoch: int, step: int) -> None:
+        """Log validation scores, to TensorBoard and, by name, to metrics.csv: nan where a row has no such score."""
+        self.scalars({f"validation/{name}": value for name, value in scores.items()}, step)
+        self.rows.append({"epoch": epoch, "step": step} | scores)
+        with atomic_file(self.table) as part:
+            pd.DataFrame(self.rows).to_csv(part, index=False, na_rep="nan")
+
+
+def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images of any sizes (height, width, channels), black added below and to the right of the smaller ones."""
+    largest = np.max([image.shape for image in images], axis=0)
+    batch = np.zeros((len(images), *largest), dtype=images[0].dtype)
+    for image, place in zip(images, batch, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    return batch

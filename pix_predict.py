@@ -1,0 +1,240 @@
+"""Prediction: a fundus photograph -> its OCT-A, for training, synthesis, evaluation and export alike.
+
+The whole photograph goes through the generator in one pass. Batch normalisation uses the statistics of that photograph
+alone, and dropout is off, so that a result depends on the photograph and the weights only. Outside the camera's field
+the network sees the retina mirrored, so that it draws no rim.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dataset_load_mod import (
+    FUNDUS_CHANNELS,
+    black_outside,
+    continue_outside,
+    cut_at_corners,
+    patch_corners,
+    put_img_back_from_patches,
+    reflect_to_multiple,
+    reflect_to_patch,
+)
+from pix_command import disk_errors_name
+from pix_generator import Generator
+from pix_layers import layers_of
+from pix_run import RunError, find_weights, restore
+from pix_settings import SIZE_MULTIPLE, Settings
+
+# A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
+MARGIN = 2 * SIZE_MULTIPLE  # px
+TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 px need 2.3 GB in one pass in float32; larger images are tiled
+
+
+class Predictor:
+    """A generator ready to predict. It may continue to learn: the newest weights are used, and nothing is changed."""
+
+    def __init__(self, generator: keras.Model):
+        """Args: a generator for images of any size, `Generator(3, (None, None), channels)`."""
+        self.generator = generator
+        fundus = tf.TensorSpec((None, None, None, FUNDUS_CHANNELS), tf.float32)
+        statistics = [tf.TensorSpec(value.shape, value.dtype) for value in generator.non_trainable_variables]
+        self.with_own_statistics = tf.function(self._with_own_statistics, input_signature=[fundus])
+        self.with_statistics = tf.function(self._with_statistics, input_signature=[fundus, statistics])
+        self.as_published = tf.function(self._as_published, input_signature=[fundus])
+
+    def _with_own_statistics(self, fundus: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """OCT-A (1, height, width, channels), [-1, 1], of one fundus image (1, height, width, 3), [-1, 1].
+
+        Returns:
+            The OCT-A, and the image's statistics as values of generator.non_trainable_variables. Batch normalisation
+            moves its averages to momentum * average + (1 - momentum) * statistic: with averages of zero, the result
+            divided by (1 - momentum) is the image's own statistic.
+        """
+        share = {
+            variable.path: 1 - layer.momentum
+            for layer in layers_of(self.generator, keras.layers.BatchNormalization)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        }
+        fixed = self.generator.non_trainable_variables
+        zeros = [tf.zeros_like(variable.value) if variable.path in share else variable.value for variable in fixed]
+        with without_dropout(self.generator):
+            weights = self.generator.trainable_variables
+            octa, moved = self.generator.stateless_call(weights, zeros, fundus, training=True)
+        return octa, [
+            value / share[variable.path] if variable.path in share else value
+            for variable, value in zip(fixed, moved, strict=True)
+        ]
+
+    def _with_statistics(self, fundus: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
+        """OCT-A of fundus images, [-1, 1], with statistics as `with_own_statistics` returns them."""
+        return self.generator.stateless_call(self.generator.trainable_variables, statistics, fundus, training=False)[0]
+
+    def _as_published(self, fundus: tf.Tensor) -> tf.Tensor:
+        """OCT-A of fundus patches, [-1, 1], as published: with the statistics of the batch and with dropout."""
+        variables = self.generator.trainable_variables, self.generator.non_trainable_variables
+        return self.generator.stateless_call(*variables, fundus, training=True)[0]
+
+    def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE) -> np.ndarray:
+        """OCT-A of a whole image: in one pass, or in tiles if it is larger than `tile` x `tile` px.
+
+        Tiles overlap by the distance that a pixel's result depends on, and lie on the grid of the downsampling; so they
+        give, without seams, what one pass with the same statistics gives. The statistics are those of the middle tile.
+
+        Args:
+            fundus: (height, width, 3), uint8.
+            fov: (height, width), bool: inside the camera's field. Outside the network sees the retina continued.
+            tile: side in px, a multiple of 64 from 320 up.
+
+        Returns:
+            (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
+
+        Raises:
+            RunError: the prediction is not finite.
+        """
+        height, width = fov.shape
+        whole = reflect_to_multiple(continue_outside(fundus, fov), SIZE_MULTIPLE)
+        if whole.shape[0] * whole.shape[1] <= tile**2:
+            octa, _ = self.with_own_statistics(to_model(whole)[np.newaxis])
+            return to_octa(octa[0].numpy()[:height, :width], fov)
+        statistics = self.statistics(whole, tile)
+        octa = np.empty((*whole.shape[:2], self.generator.output_shape[-1]), np.float32)
+        core = tile - 2 * MARGIN
+        for row in range(0, whole.shape[0], core):
+            for column in range(0, whole.shape[1], core):
+                top, left = max(0, row - MARGIN), max(0, column - MARGIN)
+                seen = whole[top : row + core + MARGIN, left : column + core + MARGIN]
+                part = self.with_statistics(to_model(seen)[np.newaxis], statistics)[0].numpy()
+                place = (slice(row, row + core), slice(column, column + core))
+                octa[place] = part[row - top : row - top + core, column - left : column - left + core]
+        return to_octa(octa[:height, :width], fov)
+
+    def statistics(self, whole: np.ndarray, tile: int) -> list[tf.Tensor]:
+        """Statistics, for `with_statistics`, of the middle of an image (height, width, 3), uint8, sides of n * 64."""
+        middle = []
+        for size in whole.shape[:2]:
+            first = max(0, size - tile) // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE
+            middle.append(slice(first, first + tile))
+        return self.with_own_statistics(to_model(whole[tuple(middle)])[np.newaxis])[1]
+
+    def predict_as_published(
+        self, fundus: np.ndarray, fov: np.ndarray, patch_size: int, stride: int, batch_size: int
+    ) -> np.ndarray:
+        """OCT-A of a whole image as the study's scripts predict it, for comparison: by blended patches on their grid.
+
+        With dropout, with the statistics of each batch of patches, and on the photograph as it is.
+
+        Args:
+            fundus: (height, width, 3), uint8.
+            fov: (height, width), bool: inside the camera's field.
+            patch_size: side of a patch in px.
+            stride: steps per patch, see `patch_corners`.
+            batch_size: patches predicted at once.
+
+        Returns, raises:
+            As `predict`; ValueError as `patch_corners`.
+        """
+        patch = (patch_size, patch_size)
+        whole = reflect_to_patch(fundus, patch)
+        corners = patch_corners(whole.shape, patch, stride)
+
+        def predicted_patches() -> Iterator[np.ndarray]:
+            for first in range(0, len(corners), batch_size):
+                batch = cut_at_corners(whole, corners[first : first + batch_size], patch)
+                yield from self.as_published(to_model(batch)).numpy()
+
+        octa = put_img_back_from_patches(predicted_patches(), whole.shape, stride)
+        return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
+
+
+@contextmanager
+def without_dropout(network: keras.Model) -> Iterator[None]:
+    """Trace a network with dropout off and everything else as in training."""
+    rates = {layer: layer.rate for layer in layers_of(network, keras.layers.Dropout)}
+    for layer in rates:
+        layer.rate = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in rates.items():
+            layer.rate = rate
+
+
+def to_model(image: np.ndarray) -> np.ndarray:
+    """Uint8 on [0, 255] -> float32 on [-1, 1]."""
+    return image.astype(np.float32) / 127.5 - 1
+
+
+def to_octa(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """The generator's output (height, width, channels), [-1, 1] -> [0, 1], black outside the field.
+
+    Raises:
+        RunError: it is not finite.
+    """
+    if not np.isfinite(gen_output).all():
+        raise RunError("the predicted OCT-A is not finite: the weights are damaged, use an earlier checkpoint")
+    return black_outside(gen_output * 0.5 + 0.5, fov)
+
+
+# --- a run's generator -----------------------------------------------------------------------------------------------
+
+
+def load_generator(run: Path, weights: str | None, settings: Settings) -> tuple[keras.Model, str]:
+    """The generator of a run, for images of any size, and the path of its checkpoint.
+
+    Args:
+        run: the run's folder of checkpoints.
+        weights: which, see `find_weights`.
+        settings: of the run.
+
+    Raises:
+        RunError: there is no such checkpoint, or it is damaged and so are those to fall back on.
+    """
+    paths = find_weights(run, weights)
+    keras.utils.set_random_seed(settings.seed)  # of the dropout in the published way of predicting
+    keras.config.set_dtype_policy(settings.precision)
+    generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
+    return generator, restore(tf.train.Checkpoint(generator=generator), paths, run)
+
+
+def export(generator: keras.Model, folder: Path) -> None:
+    """Write the generator as folder/generator.keras and folder/saved_model, for programs without these modules.
+
+    Both take (batch, height, width, 3), float32 on [-1, 1], sides any multiples of 64, and return (batch, height,
+    width, channels), float32 on [-1, 1]: what `Predictor` gives for each image alone. Batch normalisation with the
+    statistics of one image is instance normalisation (Ulyanov et al., 2016), and is written as such.
+
+    Raises:
+        RunError: the generator has a layer that programs without these modules could not load.
+    """
+
+    def exported_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return keras.layers.GroupNormalization(groups=-1, epsilon=layer.epsilon, name=layer.name)
+        if isinstance(layer, keras.layers.Dropout):
+            return keras.layers.Dropout(layer.rate, name=layer.name)
+        if not type(layer).__module__.startswith("keras."):
+            raise RunError(f"--export: cannot export the layer {layer.name} ({type(layer).__name__}): it is not Keras'")
+        return type(layer).from_config(layer.get_config())
+
+    model = keras.models.clone_model(generator, clone_function=exported_layer, recursive=True)
+    for source, target in zip(layers_of(generator), layers_of(model), strict=True):
+        if isinstance(source, keras.Model):  # a block: its layers are listed too
+            continue
+        kept = "trainable_variables" if isinstance(source, keras.layers.BatchNormalization) else "weights"
+        for one, other in zip(getattr(source, kept), getattr(target, kept), strict=True):
+            other.assign(one)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Written beside its place first, so that nothing partial appears.
+    with disk_errors_name(folder), tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
+        made = Path(temporary)
+        model.save(made / "generator.keras")
+        model.export(made / "saved_model", verbose=False)
+        shutil.rmtree(folder / "saved_model", ignore_errors=True)
+        for name in ("generator.keras", "saved_model"):
+            (made / name).replace(folder / name)

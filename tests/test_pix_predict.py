@@ -1,0 +1,178 @@
+"""Prediction in one pass and in tiles, statistics, dropout, and the exported generator."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import fake_fundus
+
+import pix_predict
+from dataset_load_mod import field_of_view, reflect_to_multiple
+from pix_generator import Generator
+from pix_layers import layers_of
+from pix_predict import Predictor
+from pix_run import RunError
+
+
+def everywhere(fundus):
+    return np.ones(fundus.shape[:2], dtype=bool)
+
+
+def round_field(size):
+    """A photograph (size, size, 3), uint8: a bright disc on black."""
+    rows, columns = np.ogrid[:size, :size]
+    inside = np.hypot(rows - size / 2, columns - size / 2) < 0.45 * size
+    return fake_fundus(np.random.default_rng(3), size, size) * inside[..., np.newaxis].astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    """That of an untrained generator."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    return Predictor(Generator(3, (None, None), 1))
+
+
+@pytest.fixture(scope="module")
+def fundus():
+    return fake_fundus(np.random.default_rng(1), 150, 100)
+
+
+def small_network(*layers):
+    """A model of images of any size whose convolution has large weights."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", kernel_initializer="random_normal")(image)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(image, keras.layers.Conv2D(1, 1, activation="tanh")(x))
+
+
+# --- prediction ------------------------------------------------------------------------------------------------------
+
+
+def test_prediction_has_the_size_of_the_image(predictor, fundus):
+    octa = predictor.predict(fundus, everywhere(fundus))
+    assert (octa.shape, octa.dtype) == ((150, 100, 1), np.float32)
+    assert 0 <= octa.min() < octa.max() <= 1
+    assert octa.std() > 1e-3
+
+
+def test_prediction_changes_nothing(predictor, fundus):
+    before = [variable.numpy().copy() for variable in predictor.generator.variables]
+    octa = predictor.predict(fundus, everywhere(fundus))
+    assert np.array_equal(octa, predictor.predict(fundus, everywhere(fundus)))
+    after = [variable.numpy() for variable in predictor.generator.variables]
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    assert [layer.rate for layer in layers_of(predictor.generator, keras.layers.Dropout)] == [0.5, 0.5]
+
+
+def test_statistics_are_those_that_training_uses(predictor):
+    """One pass gives what training computes on the image alone, except for dropout; so do its statistics."""
+    image = np.random.default_rng(2).uniform(-1, 1, (1, 128, 64, 3)).astype(np.float32)
+    octa, statistics = predictor.with_own_statistics(image)
+    generator = keras.models.clone_model(predictor.generator)
+    generator.set_weights(predictor.generator.get_weights())
+    with pix_predict.without_dropout(generator):
+        expected = generator(image, training=True)
+    assert np.abs(octa - expected).max() < 1e-5
+    assert np.abs(octa - predictor.with_statistics(image, statistics)).max() < 1e-4
+    assert np.abs(octa - predictor.generator(image, training=False)).max() > 1e-2  # the moving averages lag behind
+
+
+class Nested(keras.layers.Layer):
+    """A custom layer with dropout in a block in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = keras.Sequential([keras.layers.ReLU(), keras.layers.Dropout(0.5)])
+
+    def call(self, inputs, training=False):
+        return self.block(inputs, training=training)
+
+
+def test_dropout_is_off_in_layers_of_any_nesting(fundus):
+    predictor = Predictor(small_network(Nested()))
+    images = [predictor.with_own_statistics(pix_predict.to_model(fundus)[np.newaxis])[0] for _ in range(2)]
+    assert np.array_equal(*images)
+
+
+@pytest.mark.parametrize("shape", [(1100, 300), (590, 570)])
+def test_tiles_give_what_one_pass_gives(predictor, shape):
+    """Everywhere, given the same statistics; of a tile of 576 px only the innermost 320 px are kept."""
+    fundus = fake_fundus(np.random.default_rng(4), *shape)
+    whole = reflect_to_multiple(fundus, 64)
+    one_pass = predictor.with_statistics(pix_predict.to_model(whole)[np.newaxis], predictor.statistics(whole, 576))
+    expected = one_pass.numpy()[0, : shape[0], : shape[1]] * 0.5 + 0.5
+    tiles = predictor.predict(fundus, everywhere(fundus), tile=576)
+    assert tiles.shape == (*shape, 1)
+    assert np.abs(tiles - expected).max() < 1e-4
+
+
+def test_pixels_outside_the_field_have_no_influence(predictor):
+    fundus = round_field(160)
+    fov = field_of_view(fundus)
+    octa = predictor.predict(fundus, fov)
+    grey = np.where(fov[..., np.newaxis], fundus, 90).astype(np.uint8)
+    assert np.array_equal(octa, predictor.predict(grey, fov))
+
+
+def test_prediction_is_black_outside_the_field(predictor):
+    fundus = round_field(160)
+    fov = field_of_view(fundus)
+    octa = predictor.predict(fundus, fov)
+    assert not octa[~fov].any()
+    assert octa[fov].all()
+
+
+def test_published_prediction_depends_on_the_batch(predictor, fundus):
+    images = [predictor.predict_as_published(fundus, everywhere(fundus), 64, 2, size) for size in (7, 32)]
+    assert images[0].shape == images[1].shape == (150, 100, 1)
+    assert np.abs(images[0] - images[1]).max() > 1e-2
+
+
+def test_prediction_that_is_not_finite_is_an_error():
+    network = small_network()
+    network.trainable_variables[0].assign(np.full(network.trainable_variables[0].shape, np.nan))
+    with pytest.raises(RunError, match="not finite"):
+        Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+LOAD = """
+import sys, keras, numpy as np, tensorflow as tf
+fundus = np.load("fundus.npy")
+np.save("keras.npy", keras.models.load_model("exported/generator.keras")(fundus, training=False))
+saved_model = tf.saved_model.load("exported/saved_model")
+np.save("saved_model.npy", saved_model.serve(fundus))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(lambda: Generator(3, (None, None), 1), id="the generator"),
+        pytest.param(lambda: small_network(keras.layers.Dense(5), keras.layers.PReLU(shared_axes=[1, 2])), id="others"),
+    ],
+)
+def test_exported_generator_predicts_the_same_in_a_fresh_process(build, tmp_path):
+    keras.config.set_dtype_policy("float32")
+    predictor = Predictor(build())
+    fundus = np.random.default_rng(7).uniform(-1, 1, (1, 128, 192, 3)).astype(np.float32)
+    np.save(tmp_path / "fundus.npy", fundus)
+    pix_predict.export(predictor.generator, tmp_path / "exported")
+    subprocess.run([sys.executable, "-c", LOAD], check=True, capture_output=True, cwd=tmp_path)
+    expected = predictor.with_own_statistics(fundus)[0]
+    for name in ("keras", "saved_model"):
+        assert np.abs(np.load(tmp_path / f"{name}.npy") - expected).max() < 1e-3
+
+
+def test_layer_that_cannot_be_exported_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="Nested"):
+        pix_predict.export(small_network(Nested()), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
