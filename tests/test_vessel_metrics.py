@@ -219,6 +219,7 @@ def test_without_ground_truth_vessels_only_dice_and_specificity_remain():
 def test_vessels_outside_the_field_do_not_count():
     left = np.broadcast_to(np.arange(80) < 40, (60, 80))
     assert scores_of(bar(7), bar(7) ^ ~left, left)["dice"] == 1
+    assert not (vm.Candidate("net", 1.0 * (bar(7) | ~left), False).segment(left, "disc")[1] & ~left).any()
 
 
 @pytest.mark.parametrize(("rise", "length"), [(0, 60), (1, 60 * np.sqrt(2)), (-1, 60 * np.sqrt(2))])
@@ -238,10 +239,9 @@ def test_length_of_a_thick_line_at_any_angle(angle):
     assert 0.95 < vm.skeleton_lengths(image).sum() / 200 < 1.11
 
 
-def macula(radius_mm, middle=(200, 190)):
-    """Speckle of mean 0.3 with a round hole, at 0.015 mm per px."""
-    rows, columns = np.ogrid[:400, :400]
-    hole = np.hypot(rows - middle[0], columns - middle[1]) * 0.015 < radius_mm
+def macula(radius_mm):
+    """Speckle of mean 0.3 with a round hole around pixel 200, 190, at 0.015 mm per px."""
+    hole = np.hypot(*np.ogrid[-200:200, -190:210]) * 0.015 < radius_mm
     return np.where(hole, 0.2, 1) * np.random.default_rng(0).uniform(0, 0.6, CROP)
 
 

@@ -31,8 +31,8 @@ def correlated():
 
 def test_correlations_of_correlated_eyes(correlated):
     found = vs.correlations(*correlated, vs.resample_subjects(np.repeat(np.arange(300), 2), 400, 0))
-    assert found["pearson"] == pytest.approx(pearsonr(*correlated).statistic)
-    assert found["spearman"] == pytest.approx(spearmanr(*correlated).statistic)
+    expected = pearsonr(*correlated).statistic, spearmanr(*correlated).statistic
+    assert (found["pearson"], found["spearman"]) == pytest.approx(expected)
     assert found["pearson_low"] < 0.8 < found["pearson_high"]
 
 
@@ -70,9 +70,9 @@ def test_intervals_contain_the_truth_about_as_often_as_they_should():
 def test_bland_altman_by_hand():
     real, difference = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.01, 0.03, 0.01, 0.03])
     found = vs.bland_altman(real, real + difference, vs.resample_subjects(np.arange(4), 1000, 0))
-    sd = np.sqrt(4 * 0.01**2 / 3)
-    assert found["bias"] == pytest.approx(0.02)
-    assert (found["limit_low"], found["limit_high"]) == pytest.approx((0.02 - 1.96 * sd, 0.02 + 1.96 * sd))
+    reach = 1.96 * np.sqrt(4 * 0.01**2 / 3)
+    expected = {"bias": 0.02, "limit_low": 0.02 - reach, "limit_high": 0.02 + reach}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert 0.0099 < found["bias_low"] < 0.02 < found["bias_high"] < 0.0301
 
 
@@ -80,8 +80,8 @@ def test_paired_difference_is_tested_over_subjects():
     subjects = np.repeat(np.arange(12), 2)
     one, drawn = np.random.default_rng(2).uniform(0.7, 0.9, 24), vs.resample_subjects(subjects, 200, 0)
     found = vs.paired_difference(one, one - 0.01 * np.arange(1, 25), subjects, drawn)
-    assert found["difference"] == pytest.approx(0.125)
-    assert found["p"] == pytest.approx(2 / 2**12)  # all of 12 subjects on one side; 24 eyes would give 2 / 2**24
+    # All of 12 subjects are on one side; 24 eyes would give 2 / 2**24
+    assert (found["difference"], found["p"]) == pytest.approx((0.125, 2 / 2**12))
     assert vs.paired_difference(one, one, subjects, drawn)["p"] == 1
 
 
@@ -95,8 +95,9 @@ def test_eyes_without_the_measure_are_left_out():
 
 def test_few_subjects_have_means_only():
     values, subjects = np.arange(2.0 * (vs.MIN_SUBJECTS - 1)), np.repeat(np.arange(vs.MIN_SUBJECTS - 1), 2)
-    found = vs.across_eyes(values, values, values, subjects, 100, 0)
+    found = vs.across_eyes(values, values + 1, values - 1, subjects, 100, 0)
     assert {name for name, value in found.items() if np.isfinite(value)} == {"mean", "sd", "bias", "difference"}
+    assert (found["bias"], found["difference"]) == (-1, 1)
 
 
 def test_pooled_curve_equals_that_of_all_pixels():
@@ -105,5 +106,4 @@ def test_pooled_curve_equals_that_of_all_pixels():
     level = np.clip(random.integers(0, 800, 5000) + 200 * vessel, 0, 1023)
     counts = np.stack([np.bincount(level[vessel == kind], minlength=1024) for kind in (False, True)])
     precision, recall, area = vs.pooled_curve(counts)
-    assert area == pytest.approx(average_precision_score(vessel, level))
-    assert (precision[0], recall[0]) == (pytest.approx(vessel.mean()), 1)
+    assert (area, precision[0], recall[0]) == pytest.approx((average_precision_score(vessel, level), vessel.mean(), 1))
