@@ -1,4 +1,4 @@
-"""What the training retinas are worth: how fast they are drawn, how like photographs they are, what is learned of them.
+"""What the sample stream is worth: how fast it is, how similar to photographs, and what a network learns from it.
 
     python tests/benchmarks/sample_retinas.py rate
     python tests/benchmarks/sample_retinas.py likeness --pairs DIR --photographs DIR
@@ -6,112 +6,114 @@
     python tests/benchmarks/sample_retinas.py register RUN... --pairs DIR
     python tests/benchmarks/sample_retinas.py leave-out --pairs DIR --photographs DIR
 
-RUN is a run's folder of checkpoints. --pairs is a dataset in UT-FSOCTA's layout, of which every pair is scored.
---photographs holds photographs NAME.jpg of another camera and manual vessel maps of them NAME_1stHO.png, as CHASE_DB1
-does. `register` tells how far the pairs are out of register, and what that costs. `leave-out` trains the generator by
-the mean absolute error alone, which takes a quarter of the time, once with all ingredients and once without each.
+RUN is a run's folder of checkpoints. --pairs is a data set in UT-FSOCTA's layout; every pair is scored. --photographs
+contains photographs NAME.jpg of another camera and their manual vessel maps NAME_1stHO.png, as CHASE_DB1 does.
+`register` measures how far the pairs are misaligned and what that costs. `leave-out` trains the generator by the mean
+absolute error alone, which takes a quarter of the time, once with all ingredients and once without each.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pix_run import read_run  # first, as there
+from pix_command import load_tensorflow
 
-# isort: split
+load_tensorflow()
+
 import keras
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
-from scipy.stats import mannwhitneyu
 from skimage.morphology import skeletonize
 from skimage.registration import optical_flow_tvl1
 
-import phantom_retina
+import dataset_load_mod as data
 import pix_pix_train
-from dataset_load_mod import (
-    continue_outside,
-    field_of_view,
-    find_dataset,
-    load_data_cases,
-    load_pairs,
-    octa_to_grey,
-    read_fundus,
-)
-from phantom_trees import rasterise
-from pix_pix_gen import Synthesiser, load_generator
-from vessel_metrics import artefacts, checkerboard, smooth, vessel_agreement, vessel_map
+from phantom import looks
+from phantom.eye import TREE_SHARED_BY, make_stream_eye
+from phantom_retina import sample_pair, stream
+from pix_data import training_patches
+from pix_devices import compiled, resolve_precision
+from pix_predict import Predictor, load_generator
+from pix_run import read_run
+from pix_settings import Settings
+from vessel_metrics import artefacts, checkerboard, roc_auc, smooth, vessel_agreement, vessel_map
 
-PHOTOGRAPH_SIGMA = 1.0  # px: smoothing before a photograph's prediction is held against its manual map
+PHOTOGRAPH_SIGMA = 1.0  # px: smoothing before a photograph's prediction is compared with its manual map
 STEPS, BATCH = 300, 4  # of `leave-out`
-VESSEL_SIGMA = 3.0  # px: what is registered are the large vessels
+VESSEL_SIGMA = 3.0  # px: only large vessels are registered
 FLOW_ATTACHMENT = 5.0  # of the optical flow to the images, against its smoothness
-FLOW_SIGMA = 20.0  # px: a displacement that bends less than that cannot move one vessel onto another
+FLOW_SIGMA = 20.0  # px: so smooth a displacement cannot move one vessel onto another
 WIDTHS = (3, 6, 9, 12, 16)  # px
 
-# What is left out together, as changes of TRAINING_LOOK and TRAINING_SHARE.
+
+def without(*names: str) -> dict[str, tuple[float, float]]:
+    return dict.fromkeys(names, (0, 0))
+
+
+# What is left out together: ranges to use in looks.STREAM_LOOK, and names in looks.STREAM_SHARE, which become 0.
 INGREDIENTS = {
-    "nothing": ({}, ()),
-    "wide vessels": ({"calibre": (0.6, 1.0), "px_per_mm": (40, 90)}, ()),
-    "reflexes on vessels": ({"reflex_artery": (0, 0), "reflex_vein": (0, 0)}, ()),
-    "choroid": ({name: (0, 0) for name in ("choroid", "tessellation", "blotches")}, ()),
-    "nerve fibres": ({"sheen": (0, 0)}, ()),
-    "variety of the disc's edge": (
-        {name: (0, 0) for name in ("pigment_ring", "scleral_ring", "crescent", "halo")} | {"disc_edge": (0.02, 0.03)},
-        (),
-    ),
-    "pigment": ({name: phantom_retina.SAMPLE_LOOK[name] for name in ("red", "green_share", "blue_share")}, ()),
-    "uneven light, haze": (
-        {name: (0, 0) for name in ("vignette", "tilt", "uneven", "flush", "rim_glow", "veil", "gleam", "cast")},
-        (),
-    ),
-    "blur and noise": ({"blur_px": (0.3, 0.3), "noise": (0.003, 0.003), "jpeg_quality": (98, 98)}, ()),
-    "lesions, dust, lashes": ({}, (*phantom_retina.MARKS, "dust", "lashes")),
-    "passing vessels": ({}, ("passing",)),
+    "nothing": {},
+    "wide vessels": {"calibre": (0.6, 1.0), "px_per_mm": (40, 90)},
+    "reflexes on vessels": without("reflex_artery", "reflex_vein"),
+    "choroid": without("choroid", "tessellation", "blotches"),
+    "nerve fibres": without("sheen"),
+    "variety of the disc's edge": {"disc_edge": (0.02, 0.03)}
+    | without("pigment_ring", "scleral_ring", "crescent", "halo"),
+    "pigment": {name: looks.SET_LOOK[name] for name in ("red", "green_share", "blue_share")},
+    "uneven light, haze": without("vignette", "tilt", "uneven", "flush", "rim_glow", "veil", "gleam", "cast"),
+    "blur and noise": {"blur_px": (0.3, 0.3), "noise": (0.003, 0.003), "jpeg_quality": (98, 98)},
+    "lesions, dust, lashes": without(*looks.LESIONS, "dust", "lashes"),
+    "passing vessels": without("passing"),
 }
+
+
+def vessel_auc(real: np.ndarray, octa: np.ndarray, fov: np.ndarray) -> float:
+    return vessel_agreement(real, octa, fov)["vessel_auc"]
 
 
 class Eyes:
     """Real eyes to score on."""
 
     def __init__(self, pairs: Path | None, photographs: Path | None):
-        """Args: a dataset; a folder of photographs with manual maps. What is None is not scored."""
+        """Args: a data set and a folder of photographs with manual maps, or None for neither."""
         self.pairs, self.photographs = {}, {}
         if pairs is not None:
-            cases, _ = load_data_cases(find_dataset(pairs))
-            for case, pair in zip(cases.itertuples(), load_pairs(cases, 1, True), strict=True):
-                self.pairs[f"{case.subject}_{case.eye} {case.region}"] = pair
+            cases, _ = data.load_data_cases(data.find_dataset(pairs, "--pairs"))
+            for case, pair in zip(cases.itertuples(), data.load_pairs(cases, 1, True), strict=True):
+                octa = data.octa_to_grey(pair.octa / 255)
+                self.pairs[f"{case.subject}_{case.eye} {case.region}"] = pair.fundus, octa, pair.fov
         if photographs is not None:
             for path in sorted(photographs.glob("*_1stHO.png")):
-                fundus = read_fundus(path.with_name(path.name.replace("_1stHO.png", ".jpg")))
+                fundus = data.read_fundus(path.with_name(path.name.replace("_1stHO.png", ".jpg")))
                 vessels = np.asarray(Image.open(path)) > 0
-                self.photographs[path.name.removesuffix("_1stHO.png")] = fundus, vessels, field_of_view(fundus)
+                self.photographs[path.name.removesuffix("_1stHO.png")] = fundus, vessels, data.field_of_view(fundus)
 
     def names(self) -> list[str]:
         """The columns of `scores`."""
         return [*self.pairs, *self.photographs, "checkerboard", "rim"]
 
-    def scores(self, synthesiser: Synthesiser) -> list[float]:
+    def scores(self, predictor: Predictor) -> list[float]:
         """Vessel AUC of each pair and of each photograph, mean checkerboard of all, mean rim of the pairs."""
         aucs, boards, rims = [], [], []
-        for pair in self.pairs.values():
-            octa = octa_to_grey(synthesiser.predict(pair.fundus, pair.fov))
-            real = octa_to_grey(pair.octa / 255)
-            aucs.append(vessel_agreement(real, octa, pair.fov)["vessel_auc"])
-            faults = artefacts(real, octa, pair.fov)
+        for fundus, real, fov in self.pairs.values():
+            octa = data.octa_to_grey(predictor.predict(fundus, fov))
+            aucs.append(vessel_auc(real, octa, fov))
+            faults = artefacts(real, octa, fov)
             boards.append(faults["checkerboard"])
             rims.append(faults["rim"])
         for fundus, vessels, fov in self.photographs.values():
-            octa = octa_to_grey(synthesiser.predict(fundus, fov))
+            octa = data.octa_to_grey(predictor.predict(fundus, fov))
             smoothed = smooth(octa, fov, PHOTOGRAPH_SIGMA)
-            inside, outside = smoothed[vessels & fov], smoothed[~vessels & fov]
-            aucs.append(float(mannwhitneyu(inside, outside).statistic / (inside.size * outside.size)))
+            aucs.append(roc_auc(vessels[fov], smoothed[fov]))
             boards.append(checkerboard(octa, fov))
         return [*aucs, np.mean(boards), np.nanmean(rims) if np.isfinite(rims).any() else np.nan]
 
@@ -124,47 +126,51 @@ def header(names: Sequence[str]) -> str:
     return "| " + " | ".join(["", *names]) + " |\n" + "|---" * (len(names) + 1) + "|"
 
 
-# --- rate ------------------------------------------------------------------------------------------------------------
+def per_second(items: Iterable, number: int) -> float:
+    """How many of the next `number` items come per second."""
+    started = time.perf_counter()
+    for _ in islice(items, number):
+        pass
+    return number / (time.perf_counter() - started)
+
+
+def new_networks(settings: Settings) -> pix_pix_train.Pix2Pix:
+    return pix_pix_train.Pix2Pix(replace(settings, precision=resolve_precision(settings.precision)[0]))
+
+
+def in_graph(networks: pix_pix_train.Pix2Pix, step: Callable) -> Callable:
+    return compiled(step, networks.signature, tf.distribute.get_strategy())
 
 
 def rate() -> None:
-    """Retinas drawn per second, by one process and by the stream; the share of a training loop spent waiting."""
-    for number in range(8):
-        phantom_retina.draw_pair(0, number)
-    started, drawn = time.perf_counter(), 64
-    for number in range(8, 8 + drawn):
-        phantom_retina.draw_pair(0, number)
-    print(f"one process: {drawn / (time.perf_counter() - started):.1f} retinas a second")
+    """Pairs per second, of one process and of the stream; the share of a training loop spent waiting for them."""
+    pairs = (sample_pair(0, number) for number in count())
+    per_second(pairs, TREE_SHARED_BY)
+    print(f"one process: {per_second(pairs, 64):.1f} retinas a second")
     for workers in (1, 2):
-        retinas = phantom_retina.stream(0, 0, workers)
-        for _ in islice(retinas, 16 * workers):  # what is drawn ahead is not counted
-            pass
-        started = time.perf_counter()
-        for _ in islice(retinas, 128):
-            pass
-        print(f"stream, {workers} workers: {128 / (time.perf_counter() - started):.1f} retinas a second")
-        retinas.close()
+        pairs = stream(0, 0, workers)
+        per_second(pairs, 2 * TREE_SHARED_BY * workers)  # made ahead: not counted
+        print(f"stream, {workers} workers: {per_second(pairs, 128):.1f} retinas a second")
+        pairs.close()
 
-    settings = pix_pix_train.Settings(data=phantom_retina.DRAWN, batch_size=2, name="rate")
-    policy, _ = pix_pix_train.resolve_precision(settings.precision)
-    networks = pix_pix_train.Pix2Pix(pix_pix_train.replace(settings, precision=policy))
-    batches = pix_pix_train.training_patches([], settings).batches(0, 1000)
+    settings = Settings(data="phantom", batch_size=2, name="rate")
+    networks = new_networks(settings)
+    train_step = in_graph(networks, networks.train_step)
+    batches = training_patches([], settings).batches(0, 1000)
     waits, steps = [], []
     for _ in range(80):
         started = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - started)
-        float(networks.train_step(*batch)["gen_total_loss"])
+        float(train_step(*batch)["gen_total_loss"])
         steps.append(time.perf_counter() - started)
     waited = sum(waits[20:]) / sum(steps[20:])
+    policy = keras.config.dtype_policy().name
     print(f"training, batch 2, {policy}: {120 / sum(steps[20:]):.2f} patches a second, {waited:.1%} of it waiting")
 
 
-# --- likeness --------------------------------------------------------------------------------------------------------
-
-
 def look_of(fundus: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[str, float]:
-    """Numbers of one fundus image (height, width, 3), uint8, whose vessels (height, width), bool, are known."""
+    """Colour, contrast and vessels of a fundus image (height, width, 3), uint8, with its vessel map and field, bool."""
     fov = fov & (distance_transform_edt(fov) > 10)
     vessels, ground = vessels & fov, fov & ~vessels
     red, green, blue = fundus[ground].mean(axis=0) / 255
@@ -178,7 +184,7 @@ def look_of(fundus: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[st
         "ground's contrast, green": levels[ground, 1].std(),
         "vessel density": vessels.sum() / fov.sum(),
     }
-    # Width at a vessel pixel: that of the nearest point of the centreline.
+    # A vessel pixel's width is that of the nearest point of the centreline.
     depth, centre = distance_transform_edt(vessels), skeletonize(vessels)
     if centre.any():
         row, column = distance_transform_edt(~centre, return_distances=False, return_indices=True)
@@ -195,26 +201,21 @@ def look_of(fundus: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[st
 
 
 def likeness(eyes: Eyes) -> None:
-    """Percentiles over 150 drawn retinas beside each real eye's own numbers; a pair's vessels are its OCT-A's."""
-    drawn = []
-    for number in range(0, 1200, 8):
-        fundus, _, fov = phantom_retina.draw_pair(1, number)
-        eye, window = phantom_retina.make_training_eye(1, number, phantom_retina.CROP_PX)
-        trees = rasterise(eye.arteries, window).merge(rasterise(eye.veins, window))
-        drawn.append(look_of(fundus, (trees.depth > 0) & (trees.radius > 1), fov))
-    real = {
-        name: look_of(pair.fundus, vessel_map(octa_to_grey(pair.octa / 255), pair.fov), pair.fov)
-        for name, pair in eyes.pairs.items()
-    }
+    """Percentiles over 150 sample retinas beside each real eye's own numbers; a pair's vessels are its OCT-A's."""
+    samples = []
+    for number in range(0, 1200, TREE_SHARED_BY):
+        fundus, _, fov = sample_pair(1, number)
+        eye, window = make_stream_eye(1, number, len(fov))
+        vessels = eye.vessels(window)
+        vessels = vessels["artery"].merge(vessels["vein"])
+        samples.append(look_of(fundus, (vessels.depth > 0) & (vessels.radius > 1), fov))
+    real = {name: look_of(fundus, vessel_map(octa, fov), fov) for name, (fundus, octa, fov) in eyes.pairs.items()}
     real |= {name: look_of(*photograph) for name, photograph in eyes.photographs.items()}
-    print(header(["drawn: 5 %", "50 %", "95 %", *real]))
+    print(header(["samples: 5 %", "50 %", "95 %", *real]))
     for name in next(iter(real.values())):
-        values = [numbers.get(name, np.nan) for numbers in drawn]  # nan: no vessel is in sight
-        low, middle, high = np.nanpercentile(values, (5, 50, 95))
-        print(table_row(name, [low, middle, high, *(numbers[name] for numbers in real.values())]))
-
-
-# --- register --------------------------------------------------------------------------------------------------------
+        values = [numbers.get(name, np.nan) for numbers in samples]  # nan: no vessel is in sight
+        percentiles = np.nanpercentile(values, (5, 50, 95))
+        print(table_row(name, [*percentiles, *(numbers[name] for numbers in real.values())]))
 
 
 def displacement(still: np.ndarray, moved: np.ndarray, fov: np.ndarray) -> np.ndarray:
@@ -233,89 +234,72 @@ def moved_by(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return map_coordinates(image, np.indices(image.shape) + flow, order=1, mode="nearest")
 
 
-def register(eyes: Eyes, synthesiser: Synthesiser) -> list[list[float]]:
-    """A row for each pair: what its misalignment costs.
+def register(eyes: Eyes, predictor: Predictor) -> list[list[float]]:
+    """What each pair's misalignment costs; a row for each.
 
     Returns:
-        Median displacement of the OCT-A from the photograph in px. Vessel AUC of the prediction as it is, and moved
-        onto the OCT-A; of the OCT-A itself if it lay on the photograph, which is what a perfect prediction would get;
-        and, to see how far moving alone can raise it, of the other pairs' predictions, moved likewise, at best.
+        Median displacement of the OCT-A from the photograph in px. Vessel AUC of the prediction as it is; of the
+        prediction moved onto the OCT-A; of the OCT-A moved onto the photograph, which is what a perfect prediction
+        would score; and the best of the other pairs' predictions, moved likewise, which shows how much the moving
+        alone can gain.
     """
-    octas = {name: octa_to_grey(synthesiser.predict(pair.fundus, pair.fov)) for name, pair in eyes.pairs.items()}
-    rows = []
-    for name, pair in eyes.pairs.items():
-        real, fov = octa_to_grey(pair.octa / 255), pair.fov
-
-        def auc(octa: np.ndarray, real: np.ndarray = real, fov: np.ndarray = fov) -> float:
-            return vessel_agreement(real, octa, fov)["vessel_auc"]
-
-        flow = displacement(octas[name], real, fov)
-        others = []
-        for other in octas.keys() - {name}:
-            both = fov & eyes.pairs[other].fov
-            others.append(auc(moved_by(octas[other], displacement(real, octas[other], both)), fov=both))
-        rows.append(
-            [
-                float(np.median(np.hypot(*flow)[fov])),
-                auc(octas[name]),
-                auc(moved_by(octas[name], displacement(real, octas[name], fov))),
-                auc(moved_by(real, flow)),
-                max(others, default=np.nan),
-            ]
-        )
+    predicted, rows = {}, []
+    for name, (fundus, _, fov) in eyes.pairs.items():
+        predicted[name] = data.octa_to_grey(predictor.predict(fundus, fov))
+    for name, (_, real, fov) in eyes.pairs.items():
+        octa, others = predicted[name], []
+        for other, (_, _, other_fov) in eyes.pairs.items():
+            wrong, both = predicted[other], fov & other_fov
+            if other != name:
+                others.append(vessel_auc(real, moved_by(wrong, displacement(real, wrong, both)), both))
+        flow = displacement(octa, real, fov)
+        candidates = (octa, moved_by(octa, displacement(real, octa, fov)), moved_by(real, flow))
+        aucs = [vessel_auc(real, candidate, fov) for candidate in candidates]
+        rows.append([float(np.median(np.hypot(*flow)[fov])), *aucs, max(others, default=np.nan)])
     return rows
 
 
-# --- leave-out -------------------------------------------------------------------------------------------------------
-
-
 def leave_out(name: str) -> None:
-    """Draw without one of INGREDIENTS from now on, in this process."""
-    look, shares = INGREDIENTS[name]
-    phantom_retina.TRAINING_LOOK.update(look)
-    phantom_retina.TRAINING_SHARE.update(dict.fromkeys(shares, 0))
+    """Leave one of INGREDIENTS out of this process' sample retinas from now on."""
+    for ingredient, limits in INGREDIENTS[name].items():
+        if ingredient in looks.STREAM_SHARE:
+            looks.STREAM_SHARE[ingredient] = 0
+        else:
+            looks.STREAM_LOOK[ingredient] = limits
 
 
-def draw_run(first: int) -> list[np.ndarray]:
-    """The retinas that share a tree, from a number on, as training sees them: (400, 400, 4) each."""
-    retinas = []
-    for number in range(first, first + phantom_retina.TREE_SHARED_BY):
-        fundus, octa, fov = phantom_retina.draw_pair(0, number)
-        retinas.append(continue_outside(np.dstack([fundus, octa]), fov))
-    return retinas
+def pairs_of_a_tree(first: int) -> list[np.ndarray]:
+    """The pairs that share a tree, from number `first` on, as training sees them: (400, 400, 4) each."""
+    pairs = (sample_pair(0, number) for number in range(first, first + TREE_SHARED_BY))
+    return [data.continue_outside(np.dstack([fundus, octa]), fov) for fundus, octa, fov in pairs]
 
 
-def train_without(name: str) -> Synthesiser:
-    """A generator trained on retinas without one of INGREDIENTS."""
-    settings = pix_pix_train.Settings(data=phantom_retina.DRAWN, batch_size=BATCH, decay=0.5)
-    policy, _ = pix_pix_train.resolve_precision(settings.precision)
+def train_without(name: str) -> Predictor:
+    """A generator trained on sample retinas without one of INGREDIENTS."""
+    settings = Settings(data="phantom", batch_size=BATCH, decay=0.5)
     keras.utils.set_random_seed(0)
-    networks = pix_pix_train.Pix2Pix(pix_pix_train.replace(settings, precision=policy))
+    networks = new_networks(settings)
     with ProcessPoolExecutor(1, initializer=leave_out, initargs=(name,)) as pool:
 
         def draw(first: int) -> Iterator[np.ndarray]:
-            size = phantom_retina.TREE_SHARED_BY
-            ahead = [pool.submit(draw_run, first + number * size) for number in range(4)]
-            for number in count(4):
+            starts = count(first, TREE_SHARED_BY)
+            ahead = [pool.submit(pairs_of_a_tree, start) for start in islice(starts, 4)]
+            for start in starts:
                 yield from ahead.pop(0).result()
-                ahead.append(pool.submit(draw_run, first + number * size))
+                ahead.append(pool.submit(pairs_of_a_tree, start))
 
-        patches = pix_pix_train.training_patches([], settings)
+        l1_step = in_graph(networks, networks.l1_step)
+        patches = training_patches([], settings)
         patches.draw = draw
-        for number, batch in enumerate(patches.batches(0, 1000), start=1):
+        for number, batch in enumerate(islice(patches.batches(0, 1000), STEPS), start=1):
             networks.generator_optimizer.learning_rate = pix_pix_train.learning_rate(settings, number, STEPS)
-            networks.warm_up_step(*batch)
-            if number == STEPS:
-                break
+            l1_step(*batch)
         pool.shutdown(cancel_futures=True)
-    return networks.synthesiser
-
-
-# --- command line ----------------------------------------------------------------------------------------------------
+    return networks.predictor
 
 
 def main() -> None:
-    """Measure what is asked for and print it."""
+    """Print the tables that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("rate", "likeness", "score", "register", "leave-out"))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
@@ -324,20 +308,18 @@ def main() -> None:
     parser.add_argument("--weights", metavar="best|last")
     args = parser.parse_args()
     if args.what == "rate":
-        rate()
-        return
+        return rate()
     eyes = Eyes(args.pairs, args.photographs)
     if args.what == "likeness":
-        likeness(eyes)
-        return
+        return likeness(eyes)
     registering = ["displacement, px", "as it is", "registered", "perfect prediction", "another eye's, registered"]
     print(header(registering if args.what == "register" else eyes.names()), flush=True)
     for run in args.runs:
-        synthesiser = Synthesiser(load_generator(run, args.weights, read_run(run)[0])[0])
+        predictor = Predictor(load_generator(run, args.weights, read_run(run)[0])[0])
         if args.what == "score":
-            print(table_row(run.name, eyes.scores(synthesiser)), flush=True)
+            print(table_row(run.name, eyes.scores(predictor)), flush=True)
         elif args.what == "register":
-            for name, values in zip(eyes.pairs, register(eyes, synthesiser), strict=True):
+            for name, values in zip(eyes.pairs, register(eyes, predictor), strict=True):
                 print(table_row(f"{run.name}, {name}", values), flush=True)
     if args.what == "leave-out":
         for name in INGREDIENTS:

@@ -1,10 +1,16 @@
-"""The training step in PyTorch, as a measure for ours: the same networks, losses and arithmetic, channels last.
+"""The training step in PyTorch, to compare ours with: the same networks, losses and arithmetic, channels last.
 
-`training.py step` runs it where PyTorch is installed (`pip install torch`); nothing else needs it. As in our step, each
-network's gradients go to its own weights alone, and the generated patch is judged once for both.
+    python tests/benchmarks/step_in_pytorch.py POLICY BATCH SECONDS    # Keras' name of the precision
+
+Prints images per second, over at least so many seconds of steps. `training.py step` runs it if PyTorch is installed
+(`pip install torch`). As in our step, each network's gradients go to its own weights only, and the discriminator judges
+the generated patch once for both losses.
 """
 
+import sys
+import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 from torch import nn
@@ -14,24 +20,24 @@ SLOPE = 0.3
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
-    """Keras' norm layer."""
+    """Batch normalisation with Keras' defaults."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
-def down(before: int, after: int, normed: bool = True) -> nn.Sequential:
-    """Halve height and width."""
+def downsample(before: int, after: int, normed: bool = True) -> nn.Sequential:
+    """Halve height and width, from `before` to `after` channels."""
     convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
     return nn.Sequential(convolution, *([norm(after)] if normed else []), nn.LeakyReLU(SLOPE))
 
 
-def up(before: int, after: int, dropout: bool) -> nn.Sequential:
-    """Double height and width."""
+def upsample(before: int, after: int, dropout: bool) -> nn.Sequential:
+    """Double height and width, from `before` to `after` channels."""
     convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
     return nn.Sequential(convolution, norm(after), *([nn.Dropout(0.5)] if dropout else []), nn.ReLU())
 
 
 def in_float32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The last layer of each network, in mixed precision too."""
+    """Apply the last layer of a network: in float32, in mixed precision too."""
     with torch.autocast("cpu", enabled=False):
         return layer(x.float())
 
@@ -43,10 +49,10 @@ class Generator(nn.Module):
         super().__init__()
         widths = [3, 64, 128, 256, 512, 512, 512]
         self.downs = nn.ModuleList(
-            down(*widths[level : level + 2], normed=level > 0) for level in range(len(widths) - 1)
+            downsample(*widths[level : level + 2], normed=level > 0) for level in range(len(widths) - 1)
         )
         ups = [(512, 512, True), (1024, 512, True), (1024, 256, False), (512, 128, False), (256, 64, False)]
-        self.ups = nn.ModuleList(up(*level) for level in ups)
+        self.ups = nn.ModuleList(upsample(*level) for level in ups)
         self.last = nn.ConvTranspose2d(128, 1, 4, stride=2, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,8 +72,8 @@ class Discriminator(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            down(4, 128, normed=False),
-            down(128, 256),
+            downsample(4, 128, normed=False),
+            downsample(128, 256),
             nn.Conv2d(256, 512, 4, padding=1, bias=False),
             norm(512),
             nn.LeakyReLU(SLOPE),
@@ -80,7 +86,7 @@ class Discriminator(nn.Module):
 
 
 def new_step(batch_size: int, bfloat16: bool) -> Callable[[], float]:
-    """A step of both networks on random patches of 256 px, to call again and again; returns the generator's loss."""
+    """A step of both networks on random patches of 256 px, to be called repeatedly; returns the generator's loss."""
     torch.manual_seed(0)
     networks = Generator(), Discriminator()
     generator, discriminator = (network.to(memory_format=torch.channels_last) for network in networks)
@@ -106,3 +112,18 @@ def new_step(batch_size: int, bfloat16: bool) -> Callable[[], float]:
         return gen_loss.item()
 
     return step
+
+
+def main() -> None:
+    """Time steps and print images per second."""
+    policy, batch_size, least = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    step, seconds = new_step(batch_size, policy == "mixed_bfloat16"), []
+    while sum(seconds[2:]) < least:  # the first two prepare
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    print(batch_size / median(seconds[2:]))
+
+
+if __name__ == "__main__":
+    main()

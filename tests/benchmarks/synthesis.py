@@ -1,13 +1,14 @@
-"""Time and peak memory of turning one whole photograph into an OCT-A image, with the model loaded.
+"""Time and peak memory of turning a whole photograph into an OCT-A image, with the model loaded.
 
-    python tests/benchmarks/synthesis.py [SIDE]        # SIDE in px, default 1652: a whole photograph of UT-FSOCTA
+    python tests/benchmarks/synthesis.py [SIDE]    # SIDE in px, default 1652: a whole photograph of UT-FSOCTA
 
-Each way runs in a process of its own, so that its peak is its own, and once before it is timed (patches on a part of
-the photograph), since the first time builds the graph. A bare forward pass, with fixed statistics and nothing around
-it, is the measure to compare with. The weights are untrained: time and memory do not depend on them.
+Compares, each in a process of its own, the generator's bare forward pass with fixed statistics; the prediction in one
+pass; and the prediction as published, by overlapping patches. Each runs once before it is timed, since the first call
+compiles. The weights are untrained: time and memory do not depend on them.
 """
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -15,52 +16,49 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-WAYS = {
-    "bare forward pass": None,
-    "one pass": {},
-    "patches, stride 2": {"stride": 2},
-    "patches, stride 8": {"stride": 8},
-}
+from pix_pix_gen import PUBLISHED_STRIDE  # first: it keeps TensorFlow's messages away
+
+# isort: split
+import keras
+import numpy as np
+
+from dataset_load_mod import reflect_to_multiple
+from pix_generator import Generator
+from pix_predict import Predictor, to_model
+from pix_settings import SIZE_MULTIPLE
+
+WAYS = ("bare forward pass", "one pass", "as published")
 POLICIES = ("float32", "mixed_bfloat16")
 
 
 def measure(way: str, policy: str, side: int) -> dict[str, float]:
     """Seconds for a round photograph of `side` px, and the process's peak memory in GB."""
-    import resource
-
-    from pix_pix_gen import Synthesiser, keras, to_model  # first: it keeps TensorFlow's messages away
-
-    # isort: split
-    import numpy as np
-
-    from dataset_load_mod import reflect_to_multiple
-    from pix_generator import Generator
-
     keras.config.set_dtype_policy(policy)
-    synthesiser = Synthesiser(Generator(3, (None, None), 1))
+    predictor = Predictor(Generator(3, (None, None), 1))
+    statistics = [variable.value for variable in predictor.generator.non_trainable_variables]
     rows, columns = np.ogrid[:side, :side]
     fov = np.hypot(rows - side / 2, columns - side / 2) < 0.48 * side
     fundus = np.random.default_rng(0).integers(60, 200, (side, side, 3), dtype=np.uint8) * fov[..., np.newaxis]
 
-    def synthesise(fundus: np.ndarray, fov: np.ndarray) -> None:
+    def predict(fundus: np.ndarray, fov: np.ndarray) -> None:
         if way == "bare forward pass":
-            whole = to_model(reflect_to_multiple(fundus, 64))[np.newaxis]
-            synthesiser.with_statistics(whole, [v.value for v in synthesiser.generator.non_trainable_variables])
+            whole = to_model(reflect_to_multiple(fundus, SIZE_MULTIPLE))[np.newaxis]
+            predictor.with_statistics(whole, statistics).numpy()  # waits for the result
         elif way == "one pass":
-            synthesiser.predict(fundus, fov)
+            predictor.predict(fundus, fov)
         else:
-            synthesiser.predict_by_patches(fundus, fov, 256, **WAYS[way], batch_size=8, published=False)
+            predictor.predict_as_published(fundus, fov, patch_size=256, stride=PUBLISHED_STRIDE, batch_size=8)
 
-    part = slice(None, 320 if WAYS[way] else None)
-    synthesise(fundus[part, part], fov[part, part])
+    part = slice(None, 320 if way == "as published" else None)  # the patches of a part compile the same
+    predict(fundus[part, part], fov[part, part])
     started = time.perf_counter()
-    synthesise(fundus, fov)
+    predict(fundus, fov)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
 
 
 def main() -> None:
-    """Measure every way in both precisions and print the table."""
+    """Measure each way in both precisions and print the table."""
     if len(sys.argv) > 2:
         print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
         return
