@@ -95,9 +95,10 @@ class Nested(keras.layers.Layer):
 
 
 def test_dropout_is_off_in_layers_of_any_nesting(fundus):
-    predictor = Predictor(small_network(Nested()))
-    images = [predictor.with_own_statistics(pix_predict.to_model(fundus)[np.newaxis])[0] for _ in range(2)]
-    assert np.array_equal(*images)
+    network = small_network(Nested())  # without batch normalisation: only dropout tells training from its end
+    image = pix_predict.to_model(fundus)[np.newaxis]
+    octa, _ = Predictor(network).with_own_statistics(image)
+    np.testing.assert_allclose(octa, network(image, training=False), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1100, 300), (590, 570)])
