@@ -273,9 +273,9 @@ def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
 
 
 def black_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """A copy of an image (height, width, channels), its colours black outside the camera's field; alpha is kept."""
+    """A copy of an image (height, width) or (height, width, channels), black outside the field; alpha is kept."""
     image = image.copy()
-    image[~fov, :3] = 0
+    (image if image.ndim == 2 else image[..., :3])[~fov] = 0
     return image
 
 

@@ -254,7 +254,7 @@ def test_dark_photograph_is_refused(tmp_path, random):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_picture_is_black_outside_the_field_but_for_its_alpha(random, channels):
+def test_picture_is_black_outside_the_field_except_its_alpha(random, channels):
     image = random.integers(1, 255, (8, 8, channels), dtype=np.uint8)
     fov = np.zeros((8, 8), bool)
     fov[:, :5] = True
@@ -262,6 +262,7 @@ def test_picture_is_black_outside_the_field_but_for_its_alpha(random, channels):
     assert not black[~fov, :3].any()
     assert np.array_equal(black[fov], image[fov])
     assert np.array_equal(black[..., 3:], image[..., 3:])
+    assert np.array_equal(dlm.black_outside(image[..., 0], fov), black[..., 0])
 
 
 # --- patches ---------------------------------------------------------------------------------------------------------

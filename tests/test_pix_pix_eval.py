@@ -21,6 +21,7 @@ from pix_run import save, write_run
 from pix_settings import Settings
 from vessel_metrics import BASELINES, SECTORS, VESSEL_SCORE_NAMES
 
+pytestmark = pytest.mark.xdist_group("evaluation")  # one process makes what they share
 CROPPED = Path("data/UT-FSOCTA-v1/cropped")
 SUBJECTS = range(31, 42)
 
@@ -45,7 +46,6 @@ def made(tmp_path_factory):
 
 
 def copy_two_subjects(made, folder):
-    """The run, and two eyes of the data set with all that is made from them."""
     shutil.copytree(made / "data", folder / "data", ignore=shutil.ignore_patterns("3[3-9]_*", "4*_*"))
     (folder / "training_checkpoints").symlink_to(made / "training_checkpoints")
     return folder
@@ -57,7 +57,7 @@ def run(folder, *options):
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(stream), redirect_stderr(stream):
         patch.chdir(folder)
         status = evaluate.main(options)
-    (results,) = folder.glob("logs/eval/*")
+    results = next(folder.glob("logs/eval/*"))
     per_eye, summary = (pd.read_csv(results / f"{name}.csv") for name in ("per_eye", "summary"))
     whole = summary[summary["sector"] == "whole"].set_index(["region", "candidate", "measure"]).sort_index()
     printed, report = stream.buffer.getvalue().decode(), (results / "summary.md").read_text()
@@ -82,10 +82,9 @@ def sparse(made, tmp_path_factory):
 
 
 def test_evaluation_writes_tables_and_figures(complete, made):
-    figures = ("density_scatter", "bland_altman", "precision_recall", "montage_disc", "montage_macula")
-    files = {*(f"{name}.png" for name in figures), "per_eye.csv", "summary.csv", "summary.md"}
-    assert {path.name for path in made.glob("logs/eval/*/*")} == files
-    assert complete.status == 0
+    figures = {"density_scatter", "bland_altman", "precision_recall", "montage_disc", "montage_macula"}
+    written = {path.stem for path in made.glob("logs/eval/*/*")}
+    assert (complete.status, written) == (0, {*figures, "per_eye", "summary"})
 
 
 def test_every_eye_has_a_row_for_each_candidate_and_sector(complete):
@@ -105,6 +104,7 @@ def test_the_ground_truth_itself_has_the_density_of_the_real_octa(complete):
     density = complete.summary.query("candidate == 'Iternet' and measure == 'vessel_density' and eyes >= 10")
     assert density["pearson"].to_numpy() == pytest.approx(np.ones(len(density)))
     assert density[["bias", "limit_low", "limit_high"]].abs().to_numpy().max() < 1e-9
+    assert "| 1.000 [1.000, 1.000] | 0.000 [0.000, 0.000] | 0.000 to 0.000 |" in complete.report
 
 
 @pytest.mark.parametrize("region", SECTORS)
@@ -153,9 +153,9 @@ def test_crops_without_ground_truth_are_left_out(sparse):
 
 
 def test_with_segmenter_the_real_octa_is_its_own_ground_truth(made, tmp_path):
-    result = run(copy_two_subjects(made, tmp_path), "--segmenter", "--compare", f"same={CROPPED / 'octa'}")
-    same = result.summary.query("candidate == 'same' and measure in ('dice', 'cldice', 'ssim')")["mean"]
-    assert same.to_numpy() == pytest.approx(np.ones(6))
+    summary = run(copy_two_subjects(made, tmp_path), "--segmenter", "--compare", f"same={CROPPED / 'octa'}").summary
+    same = summary.query("candidate == 'same' and measure in ('dice', 'cldice', 'ssim')")
+    assert same["mean"].to_numpy() == pytest.approx(np.ones(6))
 
 
 def test_folder_without_regions_serves_data_of_one_region(dataset):
@@ -167,8 +167,9 @@ def test_folder_without_regions_serves_data_of_one_region(dataset):
 @pytest.mark.parametrize(
     "options",
     [
-        *("--disc-mm 0", "--macula-mm nan", "--resamples 0", "--seed -1", "--split some", "--data nowhere"),
-        *("--run nowhere", "--weights best", "--compare x", "--compare x=nowhere", "--compare-vessels Iternet=."),
+        *("--disc-mm 0", "--macula-mm nan", "--resamples 0", "--seed -1", "--data nowhere", "--run nowhere"),
+        *("--weights best", "--compare x", "--compare x=nowhere"),
+        "--compare-vessels Iternet=UT-FSOCTA-v1/cropped/octa",
     ],
 )
 def test_invalid_option_is_one_line_and_nothing_is_written(dataset, monkeypatch, capsys, options):

@@ -25,6 +25,7 @@ from pix_settings import SAMPLE_RUN, Settings
 from vessel_metrics import VALIDATION_SCORES
 
 TRAIN_TAGS = {"gen_total_loss", "gen_gan_loss", "gen_l1_loss", "disc_loss", "disc_real_mean", "disc_generated_mean"}
+RUNS = pytest.mark.xdist_group("runs")  # one process makes what they share
 L1_ONLY = ["--l1-only", "1"]  # such a step is built soon
 
 
@@ -187,6 +188,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
+@RUNS
 @pytest.mark.parametrize("place", ["", "best"])
 def test_resumed_run_equals_an_unbroken_one(runs, place):
     checkpoints = runs / "training_checkpoints"
@@ -194,6 +196,7 @@ def test_resumed_run_equals_an_unbroken_one(runs, place):
 
 
 @pytest.mark.slow
+@RUNS
 def test_resumed_run_logs_what_an_unbroken_one_logs(runs):
     for tag in (*TRAIN_TAGS, "learning_rate", "validation/mae"):
         assert logged(runs / "logs/fit/whole", tag) == logged(runs / "logs/fit/parts", tag)
@@ -203,6 +206,7 @@ def test_resumed_run_logs_what_an_unbroken_one_logs(runs):
 
 
 @pytest.mark.slow
+@RUNS
 def test_run_logs_every_tag(runs):
     pictures = {"Fundus", "Target OCT", "Predicted OCT", "Whole Fundus"}
     validation = {f"validation/{name}" for name in VALIDATION_SCORES}
@@ -211,6 +215,7 @@ def test_run_logs_every_tag(runs):
 
 
 @pytest.mark.slow
+@RUNS
 def test_metrics_are_the_logged_scores(runs):
     rows = list(csv.DictReader((runs / "logs/fit/whole/metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
@@ -218,6 +223,7 @@ def test_metrics_are_the_logged_scores(runs):
 
 
 @pytest.mark.slow
+@RUNS
 def test_what_cannot_be_resumed_is_refused_and_left_alone(runs, tmp_path, monkeypatch, refused):
     run = tmp_path / "training_checkpoints" / "parts"
     run.mkdir(parents=True)
@@ -296,6 +302,7 @@ def test_non_finite_loss_stops_the_run_and_saves_nothing(project, capsys):
 
 
 @pytest.mark.slow
+@RUNS
 def test_fine_tuning_starts_from_both_networks_of_the_other_run(runs, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     start = [*SMALL, "--data", str(runs / "data"), "--epochs", "1", "--mix", "0", "--learning-rate", "1e-30"]
@@ -308,6 +315,7 @@ def test_fine_tuning_starts_from_both_networks_of_the_other_run(runs, monkeypatc
 
 
 @pytest.mark.slow
+@RUNS
 def test_fine_tuning_with_other_channels_is_refused(runs, monkeypatch, tmp_path, refused):
     monkeypatch.chdir(tmp_path)
     start = [*SMALL, "--data", str(runs / "data"), "--init-from", str(runs / "training_checkpoints/whole")]
