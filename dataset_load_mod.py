@@ -248,6 +248,13 @@ def field_of_view(fundus: np.ndarray) -> np.ndarray:
     return convex_hull_image(field) if field.any() else field
 
 
+def field_diameter(fov: np.ndarray) -> float | None:
+    """Diameter in px of a camera's field (height, width), bool; None where it fills the picture, or is empty."""
+    if fov.all() or not fov.any():
+        return None
+    return float(max(np.ptp(np.flatnonzero(fov.any(axis=axis))) + 1 for axis in (0, 1)))
+
+
 def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
     """Continue an image beyond the border of the camera's field by mirroring it there.
 

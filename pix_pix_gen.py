@@ -21,7 +21,9 @@ from pix_command import (
     OptionError,
     atomic_file,
     exit_status,
+    flag,
     load_tensorflow,
+    one_line,
     progress_bar,
     report_error,
 )
@@ -31,6 +33,8 @@ PROGRAM = "pix_pix_gen.py"
 OUTPUT = "synthetic_octa"
 DENSITIES = "densities.csv"
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
+DEGREES = 45  # of the camera's field, unless told otherwise
+FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,8 +45,15 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
     add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
     add("--output", default=OUTPUT, metavar="DIR", help="folder of the results (default: %(default)s)")
-    add("--vessels", action="store_true", help=f"also NAME_vessels.png, the binary vessel map, and {DENSITIES}")
+    add(
+        "--vessels",
+        action="store_true",
+        help=f"also NAME_vessels.png, the binary vessel map, NAME_disagreement.png, and {DENSITIES}",
+    )
     add("--figure", action="store_true", help="also NAME_figure.png: fundus, synthetic OCT-A, vessels")
+    add("--fast", action="store_true", help="predict at one scale instead of the mean over several")
+    add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
+    add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
     add("--overwrite", action="store_true", help="replace existing results")
     add("--dataset", nargs="?", const="", metavar="DIR", help="a data set's photographs (default: the run's own data)")
     add("--split", choices=(*SPLITS, "all"), help="with --dataset: the run's subjects of a split (default: test)")
@@ -61,12 +72,20 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
     if options.split and options.dataset is None:
         parser.error("--split needs --dataset")
+    if options.published and (options.fast or options.field_degrees or options.px_per_mm):
+        parser.error("--published predicts photographs as they are: without --fast, --field-degrees and --px-per-mm")
+    if options.field_degrees is not None and options.px_per_mm is not None:
+        parser.error("--field-degrees and --px-per-mm: give one of them")
+    for name, (low, high) in (("field_degrees", (10, 200)), ("px_per_mm", (5, 2000))):
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            parser.error(f"{flag(name)} {value:g}: must be from {low} to {high}")
     for name in ("stride", "batch_size"):
-        value, option = getattr(options, name), "--" + name.replace("_", "-")
+        value = getattr(options, name)
         if value is not None and not options.published:
-            parser.error(f"{option} needs --published")
+            parser.error(f"{flag(name)} needs --published")
         if value is not None and value < 1:
-            parser.error(f"{option} {value}: must be at least 1")
+            parser.error(f"{flag(name)} {value}: must be at least 1")
     return options
 
 
@@ -83,6 +102,7 @@ from PIL import Image
 from dataset_load_mod import (
     ENTIRELY_DARK,
     DataError,
+    field_diameter,
     field_to_use,
     find_dataset,
     list_eyes,
@@ -94,9 +114,10 @@ from pix_devices import set_up_gpus
 from pix_predict import Predictor, export, load_generator
 from pix_run import newest_run, read_run
 from ut_fsocta import REGIONS
-from vessel_metrics import VESSEL_MAP_SIGMA, above, smooth, vessel_density, vessel_threshold
+from vessel_metrics import above, smooth, vessel_density, vessel_map_sigma, vessel_threshold
 
-DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px", "threshold")
+DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px", "threshold", "disagreement", "disagreeing_share")
+DISAGREEING = 0.1  # standard deviation between scales, of OCT-A on [0, 1], from which they disagree
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -115,6 +136,11 @@ class Job:
     def vessels(self) -> Path:
         """Where the vessel map goes."""
         return self.target.with_name(f"{self.target.stem}_vessels.png")
+
+    @property
+    def disagreement(self) -> Path:
+        """Where the map of the scales' disagreement goes."""
+        return self.target.with_name(f"{self.target.stem}_disagreement.png")
 
     @property
     def figure(self) -> Path:
@@ -203,7 +229,7 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     sources = {job.source.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:
-        for target in (job.target, job.vessels, job.figure):
+        for target in (job.target, job.vessels, job.disagreement, job.figure):
             place = output / target
             if place.resolve() in sources:
                 raise OptionError(f"{place}: would be written over an input; choose another --output")
@@ -226,19 +252,9 @@ class Densities:
                 if None not in row.values() and tuple(row) == DENSITY_COLUMNS:
                     self.rows[row["path"]] = row
 
-    def add(self, target: Path, vessels: np.ndarray, fov: np.ndarray, threshold: float | None) -> None:
-        """Set the row of one photograph, whose maps are (height, width), bool, and write the table.
-
-        `threshold` is the brightness above which the smoothed OCT-A was taken for a vessel; None: there was none.
-        """
-        name = target.as_posix()
-        self.rows[name] = {
-            "path": name,
-            "vessel_density": f"{vessel_density(vessels, fov):.6f}",
-            "vessel_px": int(vessels.sum()),
-            "field_px": int(fov.sum()),
-            "threshold": "nan" if threshold is None else f"{threshold:.4f}",
-        }
+    def add(self, row: dict) -> None:
+        """Set the row of one photograph, by DENSITY_COLUMNS, and write the table."""
+        self.rows[row["path"]] = row
         with atomic_file(self.path) as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, DENSITY_COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -286,7 +302,7 @@ class Synthesis:
     def is_done(self, job: Job) -> bool:
         """Whether all wanted results of a photograph exist."""
         wanted = [job.target]
-        wanted += [job.vessels] if self.options.vessels else []
+        wanted += [job.vessels, job.disagreement] if self.options.vessels else []
         wanted += [job.figure] if self.options.figure else []
         return all((self.output / path).exists() for path in wanted) and (
             self.densities is None or job.target.as_posix() in self.densities.rows
@@ -297,16 +313,26 @@ class Synthesis:
         """The folder of the results."""
         return Path(self.options.output)
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
-        """The OCT-A (height, width), [0, 1], of a fundus image (height, width, 3), uint8, in its field."""
-        if not self.options.published:
-            return octa_to_grey(self.predictor.predict(fundus, fov))
-        stride, batch_size = self.options.stride or PUBLISHED_STRIDE, self.options.batch_size
-        patch_size, batch_size = self.settings.patch_size, batch_size or self.settings.batch_size
-        return octa_to_grey(self.predictor.predict_as_published(fundus, fov, patch_size, stride, batch_size))
+    def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """The OCT-A (height, width), [0, 1], of a fundus image in its field, and the disagreement of the scales."""
+        options = self.options
+        if options.published:
+            patches = self.settings.patch_size, options.stride or PUBLISHED_STRIDE
+            batch_size = options.batch_size or self.settings.batch_size
+            octa = self.predictor.predict_as_published(fundus, fov, *patches, batch_size)
+            return octa_to_grey(octa), np.zeros(fov.shape, np.float32)
+        octa, disagreement = self.predictor.predict_photograph(fundus, fov, diameter, options.fast)
+        return octa_to_grey(octa), disagreement
 
-    def run(self, job: Job) -> None:
-        """Write the results for one photograph.
+    def diameter(self, job: Job, fov: np.ndarray) -> float | None:
+        """Diameter in px that a field of 45 degrees has, or would have; None: unknown, or a crop as in training."""
+        if self.options.px_per_mm is not None:
+            return FIELD_MM * self.options.px_per_mm
+        found = None if job.region else field_diameter(fov)
+        return found and found * DEGREES / (self.options.field_degrees or DEGREES)
+
+    def run(self, job: Job) -> str:
+        """Write the results for one photograph; returns a remark for the user, or "".
 
         Raises:
             DataError: it cannot be read, or shows nothing.
@@ -315,19 +341,33 @@ class Synthesis:
         fov = field_to_use(fundus, self.settings.fov_mask)
         if not fov.any():
             raise DataError(f"{job.source}: {ENTIRELY_DARK}")
-        octa = self.predict(fundus, fov)
+        diameter = self.diameter(job, fov)
+        octa, disagreement = self.predict(fundus, fov, diameter)
         target = self.output / job.target
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.options.vessels or self.options.figure:
-            smoothed = smooth(octa, fov, VESSEL_MAP_SIGMA)
+            smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
             threshold = vessel_threshold(smoothed[fov], job.region)
             vessels = above(smoothed, fov, threshold)
         if self.options.vessels:
             write_png(vessels, self.output / job.vessels)
-            self.densities.add(job.target, vessels, fov, threshold)
+            write_png(np.round(disagreement * 510).astype(np.uint8), self.output / job.disagreement)  # [0, 0.5] -> 255
+            values = (
+                job.target.as_posix(),
+                f"{vessel_density(vessels, fov):.6f}",
+                int(vessels.sum()),
+                int(fov.sum()),
+                "nan" if threshold is None else f"{threshold:.4f}",
+                f"{disagreement[fov].mean():.4f}",
+                f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
+            )
+            self.densities.add(dict(zip(DENSITY_COLUMNS, values, strict=True)))
         if self.options.figure:
             write_figure(fundus, octa, vessels, self.output / job.figure)
         write_png(np.round(octa * 255).astype(np.uint8), target)  # [0, 1] -> [0, 255]
+        if diameter or job.region or self.options.published:
+            return ""
+        return f"{job.source}: shows no border of the camera's field, predicted at its own scale; see --px-per-mm"
 
 
 def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
@@ -339,7 +379,8 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
     with progress_bar(todo, unit="photo", disable=len(todo) < 2) as photographs:  # closes the bar's line, too
         for job in photographs:
             try:
-                synthesis.run(job)
+                if remark := synthesis.run(job):
+                    photographs.write(one_line(remark))
             except DataError as error:
                 failed.append(str(error))
             except (MemoryError, tf.errors.ResourceExhaustedError):

@@ -1,8 +1,8 @@
 """Prediction: a fundus photograph -> its OCT-A, for training, synthesis, evaluation and export alike.
 
-The whole photograph goes through the generator in one pass. Batch normalisation uses the statistics of that photograph
-alone, and dropout is off, so that a result depends on the photograph and the weights only. Outside the camera's field
-the network sees the retina mirrored, so that it draws no rim.
+A photograph goes through the generator in one pass, or in one pass for each of several scales. Batch normalisation uses
+the statistics of that image alone, and dropout is off, so that a result depends on the photograph and the weights only.
+Outside the camera's field the network sees the retina mirrored, so that it draws no rim.
 """
 
 import shutil
@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from dataset_load_mod import (
     FUNDUS_CHANNELS,
@@ -34,6 +35,13 @@ from pix_settings import SIZE_MULTIPLE, Settings
 # A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
 MARGIN = 2 * SIZE_MULTIPLE  # px
 TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 px need 2.3 GB in one pass in float32; larger images are tiled
+
+# Diameters of the camera's field, in px, at which a photograph is predicted. No single one suits all cameras: small old
+# photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk. So all are averaged that do
+# not enlarge the photograph, and in any case those up to ENLARGED; docs/synthesis.md has the measurements.
+DIAMETERS = (700, 1000, 1400, 2000, 2800)
+ENLARGED = 1400
+MOST_ENLARGED = 3.0  # times: beyond it there is nothing more to see, and memory grows with the square
 
 
 class Predictor:
@@ -81,15 +89,12 @@ class Predictor:
         return self.generator.stateless_call(*variables, fundus, training=True)[0]
 
     def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE) -> np.ndarray:
-        """OCT-A of a whole image: in one pass, or in tiles if it is larger than `tile` x `tile` px.
-
-        Tiles overlap by the distance that a pixel's result depends on, and lie on the grid of the downsampling; so they
-        give, without seams, what one pass with the same statistics gives. The statistics are those of the middle tile.
+        """OCT-A of an image as it is, at the scale of UT-FSOCTA's crops: training and evaluation predict crops so.
 
         Args:
             fundus: (height, width, 3), uint8.
             fov: (height, width), bool: inside the camera's field. Outside the network sees the retina continued.
-            tile: side in px, a multiple of 64 from 320 up.
+            tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
 
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
@@ -97,11 +102,48 @@ class Predictor:
         Raises:
             RunError: the prediction is not finite.
         """
+        return to_octa(self.generated(fundus, fov, tile), fov)
+
+    def predict_photograph(
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """OCT-A of a photograph of any scale: the mean of predictions at several scales.
+
+        Args:
+            fundus: (height, width, 3), uint8.
+            fov: (height, width), bool: inside the camera's field.
+            diameter: of a field of 45 degrees in px; None: unknown, the photograph is predicted as it is.
+            fast: at one scale only.
+
+        Returns:
+            The OCT-A as from `predict`; and the scales' disagreement: the standard deviation of their predictions,
+            (height, width), float32 on [0, 0.5], 0 outside the field and for a single scale.
+
+        Raises:
+            RunError: the prediction is not finite.
+        """
+        height, width = fov.shape
+        outputs = []
+        for factor in scale_factors(diameter, fast):
+            size = (max(1, round(height * factor)), max(1, round(width * factor)))
+            scaled_fov = resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
+            output = self.generated(resized(fundus, size), scaled_fov, TILE)
+            outputs.append(resized(output, (height, width)))
+        mean, spread = np.mean(outputs, axis=0), np.std([output[..., :3].mean(axis=-1) for output in outputs], axis=0)
+        return to_octa(mean, fov), np.where(fov, spread / 2, 0)  # [-1, 1] -> [0, 1] halves it
+
+    def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int) -> np.ndarray:
+        """The generator's output (height, width, channels), [-1, 1], for an image and its field as in `predict`.
+
+        In one pass, or in tiles if the image is larger than `tile` x `tile` px. Tiles overlap by the distance that a
+        pixel's result depends on, and lie on the grid of the downsampling; so they give, without seams, what one pass
+        with the same statistics gives. The statistics are those of the middle tile.
+        """
         height, width = fov.shape
         whole = reflect_to_multiple(continue_outside(fundus, fov), SIZE_MULTIPLE)
         if whole.shape[0] * whole.shape[1] <= tile**2:
             octa, _ = self.with_own_statistics(to_model(whole)[np.newaxis])
-            return to_octa(octa[0].numpy()[:height, :width], fov)
+            return octa[0].numpy()[:height, :width]
         statistics = self.statistics(whole, tile)
         octa = np.empty((*whole.shape[:2], self.generator.output_shape[-1]), np.float32)
         core = tile - 2 * MARGIN
@@ -112,7 +154,7 @@ class Predictor:
                 part = self.with_statistics(to_model(seen)[np.newaxis], statistics)[0].numpy()
                 place = (slice(row, row + core), slice(column, column + core))
                 octa[place] = part[row - top : row - top + core, column - left : column - left + core]
-        return to_octa(octa[:height, :width], fov)
+        return octa[:height, :width]
 
     def statistics(self, whole: np.ndarray, tile: int) -> list[tf.Tensor]:
         """Statistics, for `with_statistics`, of the middle of an image (height, width, 3), uint8, sides of n * 64."""
@@ -150,6 +192,25 @@ class Predictor:
 
         octa = put_img_back_from_patches(predicted_patches(), whole.shape, stride)
         return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
+
+
+def scale_factors(diameter: float | None, fast: bool) -> list[float]:
+    """By which factors to resize a photograph whose field has a diameter in px; with `fast` one factor."""
+    if diameter is None:
+        return [1.0]
+    factors = [px / diameter for px in DIAMETERS if px <= min(max(ENLARGED, diameter), MOST_ENLARGED * diameter)]
+    factors = factors or [MOST_ENLARGED]
+    return [factors[max(0, len(factors) - 2)]] if fast else factors
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (height, width, channels), uint8 or float32, of another height and width in px."""
+    if image.shape[:2] == size:
+        return image
+    kernel = Image.Resampling.LANCZOS if size[0] < image.shape[0] else Image.Resampling.BICUBIC
+    kernel = kernel if image.dtype == np.uint8 else Image.Resampling.BILINEAR
+    channels = [Image.fromarray(image[..., channel]).resize(size[::-1], kernel) for channel in range(image.shape[2])]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
 @contextmanager

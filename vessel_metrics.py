@@ -250,6 +250,11 @@ def smooth(image: np.ndarray, fov: np.ndarray, sigma: float) -> np.ndarray:
     return np.divide(total, weight, out=np.zeros_like(total), where=fov)
 
 
+def vessel_map_sigma(diameter: float | None) -> float:
+    """Smoothing before a vessel map, in px: 1 px at a field of 1000 px; VESSEL_MAP_SIGMA for crops (None)."""
+    return VESSEL_MAP_SIGMA if diameter is None else diameter / 1000
+
+
 def otsu_threshold(values: np.ndarray) -> float | None:
     """The threshold of Otsu, IEEE Trans SMC 1979;9:62; None if the values are equal, except for rounding."""
     return None if np.ptp(values) < 1e-6 else threshold_otsu(values)  # far below one grey level

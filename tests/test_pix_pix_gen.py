@@ -16,15 +16,19 @@ from PIL import Image
 from test_pix_predict import round_field
 
 import pix_pix_gen as gen
-from dataset_load_mod import field_of_view
+from dataset_load_mod import field_diameter, field_of_view
 from pix_generator import Generator
 from pix_run import save, write_run
 from pix_settings import Settings
-from vessel_metrics import vessel_map
+from vessel_metrics import above, smooth, vessel_map_sigma
 
 
 def grey_levels(path):
     return np.asarray(Image.open(path)).astype(int)
+
+
+def densities():
+    return list(csv.DictReader(Path("synthetic_octa/densities.csv").read_text().splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +71,8 @@ def folder(trained, tmp_path, monkeypatch):
 def test_folder_keeps_its_tree_and_photographs_their_size(folder):
     assert gen.main(["photos", "--vessels", "--figure"]) == 0
     assert files_below("synthetic_octa") == [
-        *("a.png", "a_figure.png", "a_vessels.png"),
-        *("below/b.png", "below/b_figure.png", "below/b_vessels.png", "densities.csv"),
+        *("a.png", "a_disagreement.png", "a_figure.png", "a_vessels.png"),
+        *("below/b.png", "below/b_disagreement.png", "below/b_figure.png", "below/b_vessels.png", "densities.csv"),
     ]
     with Image.open("synthetic_octa/a.png") as image:
         assert (image.mode, image.size) == ("L", (100, 100))
@@ -89,12 +93,39 @@ def test_density_is_that_of_the_vessel_map_and_names_its_threshold(folder):
     fov = field_of_view(round_field(100))
     vessels = grey_levels("synthetic_octa/a_vessels.png") > 0
     octa = grey_levels("synthetic_octa/a.png") / 255
-    assert np.mean(vessels == vessel_map(octa, fov)) > 0.99  # 8 bits round the OCT-A that the map was made from
-    rows = list(csv.DictReader(Path("synthetic_octa/densities.csv").read_text().splitlines()))
+    smoothed = smooth(octa, fov, vessel_map_sigma(field_diameter(fov)))
+    expected = above(smoothed, fov, float(densities()[0]["threshold"]))
+    assert np.mean(vessels == expected) > 0.95  # 8 bits round the OCT-A that the map was made from
+    rows = densities()
     assert [row["path"] for row in rows] == ["a.png", "below/b.png"]
     assert (int(rows[0]["vessel_px"]), int(rows[0]["field_px"])) == (vessels.sum(), fov.sum())
     assert float(rows[0]["vessel_density"]) == pytest.approx(vessels.sum() / fov.sum(), abs=1e-6)
     assert octa[fov].min() < float(rows[0]["threshold"]) < octa[fov].max()
+
+
+def test_disagreement_is_that_of_its_picture(folder):
+    assert gen.main(["photos/a.png", "--vessels"]) == 0
+    fov = field_of_view(round_field(100))
+    disagreement = grey_levels("synthetic_octa/a_disagreement.png")[fov] / 510
+    (row,) = densities()
+    assert float(row["disagreement"]) == pytest.approx(disagreement.mean(), abs=2e-3)
+    assert float(row["disagreeing_share"]) == pytest.approx((disagreement > 0.1).mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("options", [["--fast"], ["--field-degrees", "90"], ["--px-per-mm", "5"]])
+def test_scale_changes_the_result(folder, options, monkeypatch):
+    monkeypatch.setattr("pix_predict.DIAMETERS", (70, 100, 140))  # for small photographs
+    monkeypatch.setattr("pix_predict.ENLARGED", 140)
+    for output, more in (("mean", []), ("other", options)):
+        assert gen.main(["photos/a.png", "--output", output, *more]) == 0
+    assert not np.array_equal(grey_levels("mean/a.png"), grey_levels("other/a.png"))
+
+
+def test_photograph_without_a_border_is_named(folder, capsys):
+    assert gen.main(["photos"]) == 0
+    captured = capsys.readouterr()
+    assert "photos/below/b.jpg" in captured.out + captured.err
+    assert "photos/a.png" not in captured.out + captured.err
 
 
 def test_existing_results_are_kept_and_missing_ones_made(folder):
@@ -247,6 +278,10 @@ def test_full_disk_names_the_file_and_leaves_no_part_of_it(folder, refused, monk
         (["photos", "--published", "--stride", "0"], "--stride"),
         (["photos", "--published", "--stride", "65"], "--stride"),
         (["photos", "--stride", "2"], "--stride"),
+        (["photos", "--published", "--fast"], "--published"),
+        (["photos", "--px-per-mm", "0.1"], "--px-per-mm"),
+        (["photos", "--field-degrees", "nan"], "--field-degrees"),
+        (["photos", "--field-degrees", "45", "--px-per-mm", "77"], "--px-per-mm"),
         (["photos", "--batch-size", "4"], "--batch-size"),
         (["photos", "--run", "nowhere"], "nowhere"),
         (["photos", "--run", "foreign"], "foreign/run.json"),

@@ -129,6 +129,62 @@ def test_prediction_is_black_outside_the_field(predictor):
     assert octa[fov].all()
 
 
+@pytest.mark.parametrize(
+    ("diameter", "fast", "diameters"),
+    [
+        (540, False, [700, 1000, 1400]),
+        (1400, False, [700, 1000, 1400]),
+        (3300, False, [700, 1000, 1400, 2000, 2800]),
+        (540, True, [1000]),
+        (3300, True, [2000]),
+        (300, False, [700]),
+        (100, False, [300]),
+    ],
+)
+def test_scales_follow_from_the_diameter_of_the_field(diameter, fast, diameters):
+    assert pix_predict.scale_factors(diameter, fast) == pytest.approx([px / diameter for px in diameters])
+
+
+@pytest.fixture
+def small_scales(monkeypatch):
+    monkeypatch.setattr(pix_predict, "DIAMETERS", (70, 100, 140))
+    monkeypatch.setattr(pix_predict, "ENLARGED", 140)
+
+
+def test_photograph_and_its_enlargement_give_the_same_octa(predictor, small_scales):
+    def agreement(predict):
+        """Correlation between the photograph's OCT-A and that of its enlargement, reduced."""
+        octas = [predict(image, field_of_view(image)) for image in (fundus, enlarged)]
+        assert [octa.shape for octa in octas] == [(128, 128, 1), (256, 256, 1)]
+        inside = field_of_view(fundus)
+        return np.corrcoef(*(pix_predict.resized(octa, (128, 128))[inside].ravel() for octa in octas))[0, 1]
+
+    fundus = round_field(128)
+    enlarged = pix_predict.resized(fundus, (256, 256))
+    scaled = agreement(lambda image, fov: predictor.predict_photograph(image, fov, 0.9 * len(image))[0])
+    assert scaled > 0.8 > agreement(predictor.predict)
+
+
+def test_scales_disagree_inside_the_field_only(predictor, small_scales):
+    fundus = round_field(128)
+    fov = field_of_view(fundus)
+    _, disagreement = predictor.predict_photograph(fundus, fov, 115)
+    assert not disagreement[~fov].any()
+    assert 0 < disagreement[fov].mean() < 0.5
+
+
+@pytest.mark.parametrize(("diameter", "fast"), [(None, False), (115, True)])
+def test_one_scale_agrees_with_itself(predictor, small_scales, diameter, fast):
+    fundus = round_field(128)
+    _, disagreement = predictor.predict_photograph(fundus, field_of_view(fundus), diameter, fast)
+    assert not disagreement.any()
+
+
+def test_photograph_of_unknown_scale_is_predicted_as_it_is(predictor, fundus):
+    octa, _ = predictor.predict_photograph(fundus, everywhere(fundus), None)
+    np.testing.assert_allclose(octa, predictor.predict(fundus, everywhere(fundus)), atol=1e-6)
+
+
 def test_published_prediction_depends_on_the_batch(predictor, fundus):
     images = [predictor.predict_as_published(fundus, everywhere(fundus), 64, 2, size) for size in (7, 32)]
     assert images[0].shape == images[1].shape == (150, 100, 1)

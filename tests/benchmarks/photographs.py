@@ -1,0 +1,95 @@
+"""What a run sees on real photographs with manual vessel maps, as a table in Markdown.
+
+    python tests/benchmarks/photographs.py LIST.csv RUN [--weights best|last] [--scale mean|fast|own]
+
+LIST.csv has the columns `image`, `manual` and `mask`, paths that start at the table. `mask` is where the photograph
+counts; where it is empty, the field that the program finds. README.md says how to lay out public data sets.
+
+AUC is that of the OCT-A, smoothed as for the vessel map. Dice is that of the program's own vessel map (`--vessels`).
+Thin and wide sensitivity: the share of manual vessel pixels that this map contains, in vessels narrower than 3 px at a
+field of 1000 px, and in wider ones. "Wrong" is the AUC of the scales' disagreement for pixels that the map has wrong.
+The baseline is a ridge filter on the green channel, which needs no training.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pix_command import load_tensorflow
+
+load_tensorflow()
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import distance_transform_edt
+from skimage.morphology import skeletonize
+
+from dataset_load_mod import field_diameter, field_of_view, octa_to_grey, read_fundus, read_image
+from pix_predict import Predictor, load_generator
+from pix_run import read_run
+from vessel_metrics import above, checkerboard, ridge_filter, roc_auc, smooth, vessel_map_sigma, vessel_threshold
+
+WIDE = 3.0  # px at a field of FIELD px
+FIELD = 1000  # px
+FIELD_MM = 13.0  # of 45 degrees, for the baseline's widths
+COLUMNS = ("AUC", "Dice", "thin", "wide", "wrong", "checkerboard", "seconds", "ridge filter: AUC")
+
+
+def widths(vessels: np.ndarray) -> np.ndarray:
+    """Width in px of the vessel at each of its pixels (height, width): that of the nearest point of the centreline."""
+    depth, centre = distance_transform_edt(vessels), skeletonize(vessels)
+    row, column = distance_transform_edt(~centre, return_distances=False, return_indices=True)
+    return 2 * depth[row, column]
+
+
+def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, scale: str) -> list[float]:
+    """COLUMNS of one photograph."""
+    fundus, truth = read_fundus(image), octa_to_grey(read_image(manual)) > 127
+    fov = field_of_view(fundus)
+    counts = fov if mask is None else octa_to_grey(read_image(mask)) > 127
+    diameter = field_diameter(fov)
+    started = time.perf_counter()
+    octa, disagreement = predictor.predict_photograph(
+        fundus, fov, None if scale == "own" else diameter, scale == "fast"
+    )
+    octa, seconds = octa_to_grey(octa), time.perf_counter() - started
+    smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
+    vessels = above(smoothed, fov, vessel_threshold(smoothed[fov]))
+    truth, diameter = truth & counts, diameter or max(fov.shape)
+    thin = widths(truth) < WIDE * diameter / FIELD
+    ridges = ridge_filter(fundus, fov, FIELD_MM / diameter)
+    return [
+        roc_auc(truth[counts], smoothed[counts]),
+        2 * (vessels & truth).sum() / ((vessels & counts).sum() + truth.sum()),
+        vessels[truth & thin].mean(),
+        vessels[truth & ~thin].mean(),
+        roc_auc((vessels != truth)[counts], disagreement[counts]),
+        checkerboard(octa, fov),
+        seconds,
+        roc_auc(truth[counts], ridges[counts]),
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", type=Path, metavar="LIST.csv")
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--weights", choices=("best", "last"))
+    parser.add_argument("--scale", choices=("mean", "fast", "own"), default="mean")
+    args = parser.parse_args()
+    predictor = Predictor(load_generator(args.run, args.weights, read_run(args.run)[0])[0])
+    print("| photograph | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
+    rows = []
+    for row in pd.read_csv(args.list, dtype=str).itertuples():
+        paths = [None if pd.isna(path) else args.list.parent / path for path in (row.image, row.manual, row.mask)]
+        rows.append(scores(predictor, *paths, args.scale))
+        print(f"| {Path(row.image).stem} | " + " | ".join(f"{value:.3f}" for value in rows[-1]) + " |", flush=True)
+    print("| mean | " + " | ".join(f"{value:.3f}" for value in np.nanmean(rows, axis=0)) + " |")
+
+
+if __name__ == "__main__":
+    main()
