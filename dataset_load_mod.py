@@ -18,7 +18,7 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,9 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageOps
-from scipy.ndimage import binary_erosion, binary_opening, distance_transform_edt, label
-from skimage.morphology import convex_hull_image
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from camera_field import Field, find_field
 from dataset_download import download, holds_dataset
 from pix_command import OneLineParser, UserError, exit_status, one_line, progress_bar
 from pix_settings import SAMPLE_RETINAS
@@ -49,9 +49,6 @@ MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more wou
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
-# Brightest channel, of 255. Retina in the darkest corner of a real crop has 20 and more, the camera's black 0 to 8.
-DARK = 15
-MIN_PART_OF_FIELD = 0.01  # of the image's area: smaller bright islands on the black are letters or dust
 RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
 ENTIRELY_DARK = "is entirely dark; remove it, or replace it by the right photograph"
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
@@ -226,33 +223,8 @@ def octa_to_grey(octa: np.ndarray) -> np.ndarray:
 
 
 def field_of_view(fundus: np.ndarray) -> np.ndarray:
-    """Where a fundus photograph shows the eye and not the camera's black border.
-
-    The field of a fundus camera is a disc, perhaps with flat sides, cut by the image: it is convex. It is computed as
-    the convex hull of all bright pixels, so that dark vessels or a dark macula cannot tear holes into it.
-
-    Args:
-        fundus: (height, width, 3), uint8.
-
-    Returns:
-        (height, width), bool, True inside; all False for an image that is entirely dark.
-    """
-    bright = fundus.max(axis=-1) > DARK  # (height, width)
-    if bright.all():
-        return bright
-    parts, number = label(binary_opening(bright, np.ones((3, 3))))  # opening removes JPEG's noise on black
-    sizes = np.bincount(parts.ravel(), minlength=number + 1)
-    large = sizes >= MIN_PART_OF_FIELD * bright.size
-    large[0] = False  # the dark
-    field = large[parts]
-    return convex_hull_image(field) if field.any() else field
-
-
-def field_diameter(fov: np.ndarray) -> float | None:
-    """Diameter in px of a camera's field (height, width), bool; None where it fills the picture, or is empty."""
-    if fov.all() or not fov.any():
-        return None
-    return float(max(np.ptp(np.flatnonzero(fov.any(axis=axis))) + 1 for axis in (0, 1)))
+    """Where a fundus photograph (height, width, 3), uint8, shows the eye and not the camera's border: bool."""
+    return find_field(fundus).mask
 
 
 def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
@@ -296,15 +268,16 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
     if fundus.shape[:2] != octa.shape[:2]:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]} px" for image in (fundus, octa))
         raise DataError(f"{fundus_path} and {octa_path} are a pair of two sizes, {sizes}; align them first")
-    fov = field_to_use(fundus, fov_mask)
+    fov = field_to_use(fundus, fov_mask).mask
     if not fov.any():
         raise DataError(f"{fundus_path}: {ENTIRELY_DARK}")
     return Pair(fundus, octa, fov)
 
 
-def field_to_use(fundus: np.ndarray, fov_mask: bool) -> np.ndarray:
-    """Where to predict and to score, (height, width), bool: the camera's field, or without `fov_mask` everywhere."""
-    return field_of_view(fundus) if fov_mask else np.ones(fundus.shape[:2], dtype=bool)
+def field_to_use(fundus: np.ndarray, fov_mask: bool) -> Field:
+    """The camera's field, where to predict and to score; without `fov_mask` its mask is True everywhere."""
+    field = find_field(fundus)
+    return field if fov_mask else replace(field, mask=np.ones_like(field.mask))
 
 
 def load_pairs(cases: pd.DataFrame, octa_channels: int, fov_mask: bool) -> Iterator[Pair]:

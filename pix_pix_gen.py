@@ -99,10 +99,10 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 
+from camera_field import Field
 from dataset_load_mod import (
     ENTIRELY_DARK,
     DataError,
-    field_diameter,
     field_to_use,
     find_dataset,
     list_eyes,
@@ -324,12 +324,13 @@ class Synthesis:
         octa, disagreement = self.predictor.predict_photograph(fundus, fov, diameter, options.fast)
         return octa_to_grey(octa), disagreement
 
-    def diameter(self, job: Job, fov: np.ndarray) -> float | None:
+    def diameter(self, job: Job, field: Field) -> float | None:
         """Diameter in px that a field of 45 degrees has, or would have; None: unknown, or a crop as in training."""
         if self.options.px_per_mm is not None:
             return FIELD_MM * self.options.px_per_mm
-        found = None if job.region else field_diameter(fov)
-        return found and found * DEGREES / (self.options.field_degrees or DEGREES)
+        if job.region or field.radius is None:
+            return None
+        return 2 * field.radius * DEGREES / (self.options.field_degrees or DEGREES)
 
     def run(self, job: Job) -> str:
         """Write the results for one photograph; returns a remark for the user, or "".
@@ -338,10 +339,11 @@ class Synthesis:
             DataError: it cannot be read, or shows nothing.
         """
         fundus = read_fundus(job.source)
-        fov = field_to_use(fundus, self.settings.fov_mask)
+        field = field_to_use(fundus, self.settings.fov_mask)
+        fov = field.mask
         if not fov.any():
             raise DataError(f"{job.source}: {ENTIRELY_DARK}")
-        diameter = self.diameter(job, fov)
+        diameter = self.diameter(job, field)
         octa, disagreement = self.predict(fundus, fov, diameter)
         target = self.output / job.target
         target.parent.mkdir(parents=True, exist_ok=True)

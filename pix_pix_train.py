@@ -340,7 +340,7 @@ def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool)
     Returns:
         (height, width, channels), float32 on [0, 1], black outside the field.
     """
-    return networks.predictor.predict(fundus, field_to_use(fundus, fov_mask))
+    return networks.predictor.predict(fundus, field_to_use(fundus, fov_mask).mask)
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,8 @@ from PIL import Image
 from test_pix_predict import round_field
 
 import pix_pix_gen as gen
-from dataset_load_mod import field_diameter, field_of_view
+from camera_field import find_field
+from dataset_load_mod import field_of_view
 from pix_generator import Generator
 from pix_run import save, write_run
 from pix_settings import Settings
@@ -93,7 +94,7 @@ def test_density_is_that_of_the_vessel_map_and_names_its_threshold(folder):
     fov = field_of_view(round_field(100))
     vessels = grey_levels("synthetic_octa/a_vessels.png") > 0
     octa = grey_levels("synthetic_octa/a.png") / 255
-    smoothed = smooth(octa, fov, vessel_map_sigma(field_diameter(fov)))
+    smoothed = smooth(octa, fov, vessel_map_sigma(2 * find_field(round_field(100)).radius))
     expected = above(smoothed, fov, float(densities()[0]["threshold"]))
     assert np.mean(vessels == expected) > 0.95  # 8 bits round the OCT-A that the map was made from
     rows = densities()

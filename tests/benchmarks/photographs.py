@@ -26,8 +26,10 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt
 from skimage.morphology import skeletonize
+from skimage.transform import resize
 
-from dataset_load_mod import field_diameter, field_of_view, octa_to_grey, read_fundus, read_image
+from camera_field import find_field
+from dataset_load_mod import octa_to_grey, read_fundus, read_image
 from pix_predict import Predictor, load_generator
 from pix_run import read_run
 from vessel_metrics import above, checkerboard, ridge_filter, roc_auc, smooth, vessel_map_sigma, vessel_threshold
@@ -38,19 +40,23 @@ FIELD_MM = 13.0  # of 45 degrees, for the baseline's widths
 COLUMNS = ("AUC", "Dice", "thin", "wide", "wrong", "checkerboard", "seconds", "ridge filter: AUC")
 
 
-def widths(vessels: np.ndarray) -> np.ndarray:
-    """Width in px of the vessel at each of its pixels (height, width): that of the nearest point of the centreline."""
-    depth, centre = distance_transform_edt(vessels), skeletonize(vessels)
+def sensitivities(truth: np.ndarray, vessels: np.ndarray, diameter: float) -> tuple[float, float]:
+    """Shares of `truth` (height, width), bool, that `vessels` contains: in thin vessels, and in wide ones."""
+    size = [max(1, round(side * FIELD / diameter)) for side in truth.shape]
+    truth, vessels = (resize(image, size, order=0) for image in (truth, vessels))
+    # Width at a vessel's pixel: that at the nearest point of its centreline.
+    depth, centre = distance_transform_edt(truth), skeletonize(truth)
     row, column = distance_transform_edt(~centre, return_distances=False, return_indices=True)
-    return 2 * depth[row, column]
+    thin = 2 * depth[row, column] < WIDE
+    return vessels[truth & thin].mean(), vessels[truth & ~thin].mean()
 
 
 def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, scale: str) -> list[float]:
     """COLUMNS of one photograph."""
     fundus, truth = read_fundus(image), octa_to_grey(read_image(manual)) > 127
-    fov = field_of_view(fundus)
+    field = find_field(fundus)
+    fov, diameter = field.mask, None if field.radius is None else 2 * field.radius
     counts = fov if mask is None else octa_to_grey(read_image(mask)) > 127
-    diameter = field_diameter(fov)
     started = time.perf_counter()
     octa, disagreement = predictor.predict_photograph(
         fundus, fov, None if scale == "own" else diameter, scale == "fast"
@@ -59,13 +65,11 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
     smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
     vessels = above(smoothed, fov, vessel_threshold(smoothed[fov]))
     truth, diameter = truth & counts, diameter or max(fov.shape)
-    thin = widths(truth) < WIDE * diameter / FIELD
     ridges = ridge_filter(fundus, fov, FIELD_MM / diameter)
     return [
         roc_auc(truth[counts], smoothed[counts]),
         2 * (vessels & truth).sum() / ((vessels & counts).sum() + truth.sum()),
-        vessels[truth & thin].mean(),
-        vessels[truth & ~thin].mean(),
+        *sensitivities(truth, vessels, diameter),
         roc_auc((vessels != truth)[counts], disagreement[counts]),
         checkerboard(octa, fov),
         seconds,
