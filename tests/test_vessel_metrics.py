@@ -344,3 +344,13 @@ def test_without_ground_truth_the_segmenter_makes_it(eye):
 def test_map_that_comes_with_a_vessel_probability_is_used(eye):
     own = replace(eye.candidates[1], vessels=bar(4, CROP, top=100))
     assert own.segment(eye.fov, eye.region)[1].mean() == 4 / 400
+
+
+@pytest.mark.parametrize(("diameter", "kept"), [(None, [1, 49, 50]), (1000, [50]), (500, [49, 50]), (1500, [])])
+def test_specks_are_removed_by_their_size_at_a_field_of_1000_px(diameter, kept):
+    vessels = np.zeros((40, 120), bool)
+    for number, area in enumerate((1, 49, 50)):
+        rows, columns = np.divmod(np.arange(area), 7)
+        vessels[2 + rows, 40 * number + 2 + columns] = True
+    parts = np.split(vm.without_specks(vessels, diameter), 3, axis=1)
+    assert [part.sum() for part in parts if part.any()] == kept

@@ -32,7 +32,16 @@ from camera_field import find_field
 from dataset_load_mod import octa_to_grey, read_fundus, read_image
 from pix_predict import Predictor, load_generator
 from pix_run import read_run
-from vessel_metrics import above, checkerboard, ridge_filter, roc_auc, smooth, vessel_map_sigma, vessel_threshold
+from vessel_metrics import (
+    above,
+    checkerboard,
+    ridge_filter,
+    roc_auc,
+    smooth,
+    vessel_map_sigma,
+    vessel_threshold,
+    without_specks,
+)
 
 WIDE = 3.0  # px at a field of FIELD px
 FIELD = 1000  # px
@@ -63,7 +72,7 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
     )
     octa, seconds = octa_to_grey(octa), time.perf_counter() - started
     smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
-    vessels = above(smoothed, fov, vessel_threshold(smoothed[fov]))
+    vessels = without_specks(above(smoothed, fov, vessel_threshold(smoothed[fov])), diameter)
     truth, diameter = truth & counts, diameter or max(fov.shape)
     ridges = ridge_filter(fundus, fov, FIELD_MM / diameter)
     return [
