@@ -24,7 +24,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 INTERVAL = 2  # epochs between checkpoints here
 EPOCHS = 120
 PATIENCE = 120  # s: a step, a checkpoint and TensorFlow's start take less by far
-# The program itself, but for the interval between its checkpoints.
+# The program itself, except for the interval between its checkpoints.
 PROGRAM = (
     f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import pix_pix_train; "
     f"pix_pix_train.CHECKPOINT_EPOCHS = {INTERVAL}; sys.exit(pix_pix_train.main())"
