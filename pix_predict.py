@@ -34,14 +34,16 @@ from pix_settings import SIZE_MULTIPLE, Settings
 
 # A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
 MARGIN = 2 * SIZE_MULTIPLE  # px
-TILE = 28 * SIZE_MULTIPLE  # px: 1792 x 1792 px need 2.3 GB in one pass in float32; larger images are tiled
+TILE = 20 * SIZE_MULTIPLE  # px: larger images are tiled; 1280 x 1280 px need 0.9 GB in one pass
 
-# Diameters of the camera's field, in px, at which a photograph is predicted. No single one suits all cameras: small old
-# photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk. So all are averaged that do
-# not enlarge the photograph, and in any case those up to ENLARGED; docs/synthesis.md has the measurements.
+# Diameters of the camera's field, in px, at which a photograph is predicted. No single one suits all cameras: small
+# old photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk to less than half their
+# size. So all are averaged that shrink it to no less than MOST_SHRUNK and enlarge it, if at all, to no more than
+# ENLARGED; docs/synthesis.md has the measurements.
 DIAMETERS = (700, 1000, 1400, 2000, 2800)
 ENLARGED = 1400
 MOST_ENLARGED = 3.0  # times: beyond it there is nothing more to see, and memory grows with the square
+MOST_SHRUNK = 0.45  # times
 
 
 class Predictor:
@@ -146,14 +148,12 @@ class Predictor:
             return octa[0].numpy()[:height, :width]
         statistics = self.statistics(whole, tile)
         octa = np.empty((*whole.shape[:2], self.generator.output_shape[-1]), np.float32)
-        core = tile - 2 * MARGIN
-        for row in range(0, whole.shape[0], core):
-            for column in range(0, whole.shape[1], core):
-                top, left = max(0, row - MARGIN), max(0, column - MARGIN)
-                seen = whole[top : row + core + MARGIN, left : column + core + MARGIN]
+        for rows, seen_rows in tile_spans(whole.shape[0], tile):
+            for columns, seen_columns in tile_spans(whole.shape[1], tile):
+                seen = whole[seen_rows, seen_columns]
                 part = self.with_statistics(to_model(seen)[np.newaxis], statistics)[0].numpy()
-                place = (slice(row, row + core), slice(column, column + core))
-                octa[place] = part[row - top : row - top + core, column - left : column - left + core]
+                top, left = rows.start - seen_rows.start, columns.start - seen_columns.start
+                octa[rows, columns] = part[top:, left:][: rows.stop - rows.start, : columns.stop - columns.start]
         return octa[:height, :width]
 
     def statistics(self, whole: np.ndarray, tile: int) -> list[tf.Tensor]:
@@ -194,13 +194,31 @@ class Predictor:
         return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
 
 
+def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
+    """Divide a side of `size` px, a multiple of 64, into tiles of at most `tile` px that see MARGIN px around them.
+
+    All see equally much, for TensorFlow holds memory for every shape of image that it meets.
+
+    Returns:
+        For each tile what it covers, and what it sees.
+    """
+    count = max(1, -(-(size - 2 * MARGIN) // (tile - 2 * MARGIN)))
+    core = -(-size // count // SIZE_MULTIPLE) * SIZE_MULTIPLE
+    seen = min(size, core + 2 * MARGIN)
+    starts = range(0, size, core)
+    first_seen = [min(max(0, start - MARGIN), size - seen) for start in starts]
+    return [(slice(a, min(a + core, size)), slice(b, b + seen)) for a, b in zip(starts, first_seen, strict=True)]
+
+
 def scale_factors(diameter: float | None, fast: bool) -> list[float]:
     """By which factors to resize a photograph whose field has a diameter in px; with `fast` one factor."""
     if diameter is None:
         return [1.0]
-    factors = [px / diameter for px in DIAMETERS if px <= min(max(ENLARGED, diameter), MOST_ENLARGED * diameter)]
-    factors = factors or [MOST_ENLARGED]
-    return [factors[max(0, len(factors) - 2)]] if fast else factors
+    factors = [px / diameter for px in DIAMETERS]
+    largest = min(max(1, ENLARGED / diameter), MOST_ENLARGED)
+    chosen = [factor for factor in factors if MOST_SHRUNK <= factor <= largest]
+    chosen = chosen or [min(factors[-1], MOST_ENLARGED)]  # a very large, or a very small photograph
+    return [chosen[max(0, len(chosen) - 2)]] if fast else chosen
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

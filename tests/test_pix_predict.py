@@ -134,7 +134,9 @@ def test_prediction_is_black_outside_the_field(predictor):
     [
         (540, False, [700, 1000, 1400]),
         (1400, False, [700, 1000, 1400]),
-        (3300, False, [700, 1000, 1400, 2000, 2800]),
+        (3000, False, [1400, 2000, 2800]),
+        (3300, False, [2000, 2800]),
+        (7000, False, [2800]),
         (540, True, [1000]),
         (3300, True, [2000]),
         (300, False, [700]),
@@ -149,6 +151,7 @@ def test_scales_follow_from_the_diameter_of_the_field(diameter, fast, diameters)
 def small_scales(monkeypatch):
     monkeypatch.setattr(pix_predict, "DIAMETERS", (70, 100, 140))
     monkeypatch.setattr(pix_predict, "ENLARGED", 140)
+    monkeypatch.setattr(pix_predict, "MOST_SHRUNK", 0.3)
 
 
 def test_photograph_and_its_enlargement_give_the_same_octa(predictor, small_scales):
