@@ -12,17 +12,18 @@ from phantom.eye import Eye, border_distance, disc_distance, enlarge, random_dir
 from phantom.looks import LESIONS, RINGS
 from phantom.trees import Vessels, Window, fibre_direction
 
-OUTSIDE_LIMIT = 8  # grey levels that the camera and its JPEG may leave outside the field
+OUTSIDE_LIMIT = 8  # grey levels that the camera and its JPEG may leave outside the field, unless it is grey there
+FEWEST_PX_PER_MM = 32  # of a photograph that is enlarged: 45 degrees on 420 px
 
 
 def render_fundus(eye: Eye, window: Window, vessels: dict[str, Vessels], rng: Generator) -> np.ndarray:
-    """Photograph a window of the retina: (pixels, pixels, 3) uint8, at most 8 outside the camera's field.
+    """Photograph a window of the retina: (pixels, pixels, 3) uint8, outside the camera's field black or grey.
 
     `vessels` holds the trees by kind, "artery" and "vein", rasterised in the same window.
     """
     inside = border_distance(eye, window)
     image = _absorb(eye, _background(eye, window), vessels, window)
-    return _expose(eye, _light(eye, window, image, inside), inside, rng)
+    return _expose(eye, window, _light(eye, window, image, inside), inside, rng)
 
 
 def _rgb(red: float, green: float, blue: float) -> np.ndarray:
@@ -58,6 +59,10 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
         patch = smooth_noise(eye.rng("gleam"), window, 0.35, 0.9) + 0.3 * fine
         patch = look["gleam"] * sigmoid((patch - 1.7) / 0.35)
         colour += (patch * (0.5 + 0.5 * red))[..., None] * _rgb(0.45, 0.55, 0.35)
+    if look["atrophy"] > 0:
+        _thin_out(eye, window, distance, colour)
+    if "plaques" in eye.features:
+        _plaques(eye, window, distance, colour)
     _add_lesions(eye, window, distance, colour)
     if distance.min() < 1.6:
         _paint_disc(eye, window, distance, mottle, colour)
@@ -99,6 +104,42 @@ def _blotches(eye: Eye, window: Window) -> np.ndarray:
     return 1 + (eye.look["blotches"] * islands)[..., None] * tint
 
 
+def _islands(rng: Generator, window: Window, cell_mm: float, ragged: float) -> np.ndarray:
+    """A surface that is above 0 in a few ragged islands, about `cell_mm` wide: (pixels, pixels), mean -2 to -0.8."""
+    surface = smooth_noise(rng, window, cell_mm) + ragged * smooth_noise(rng, window, 0.12)
+    return surface + 0.5 * ragged * smooth_noise(rng, window, 0.04) - rng.uniform(0.8, 2.0)
+
+
+def _thin_out(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
+    """Atrophy, in place: pale areas beside the disc or anywhere, where sclera shows between choroidal vessels.
+
+    Their edges are sharp and partly pigmented. Choroidal vessels are wide, blurred, and do not taper.
+    """
+    rng = eye.rng("atrophy")
+    height = _islands(rng, window, rng.uniform(0.5, 2.0), 0.15)
+    height += rng.uniform(0, 2.5) * np.exp(-(((distance - 1) / rng.uniform(0.5, 1.5)) ** 2))
+    edge = rng.uniform(0.02, 0.25)
+    bands = 0.0
+    for cells in ((1.1, 0.5), (0.5, 1.1)):
+        course = smooth_noise(rng, window, *(rng.uniform(0.5, 1.0) * cell for cell in cells))
+        bands = np.maximum(bands, np.exp(-((course / rng.uniform(0.2, 0.45)) ** 2)))
+    bare = 1 - rng.uniform(0, 0.6) * bands[..., None] * _rgb(0.35, 0.8, 0.9)
+    pale = _pigment(eye.look) * _rgb(*rng.uniform((1.1, 1.3, 1.0), (1.5, 2.2, 2.4)))
+    colour += (eye.look["atrophy"] * sigmoid(height / edge))[..., None] * (pale * bare - colour)
+    pigment = np.exp(-((height / (2 * edge)) ** 2)) * sigmoid(4 * smooth_noise(rng, window, 0.3) - 2)
+    colour *= 1 - rng.uniform(0, 0.6) * pigment[..., None]
+
+
+def _plaques(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
+    """Exudates that have run together, in place: bright, yellow, with gaps and sharp ragged edges."""
+    rng = eye.rng("plaques")
+    around = _islands(rng, window, rng.uniform(0.5, 1.5), 0.0)
+    height = 0.7 * _islands(rng, window, rng.uniform(0.1, 0.4), rng.uniform(0.4, 1.0)) + around + rng.uniform(0.5, 1.5)
+    area = sigmoid(height / rng.uniform(0.03, 0.2)) * sigmoid((distance - 1.1) / 0.05)
+    light = rng.uniform((1.2, 1.4, 0.8), (1.8, 2.4, 2.0))
+    colour *= 1 + (rng.uniform(0.5, 1) * area)[..., None] * (_rgb(*light) - 1)
+
+
 def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
     """Pale olive streaks that leave the disc above and below, and a dusky or bright halo around it; in place."""
     look, rng = eye.look, eye.rng("fibres")
@@ -136,7 +177,7 @@ def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarr
     disc = base * shade[..., None] * tint  # (pixels, pixels, 3)
     if look["crescent"] > 0:
         side = (offset * np.exp(1j * rng.normal(0, 0.6))).real / eye.disc_axes[0]
-        width = rng.uniform(0.05, 0.35) * np.clip(-side, 0, 1.3)
+        width = look["crescent_width"] * rng.uniform(0.05, 0.35) * np.clip(-side, 0, 1.3)
         bare = sigmoid((1 + width - distance + 0.02 * mottle) / rng.uniform(0.015, 0.05)) * (width > 0.01)
         colour += (look["crescent"] * 1.6 * bare)[..., None] * (base * _rgb(0.95, 0.95, 0.9) - colour)
     colour += (disc - colour) * edge[..., None]
@@ -257,6 +298,11 @@ def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> n
         far = ((points - window.centre) * random_direction(rng)).real / window.side_mm
         flush = look["flush"] * sigmoid((far - rng.uniform(-0.2, 0.45)) / rng.uniform(0.05, 0.2))
         image *= 1 + enlarge(flush, window.pixels)[..., None] * _rgb(0.7, -0.4, -0.55)
+    if look["dusk"] > 0:
+        rng = eye.rng("dusk")
+        far = ((points - window.centre) * random_direction(rng)).real / window.side_mm
+        dusk = look["dusk"] * sigmoid((far - rng.uniform(-0.3, 0.45)) / rng.uniform(0.04, 0.25))
+        image *= 1 - enlarge(dusk, window.pixels)[..., None] * _rgb(*rng.uniform(0.85, 1.0, 3))
     if look["rim_glow"] > 0 and "border" in eye.features:
         rng = eye.rng("rim glow")
         part = sigmoid(((from_centre * random_direction(rng)).real + rng.uniform(-0.8, 0.6)) / 0.15)
@@ -273,8 +319,8 @@ def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> n
     return image
 
 
-def _expose(eye: Eye, image: np.ndarray, inside: np.ndarray, rng: Generator) -> np.ndarray:
-    """Blur, noise, tone, the field's border, and the camera's JPEG file: (pixels, pixels, 3) uint8."""
+def _expose(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray, rng: Generator) -> np.ndarray:
+    """Blur, tone, the field's border, and the camera's picture of it all: (pixels, pixels, 3) uint8."""
     look = eye.look
     image = gaussian_filter(image, (look["blur_px"], look["blur_px"], 0))
     image *= 1 + look["cast"] * _rgb(*rng.uniform(-1, 1, 3))
@@ -283,14 +329,36 @@ def _expose(eye: Eye, image: np.ndarray, inside: np.ndarray, rng: Generator) -> 
         image **= np.float32(look["gamma"])
     if look["exposure"]:
         image *= look["exposure"] / np.mean(image[..., 0], where=inside > 0)
-    grain = [gaussian_filter(rng.standard_normal(inside.shape, np.float32), look["grain_px"]) for _ in range(2)]
+    beside = eye.rng("photograph", 2)
+    fringe = max(0, look["fringe_px"]) * _rgb(*beside.random(3))  # how much earlier red, green and blue end
+    surround = max(0, look["surround"]) / 255 * _rgb(*beside.uniform(0.5, 1, 3))
+    border = np.clip((inside[..., None] - fringe) / look["rim_px"], 0, 1)  # 0 outside, 1 in the field
+    few = round(window.pixels / np.clip(look["enlargement"], 1, max(1, window.px_per_mm / FEWEST_PX_PER_MM)))
+    image = _resized(image * border + surround * (1 - border), few)
+    noisy = _resized(border, few) if look["surround"] <= 0 else 1  # black remains black
+    photograph = _record(image, noisy, look, rng).resize((window.pixels, window.pixels), Image.Resampling.BICUBIC)
+    if look["surround"] > 0:
+        return np.asarray(photograph)
+    return np.where(inside[..., None] > 0, photograph, np.minimum(photograph, OUTSIDE_LIMIT))
+
+
+def _record(image: np.ndarray, noisy: np.ndarray | float, look: dict[str, float], rng: Generator) -> Image.Image:
+    """A JPEG file of an image (height, width, 3) on [0, 1], with the sensor's noise, strongest where `noisy` is 1."""
+    grain = [gaussian_filter(rng.standard_normal(image.shape[:2], np.float32), look["grain_px"]) for _ in range(2)]
     grain = [values / values.std() for values in grain]
     noise = np.dstack([grain[0] + 0.4 * grain[1], grain[0], grain[0] - 0.6 * grain[1]])  # mostly grey, a little colour
-    image += look["noise"] * noise * (0.4 + 0.6 * np.sqrt(image))
-    image *= np.clip(inside / look["rim_px"], 0, 1)[..., None]
-    pixels = image.clip(0, 1) * 255 + look["black"] * rng.random()  # [0, 1] -> [0, 255]
-    photograph = Image.fromarray((pixels + 0.5).clip(0, 255).astype(np.uint8))
+    noise *= (0.4 + 0.6 * np.sqrt(image)) * noisy
+    pixels = (image + look["noise"] * noise).clip(0, 1) * 255 + look["black"] * rng.random()  # [0, 1] -> [0, 255]
+    pixels = (pixels + 0.5).clip(0, 255).astype(np.uint8)
     file = BytesIO()
-    photograph.save(file, "JPEG", quality=round(look["jpeg_quality"]))
-    pixels = np.asarray(Image.open(file))
-    return np.where(inside[..., None] > 0, pixels, np.minimum(pixels, OUTSIDE_LIMIT))
+    Image.fromarray(pixels).save(file, "JPEG", quality=round(look["jpeg_quality"]))
+    return Image.open(file)
+
+
+def _resized(image: np.ndarray, pixels: int) -> np.ndarray:
+    """A square picture (height, width, channels), float32, of another size: (pixels, pixels, channels)."""
+    if image.shape[0] == pixels:
+        return image
+    channels = [Image.fromarray(image[..., channel]) for channel in range(image.shape[2])]
+    size = (pixels, pixels)
+    return np.dstack([np.asarray(channel.resize(size, Image.Resampling.BOX)) for channel in channels])

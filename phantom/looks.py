@@ -26,7 +26,7 @@ WARP = 0.035  # of a wave's length, in the stream: three such waves displace the
 HABITS = {
     "tortuosity": ((0.5, 2.0), (1, 1)),  # factor of the wandering, from straight to winding; at 3 trees turn to wool
     "pull": ((0.6, 1.4), (1, 1)),  # factor of the pull back to the vessel's own heading
-    "spacing": ((0.9, 2.0), (1, 1)),  # factor of the distance between branchings
+    "spacing": ((0.5, 1.6), (1, 1)),  # factor of the distance between branchings
     "stem_spread": ((0.1, 0.8), (0.3, 0.3)),  # rad: how far stems deviate from straight up and down
     "nasal_twigs": ((1, 4), (2, 2)),  # the most small vessels that leave the disc on this side
     "temporal_twigs": ((1, 3), (2, 2)),
@@ -42,7 +42,7 @@ LOOKS = {
     # Size
     # 36: a 45-degree field over 470 px; 90: a disc crop; 110: CHASE_DB1's photographs, where 70 % of the vessel pixels
     # lie in vessels of 9 px and more. With at most 120 px/mm and a calibre of 0.6 to 1.25, it was less than 10 %.
-    "px_per_mm": ((36, 150), (1, 1)),
+    "px_per_mm": ((34, 160), (1, 1)),
     "calibre": ((0.8, 1.6), (1, 1)),  # factor of all widths: trunks of 70 um (narrowed by age) to 270 um (full veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
@@ -105,6 +105,14 @@ LOOKS = {
     "mesh": ((0.85, 1.15), (0.95, 1.05)),  # brightness of the capillaries
     "scan_level": ((0.70, 0.84), (0.74, 0.80)),  # of small vessels; trunks lie deeper and are 0.1 darker
     "scan_grain": ((0.09, 0.15), (0.11, 0.14)),
+    # What photographs of other cameras and of ill eyes show, in the stream only
+    "crescent_width": ((1, 3.5), (1, 1)),  # factor
+    "atrophy": ((-2.5, 0.9), (0, 0)),  # thinned retina: pale, sharply bounded, with bare choroidal vessels
+    "dusk": ((-2.5, 0.93), (0, 0)),  # share of the light that one side lacks
+    "enlargement": ((-1.5, 2.6), (0, 0)),  # times, above 1: a photograph of few pixels, resized
+    "fringe_px": ((-3.0, 5.0), (0, 0)),  # width of a coloured seam at the border, from a lens or a scanner
+    "surround": ((-80, 40), (0, 0)),  # grey levels outside the field
+    "found_px": ((-2.5, 0.5), (0, 0)),  # how far inside the true border the field that is found ends
 }
 LOGARITHMIC = {"disc_bright", "dip", "blood", "blur_px", "noise"}
 STREAM_LOOK = {name: ranges[0] for name, ranges in LOOKS.items()}
@@ -126,6 +134,8 @@ STREAM_SHARE = {
     "dust": 0.15,
     "lashes": 0.06,
     "motion": 0.3,  # lines and bands across the scan
+    "blots": 0.08,
+    "plaques": 0.08,  # exudates that have run together
 }
 
 RINGS = {"pigment_ring": (-0.6, -0.8, -0.8), "scleral_ring": (0.3, 0.7, 0.8)}  # share added to red, green and blue
@@ -149,13 +159,14 @@ class Lesion:
 
 LESIONS = {
     "haemorrhages": Lesion(25, (0.03, 0.35), (0.75, 0.35, 0.4), ragged=0.6, blur_mm=0.01),
-    "flames": Lesion(14, (0.015, 0.06), (0.8, 0.4, 0.45), length_mm=0.6, blur_mm=0.01),
+    "flames": Lesion(14, (0.015, 0.12), (0.8, 0.4, 0.45), length_mm=0.9, blur_mm=0.01),
     "exudates": Lesion(50, (0.02, 0.14), (1.35, 1.8, 1.5), ragged=0.7),
     "drusen": Lesion(60, (0.03, 0.16), (1.15, 1.35, 1.3), (0.2, 0.8), blur_mm=0.012),
     "cotton_wool": Lesion(5, (0.15, 0.6), (1.3, 1.7, 1.9), (0.3, 0.9), ragged=0.6, blur_mm=0.06),
     "scars": Lesion(40, (0.15, 0.45), (1.25, 1.5, 1.5), (0.3, 0.9), ragged=0.4, blur_mm=0.02),
     "pigment_spots": Lesion(15, (0.03, 0.3), (0.4, 0.4, 0.45), ragged=0.9, blur_mm=0.01),
     "pigment_lines": Lesion(3, (0.02, 0.09), (0.55, 0.55, 0.6), (0.2, 0.7), length_mm=2.0, blur_mm=0.015),
+    "blots": Lesion(8, (0.2, 1.2), (0.7, 0.3, 0.35), ragged=0.8, blur_mm=0.02),
 }
 
 # Numbers that seed the random generators, one for each step, so that no step depends on what another one consumes.
@@ -164,4 +175,5 @@ RANDOM_STREAMS = {
     "eye": 1, "disc edge": 2, "background": 3, "faz edge": 4, "disc": 5, "macula": 6, "full field": 7, "look": 8,
     "features": 9, "place": 10, "tree": 11, "choroid": 12, "fibres": 13, "gleam": 14, "disc paint": 15, "lesions": 16,
     "cut": 17, "light": 18, "flush": 19, "rim glow": 20, "veil": 21, "shadows": 22, "photograph": 23, "scan": 24,
+    "dusk": 25, "atrophy": 26, "plaques": 27,
 }  # fmt: skip

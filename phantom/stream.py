@@ -30,8 +30,8 @@ def sample_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarr
     Eight consecutive numbers share a grown tree, so making them in order in one process is faster.
 
     Returns:
-        The fundus, (pixels, pixels, 3) uint8, at most 8 outside the camera's field; the OCT-A, (pixels, pixels, 1)
-        uint8, 0 outside; and the field, (pixels, pixels) bool.
+        The fundus, (pixels, pixels, 3) uint8; the OCT-A, (pixels, pixels, 1) uint8, 0 outside the field; and the
+        camera's field, (pixels, pixels) bool, as it would be found: its border is off by up to 2.5 px.
 
     Raises:
         ValueError: for a negative seed or number, or fewer than 32 pixels.
@@ -42,7 +42,7 @@ def sample_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarr
     vessels = eye.vessels(window)
     fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
     octa = render_octa(eye, window, vessels, eye.rng("scan"))
-    fov = border_distance(eye, window) > 0
+    fov = border_distance(eye, window) > eye.look["found_px"]
     return fundus, (octa * fov)[..., None], fov
 
 

@@ -236,13 +236,18 @@ def test_pairs_have_their_shapes_and_types(pairs):
     assert pixels == CROP_PX
 
 
-def test_pairs_are_bright_in_the_field_and_black_outside(pairs):
+def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
     for fundus, octa, fov in pairs:
         assert fov.mean() > 0.1
         assert fundus[fov].max() > 60
         assert octa[fov].max() > 150
-        assert fundus[~fov].max(initial=0) <= OUTSIDE_LIMIT
+        assert fundus[~fov].max(initial=0) < 80
         assert octa[~fov].max(initial=0) == 0
+
+
+def test_some_pairs_have_a_grey_border(pairs):
+    darkest = [np.median(fundus[~fov]) for fundus, _, fov in pairs if (~fov).sum() > 100]
+    assert min(darkest) <= OUTSIDE_LIMIT < 20 < max(darkest)
 
 
 def test_pairs_vary_as_photographs_do(pairs):
@@ -283,7 +288,7 @@ def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatc
     assert abs(np.mean(wrong)) < 0.1
 
 
-@pytest.mark.parametrize("name", looks.LESIONS)
+@pytest.mark.parametrize("name", [*looks.LESIONS, "plaques"])
 def test_lesions_show_in_the_fundus_only(name, monkeypatch, plain):
     fundus, *others = sample_pair(3, 0, SIDE)
     monkeypatch.setitem(looks.STREAM_SHARE, name, 1.0)

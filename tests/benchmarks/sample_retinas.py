@@ -59,7 +59,8 @@ def without(*names: str) -> dict[str, tuple[float, float]]:
     return dict.fromkeys(names, (0, 0))
 
 
-# What is left out together: ranges to use in looks.STREAM_LOOK, and names in looks.STREAM_SHARE, which become 0.
+# What is left out together: ranges to use in looks.STREAM_LOOK or looks.STREAM_HABIT, and names in looks.STREAM_SHARE,
+# which become 0.
 INGREDIENTS = {
     "nothing": {},
     "wide vessels": {"calibre": (0.6, 1.0), "px_per_mm": (40, 90)},
@@ -73,6 +74,12 @@ INGREDIENTS = {
     "blur and noise": {"blur_px": (0.3, 0.3), "noise": (0.003, 0.003), "jpeg_quality": (98, 98)},
     "lesions, dust, lashes": without(*looks.LESIONS, "dust", "lashes"),
     "passing vessels": without("passing"),
+    "dense trees": {"spacing": (0.9, 2.0)},
+    "few pixels": without("enlargement"),
+    "dusk": without("dusk"),
+    "seams and grey around the field": without("fringe_px", "surround", "found_px"),
+    "plaques, blots": without("plaques", "blots"),
+    "atrophy, wide crescents": without("atrophy") | {"crescent_width": (0.05, 0.35)},
 }
 
 
@@ -264,6 +271,8 @@ def leave_out(name: str) -> None:
     for ingredient, limits in INGREDIENTS[name].items():
         if ingredient in looks.STREAM_SHARE:
             looks.STREAM_SHARE[ingredient] = 0
+        elif ingredient in looks.STREAM_HABIT:
+            looks.STREAM_HABIT[ingredient] = limits
         else:
             looks.STREAM_LOOK[ingredient] = limits
 
