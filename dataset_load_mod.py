@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "dataset_load_mod.py"
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the data set is searched for
-SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to validate on
+SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to try the programs on
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
 CASE_COLUMNS = ("subject", "eye", "region", "split", "fundus", "octa")

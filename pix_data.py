@@ -10,6 +10,7 @@ import numpy as np
 
 from dataset_load_mod import (
     DATA_FOLDERS,
+    FUNDUS_CHANNELS,
     SAMPLE_SET,
     DataError,
     Pair,
@@ -23,10 +24,13 @@ from dataset_load_mod import (
 )
 from patch_batches import SamplePatches, TrainingPatches, training_image
 from phantom.dataset import DEFAULT_SUBJECTS, write_dataset
-from phantom.stream import stream
+from phantom.eye import TREE_SHARED_BY
+from phantom.stream import sample_pair, stream
 from pix_settings import SAMPLE_RETINAS, Settings
 from ut_fsocta import CROP_PX, REGIONS, parse_subjects
 
+VALIDATION_RETINAS = 24
+FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # in the stream of seed 0: beyond all that training reaches
 MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
 
 
@@ -61,7 +65,7 @@ def use_sample_retinas() -> None:
         "                                         free for non-commercial research;",
         "  python dataset_load_mod.py check [DIR] reports whether training could start.",
         "",
-        f"Sample retinas to validate on: {SAMPLE_SET}",
+        f"A set of sample retinas, to try the other programs on: {SAMPLE_SET}",
     ]
     width = max(map(len, lines))
     print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
@@ -74,20 +78,26 @@ def use_sample_retinas() -> None:
 
 
 def load_run_data(settings: Settings, verbose: bool) -> RunData:
-    """Read all images that a run needs, and print what there is. A run on sample retinas validates on their set.
+    """Read, or draw, all images that a run needs, and print what there is.
+
+    A run on sample retinas validates on others that are as varied: crops of one kind do not rank its weights as
+    photographs do.
 
     Raises:
         DataError: no training case, or a file that cannot be used.
     """
-    splits = settings.splits()
     sample_only = settings.data == SAMPLE_RETINAS
-    if sample_only:
-        print("Training: sample retinas, drawn as needed, each for a few patches. Validation:")
-        splits["train"] = []
     data_fold = SAMPLE_SET if sample_only else Path(settings.data)
-    cases, unpaired = load_data_cases(data_fold, splits)
-    chosen = {split: cases[cases["split"] == split] for split in splits}
-    if chosen["train"].empty and not sample_only:
+    cases, unpaired = load_data_cases(data_fold, settings.splits())
+    full_field = validation_full_field(data_fold, cases)
+    full_field = None if full_field is None else read_fundus(full_field)
+    if sample_only:
+        print("Training: sample retinas, drawn as needed, each for a few patches")
+        print(f"Validation: {VALIDATION_RETINAS} other sample retinas")
+        validation = sample_validation(settings)
+        return RunData([], validation, full_field, f"{digest_of(validation):08x}")
+    chosen = {split: cases[cases["split"] == split] for split in settings.splits()}
+    if chosen["train"].empty:
         subjects = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
         raise DataError(f"{data_fold}: no case of --train-subjects {settings.train_subjects}; it has: {subjects}")
 
@@ -95,11 +105,9 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
         print(f"Training: {settings.mix:.0%} of each batch are sample retinas, drawn as needed")
     print(f"Data: {data_fold}")
     for split, rows in chosen.items():
-        if sample_only and split == "train":
-            continue
         regions = ", ".join(f"{region} {(rows['region'] == region).sum()}" for region in REGIONS)
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")
-    if not sample_only and (unused := int(cases["split"].isna().sum())):
+    if unused := int(cases["split"].isna().sum()):
         print(f"  unused     {unused} pairs of subjects that no split names")
     if unpaired:
         print(f"  {len(unpaired)} files have no partner" + ("" if verbose else "; --verbose names them"))
@@ -108,19 +116,35 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
     if chosen["validation"].empty:
         print("  NOTE: no validation pair: no scores, pictures or best checkpoint; see --validation-subjects")
 
-    digest = 0
+    train, digest = [], 0
+    for pair in load_pairs(chosen["train"], settings.octa_channels, settings.fov_mask):
+        digest = digest_of([pair], digest)
+        train.append(in_own_pages(training_image(pair, settings.patch_size)))
+    validation = list(load_pairs(chosen["validation"], settings.octa_channels, settings.fov_mask))
+    return RunData(train, validation, full_field, f"{digest_of(validation, digest):08x}")
 
-    def read(split: str) -> Iterator[Pair]:
-        nonlocal digest
-        for pair in load_pairs(chosen[split], settings.octa_channels, settings.fov_mask):
-            for image in (pair.fundus, pair.octa):
-                digest = zlib.crc32(np.ascontiguousarray(image), zlib.crc32(repr(image.shape).encode(), digest))
-            yield pair
 
-    train = [in_own_pages(training_image(pair, settings.patch_size)) for pair in read("train")]
-    validation = list(read("validation"))
-    full_field = validation_full_field(data_fold, cases)
-    return RunData(train, validation, None if full_field is None else read_fundus(full_field), digest=f"{digest:08x}")
+def digest_of(pairs: list[Pair], digest: int = 0) -> int:
+    """CRC-32 of the pairs' images and their shapes, continued from that of earlier pairs."""
+    for pair in pairs:
+        for image in (pair.fundus, pair.octa):
+            digest = zlib.crc32(np.ascontiguousarray(image), zlib.crc32(repr(image.shape).encode(), digest))
+    return digest
+
+
+def sample_validation(settings: Settings) -> list[Pair]:
+    """Sample retinas that no run is trained on: the same for every seed, each from a tree of its own."""
+    pairs = []
+    for number in range(VALIDATION_RETINAS):
+        fundus, octa, fov = sample_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)
+        fov = fov if settings.fov_mask else np.ones_like(fov)
+        pairs.append(Pair(fundus, as_in_files(octa, settings.octa_channels), fov))
+    return pairs
+
+
+def as_in_files(octa: np.ndarray, channels: int) -> np.ndarray:
+    """A grey OCT-A (height, width, 1), uint8, with 1 channel or, as in UT-FSOCTA's files, 4: their alpha is 255."""
+    return octa if channels == 1 else np.dstack([octa, octa, octa, np.full_like(octa, 255)])
 
 
 def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPatches | SamplePatches:
@@ -135,10 +159,8 @@ def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPa
     def draw(first: int) -> Iterator[np.ndarray]:
         for retina in stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1)
             pair = continue_outside(retina[..., :-1], retina[..., -1] > 0)  # as in `training_image`
-            if settings.octa_channels == 4:  # as in UT-FSOCTA's files: grey, with an alpha that carries nothing
-                grey = pair[..., -1]
-                pair = np.dstack([pair, grey, grey, np.full_like(grey, 255)])
-            yield pair
+            fundus, octa = pair[..., :FUNDUS_CHANNELS], pair[..., FUNDUS_CHANNELS:]
+            yield np.dstack([fundus, as_in_files(octa, settings.octa_channels)])
 
     return SamplePatches(
         draw=draw,

@@ -331,6 +331,7 @@ def sample_folder(tmp_path, monkeypatch):
     """An empty folder to run in, where few sample retinas suffice for validation and for an epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pix_data, "DEFAULT_SUBJECTS", "1,26,31")
+    monkeypatch.setattr(pix_data, "VALIDATION_RETINAS", 2)
     monkeypatch.setattr("patch_batches.SAMPLE_PATCHES_PER_EPOCH", 9)
     return tmp_path
 
@@ -399,6 +400,18 @@ def test_sample_retinas_have_four_octa_channels_on_request():
     assert (fundus.shape, octa.shape) == ((2, 64, 64, 3), (2, 64, 64, 4))
     assert np.array_equal(octa[..., 0], octa[..., 2])
     assert np.ptp(octa[..., 3]) == 0
+
+
+def test_validation_of_sample_retinas_is_the_same_for_every_seed(monkeypatch):
+    monkeypatch.setattr(pix_data, "VALIDATION_RETINAS", 1)
+    (one,), (other,) = (pix_data.sample_validation(Settings(data="phantom", seed=seed)) for seed in (0, 1))
+    np.testing.assert_array_equal(one.fundus, other.fundus)
+
+
+def test_validation_of_sample_retinas_has_the_octa_channels_of_the_run(monkeypatch):
+    monkeypatch.setattr(pix_data, "VALIDATION_RETINAS", 1)
+    (pair,) = pix_data.sample_validation(Settings(data="phantom", octa_channels=4))
+    assert pair.octa.shape == (*pair.fov.shape, 4)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
