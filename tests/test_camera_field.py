@@ -77,21 +77,40 @@ def test_dark_images_have_no_field(size):
 
 
 def with_border(fundus, fov, random):
-    """A sample retina whose border is grey or tinted, and noisy."""
+    """A sample retina whose border is grey or tinted, noisy, and half of the time lettered."""
     colour = random.uniform(0, 40) * random.uniform(0.6, 1, 3)
-    noisy = colour + random.normal(0, random.uniform(0, 3), fundus.shape)
-    return np.where(fov[..., np.newaxis], fundus, np.clip(noisy, 0, 255)).astype(np.uint8)
+    border = np.clip(colour + random.normal(0, random.uniform(0, 3), fundus.shape), 0, 255).astype(np.uint8)
+    if random.random() < 0.5:
+        picture = Image.fromarray(border)
+        place, size = random.uniform(0, 0.9, 2) * fov.shape, random.integers(10, 30)
+        ImageDraw.Draw(picture).text(tuple(place), "OS 1997", fill=tuple(random.integers(90, 256, 3)), font_size=size)
+        border = np.asarray(picture)
+    return np.where(fov[..., np.newaxis], fundus, border)
 
 
-@pytest.mark.slow
-def test_field_of_sample_retinas_with_and_without_border():
+@pytest.fixture(scope="module")
+def agreements():
+    """How well the field of 100 sample retinas is found: of those with a border, and of those without."""
     random = np.random.default_rng(0)
     with_one, without = [], []
     for number in range(0, 1600, 16):
         fundus, _, fov = sample_pair(5, number)
         found = find_field(with_border(fundus, fov, random)).mask
         (without if fov.all() else with_one).append(agreement(found, fov))
-    assert len(with_one) > 50
-    assert np.mean(with_one) > 0.985
-    assert np.mean(np.array(with_one) > 0.97) > 0.95
-    assert np.mean(without) > 0.99
+    return np.array(with_one), np.array(without)
+
+
+@pytest.mark.slow
+def test_field_of_sample_retinas_with_a_grey_tinted_noisy_or_lettered_border(agreements):
+    found, _ = agreements
+    print(f"{len(found)} sample retinas with a border: IoU mean {found.mean():.3f}, worst {found.min():.3f}")
+    assert len(found) > 50
+    assert found.mean() > 0.985
+    assert (found > 0.97).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_field_of_sample_retinas_without_border(agreements):
+    _, found = agreements
+    assert len(found) > 25
+    assert found.mean() > 0.99

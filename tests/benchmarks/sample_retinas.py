@@ -79,7 +79,7 @@ INGREDIENTS = {
     "dusk": without("dusk"),
     "seams and grey around the field": without("fringe_px", "surround", "found_px"),
     "plaques, blots": without("plaques", "blots"),
-    "atrophy, wide crescents": without("atrophy") | {"crescent_width": (0.05, 0.35)},
+    "atrophy, wide crescents": without("atrophy") | {"crescent_width": (1, 1)},
 }
 
 
