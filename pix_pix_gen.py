@@ -114,7 +114,7 @@ from pix_devices import set_up_gpus
 from pix_predict import Predictor, export, load_generator
 from pix_run import newest_run, read_run
 from ut_fsocta import REGIONS
-from vessel_metrics import above, smooth, vessel_density, vessel_map_sigma, vessel_threshold, without_specks
+from vessel_metrics import map_vessels, vessel_density
 
 DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px", "threshold", "disagreement", "disagreeing_share")
 DISAGREEING = 0.1  # standard deviation between scales, of OCT-A on [0, 1], from which they disagree
@@ -348,9 +348,7 @@ class Synthesis:
         target = self.output / job.target
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.options.vessels or self.options.figure:
-            smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
-            threshold = vessel_threshold(smoothed[fov], job.region)
-            vessels = without_specks(above(smoothed, fov, threshold), diameter)
+            vessels, _, threshold = map_vessels(octa, fov, job.region, diameter)
         if self.options.vessels:
             write_png(vessels, self.output / job.vessels)
             write_png(np.round(disagreement * 510).astype(np.uint8), self.output / job.disagreement)  # [0, 0.5] -> 255

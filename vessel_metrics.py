@@ -289,8 +289,26 @@ def without_specks(vessels: np.ndarray, diameter: float | None) -> np.ndarray:
 
 def vessel_map(octa: np.ndarray, fov: np.ndarray, region: str | None = None) -> np.ndarray:
     """The large vessels of an OCT-A at the scale of UT-FSOCTA's crops, of any size; `region` as for the threshold."""
-    smoothed = smooth(octa, fov, VESSEL_MAP_SIGMA)
-    return above(smoothed, fov, vessel_threshold(smoothed[fov], region))
+    return map_vessels(octa, fov, region, None)[0]
+
+
+def map_vessels(
+    octa: np.ndarray, fov: np.ndarray, region: str | None, diameter: float | None
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """The large vessels of an OCT-A, and what they were found by.
+
+    Args:
+        octa: (height, width), float on [0, 1].
+        fov: (height, width), bool: inside the camera's field.
+        region: as for `vessel_threshold`.
+        diameter: of the field in px; None: unknown, or the scale is that of UT-FSOCTA's crops.
+
+    Returns:
+        The map (height, width), bool; the smoothed OCT-A; and the threshold on it, None if there is none.
+    """
+    smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
+    threshold = vessel_threshold(smoothed[fov], region)
+    return without_specks(above(smoothed, fov, threshold), diameter), smoothed, threshold
 
 
 def ratio(part: float, whole: float) -> float:

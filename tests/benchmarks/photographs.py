@@ -32,16 +32,7 @@ from camera_field import find_field
 from dataset_load_mod import octa_to_grey, read_fundus, read_image
 from pix_predict import Predictor, load_generator
 from pix_run import read_run
-from vessel_metrics import (
-    above,
-    checkerboard,
-    ridge_filter,
-    roc_auc,
-    smooth,
-    vessel_map_sigma,
-    vessel_threshold,
-    without_specks,
-)
+from vessel_metrics import checkerboard, map_vessels, ridge_filter, roc_auc
 
 WIDE = 3.0  # px at a field of FIELD px
 FIELD = 1000  # px
@@ -71,8 +62,7 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
         fundus, fov, None if scale == "own" else diameter, scale == "fast"
     )
     octa, seconds = octa_to_grey(octa), time.perf_counter() - started
-    smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
-    vessels = without_specks(above(smoothed, fov, vessel_threshold(smoothed[fov])), diameter)
+    vessels, smoothed, _ = map_vessels(octa, fov, None, diameter)
     truth, diameter = truth & counts, diameter or max(fov.shape)
     ridges = ridge_filter(fundus, fov, FIELD_MM / diameter)
     return [
