@@ -283,6 +283,12 @@ def _shadows(eye: Eye, window: Window) -> np.ndarray:
     return enlarge(1 - rng.uniform(0.15, 0.5) * lashes - rng.uniform(-0.25, 0.3) * dust, window.pixels)
 
 
+def _one_side(rng: Generator, window: Window, start: tuple[float, float], softness: tuple[float, float]) -> np.ndarray:
+    """Rises from 0 to 1 towards a random side: (pixels, pixels). Both ranges are in shares of the window's side."""
+    far = ((window.points() - window.centre) * random_direction(rng)).real / window.side_mm
+    return sigmoid((far - rng.uniform(*start)) / rng.uniform(*softness))
+
+
 def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Light the retina unevenly, weaker outwards, with stray light: (pixels, pixels, 3)."""
     look, rng = eye.look, eye.rng("light")
@@ -295,13 +301,11 @@ def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> n
     image = image * enlarge(light.clip(0.05), window.pixels)[..., None]
     if look["flush"] > 0:
         rng = eye.rng("flush")
-        far = ((points - window.centre) * random_direction(rng)).real / window.side_mm
-        flush = look["flush"] * sigmoid((far - rng.uniform(-0.2, 0.45)) / rng.uniform(0.05, 0.2))
+        flush = look["flush"] * _one_side(rng, window.coarser(8), (-0.2, 0.45), (0.05, 0.2))
         image *= 1 + enlarge(flush, window.pixels)[..., None] * _rgb(0.7, -0.4, -0.55)
     if look["dusk"] > 0:
         rng = eye.rng("dusk")
-        far = ((points - window.centre) * random_direction(rng)).real / window.side_mm
-        dusk = look["dusk"] * sigmoid((far - rng.uniform(-0.3, 0.45)) / rng.uniform(0.04, 0.25))
+        dusk = look["dusk"] * _one_side(rng, window.coarser(8), (-0.3, 0.45), (0.04, 0.25))
         image *= 1 - enlarge(dusk, window.pixels)[..., None] * _rgb(*rng.uniform(0.85, 1.0, 3))
     if look["rim_glow"] > 0 and "border" in eye.features:
         rng = eye.rng("rim glow")

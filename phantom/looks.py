@@ -40,7 +40,7 @@ SET_HABIT = {name: ranges[1] for name, ranges in HABITS.items()}
 # 0 go without the feature.
 LOOKS = {
     # Size
-    # 36: a 45-degree field over 470 px; 90: a disc crop; 110: CHASE_DB1's photographs, where 70 % of the vessel pixels
+    # 34: a 45-degree field over 440 px; 90: a disc crop; 110: CHASE_DB1's photographs, where 70 % of the vessel pixels
     # lie in vessels of 9 px and more. With at most 120 px/mm and a calibre of 0.6 to 1.25, it was less than 10 %.
     "px_per_mm": ((34, 160), (1, 1)),
     "calibre": ((0.8, 1.6), (1, 1)),  # factor of all widths: trunks of 70 um (narrowed by age) to 270 um (full veins)
