@@ -88,7 +88,8 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
     """
     sample_only = settings.data == SAMPLE_RETINAS
     data_fold = SAMPLE_SET if sample_only else Path(settings.data)
-    cases, unpaired = load_data_cases(data_fold, settings.splits())
+    splits = settings.splits()
+    cases, unpaired = load_data_cases(data_fold, splits)
     full_field = validation_full_field(data_fold, cases)
     full_field = None if full_field is None else read_fundus(full_field)
     if sample_only:
@@ -96,7 +97,7 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
         print(f"Validation: {VALIDATION_RETINAS} other sample retinas")
         validation = sample_validation(settings)
         return RunData([], validation, full_field, f"{digest_of(validation):08x}")
-    chosen = {split: cases[cases["split"] == split] for split in settings.splits()}
+    chosen = {split: cases[cases["split"] == split] for split in splits}
     if chosen["train"].empty:
         subjects = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
         raise DataError(f"{data_fold}: no case of --train-subjects {settings.train_subjects}; it has: {subjects}")

@@ -34,7 +34,7 @@ from pix_settings import SIZE_MULTIPLE, Settings
 
 # A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
 MARGIN = 2 * SIZE_MULTIPLE  # px
-TILE = 24 * SIZE_MULTIPLE  # px: larger images are tiled; 1536 x 1536 px need 1.3 GB in one pass in bfloat16
+TILE = 24 * SIZE_MULTIPLE  # px: larger images are tiled, which limits the memory
 
 # Diameters of the camera's field, in px, at which a photograph is predicted. No single one suits all cameras: small
 # old photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk to less than half their
