@@ -1,6 +1,6 @@
 """Tables and figures of an evaluation, from the data handed in: Markdown, CSV and PNG.
 
-`per_eye` has a row for each region, subject, eye, candidate and sector (`vessel_metrics.measure_eye`), `summary` a row
+`per_eye` has a row for each region, subject, eye, candidate and sector (`eye_measures.measure_eye`), `summary` a row
 for each region, candidate, sector and measure (`vessel_statistics.summarise`), and `counts` the pixels at each vessel
 probability for each (region, candidate).
 """
@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from eye_measures import OURS, PROPERTIES, REAL, SIMILARITY_NAMES
 from pix_command import disk_errors_name
 from ut_fsocta import REGIONS
-from vessel_metrics import DENSITY_NAMES, OURS, REAL, SECTORS, VESSEL_SCORE_NAMES, WHOLE, image_similarity
+from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES, WHOLE
 from vessel_statistics import pooled_curve
 
 DPI = 300
@@ -65,15 +66,15 @@ def describe_region(summary: pd.DataFrame, region: str) -> list[str]:
         return defaultdict(lambda: np.nan, rows.get((name, sector, measure), {"eyes": 0}))
 
     lines = [f"## {region.capitalize()}", ""]
-    lines += ["Vessels compared with the ground truth, and pixels with the real OCT-A; mean", ""]
-    measures = (*VESSEL_SCORE_NAMES, *image_similarity.names)
+    lines += ["Vessels compared with the ground truth, pixels and texture with the real OCT-A; mean", ""]
+    measures = (*VESSEL_SCORE_NAMES, *SIMILARITY_NAMES)
     cells = []
     for name in others:
         means = [with_interval(row_of(name, measure), "mean") for measure in measures]
         cells.append([name, f"{row_of(name, 'dice')['eyes']:.0f}", *means])
     lines += markdown_table(["", "eyes", *map(heading, measures)], cells)
 
-    for measure in DENSITY_NAMES:
+    for measure in PROPERTIES:
         cells = []
         for name in names:
             if (name, WHOLE, measure) in rows:

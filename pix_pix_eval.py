@@ -80,23 +80,11 @@ from dataset_load_mod import (
     octa_to_grey,
     read_image,
 )
+from eye_measures import BASELINES, MEASURES, OURS, REAL, SEGMENTED, Candidate, EyeToMeasure, measure_eye
 from pix_devices import set_up_gpus
 from pix_predict import Predictor, load_generator
 from pix_run import newest_run, read_run, step_of
-from vessel_metrics import (
-    BASELINES,
-    MEASURES,
-    OCTA_CLASSES,
-    OURS,
-    REAL,
-    SEGMENTED,
-    VESSEL_MAP_SIGMA,
-    WHOLE,
-    Candidate,
-    EyeToMeasure,
-    measure_eye,
-    vessel_map,
-)
+from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
 
 EYES_AT_ONCE = 16  # are read and synthesised before they are measured: limits the memory
@@ -129,6 +117,7 @@ class Comparator:
     is_octa: bool
     images: dict[Case, Path]
     binary: dict[Case, Path] = field(default_factory=dict)
+    averaged: dict[Case, Path] = field(default_factory=dict)  # NAME_probability.png beside OCT-A
 
 
 def list_cases(folder: Path, regions: Sequence[str]) -> dict[Case, Path]:
@@ -163,7 +152,9 @@ def find_comparators(dataset: Path, regions: Sequence[str], options: argparse.Na
                 where = " or ".join(regions)
                 raise OptionError(f"{flag(option)} {text}: no <subject>_<OD|OS>.png in {where} below it")
             taken.add(name)
-            found.append(Comparator(name, is_octa, images))
+            beside = {key: path.with_name(f"{path.stem}_probability.png") for key, path in images.items()}
+            averaged = {key: path for key, path in beside.items() if is_octa and path.exists()}
+            found.append(Comparator(name, is_octa, images, averaged=averaged))
     return found
 
 
@@ -235,13 +226,15 @@ class Evaluation:
         shape, truth = pair.fov.shape, None
         if self.truth_maps is not None and (truth := self.read(self.truth_maps[key], shape)) is None:
             return None
-        candidates = [Candidate(OURS, octa_to_grey(self.predictor.predict(pair.fundus, pair.fov)), True)]
+        predicted = self.predictor.predict_photograph(pair.fundus, pair.fov, None)
+        candidates = [Candidate(OURS, octa_to_grey(predicted.octa), True, averaged=predicted.probability)]
         for comparator in self.comparators:
             image = self.read(comparator.images.get(key), shape)
             binary = self.read(comparator.binary.get(key), shape)
+            averaged = self.read(comparator.averaged.get(key), shape)
             if image is not None:
                 vessels = None if binary is None else binary > 0.5
-                candidates.append(Candidate(comparator.name, image, comparator.is_octa, vessels))
+                candidates.append(Candidate(comparator.name, image, comparator.is_octa, vessels, averaged))
         octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
         vessels = None if truth is None else truth > 0.5
         mm_per_px = self.crop_mm[case.region] / shape[1]
@@ -284,10 +277,10 @@ def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> 
         subject, side, dice = ranked.iloc[place][["subject", "eye", "dice"]]
         cases = evaluation.cases.set_index(["subject", "eye", "region"], drop=False)
         eye = evaluation.load(cases.loc[(subject, side, region)])
-        label, synthetic = f"{rank}: {subject} {side}\nDice {dice:.2f}", eye.candidates[0].image
+        label, ours = f"{rank}: {subject} {side}\nDice {dice:.2f}", eye.candidates[0]
         fundus, octa = black_outside(eye.fundus, eye.fov), black_outside(eye.octa, eye.fov)
-        vessels = vessel_map(synthetic, eye.fov, region)
-        rows.append(eval_report.MontageRow(label, fundus, octa, synthetic, eye.truth(), vessels))
+        _, vessels = ours.segment(eye.fov, region)
+        rows.append(eval_report.MontageRow(label, fundus, octa, ours.image, eye.truth(), vessels))
     return rows
 
 

@@ -48,10 +48,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--vessels",
         action="store_true",
-        help=f"also NAME_vessels.png, the binary vessel map, NAME_disagreement.png, and {DENSITIES}",
+        help="also NAME_vessels.png, the binary vessel map, NAME_probability.png, which it is made from, "
+        f"NAME_disagreement.png, and {DENSITIES}",
     )
     add("--figure", action="store_true", help="also NAME_figure.png: fundus, synthetic OCT-A, vessels")
-    add("--fast", action="store_true", help="predict at one scale instead of the mean over several")
+    add("--fast", action="store_true", help="one pass, also for the vessel probability, in place of a mean of several")
     add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
     add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
     add("--overwrite", action="store_true", help="replace existing results")
@@ -111,13 +112,15 @@ from dataset_load_mod import (
     read_fundus,
 )
 from pix_devices import set_up_gpus
-from pix_predict import Predictor, export, load_generator
+from pix_predict import Prediction, Predictor, export, load_generator
 from pix_run import newest_run, read_run
 from ut_fsocta import REGIONS
 from vessel_metrics import map_vessels, vessel_density
 
 DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px", "threshold", "disagreement", "disagreeing_share")
-DISAGREEING = 0.1  # standard deviation between scales, of OCT-A on [0, 1], from which they disagree
+DISAGREEING = 0.1  # standard deviation between passes, of OCT-A on [0, 1], from which they disagree
+MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
+FIGURE = "figure"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -132,20 +135,9 @@ class Job:
     target: Path  # the synthetic OCT-A; relative to the output folder
     region: str | None = None  # of a crop: disc or macula; None: a whole photograph
 
-    @property
-    def vessels(self) -> Path:
-        """Where the vessel map goes."""
-        return self.target.with_name(f"{self.target.stem}_vessels.png")
-
-    @property
-    def disagreement(self) -> Path:
-        """Where the map of the scales' disagreement goes."""
-        return self.target.with_name(f"{self.target.stem}_disagreement.png")
-
-    @property
-    def figure(self) -> Path:
-        """Where the figure goes."""
-        return self.target.with_name(f"{self.target.stem}_figure.png")
+    def beside(self, kind: str) -> Path:
+        """Where a further result goes; relative to the output folder."""
+        return self.target.with_name(f"{self.target.stem}_{kind}.png")
 
 
 def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
@@ -229,7 +221,7 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     sources = {job.source.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:
-        for target in (job.target, job.vessels, job.disagreement, job.figure):
+        for target in (job.target, *map(job.beside, (*MAPS, FIGURE))):
             place = output / target
             if place.resolve() in sources:
                 raise OptionError(f"{place}: would be written over an input; choose another --output")
@@ -259,6 +251,11 @@ class Densities:
             writer = csv.DictWriter(file, DENSITY_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows.values())
+
+
+def as_grey_levels(image: np.ndarray) -> np.ndarray:
+    """Float on [0, 1] -> uint8 on [0, 255]."""
+    return np.round(image * 255).astype(np.uint8)
 
 
 def write_png(image: np.ndarray, path: Path) -> None:
@@ -302,8 +299,8 @@ class Synthesis:
     def is_done(self, job: Job) -> bool:
         """Whether all wanted results of a photograph exist."""
         wanted = [job.target]
-        wanted += [job.vessels, job.disagreement] if self.options.vessels else []
-        wanted += [job.figure] if self.options.figure else []
+        wanted += map(job.beside, MAPS) if self.options.vessels else []
+        wanted += [job.beside(FIGURE)] if self.options.figure else []
         return all((self.output / path).exists() for path in wanted) and (
             self.densities is None or job.target.as_posix() in self.densities.rows
         )
@@ -313,16 +310,15 @@ class Synthesis:
         """The folder of the results."""
         return Path(self.options.output)
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """The OCT-A (height, width), [0, 1], of a fundus image in its field, and the disagreement of the scales."""
+    def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None) -> Prediction:
+        """What the generator makes of a photograph; arguments as for `Predictor.predict_photograph`."""
         options = self.options
-        if options.published:
-            patches = self.settings.patch_size, options.stride or PUBLISHED_STRIDE
-            batch_size = options.batch_size or self.settings.batch_size
-            octa = self.predictor.predict_as_published(fundus, fov, *patches, batch_size)
-            return octa_to_grey(octa), np.zeros(fov.shape, np.float32)
-        octa, disagreement = self.predictor.predict_photograph(fundus, fov, diameter, options.fast)
-        return octa_to_grey(octa), disagreement
+        if not options.published:
+            return self.predictor.predict_photograph(fundus, fov, diameter, options.fast)
+        patches = self.settings.patch_size, options.stride or PUBLISHED_STRIDE
+        batch_size = options.batch_size or self.settings.batch_size
+        octa = self.predictor.predict_as_published(fundus, fov, *patches, batch_size)
+        return Prediction(octa, octa_to_grey(octa), np.zeros(fov.shape, np.float32))
 
     def diameter(self, job: Job, field: Field) -> float | None:
         """Diameter in px that a field of 45 degrees has, or would have; None: unknown, or a crop as in training."""
@@ -344,14 +340,16 @@ class Synthesis:
         if not fov.any():
             raise DataError(f"{job.source}: {ENTIRELY_DARK}")
         diameter = self.diameter(job, field)
-        octa, disagreement = self.predict(fundus, fov, diameter)
+        predicted = self.predict(fundus, fov, diameter)
+        octa, disagreement = octa_to_grey(predicted.octa), predicted.disagreement
         target = self.output / job.target
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.options.vessels or self.options.figure:
-            vessels, _, threshold = map_vessels(octa, fov, job.region, diameter)
+            vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
         if self.options.vessels:
-            write_png(vessels, self.output / job.vessels)
-            write_png(np.round(disagreement * 510).astype(np.uint8), self.output / job.disagreement)  # [0, 0.5] -> 255
+            maps = vessels, as_grey_levels(predicted.probability), as_grey_levels(2 * disagreement)
+            for kind, image in zip(MAPS, maps, strict=True):
+                write_png(image, self.output / job.beside(kind))
             values = (
                 job.target.as_posix(),
                 f"{vessel_density(vessels, fov):.6f}",
@@ -363,8 +361,8 @@ class Synthesis:
             )
             self.densities.add(dict(zip(DENSITY_COLUMNS, values, strict=True)))
         if self.options.figure:
-            write_figure(fundus, octa, vessels, self.output / job.figure)
-        write_png(np.round(octa * 255).astype(np.uint8), target)  # [0, 1] -> [0, 255]
+            write_figure(fundus, octa, vessels, self.output / job.beside(FIGURE))
+        write_png(as_grey_levels(octa), target)
         if diameter or job.region or self.options.published:
             return ""
         return f"{job.source}: shows no border of the camera's field, predicted at its own scale; see --px-per-mm"

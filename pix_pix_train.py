@@ -80,7 +80,7 @@ BEST_SCORE = "vessel_auc"  # chooses the best checkpoint: it needs no threshold 
 
 
 def generator_loss(
-    disc_generated_output: tf.Tensor, gen_output: tf.Tensor, target: tf.Tensor, lambda_l1: float
+    disc_generated_output: tf.Tensor, gen_output: tf.Tensor, target: tf.Tensor, lambda_l1: float, l1_scale: int = 1
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """How far the generator is from fooling the discriminator and from the target (Isola et al., CVPR 2017, eq. 4).
 
@@ -89,18 +89,27 @@ def generator_loss(
         gen_output: (batch, height, width, channels), [-1, 1].
         target: (batch, height, width, channels), [-1, 1].
         lambda_l1: weight of the mean absolute error.
+        l1_scale: of the mean absolute error, see `l1_loss`.
 
     Returns:
         Three scalars: the total, the adversarial term (cross-entropy with "real") and the mean absolute error.
     """
     gan_loss = cross_entropy(1.0, disc_generated_output)
-    gen_l1_loss = l1_loss(gen_output, target)
+    gen_l1_loss = l1_loss(gen_output, target, l1_scale)
     return gan_loss + lambda_l1 * gen_l1_loss, gan_loss, gen_l1_loss
 
 
-def l1_loss(gen_output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Mean absolute error of images (batch, height, width, channels), [-1, 1]."""
-    return tf.reduce_mean(tf.abs(target - gen_output))
+def l1_loss(gen_output: tf.Tensor, target: tf.Tensor, l1_scale: int = 1) -> tf.Tensor:
+    """Mean absolute error of images (batch, height, width, channels), [-1, 1], averaged over l1_scale x l1_scale px.
+
+    A photograph does not show where the speckle of an OCT-A lies. Pixel by pixel, the best guess is therefore none at
+    all; of averages, any speckle with the right mean is as good, and the discriminator asks for one. The averages
+    overlap, one for each pixel, so that they leave no grid.
+    """
+    difference = target - gen_output
+    if l1_scale > 1:
+        difference = tf.nn.avg_pool2d(difference, l1_scale, strides=1, padding="VALID")
+    return tf.reduce_mean(tf.abs(difference))
 
 
 def discriminator_loss(disc_real_output: tf.Tensor, disc_generated_output: tf.Tensor) -> tf.Tensor:
@@ -123,7 +132,7 @@ class Pix2Pix:
         """Args: settings, whose precision is a dtype policy, not `auto`."""
         keras.config.set_dtype_policy(settings.precision)
         patch_dim = (settings.patch_size, settings.patch_size)
-        self.lambda_l1 = settings.lambda_l1
+        self.lambda_l1, self.l1_scale = settings.lambda_l1, settings.l1_scale
         self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
         self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
         self.generator_optimizer = new_optimizer(self.generator, settings)
@@ -148,7 +157,7 @@ class Pix2Pix:
             disc_generated_output = self.discriminator([input_image, gen_output], training=True)
 
             gen_total_loss, gen_gan_loss, gen_l1_loss = generator_loss(
-                disc_generated_output, gen_output, target, self.lambda_l1
+                disc_generated_output, gen_output, target, self.lambda_l1, self.l1_scale
             )
             disc_loss = discriminator_loss(disc_real_output, disc_generated_output)
             # In float16, small gradients would vanish: the loss is scaled up, and `apply` scales back.
@@ -254,7 +263,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             input_image, target = next(batches)
             rate = learning_rate(settings, step, run.steps)
             networks.generator_optimizer.learning_rate = networks.discriminator_optimizer.learning_rate = rate
-            train_step = run.l1_step if step <= settings.l1_only * run.steps else run.train_step
+            train_step = run.train_step if has_discriminator(settings, step, run.steps) else run.l1_step
             losses = {tag: float(loss) for tag, loss in train_step(input_image, target).items()}
             check_finite(losses, step, state.folder)
             state.step.assign(step)
@@ -268,6 +277,11 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
                 run.save()
     run.log_scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
     return True
+
+
+def has_discriminator(settings: Settings, step: int, steps: int) -> bool:
+    """Whether a step (from 1 to `steps`) trains against the discriminator, and not by the mean absolute error alone."""
+    return step > settings.l1_only * steps
 
 
 def learning_rate(settings: Settings, step: int, steps: int) -> float:
@@ -293,7 +307,9 @@ def end_epoch(run: Run) -> None:
     epoch, step = int(state.epoch), int(state.step)
     if data.validation:
         scores = validate(run, epoch, step)
-        is_best = scores[BEST_SCORE] > float(state.best_score)
+        # Weights from before the discriminator's phase draw no speckle, however well they draw the vessels.
+        complete = settings.l1_only == 1 or has_discriminator(settings, step, run.steps)
+        is_best = complete and scores[BEST_SCORE] > float(state.best_score)
         print("  validation: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), end="")
         print(" (best)" if is_best else "")
         if is_best:

@@ -1,14 +1,16 @@
 """Prediction: a fundus photograph -> its OCT-A, for training, synthesis, evaluation and export alike.
 
-A photograph goes through the generator in one pass, or in one pass for each of several scales. Batch normalisation uses
-the statistics of that image alone, and dropout is off, so that a result depends on the photograph and the weights only.
-Outside the camera's field the network sees the retina mirrored, so that it draws no rim.
+The OCT-A comes from one pass through the generator. The vessel probability is the mean of several, at several scales
+and orientations: what the network invents, above all the speckle, differs between them and averages out, vessels stay.
+Batch normalisation uses the statistics of that image alone, and dropout is off, so that a result depends on the
+photograph and the weights only. Outside the camera's field the network sees the retina mirrored, and draws no rim.
 """
 
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -21,6 +23,7 @@ from dataset_load_mod import (
     black_outside,
     continue_outside,
     cut_at_corners,
+    octa_to_grey,
     patch_corners,
     put_img_back_from_patches,
     reflect_to_multiple,
@@ -31,6 +34,7 @@ from pix_generator import Generator
 from pix_layers import layers_of
 from pix_run import RunError, find_weights, restore
 from pix_settings import SIZE_MULTIPLE, Settings
+from vessel_metrics import smooth
 
 # A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
 MARGIN = 2 * SIZE_MULTIPLE  # px
@@ -44,6 +48,23 @@ DIAMETERS = (700, 1000, 1400, 2000, 2800)
 ENLARGED = 1400
 MOST_ENLARGED = 3.0  # times: beyond it there is nothing more to see, and memory grows with the square
 MOST_SHRUNK = 0.45  # times
+# Steps along rows and columns: as it is, turned by 180 degrees, mirrored, upside down. The first ones are used, two or
+# more at each scale, and at least PASSES in all.
+ORIENTATIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
+PASSES = 4
+
+LIGHT_SIGMA = 0.06  # of the field's diameter: wider than any vessel, narrower than the shadows of a photograph
+LIGHT_PX = 250  # diameter of the field at which the light is measured
+DARKEST = 4.0  # grey level: darker places are lightened as if they had this one
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the generator makes of a photograph; 0 outside the camera's field."""
+
+    octa: np.ndarray  # (height, width, channels), float32 on [0, 1], from one pass; alpha, if any, as predicted
+    probability: np.ndarray  # of a vessel: (height, width), float32 on [0, 1], the mean of all passes
+    disagreement: np.ndarray  # their standard deviation: (height, width), float32 on [0, 0.5]; 0 for a single one
 
 
 class Predictor:
@@ -108,31 +129,35 @@ class Predictor:
 
     def predict_photograph(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """OCT-A of a photograph of any scale: the mean of predictions at several scales.
+    ) -> Prediction:
+        """OCT-A and vessel probability of a photograph of any scale, after its light has been evened out.
 
         Args:
             fundus: (height, width, 3), uint8.
             fov: (height, width), bool: inside the camera's field.
             diameter: of a field of 45 degrees in px; None: unknown, the photograph is predicted as it is.
-            fast: at one scale only.
-
-        Returns:
-            The OCT-A as from `predict`; and the scales' disagreement: the standard deviation of their predictions,
-            (height, width), float32 on [0, 0.5], 0 outside the field and for a single scale.
+            fast: one pass for both.
 
         Raises:
             RunError: the prediction is not finite.
         """
         height, width = fov.shape
-        outputs = []
-        for factor in scale_factors(diameter, fast):
+        fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
+        factors = scale_factors(diameter)
+        chosen = factors[max(0, len(factors) - 2)]  # to be enlarged further helps the thinnest vessels only
+        orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
+        greys = []
+        for factor in [chosen] if fast else factors:
             size = (max(1, round(height * factor)), max(1, round(width * factor)))
-            scaled_fov = resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
-            output = self.generated(resized(fundus, size), scaled_fov, TILE)
-            outputs.append(resized(output, (height, width)))
-        mean, spread = np.mean(outputs, axis=0), np.std([output[..., :3].mean(axis=-1) for output in outputs], axis=0)
-        return to_octa(mean, fov), np.where(fov, spread / 2, 0)  # [-1, 1] -> [0, 1] halves it
+            scaled, scaled_fov = resized(fundus, size), resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0]
+            for down, right in orientations[:1] if fast else orientations:
+                turned = slice(None, None, down), slice(None, None, right)
+                output = self.generated(scaled[turned], scaled_fov[turned] > 0.5, TILE)[turned]
+                output = to_octa(resized(output, (height, width)), fov)
+                greys.append(octa_to_grey(output))
+                if factor == chosen and (down, right) == ORIENTATIONS[0]:
+                    octa = output
+        return Prediction(octa, np.mean(greys, axis=0), np.std(greys, axis=0))
 
     def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int) -> np.ndarray:
         """The generator's output (height, width, channels), [-1, 1], for an image and its field as in `predict`.
@@ -214,15 +239,31 @@ def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
     return [(slice(a, min(a + core, size)), slice(b, b + seen)) for a, b in zip(starts, first_seen, strict=True)]
 
 
-def scale_factors(diameter: float | None, fast: bool) -> list[float]:
-    """By which factors to resize a photograph whose field has a diameter in px; with `fast` one factor."""
+def scale_factors(diameter: float | None) -> list[float]:
+    """By which factors to resize a photograph whose field has a diameter in px, in ascending order."""
     if diameter is None:
         return [1.0]
     factors = [px / diameter for px in DIAMETERS]
     largest = min(max(1, ENLARGED / diameter), MOST_ENLARGED)
     chosen = [factor for factor in factors if MOST_SHRUNK <= factor <= largest]
-    chosen = chosen or [min(factors[-1], MOST_ENLARGED)]  # a very large, or a very small photograph
-    return [chosen[max(0, len(chosen) - 2)]] if fast else chosen
+    return chosen or [min(factors[-1], MOST_ENLARGED)]  # a very large, or a very small photograph
+
+
+def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.ndarray:
+    """A photograph (height, width, 3), uint8, whose surroundings of each place are equally bright inside the field.
+
+    All three channels are multiplied by the same factor, so that colours and contrasts stay. `diameter` of the field
+    in px, as for `Predictor.predict_photograph`.
+    """
+    size = tuple(max(1, round(side * min(1, LIGHT_PX / diameter))) for side in fov.shape)
+    inside = resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
+    if not inside.any():
+        return fundus
+    brightness = resized(fundus, size).mean(axis=-1)
+    light = np.maximum(smooth(brightness, inside, LIGHT_SIGMA * diameter * size[0] / fov.shape[0]), DARKEST)
+    gain = (np.median(light[inside]) / light).astype(np.float32)[..., np.newaxis]
+    gain = resized(continue_outside(gain, inside), fov.shape)
+    return black_outside(np.clip(fundus * gain + 0.5, 0, 255), fov).astype(np.uint8)
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -68,6 +68,12 @@ class Settings:
     # Model and losses
     patch_size: int = setting(256, "side of a square patch in px, a multiple of 64; published", metavar="PX")
     lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
+    l1_scale: int = setting(
+        1,
+        "side in px of the squares over which images are averaged before that error is taken, in the steps with the "
+        "discriminator: above 1 it alone decides on the speckle; published: 1",
+        metavar="PX",
+    )
     # Training
     epochs: int = setting(250, "passes over the training images in total; published", metavar="N")
     batch_size: int = setting(32, "patches per step; published, reduce it if memory is short", metavar="N")
@@ -118,6 +124,7 @@ class Settings:
         )
         self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
         self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
+        self._require(1 <= self.l1_scale <= self.patch_size, "l1_scale", "must be from 1 px to --patch-size")
         self._require(0 <= self.lambda_l1 < math.inf, "lambda_l1", "must not be negative")
         plain = self.name is None or (self.name not in ("", ".", "..") and not set(self.name) & set('/\\\0\n\r:*?"<>|'))
         self._require(plain, "name", "must be a plain folder name")

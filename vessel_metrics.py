@@ -1,10 +1,11 @@
 """Measures of one OCT-A image, of a real and a generated one, and of vessel maps: arrays in, numbers out.
 
-`validation_scores` computes what training logs after each epoch, by three measures. `image_similarity` compares pixels;
+`validation_scores` computes what training logs after each epoch, by four measures. `image_similarity` compares pixels;
 a fundus photograph does not show the capillary speckle, so no model can predict it, and pixels alone tell little.
-`vessel_agreement` smooths the speckle away and compares the large vessels. `artefacts` measures two typical faults: a
-checkerboard, and a rim along the border of the camera's field. `measure_eye` computes what the evaluation needs of one
-eye: vessel maps compared with the ground truth, densities by sector, the foveal avascular zone.
+`vessel_agreement` smooths the speckle away and compares the large vessels. `likeness` asks whether the speckle between
+them looks alike, wherever it lies. `artefacts` measures two typical faults: a checkerboard, and a rim along the border
+of the camera's field. The rest is what `eye_measures.py` needs: vessel maps compared with the ground truth, densities
+by sector, the foveal avascular zone.
 
 In this file, an image (`real`, `generated`, `octa`) is a float array (height, width) on [0, 1] and `fundus` a
 photograph (height, width, 3), uint8. `fov`, True inside the camera's field, and vessel maps (`vessels`, `truth`) are
@@ -13,16 +14,15 @@ bool arrays (height, width). Pixels outside the field never count. A measure wit
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import wraps
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
-from scipy.stats import mannwhitneyu
-from skimage.filters import sato, threshold_multiotsu, threshold_otsu
+from scipy.stats import mannwhitneyu, wasserstein_distance
+from skimage.filters import threshold_multiotsu, threshold_otsu
 from skimage.metrics import structural_similarity
 from skimage.morphology import skeletonize
 from sklearn.metrics import average_precision_score
@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 SMOOTHING_SIGMA = 3.0  # px at CROP_PX, other sizes scale it: removes speckle, keeps vessels from about 6 px up
 SSIM_SIGMA = 1.5  # px, with the Gaussian window of 11 px: Wang et al., IEEE TIP 2004;13:600
 SSIM_BORDER = 5  # px: half the window; nearer to the image's border the window is incomplete
+OCTAVES = (0.5, 1.0, 2.0, 4.0, 8.0)  # px at CROP_PX: sigmas of Gaussians; the bands of `texture` lie between them
+LEAST_POWER = 1e-6  # of an octave: that of rounding to 8 bits
+GROUND_MARGIN = 3  # px at CROP_PX around the vessels of a vessel map
+GRAIN_RING = (1.0, 2.1)  # mm from the middle of a disc crop: beyond the disc, and in the crop
 CHECKERBOARD_PERIOD = 16  # px: the U-Net's last four upsamplings can leave periods of 2, 4, 8 and 16 px
 CHECKERBOARD_WINDOW = 128  # px: separates a frequency of 1/16 per px from its neighbours
 CHECKERBOARD_STEP = 32  # px between windows
@@ -63,13 +67,6 @@ FAZ_SEARCH = 0.5  # mm from the middle of the crop: where the zone's darkest poi
 FAZ_RING = (0.75, 1.5)  # mm from the middle: the ring whose median brightness the zone is compared with
 FAZ_REACH = 1.0  # mm from the darkest point: a larger dark area is no zone, but a dark scan
 FAZ_DARK = 0.75  # of that median: the darkest point of a zone is at most as bright
-
-BACKGROUND_SIGMA = 0.25  # mm: wider than the widest vessel
-RIDGE_SIGMAS = (0.015, 0.025, 0.04, 0.06)  # mm: half the widths of the vessels that crops show
-RIDGE_FULL = 0.995  # the quantile that counts as a certain vessel
-
-REAL, SEGMENTED, OURS = "real OCT-A", "real OCT-A, segmented", "this run"
-PROBABILITY_LEVELS = 1024  # of a pooled curve: all pixels of all eyes would not fit into memory
 
 
 # --- validation scores -----------------------------------------------------------------------------------------------
@@ -184,6 +181,57 @@ def vessel_agreement(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -
     scores["vessel_dice"] = float(2 * overlap / (vessels.sum() + generated_vessels.sum()))
     scores["vessel_correlation"] = float(np.corrcoef(smooth_real, smooth_generated)[0, 1])
     return scores
+
+
+@validation_score(
+    texture="ground between the large vessels: power of details of 0.5 to 1, 1 to 2, 2 to 4 and 4 to 8 px at 400 px; "
+    "mean absolute log2 of the generated image's to the real one's; 0 is best",
+    grey_levels="ground between the large vessels: distance of the two images' grey levels (Wasserstein's, on [0, 1]); "
+    "0 is best",
+)
+def likeness(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> dict[str, float]:
+    """Compare the capillary speckle of two images as a texture: neither need be where the other has it."""
+    grounds = ground_of(real, fov), ground_of(generated, fov)
+    if not all(ground.any() for ground in grounds):
+        return no_scores(likeness.names, "an image has no ground between its vessels")
+    powers = [octave_powers(image, ground) for image, ground in zip((real, generated), grounds, strict=True)]
+    return {
+        "texture": float(np.mean(abs(np.log2(powers[1] / powers[0])))),
+        "grey_levels": float(wasserstein_distance(real[grounds[0]], generated[grounds[1]])),
+    }
+
+
+def ground_of(octa: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """The field without the large vessels of an OCT-A and GROUND_MARGIN around them: (height, width), bool."""
+    away = distance_transform_edt(~vessel_map(octa, fov))
+    return fov & (away > GROUND_MARGIN * np.sqrt(octa.size) / CROP_PX)
+
+
+def octave_powers(octa: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """Mean power of an image's ground in each of OCTAVES: that of the difference of two Gaussians of the ground alone.
+
+    At least LEAST_POWER, so that two images without any detail of a size are alike.
+    """
+    scale = np.sqrt(octa.size) / CROP_PX
+    smoothed = [smooth(octa, ground, sigma * scale)[ground] for sigma in OCTAVES]
+    return np.array([max(LEAST_POWER, np.mean((one - next_one) ** 2)) for one, next_one in pairwise(smoothed)])
+
+
+def grain(octa: np.ndarray, ground: np.ndarray, mm_per_px: float) -> float:
+    """How far the speckle around the disc runs along the nerve fibres, in an OCT-A with the disc near its middle.
+
+    There the fibres run radially. Of the gradient's power in the ring GRAIN_RING, the share across the fibres less the
+    share along them: 1 for streaks along them, -1 for streaks across, 0 for speckle without a direction. It is the
+    coherence of the structure tensor (Bigun and Granlund, ICCV 1987) in a direction that is known.
+    """
+    right, up = from_middle(octa.shape)
+    away = np.hypot(right, up)
+    inside = distance_transform_edt(ground) > 2  # where smoothing and differences see no vessel
+    ring = inside & (away * mm_per_px >= GRAIN_RING[0]) & (away * mm_per_px <= GRAIN_RING[1])
+    down, across = np.gradient(smooth(octa, ground, 1.0))
+    radial = ((across * right - down * up) / np.maximum(away, 1))[ring]
+    total = (down**2 + across**2)[ring].sum()
+    return 1 - 2 * ratio((radial**2).sum(), total)
 
 
 @validation_score(
@@ -439,117 +487,3 @@ def sector_masks(fov: np.ndarray, region: str, eye: str, mm_per_px: float) -> di
         seen = sector & fov
         masks[name] = seen if seen.sum() * mm_per_px**2 >= MIN_SECTOR_SEEN * area else None
     return masks
-
-
-# --- one eye ---------------------------------------------------------------------------------------------------------
-
-
-def inverted_green(fundus: np.ndarray, fov: np.ndarray, mm_per_px: float) -> np.ndarray:
-    """A baseline without training: the green channel relative to its background, inverted; vessels are bright.
-
-    Returns (height, width), float on [0, 1]: 0.5 for a pixel as bright as its surroundings, and outside the field.
-    """
-    green = fundus[..., 1] / 255  # [0, 255] -> [0, 1]
-    background = smooth(green, fov, BACKGROUND_SIGMA / mm_per_px)
-    share = np.divide(green, background, out=np.ones_like(green), where=fov & (background > 0))
-    return np.clip(1.5 - share, 0, 1)
-
-
-def ridge_filter(fundus: np.ndarray, fov: np.ndarray, mm_per_px: float) -> np.ndarray:
-    """Another baseline: a ridge filter of several widths (Sato et al., Med Image Anal 1998;2:143) on `inverted_green`.
-
-    Returns the vessel probability (height, width), float on [0, 1], 0 outside the field.
-    """
-    sigmas = [sigma / mm_per_px for sigma in RIDGE_SIGMAS]
-    ridges = np.where(fov, sato(inverted_green(fundus, fov, mm_per_px), sigmas, black_ridges=False), 0)
-    highest = np.quantile(ridges[fov], RIDGE_FULL)
-    return np.clip(ridges / highest, 0, 1) if highest > 0 else ridges
-
-
-BASELINES = {"green channel": (inverted_green, True), "ridge filter": (ridge_filter, False)}  # True: like an OCT-A
-DENSITY_NAMES = ("vessel_density", "skeleton_density", "faz_mm2")
-MEASURES = (*image_similarity.names, *VESSEL_SCORE_NAMES, *DENSITY_NAMES)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An image to compare with the real OCT-A of an eye and with the ground truth."""
-
-    name: str
-    image: np.ndarray  # (height, width), float on [0, 1]: an OCT-A, or a vessel probability
-    is_octa: bool
-    vessels: np.ndarray | None = None  # (height, width), bool: a map that comes with it; None: made from the image
-
-    def segment(self, fov: np.ndarray, region: str) -> tuple[np.ndarray, np.ndarray]:
-        """Vessel probability, float on [0, 1], and vessel map; an OCT-A's as in `vessel_map`, any other by Otsu."""
-        probability = smooth(self.image, fov, VESSEL_MAP_SIGMA) if self.is_octa else self.image
-        if self.vessels is not None:
-            return probability, self.vessels & fov
-        values = probability[fov]
-        threshold = vessel_threshold(values, region) if self.is_octa else otsu_threshold(values)
-        return probability, above(probability, fov, threshold)
-
-
-@dataclass(frozen=True)
-class EyeToMeasure:
-    """One region of one eye; the arrays are (height, width)."""
-
-    fundus: np.ndarray  # (height, width, 3), uint8: for the baselines
-    octa: np.ndarray  # the real one, float on [0, 1]
-    vessels: np.ndarray | None  # ground truth, bool; None: the segmenter's map of the real OCT-A
-    fov: np.ndarray  # bool
-    region: str
-    eye: str
-    mm_per_px: float
-    candidates: tuple[Candidate, ...]
-
-    def truth(self) -> np.ndarray:
-        """The ground truth vessels inside the field, bool."""
-        return Candidate(REAL, self.octa, True, self.vessels).segment(self.fov, self.region)[1]
-
-
-def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Every measure of one region of one eye.
-
-    Returns a row for each candidate and sector, and for the real OCT-A (REAL), with `candidate`, `sector` and those of
-    MEASURES that apply; nan if they cannot be measured. The baselines are candidates too, and the segmenter's map of
-    the real OCT-A (SEGMENTED) if a ground truth is given. And for each candidate the number of pixels without and with
-    a vessel at each probability: (2, PROBABILITY_LEVELS).
-    """
-    truth = eye.truth()
-    sectors = sector_masks(eye.fov, eye.region, eye.eye, eye.mm_per_px)
-    candidates = list(eye.candidates)
-    if eye.vessels is not None:
-        candidates.append(Candidate(SEGMENTED, eye.octa, True))
-    for name, (baseline, is_octa) in BASELINES.items():
-        candidates.append(Candidate(name, baseline(eye.fundus, eye.fov, eye.mm_per_px), is_octa))
-
-    rows, counts = densities_by_sector(Candidate(REAL, eye.octa, True), truth, eye, sectors), {}
-    for candidate in candidates:
-        probability, vessels = candidate.segment(eye.fov, eye.region)
-        of_candidate = densities_by_sector(candidate, vessels, eye, sectors)
-        of_candidate[0] |= vessel_scores(truth, probability, vessels, eye.fov)
-        if candidate.is_octa and candidate.name != SEGMENTED:
-            of_candidate[0] |= image_similarity(eye.octa, candidate.image, eye.fov)
-        rows += of_candidate
-        level = np.round(np.clip(probability, 0, 1) * (PROBABILITY_LEVELS - 1)).astype(int)
-        classes = eye.fov & ~truth, truth
-        counts[candidate.name] = np.stack([np.bincount(level[kind], minlength=PROBABILITY_LEVELS) for kind in classes])
-    return rows, counts
-
-
-def densities_by_sector(
-    candidate: Candidate, vessels: np.ndarray, eye: EyeToMeasure, sectors: dict[str, np.ndarray | None]
-) -> list[dict]:
-    """Rows with the densities of a candidate's vessel map (height, width), bool; the first is the whole crop's."""
-    lengths, rows = skeleton_lengths(vessels), []
-    for name, sector in sectors.items():
-        densities = dict.fromkeys(DENSITY_NAMES, np.nan)
-        if sector is not None:
-            densities["vessel_density"] = vessel_density(vessels, sector)
-            densities["skeleton_density"] = skeleton_density(lengths, sector, eye.mm_per_px)
-        rows.append({"candidate": candidate.name, "sector": name, **densities})
-    if eye.region == "macula" and candidate.is_octa and candidate.name != SEGMENTED:
-        zone = foveal_avascular_zone(candidate.image, eye.fov, eye.mm_per_px)
-        rows[0]["faz_mm2"] = np.nan if zone is None else zone.sum() * eye.mm_per_px**2
-    return rows

@@ -9,7 +9,8 @@ import pandas as pd
 from scipy.stats import pearsonr, spearmanr, wilcoxon
 from sklearn.metrics import precision_recall_curve
 
-from vessel_metrics import DENSITY_NAMES, MEASURES, OURS, REAL, VESSEL_SCORE_NAMES, WHOLE, image_similarity
+from eye_measures import DENSITY_NAMES, MEASURES, OCTA_MEASURES, OURS, PROPERTIES, REAL, SIMILARITY_NAMES
+from vessel_metrics import VESSEL_SCORE_NAMES, WHOLE
 
 MIN_SUBJECTS = 10  # intervals, correlations and tests of fewer would be misleading
 CONFIDENCE = 0.95
@@ -139,20 +140,20 @@ def summarise(per_eye: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
                 row = {"region": region, "candidate": name, "sector": sector, "measure": measure}
                 row |= {"missing": int(np.sum(~found)), "eyes": int(found.sum())}
                 row["subjects"] = len(np.unique(subjects[found]))
-                real = table[measure, REAL].to_numpy() if name != REAL and measure in DENSITY_NAMES else None
+                real = table[measure, REAL].to_numpy() if name != REAL and measure in PROPERTIES else None
                 ours = table[measure, OURS].to_numpy() if name not in (REAL, OURS) else None
                 rows.append(row | across_eyes(values, real, ours, subjects, resamples, seed))
     return pd.DataFrame(rows)
 
 
 def applicable_measures(table: pd.DataFrame, name: str, region: str, sector: str) -> list[str]:
-    """The measures of a candidate: pixels and avascular zone are compared in OCT-A images only."""
+    """The measures of a candidate; those of an OCT-A's pixels, and what only an OCT-A shows, of OCT-A images only."""
     is_octa = name == REAL or table["mae", name].notna().any()
-    measures = list(DENSITY_NAMES[:2])
+    measures = list(DENSITY_NAMES)
     if sector == WHOLE:
-        measures += DENSITY_NAMES[2:] if region == "macula" and is_octa else ()
+        measures += [OCTA_MEASURES[region]] if is_octa else []
         measures += VESSEL_SCORE_NAMES if name != REAL else ()
-        measures += image_similarity.names if is_octa and name != REAL else ()
+        measures += SIMILARITY_NAMES if is_octa and name != REAL else ()
     return measures
 
 

@@ -15,11 +15,12 @@ from scipy.ndimage import gaussian_filter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pix_pix_eval as evaluate
+from eye_measures import BASELINES
 from phantom.dataset import write_dataset
 from pix_generator import Generator
 from pix_run import save, write_run
 from pix_settings import Settings
-from vessel_metrics import BASELINES, SECTORS, VESSEL_SCORE_NAMES
+from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES
 
 pytestmark = pytest.mark.xdist_group("evaluation")  # one process makes what they share
 CROPPED = Path("data/UT-FSOCTA-v1/cropped")
@@ -156,6 +157,17 @@ def test_with_segmenter_the_real_octa_is_its_own_ground_truth(made, tmp_path):
     summary = run(copy_two_subjects(made, tmp_path), "--segmenter", "--compare", f"same={CROPPED / 'octa'}").summary
     same = summary.query("candidate == 'same' and measure in ('dice', 'cldice', 'ssim')")
     assert same["mean"].to_numpy() == pytest.approx(np.ones(6))
+
+
+def test_probability_beside_an_octa_comes_with_it(tmp_path):
+    octa, probability = (tmp_path / f"mine/disc/31_OD{kind}.png" for kind in ("", "_probability"))
+    octa.parent.mkdir(parents=True)
+    for path in (octa, probability):
+        Image.new("L", (8, 8)).save(path)
+    options = SimpleNamespace(compare=[f"octas={tmp_path / 'mine'}"], compare_vessels=[f"maps={tmp_path / 'mine'}"])
+    octas, maps = evaluate.find_comparators(tmp_path, ["disc", "macula"], options)
+    assert (octas.images, octas.averaged) == ({(31, "OD", "disc"): octa}, {(31, "OD", "disc"): probability})
+    assert maps.averaged == {}
 
 
 def test_folder_without_regions_serves_data_of_one_region(dataset):

@@ -72,8 +72,9 @@ def folder(trained, tmp_path, monkeypatch):
 def test_folder_keeps_its_tree_and_photographs_their_size(folder):
     assert gen.main(["photos", "--vessels", "--figure"]) == 0
     assert files_below("synthetic_octa") == [
-        *("a.png", "a_disagreement.png", "a_figure.png", "a_vessels.png"),
-        *("below/b.png", "below/b_disagreement.png", "below/b_figure.png", "below/b_vessels.png", "densities.csv"),
+        *("a.png", "a_disagreement.png", "a_figure.png", "a_probability.png", "a_vessels.png"),
+        *("below/b.png", "below/b_disagreement.png", "below/b_figure.png", "below/b_probability.png"),
+        *("below/b_vessels.png", "densities.csv"),
     ]
     with Image.open("synthetic_octa/a.png") as image:
         assert (image.mode, image.size) == ("L", (100, 100))
@@ -93,15 +94,15 @@ def test_density_is_that_of_the_vessel_map_and_names_its_threshold(folder):
     assert gen.main(["photos", "--vessels"]) == 0
     fov = field_of_view(round_field(100))
     vessels = grey_levels("synthetic_octa/a_vessels.png") > 0
-    octa = grey_levels("synthetic_octa/a.png") / 255
-    smoothed = smooth(octa, fov, vessel_map_sigma(2 * find_field(round_field(100)).radius))
+    probability = grey_levels("synthetic_octa/a_probability.png") / 255
+    smoothed = smooth(probability, fov, vessel_map_sigma(2 * find_field(round_field(100)).radius))
     expected = above(smoothed, fov, float(densities()[0]["threshold"]))
-    assert np.mean(vessels == expected) > 0.95  # 8 bits round the OCT-A that the map was made from
+    assert np.mean(vessels == expected) > 0.95  # 8 bits round what the map was made from
     rows = densities()
     assert [row["path"] for row in rows] == ["a.png", "below/b.png"]
     assert (int(rows[0]["vessel_px"]), int(rows[0]["field_px"])) == (vessels.sum(), fov.sum())
     assert float(rows[0]["vessel_density"]) == pytest.approx(vessels.sum() / fov.sum(), abs=1e-6)
-    assert octa[fov].min() < float(rows[0]["threshold"]) < octa[fov].max()
+    assert probability[fov].min() < float(rows[0]["threshold"]) < probability[fov].max()
 
 
 def test_disagreement_is_that_of_its_picture(folder):
@@ -113,13 +114,21 @@ def test_disagreement_is_that_of_its_picture(folder):
     assert float(row["disagreeing_share"]) == pytest.approx((disagreement > 0.1).mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("options", [["--fast"], ["--field-degrees", "90"], ["--px-per-mm", "5"]])
+@pytest.mark.parametrize("options", [["--field-degrees", "90"], ["--px-per-mm", "5"]])
 def test_scale_changes_the_result(folder, options, monkeypatch):
     monkeypatch.setattr("pix_predict.DIAMETERS", (70, 100, 140))  # for small photographs
     monkeypatch.setattr("pix_predict.ENLARGED", 140)
     for output, more in (("mean", []), ("other", options)):
         assert gen.main(["photos/a.png", "--output", output, *more]) == 0
     assert not np.array_equal(grey_levels("mean/a.png"), grey_levels("other/a.png"))
+
+
+def test_fast_prediction_has_the_same_octa_and_takes_the_probability_from_it(folder):
+    for output, more in (("mean", []), ("fast", ["--fast"])):
+        assert gen.main(["photos/a.png", "--vessels", "--output", output, *more]) == 0
+    assert np.array_equal(grey_levels("mean/a.png"), grey_levels("fast/a.png"))
+    assert np.array_equal(grey_levels("fast/a_probability.png"), grey_levels("fast/a.png"))
+    assert not np.array_equal(grey_levels("mean/a_probability.png"), grey_levels("mean/a.png"))
 
 
 def test_photograph_without_a_border_is_named(folder, capsys):

@@ -60,6 +60,19 @@ def test_generator_loss_by_hand():
     assert float(total) == pytest.approx(float(gan) + 75)
 
 
+@pytest.mark.parametrize(("l1_scale", "expected"), [(1, 0.5), (2, 0.0), (3, 1 / 18)])
+def test_l1_loss_compares_averages(l1_scale, expected):
+    """A chequered error of 0.5 is none after averaging over squares of 2 px, and 1/9 of that over squares of 3 px."""
+    error = 0.5 * (-1.0) ** np.add(*np.indices((8, 8)))[np.newaxis, ..., np.newaxis]
+    loss = train.l1_loss(tf.zeros((1, 8, 8, 1)), tf.constant(error, tf.float32), l1_scale)
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_l1_scale_keeps_a_difference_of_brightness():
+    loss = train.l1_loss(tf.zeros((1, 8, 8, 1)), tf.fill((1, 8, 8, 1), 0.25), 4)
+    assert float(loss) == pytest.approx(0.25)
+
+
 def test_discriminator_loss_by_hand():
     real, generated = tf.constant([[np.log(3.0)]], tf.float32), tf.constant([[0.0]])
     assert float(train.discriminator_loss(real, generated)) == pytest.approx(np.log(4 / 3) + np.log(2))
@@ -95,9 +108,15 @@ def test_l1_step_has_the_l1_loss_of_the_generator_loss(settings, batch):
     assert float(networks.l1_step(*batch)["gen_l1_loss"]) == pytest.approx(float(l1_of_train_step), rel=1e-6)
 
 
+def test_l1_scale_is_that_of_the_steps_with_the_discriminator(settings, batch):
+    networks = new_networks(replace(settings, l1_scale=8))
+    pixels = float(networks.l1_step(*batch)["gen_l1_loss"])
+    assert float(networks.train_step(*batch)["gen_l1_loss"]) < 0.5 * pixels
+
+
 def test_l1_step_follows_the_gradient_of_the_l1_loss(settings, batch, monkeypatch):
     """Also after the loss was changed in its one place."""
-    monkeypatch.setattr(train, "l1_loss", lambda gen_output, target: tf.reduce_mean(gen_output))
+    monkeypatch.setattr(train, "l1_loss", lambda gen_output, target, l1_scale=1: tf.reduce_mean(gen_output))
     networks = new_networks(settings)
     outputs = [float(networks.l1_step(*batch)["gen_l1_loss"]) for _ in range(5)]
     assert outputs[-1] < outputs[0] - 0.1
@@ -292,6 +311,16 @@ def test_l1_only_phase_and_falling_rate_resume_where_they_stood(project, monkeyp
     assert list(rates.values()) == pytest.approx([2e-4 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
     assert list(logged("logs/fit/parts", "gen_l1_loss")) == [1, 2, 3, 4, 5, 6]
     assert list(logged("logs/fit/parts", "disc_loss")) == [4, 5, 6]
+
+
+@pytest.mark.slow
+def test_best_weights_are_those_of_the_discriminator_s_phase(project, monkeypatch):
+    validate = train.validate
+    monkeypatch.setattr(
+        train, "validate", lambda run, epoch, step: validate(run, epoch, step) | {"vessel_auc": 1 / epoch}
+    )
+    assert train.main([*SMALL, "--epochs", "2", "--l1-only", "0.5", "--name", "phases"]) == 0
+    assert tf.train.latest_checkpoint("training_checkpoints/phases/best").endswith("ckpt-6")  # not 3, which scored more
 
 
 @pytest.mark.slow

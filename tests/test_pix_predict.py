@@ -130,21 +130,19 @@ def test_prediction_is_black_outside_the_field(predictor):
 
 
 @pytest.mark.parametrize(
-    ("diameter", "fast", "diameters"),
+    ("diameter", "diameters"),
     [
-        (540, False, [700, 1000, 1400]),
-        (1400, False, [700, 1000, 1400]),
-        (3000, False, [1400, 2000, 2800]),
-        (3300, False, [2000, 2800]),
-        (7000, False, [2800]),
-        (540, True, [1000]),
-        (3300, True, [2000]),
-        (300, False, [700]),
-        (100, False, [300]),
+        (540, [700, 1000, 1400]),
+        (1400, [700, 1000, 1400]),
+        (3000, [1400, 2000, 2800]),
+        (3300, [2000, 2800]),
+        (7000, [2800]),
+        (300, [700]),
+        (100, [300]),
     ],
 )
-def test_scales_follow_from_the_diameter_of_the_field(diameter, fast, diameters):
-    assert pix_predict.scale_factors(diameter, fast) == pytest.approx([px / diameter for px in diameters])
+def test_scales_follow_from_the_diameter_of_the_field(diameter, diameters):
+    assert pix_predict.scale_factors(diameter) == pytest.approx([px / diameter for px in diameters])
 
 
 @pytest.fixture
@@ -164,28 +162,81 @@ def test_photograph_and_its_enlargement_give_the_same_octa(predictor, small_scal
 
     fundus = round_field(128)
     enlarged = pix_predict.resized(fundus, (256, 256))
-    scaled = agreement(lambda image, fov: predictor.predict_photograph(image, fov, 0.9 * len(image))[0])
+    scaled = agreement(lambda image, fov: predictor.predict_photograph(image, fov, 0.9 * len(image)).octa)
     assert scaled > 0.8 > agreement(predictor.predict)
 
 
-def test_scales_disagree_inside_the_field_only(predictor, small_scales):
+def test_passes_disagree_inside_the_field_only(predictor, small_scales):
     fundus = round_field(128)
     fov = field_of_view(fundus)
-    _, disagreement = predictor.predict_photograph(fundus, fov, 115)
+    disagreement = predictor.predict_photograph(fundus, fov, 115).disagreement
     assert not disagreement[~fov].any()
     assert 0 < disagreement[fov].mean() < 0.5
 
 
-@pytest.mark.parametrize(("diameter", "fast"), [(None, False), (115, True)])
-def test_one_scale_agrees_with_itself(predictor, small_scales, diameter, fast):
+def test_fast_prediction_is_one_pass(predictor, small_scales):
     fundus = round_field(128)
-    _, disagreement = predictor.predict_photograph(fundus, field_of_view(fundus), diameter, fast)
-    assert not disagreement.any()
+    fast = predictor.predict_photograph(fundus, field_of_view(fundus), 115, fast=True)
+    assert not fast.disagreement.any()
+    np.testing.assert_array_equal(fast.probability, fast.octa[..., 0])
+
+
+def test_octa_is_one_pass_and_does_not_depend_on_the_others(predictor, small_scales):
+    fundus = round_field(128)
+    fov = field_of_view(fundus)
+    whole, fast = (predictor.predict_photograph(fundus, fov, 115, fast) for fast in (False, True))
+    np.testing.assert_array_equal(whole.octa, fast.octa)
+    assert abs(whole.probability - whole.octa[..., 0]).max() > 1e-3
 
 
 def test_photograph_of_unknown_scale_is_predicted_as_it_is(predictor, fundus):
-    octa, _ = predictor.predict_photograph(fundus, everywhere(fundus), None)
+    octa = predictor.predict_photograph(fundus, everywhere(fundus), None).octa
     np.testing.assert_allclose(octa, predictor.predict(fundus, everywhere(fundus)), atol=1e-6)
+
+
+def test_probability_of_a_crop_is_the_mean_over_mirrored_and_turned_ones(predictor, fundus):
+    inside = everywhere(fundus)
+    outputs = [
+        predictor.predict(fundus[::down, ::right].copy(), inside)[::down, ::right, 0]
+        for down, right in ((1, 1), (1, -1), (-1, 1), (-1, -1))
+    ]
+    predicted = predictor.predict_photograph(fundus, inside, None)
+    np.testing.assert_allclose(predicted.probability, np.mean(outputs, axis=0), atol=1e-6)
+    np.testing.assert_allclose(predicted.disagreement, np.std(outputs, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("diameter", "number"), [(None, 4), (115, 6), (300, 4), (1000, 4)])
+def test_number_of_passes(predictor, small_scales, monkeypatch, diameter, number):
+    passes = []
+    generated = predictor.generated
+    monkeypatch.setattr(predictor, "generated", lambda *given: passes.append(1) or generated(*given))
+    fundus = round_field(128)
+    predictor.predict_photograph(fundus, field_of_view(fundus), diameter)
+    assert len(passes) == number
+
+
+def shadowed(fundus):
+    """The left half has half the light."""
+    return (fundus * np.where(np.arange(fundus.shape[1]) < fundus.shape[1] / 2, 0.5, 1)[:, np.newaxis]).astype(np.uint8)
+
+
+def test_even_light_takes_a_shadow_away():
+    fundus = shadowed(np.full((200, 200, 3), 160, np.uint8))
+    evened = pix_predict.with_even_light(fundus, everywhere(fundus), 200)
+    left, right = evened[:, :60].mean(), evened[:, -60:].mean()
+    assert left == pytest.approx(right, rel=0.02)
+
+
+def test_even_light_keeps_colours_vessels_and_what_lies_outside_the_field():
+    fundus = np.full((200, 200, 3), (160, 100, 60), np.uint8)
+    fundus[:, 98:102] //= 2  # a vessel
+    fov = everywhere(fundus)
+    fov[:, :20] = False
+    fundus[~fov] = 0
+    evened = pix_predict.with_even_light(fundus, fov, 200).astype(float)
+    assert not evened[~fov].any()
+    assert evened[100, 150, 1] / evened[100, 150, 0] == pytest.approx(100 / 160, rel=0.02)
+    assert evened[100, 100, 0] / evened[100, 150, 0] == pytest.approx(0.5, abs=0.05)
 
 
 def test_published_prediction_depends_on_the_batch(predictor, fundus):

@@ -19,6 +19,7 @@ OTHER = {  # a valid value for each setting that is not its default
     "mix": 0.25,
     "patch_size": 64,
     "lambda_l1": 5.0,
+    "l1_scale": 2,
     "epochs": 3,
     "batch_size": 4,
     "learning_rate": 1e-3,
@@ -42,6 +43,7 @@ INVALID = [
     *(("learning_rate", value) for value in (0.0, float("nan"), float("inf"))),
     *((name, value) for name in ("l1_only", "decay") for value in (-0.1, 1.1)),
     *(("lambda_l1", value) for value in (-1.0, float("nan"))),
+    *(("l1_scale", value) for value in (0, 257)),
     *(("name", value) for value in ("", "..", "../x", "a\nb")),
     *(("mix", value) for value in (-0.1, 1.0)),
     ("devices", 33),
@@ -114,7 +116,14 @@ def test_contradictions_and_mistyped_options_are_one_line(options, named, capsys
 
 
 def test_defaults_are_the_published_ones():
-    published = {"patch_size": 256, "batch_size": 32, "epochs": 250, "lambda_l1": 100.0, "learning_rate": 2e-4}
+    published = {
+        "patch_size": 256,
+        "batch_size": 32,
+        "epochs": 250,
+        "lambda_l1": 100.0,
+        "l1_scale": 1,
+        "learning_rate": 2e-4,
+    }
     assert published.items() <= asdict(Settings()).items()
 
 

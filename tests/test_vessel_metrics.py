@@ -1,10 +1,8 @@
-"""The measures of images and of one eye, compared with cases worked by hand and with scikit-image."""
-
-from dataclasses import replace
+"""The measures of images and of vessel maps, compared with cases worked by hand and with scikit-image."""
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from conftest import bar, macula
 from skimage.metrics import structural_similarity
 from skimage.morphology import skeletonize
 from sklearn.metrics import roc_auc_score
@@ -27,7 +25,8 @@ def registry(monkeypatch):
 
 
 def test_validation_scores_are_the_registered_ones_in_order():
-    names = [*("mae", "psnr", "ssim", "vessel_auc", "vessel_dice", "vessel_correlation", "checkerboard", "rim")]
+    names = ["mae", "psnr", "ssim", "vessel_auc", "vessel_dice", "vessel_correlation"]
+    names += ["texture", "grey_levels", "checkerboard", "rim"]
     assert list(vm.validation_scores(VESSELS, VESSELS)) == list(vm.VALIDATION_SCORES) == names
 
 
@@ -126,6 +125,64 @@ def test_agreement_does_not_depend_on_the_image_size():
     assert vm.vessel_agreement(*large) == pytest.approx(vm.vessel_agreement(VESSELS, generated), abs=0.01)
 
 
+def speckle(seed, spread=0.1):
+    """Noise about a grey of 0.5: (400, 400)."""
+    return 0.5 + spread * np.random.default_rng(seed).uniform(-1, 1, CROP)
+
+
+def test_octaves_of_white_noise_have_their_known_power():
+    """Of noise with variance v, a difference of Gaussians keeps v / pi * (1 / 4a2 + 1 / 4b2 - 1 / (a2 + b2))."""
+    powers = vm.octave_powers(speckle(0, 0.4), EVERYWHERE)
+    low, high = np.array(vm.OCTAVES[1:-1]), np.array(vm.OCTAVES[2:])  # below 1 px a Gaussian is no longer continuous
+    expected = 0.4**2 / 3 / np.pi * (1 / (4 * low**2) + 1 / (4 * high**2) - 1 / (low**2 + high**2))
+    np.testing.assert_allclose(powers[1:], expected, rtol=0.1)
+
+
+def test_speckle_of_half_the_contrast_has_a_quarter_of_the_power():
+    scores = vm.likeness(speckle(0), 0.5 + (speckle(0) - 0.5) / 2)
+    assert scores["texture"] == pytest.approx(2)  # octaves
+
+
+def test_speckle_need_not_lie_where_the_other_has_it():
+    scores = vm.likeness(speckle(0), speckle(1))
+    assert scores["texture"] < 0.1
+    assert scores["grey_levels"] < 0.01
+    assert vm.image_similarity(speckle(0), speckle(1))["mae"] > 0.05
+
+
+def test_distance_of_grey_levels_is_how_far_they_are_shifted():
+    scores = vm.likeness(speckle(0), speckle(0) + 0.125)
+    assert scores["grey_levels"] == pytest.approx(0.125)
+    assert scores["texture"] == pytest.approx(0, abs=1e-6)
+
+
+def test_vessels_are_no_texture():
+    """A vessel that one image lacks changes nothing between the vessels of the other."""
+    ground = vm.ground_of(VESSELS, EVERYWHERE)
+    assert not ground[:, 150:180].any()
+    assert ground[:, :140].any()
+
+
+def test_texture_without_ground_is_nan_with_a_reason(caplog):
+    fov = ~EVERYWHERE
+    fov[:4, :4] = True  # all of it near a vessel
+    scores = vm.likeness(speckle(0), speckle(0), fov)
+    assert np.isnan(list(scores.values())).all()
+    assert "no ground" in caplog.text
+
+
+POLAR = np.hypot(*vm.from_middle(CROP)), np.arctan2(*vm.from_middle(CROP)[::-1])
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [(np.sin(40 * POLAR[1]), 0.97), (np.sin(POLAR[0] / 2), -0.97), (speckle(0), 0)],
+    ids=["rays", "rings", "noise"],
+)
+def test_grain_along_across_and_without_direction(image, expected):
+    assert vm.grain(image, EVERYWHERE, CROP_MM["disc"] / 400) == pytest.approx(expected, abs=0.04)
+
+
 @pytest.mark.parametrize("period", [2, 4, 8, 16])
 def test_checkerboard_of_known_power(period):
     noise = np.random.default_rng(0).standard_normal(CROP)
@@ -151,11 +208,6 @@ def test_rim_by_hand():
     # 0.3 in the band of 12 px, 0.1 inside, except for what smoothing carries over
     lost = 0.2 * 3 / np.sqrt(2 * np.pi)  # integral of the blurred step's tail, sigma 3 px
     assert glow["rim"] == pytest.approx((0.3 - lost / 12) / (0.1 + lost / (250 - 12)), rel=0.02)
-
-
-def bar(width, shape=(60, 80), top=20):
-    """A horizontal bar that is `width` px wide, from side to side."""
-    return np.broadcast_to((np.arange(shape[0]) >= top) & (np.arange(shape[0]) < top + width), shape[::-1]).T
 
 
 def scores_of(truth, vessels, fov=True):
@@ -219,7 +271,6 @@ def test_without_ground_truth_vessels_only_dice_and_specificity_remain():
 def test_vessels_outside_the_field_do_not_count():
     left = np.broadcast_to(np.arange(80) < 40, (60, 80))
     assert scores_of(bar(7), bar(7) ^ ~left, left)["dice"] == 1
-    assert not (vm.Candidate("net", 1.0 * (bar(7) | ~left), False).segment(left, "disc")[1] & ~left).any()
 
 
 @pytest.mark.parametrize(("rise", "length"), [(0, 60), (1, 60 * np.sqrt(2)), (-1, 60 * np.sqrt(2))])
@@ -237,12 +288,6 @@ def test_length_of_a_thick_line_at_any_angle(angle):
     place = (columns + 1j * rows) * np.exp(-1j * np.deg2rad(angle))
     image = (abs(place.imag) < 3) & (abs(place.real) < 100)
     assert 0.95 < vm.skeleton_lengths(image).sum() / 200 < 1.11
-
-
-def macula(radius_mm):
-    """Speckle of mean 0.3 with a round hole around pixel 200, 190, at 0.015 mm per px."""
-    hole = np.hypot(*np.ogrid[-200:200, -190:210]) * 0.015 < radius_mm
-    return np.where(hole, 0.2, 1) * np.random.default_rng(0).uniform(0, 0.6, CROP)
 
 
 @pytest.mark.parametrize("radius", [0.2, 0.3, 0.45])
@@ -287,63 +332,6 @@ def test_sectors_outside_field_or_crop_are_none():
     small = vm.sector_masks(EVERYWHERE, "macula", "OD", 3 / 400)  # a crop of 3 mm
     assert [name for name, mask in small.items() if mask is None] == [f"outer {name}" for name in vm.QUADRANTS]
     assert vm.sector_masks(~EVERYWHERE, "disc", "OS", 0.5)["whole"] is None
-
-
-@pytest.fixture(scope="module")
-def eye():
-    """A macula with a dark vessel of 8 px on an uneven fundus, and the same bright in the OCT-A."""
-    truth = bar(8, CROP, top=100)
-    fundus = np.repeat((np.where(truth, 0.7, 1.0) * np.linspace(60, 180, 400))[..., np.newaxis], 3, axis=2)
-    octa = np.maximum(macula(0.3), 0.8 * truth)
-    net = vm.Candidate("net", gaussian_filter(truth.astype(float), 1), False)
-    candidates = vm.Candidate("this run", octa, True), net
-    return vm.EyeToMeasure(fundus.astype(np.uint8), octa, truth, EVERYWHERE, "macula", "OD", 0.015, candidates)
-
-
-@pytest.fixture(scope="module")
-def measured(eye):
-    """The rows by candidate and sector, and the counts."""
-    rows, counts = vm.measure_eye(eye)
-    return {(row["candidate"], row["sector"]): row for row in rows}, counts
-
-
-def test_eye_has_a_row_for_each_candidate_and_sector(measured):
-    names = [vm.REAL, "this run", "net", vm.SEGMENTED, *vm.BASELINES]
-    assert list(measured[0]) == [(name, sector) for name in names for sector in vm.SECTORS["macula"]]
-
-
-def test_densities_of_an_eye(measured):
-    assert measured[0][vm.REAL, "whole"]["vessel_density"] == pytest.approx(8 / 400)
-    assert measured[0][vm.REAL, "whole"]["skeleton_density"] == pytest.approx(1 / 6, rel=0.03)  # 6 mm in 36 mm2
-    assert measured[0][vm.REAL, "inner superior"]["vessel_density"] > 0.02
-    assert measured[0][vm.REAL, "centre"]["vessel_density"] == 0
-
-
-def test_only_octa_have_pixel_measures_and_an_avascular_zone(measured):
-    ours, net = (measured[0][name, "whole"] for name in ("this run", "net"))
-    assert (ours["mae"], ours["faz_mm2"]) == (0, pytest.approx(np.pi * 0.09, rel=0.1))
-    assert "mae" not in net
-    assert np.isnan(net["faz_mm2"])
-
-
-@pytest.mark.parametrize("name", ["net", vm.SEGMENTED, *vm.BASELINES])
-def test_candidates_and_baselines_find_a_clear_vessel(measured, name):
-    assert measured[0][name, "whole"]["roc_auc"] > 0.97
-
-
-def test_pixels_are_counted_by_vessel_probability(measured):
-    assert {tuple(count.sum(axis=1)) for count in measured[1].values()} == {(392 * 400, 8 * 400)}
-
-
-def test_without_ground_truth_the_segmenter_makes_it(eye):
-    rows, counts = vm.measure_eye(replace(eye, vessels=None))
-    assert next(row["cldice"] for row in rows if row["candidate"] == "this run") == 1
-    assert vm.SEGMENTED not in counts
-
-
-def test_map_that_comes_with_a_vessel_probability_is_used(eye):
-    own = replace(eye.candidates[1], vessels=bar(4, CROP, top=100))
-    assert own.segment(eye.fov, eye.region)[1].mean() == 4 / 400
 
 
 @pytest.mark.parametrize(("diameter", "kept"), [(None, [1, 49, 50]), (1000, [50]), (500, [49, 50]), (1500, [])])

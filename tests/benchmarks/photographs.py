@@ -5,9 +5,10 @@
 LIST.csv has the columns `image`, `manual` and `mask`, paths that start at the table. `mask` is where the photograph
 counts; where it is empty, the field that the program finds. README.md says how to lay out public data sets.
 
-AUC is that of the OCT-A, smoothed as for the vessel map. Dice is that of the program's own vessel map (`--vessels`).
-Thin and wide sensitivity: the share of manual vessel pixels that this map contains, in vessels narrower than 3 px at a
-field of 1000 px, and in wider ones. "Wrong" is the AUC of the scales' disagreement for pixels that the map has wrong.
+AUC is that of the vessel probability, smoothed as for the vessel map. Dice is that of the program's own vessel map
+(`--vessels`). Thin and wide sensitivity: the share of manual vessel pixels that this map contains, in vessels narrower
+than 3 px at a field of 1000 px, and in wider ones. "Wrong" is the AUC of the disagreement for pixels that the map has
+wrong.
 The baseline is a ridge filter on the green channel, which needs no training.
 """
 
@@ -30,9 +31,10 @@ from skimage.transform import resize
 
 from camera_field import find_field
 from dataset_load_mod import octa_to_grey, read_fundus, read_image
+from eye_measures import ridge_filter
 from pix_predict import Predictor, load_generator
 from pix_run import read_run
-from vessel_metrics import checkerboard, map_vessels, ridge_filter, roc_auc
+from vessel_metrics import checkerboard, map_vessels, roc_auc
 
 WIDE = 3.0  # px at a field of FIELD px
 FIELD = 1000  # px
@@ -58,19 +60,17 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
     fov, diameter = field.mask, None if field.radius is None else 2 * field.radius
     counts = fov if mask is None else octa_to_grey(read_image(mask)) > 127
     started = time.perf_counter()
-    octa, disagreement = predictor.predict_photograph(
-        fundus, fov, None if scale == "own" else diameter, scale == "fast"
-    )
-    octa, seconds = octa_to_grey(octa), time.perf_counter() - started
-    vessels, smoothed, _ = map_vessels(octa, fov, None, diameter)
+    predicted = predictor.predict_photograph(fundus, fov, None if scale == "own" else diameter, scale == "fast")
+    seconds = time.perf_counter() - started
+    vessels, smoothed, _ = map_vessels(predicted.probability, fov, None, diameter)
     truth, diameter = truth & counts, diameter or max(fov.shape)
     ridges = ridge_filter(fundus, fov, FIELD_MM / diameter)
     return [
         roc_auc(truth[counts], smoothed[counts]),
         2 * (vessels & truth).sum() / ((vessels & counts).sum() + truth.sum()),
         *sensitivities(truth, vessels, diameter),
-        roc_auc((vessels != truth)[counts], disagreement[counts]),
-        checkerboard(octa, fov),
+        roc_auc((vessels != truth)[counts], predicted.disagreement[counts]),
+        checkerboard(octa_to_grey(predicted.octa), fov),
         seconds,
         roc_auc(truth[counts], ridges[counts]),
     ]
