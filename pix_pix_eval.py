@@ -82,7 +82,7 @@ from dataset_load_mod import (
 )
 from eye_measures import BASELINES, MEASURES, OURS, REAL, SEGMENTED, Candidate, EyeToMeasure, measure_eye
 from pix_devices import set_up_gpus
-from pix_predict import Predictor, load_generator
+from pix_predict import Predictor, load_predictor
 from pix_run import newest_run, read_run, step_of
 from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
@@ -358,11 +358,11 @@ def run_evaluation(options: argparse.Namespace) -> int:
     comparators = find_comparators(dataset, regions, options)
     truth, truth_maps = find_truth(dataset, regions, options.segmenter)
     print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
-    generator, checkpoint = load_generator(run, options.weights, settings)
+    predictor, checkpoint = load_predictor(run, options.weights, settings)
     print(f"Weights: {checkpoint}")
     print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; ground truth: {truth}")
     crop_mm = {region: getattr(options, f"{region}_mm") for region in REGIONS}
-    evaluation = Evaluation(Predictor(generator), settings.fov_mask, cases, comparators, truth, truth_maps, crop_mm)
+    evaluation = Evaluation(predictor, settings.fov_mask, cases, comparators, truth, truth_maps, crop_mm)
 
     per_eye, counts = evaluate_eyes(evaluation)
     notes = remarks(evaluation, per_eye)

@@ -112,7 +112,7 @@ from dataset_load_mod import (
     read_fundus,
 )
 from pix_devices import set_up_gpus
-from pix_predict import Prediction, Predictor, export, load_generator
+from pix_predict import Prediction, Predictor, export, load_predictor
 from pix_run import newest_run, read_run
 from ut_fsocta import REGIONS
 from vessel_metrics import map_vessels, vessel_density
@@ -414,17 +414,17 @@ def run_synthesis(options: argparse.Namespace) -> int:
         raise OptionError(f"--stride {options.stride}: at most the run's patch, {settings.patch_size} px")
     jobs = jobs_of(options, settings) if options.inputs or options.dataset is not None else []
     print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
-    generator, path = load_generator(run, options.weights, settings)
+    predictor, path = load_predictor(run, options.weights, settings)
     print(f"Weights: {path}")
     if options.export:
-        export(generator, Path(options.export))
+        export(predictor.generator, Path(options.export))
         print(f"Exported to {options.export}/")
     if not jobs:
         return 0
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     densities = Densities(output / DENSITIES) if options.vessels else None
-    failed = synthesise(Synthesis(Predictor(generator), settings, options, densities), jobs)
+    failed = synthesise(Synthesis(predictor, settings, options, densities), jobs)
     for reason in failed:
         report_error(PROGRAM, reason)
     return 2 if failed else 0

@@ -73,6 +73,7 @@ CHECKPOINT_SECONDS = 300  # at most between checkpoints, however long an epoch: 
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 PICTURED_CROPS = 3  # validation crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
+GRID_PX = 16  # the last four transposed convolutions, each of step 2, can leave patterns that repeat after 2 to 16 px
 BEST_SCORE = "vessel_auc"  # chooses the best checkpoint: it needs no threshold and ignores the speckle
 
 
@@ -103,13 +104,22 @@ def l1_loss(gen_output: tf.Tensor, target: tf.Tensor, l1_scale: int = 1) -> tf.T
     """Mean absolute error of images (batch, height, width, channels), [-1, 1], averaged over l1_scale x l1_scale px.
 
     A photograph does not show where the speckle of an OCT-A lies. Pixel by pixel, the best guess is therefore none at
-    all; of averages, any speckle with the right mean is as good, and the discriminator asks for one. The averages
-    overlap, one for each pixel, so that they leave no grid.
+    all; of averages, any speckle with the right mean is as good, and the discriminator asks for one. The cheapest would
+    be a grid, at the steps of the transposed convolutions. So above 1 the error of the mean tile is added, in which
+    speckle averages out and a grid does not.
     """
     difference = target - gen_output
-    if l1_scale > 1:
-        difference = tf.nn.avg_pool2d(difference, l1_scale, strides=1, padding="VALID")
-    return tf.reduce_mean(tf.abs(difference))
+    if l1_scale == 1:
+        return tf.reduce_mean(tf.abs(difference))
+    averages = tf.nn.avg_pool2d(difference, l1_scale, strides=1, padding="VALID")
+    return tf.reduce_mean(tf.abs(averages)) + tf.reduce_mean(tf.abs(mean_tile(difference)))
+
+
+def mean_tile(images: tf.Tensor) -> tf.Tensor:
+    """The mean of all tiles of 16 x 16 px of each image (batch, height, width, channels): (batch, 16, 16, channels)."""
+    batch, height, width, channels = tf.unstack(tf.shape(images))
+    tiles = tf.reshape(images, (batch, height // GRID_PX, GRID_PX, width // GRID_PX, GRID_PX, channels))
+    return tf.reduce_mean(tiles, axis=(1, 3))
 
 
 def discriminator_loss(disc_real_output: tf.Tensor, disc_generated_output: tf.Tensor) -> tf.Tensor:
@@ -137,7 +147,7 @@ class Pix2Pix:
         self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
         self.generator_optimizer = new_optimizer(self.generator, settings)
         self.discriminator_optimizer = new_optimizer(self.discriminator, settings)
-        self.predictor = Predictor(self.generator)
+        self.predictor = Predictor(self.generator, settings.input_noise)
         self.signature = [
             tf.TensorSpec((None, *patch_dim, channels), tf.float32)
             for channels in (FUNDUS_CHANNELS, settings.octa_channels)
@@ -263,7 +273,9 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             input_image, target = next(batches)
             rate = learning_rate(settings, step, run.steps)
             networks.generator_optimizer.learning_rate = networks.discriminator_optimizer.learning_rate = rate
-            train_step = run.train_step if has_discriminator(settings, step, run.steps) else run.l1_step
+            train_step = run.l1_step
+            if has_discriminator(settings, step, run.steps):
+                train_step, input_image = run.train_step, with_noise(input_image, settings, step)
             losses = {tag: float(loss) for tag, loss in train_step(input_image, target).items()}
             check_finite(losses, step, state.folder)
             state.step.assign(step)
@@ -280,8 +292,20 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
 
 
 def has_discriminator(settings: Settings, step: int, steps: int) -> bool:
-    """Whether a step (from 1 to `steps`) trains against the discriminator, and not by the mean absolute error alone."""
-    return step > settings.l1_only * steps
+    """Whether a step (from 1 to `steps`) trains against the discriminator, and not by the mean absolute error alone.
+
+    With `input_noise` it does in every second step only: by the others the generator learns to draw the vessels as well
+    as they can be known where there is no noise, and speckle where there is.
+    """
+    return step > settings.l1_only * steps and not (settings.input_noise and step % 2)
+
+
+def with_noise(fundus: tf.Tensor, settings: Settings, step: int) -> tf.Tensor:
+    """Photographs (batch, height, width, 3), [-1, 1], with `input_noise`; the same for each step of a run."""
+    if not settings.input_noise:
+        return fundus
+    seed = settings.seed, step
+    return fundus + tf.random.stateless_normal(tf.shape(fundus), seed, stddev=settings.input_noise)
 
 
 def learning_rate(settings: Settings, step: int, steps: int) -> float:
@@ -308,7 +332,7 @@ def end_epoch(run: Run) -> None:
     if data.validation:
         scores = validate(run, epoch, step)
         # Weights from before the discriminator's phase draw no speckle, however well they draw the vessels.
-        complete = settings.l1_only == 1 or has_discriminator(settings, step, run.steps)
+        complete = settings.l1_only == 1 or step > settings.l1_only * run.steps
         is_best = complete and scores[BEST_SCORE] > float(state.best_score)
         print("  validation: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), end="")
         print(" (best)" if is_best else "")

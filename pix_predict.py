@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import keras
@@ -53,6 +55,7 @@ MOST_SHRUNK = 0.45  # times
 ORIENTATIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 PASSES = 4
 
+NOISE_PX = 512  # the noise on a photograph repeats after so many px
 LIGHT_SIGMA = 0.06  # of the field's diameter: wider than any vessel, narrower than the shadows of a photograph
 LIGHT_PX = 250  # diameter of the field at which the light is measured
 DARKEST = 4.0  # grey level: darker places are lightened as if they had this one
@@ -70,9 +73,9 @@ class Prediction:
 class Predictor:
     """A generator ready to predict. It may continue to learn: the newest weights are used, and nothing is changed."""
 
-    def __init__(self, generator: keras.Model):
-        """Args: a generator for images of any size, `Generator(3, (None, None), channels)`."""
-        self.generator = generator
+    def __init__(self, generator: keras.Model, input_noise: float = 0.0):
+        """A generator for images of any size, `Generator(3, (None, None), channels)`, and the run's `input_noise`."""
+        self.generator, self.input_noise = generator, input_noise
         fundus = tf.TensorSpec((None, None, None, FUNDUS_CHANNELS), tf.float32)
         statistics = [tf.TensorSpec(value.shape, value.dtype) for value in generator.non_trainable_variables]
         self.with_own_statistics = tf.function(self._with_own_statistics, input_signature=[fundus])
@@ -136,52 +139,55 @@ class Predictor:
             fundus: (height, width, 3), uint8.
             fov: (height, width), bool: inside the camera's field.
             diameter: of a field of 45 degrees in px; None: unknown, the photograph is predicted as it is.
-            fast: one pass for both.
+            fast: a single pass for each.
 
         Raises:
             RunError: the prediction is not finite.
         """
-        height, width = fov.shape
         fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
         factors = scale_factors(diameter)
         chosen = factors[max(0, len(factors) - 2)]  # to be enlarged further helps the thinnest vessels only
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
-        greys = []
-        for factor in [chosen] if fast else factors:
-            size = (max(1, round(height * factor)), max(1, round(width * factor)))
-            scaled, scaled_fov = resized(fundus, size), resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0]
-            for down, right in orientations[:1] if fast else orientations:
-                turned = slice(None, None, down), slice(None, None, right)
-                output = self.generated(scaled[turned], scaled_fov[turned] > 0.5, TILE)[turned]
-                output = to_octa(resized(output, (height, width)), fov)
-                greys.append(octa_to_grey(output))
-                if factor == chosen and (down, right) == ORIENTATIONS[0]:
-                    octa = output
+        passes = [(chosen, ORIENTATIONS[0])] if fast else list(product(factors, orientations))
+        greys = [octa_to_grey(self.one_pass(fundus, fov, *way, with_noise=False)) for way in passes]
+        octa = self.one_pass(fundus, fov, chosen, ORIENTATIONS[0], with_noise=True)
         return Prediction(octa, np.mean(greys, axis=0), np.std(greys, axis=0))
 
-    def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int) -> np.ndarray:
+    def one_pass(
+        self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
+    ) -> np.ndarray:
+        """OCT-A as from `predict`, of a photograph that is resized by a factor and turned; resized and turned back."""
+        size = tuple(max(1, round(side * factor)) for side in fov.shape)
+        turned = tuple(slice(None, None, step) for step in orientation)
+        scaled_fov = resized(fov.astype(np.float32)[..., np.newaxis], size)[turned][..., 0] > 0.5
+        output = self.generated(resized(fundus, size)[turned], scaled_fov, TILE, with_noise)[turned]
+        return to_octa(resized(output, fov.shape), fov)
+
+    def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool = True) -> np.ndarray:
         """The generator's output (height, width, channels), [-1, 1], for an image and its field as in `predict`.
 
         In one pass, or in tiles if the image is larger than `tile` x `tile` px. Tiles overlap by the distance that a
         pixel's result depends on, and lie on the grid of the downsampling; so they give, without seams, what one pass
-        with the same statistics gives. The statistics are those of the middle tile.
+        with the same statistics gives. The statistics are those of the middle tile. From the run's noise the network
+        makes speckle; without it, it sees thin vessels best.
         """
+        noise = self.input_noise if with_noise else 0.0
         height, width = fov.shape
         whole = reflect_to_multiple(continue_outside(fundus, fov), SIZE_MULTIPLE)
         if whole.shape[0] * whole.shape[1] <= tile**2:
-            octa, _ = self.with_own_statistics(to_model(whole)[np.newaxis])
+            octa, _ = self.with_own_statistics(seen_by_network(whole, noise))
             return octa[0].numpy()[:height, :width]
-        statistics = self.statistics(whole, tile)
+        statistics = self.statistics(whole, tile, noise)
         octa = np.empty((*whole.shape[:2], self.generator.output_shape[-1]), np.float32)
         for rows, seen_rows in tile_spans(whole.shape[0], tile):
             for columns, seen_columns in tile_spans(whole.shape[1], tile):
-                seen = whole[seen_rows, seen_columns]
-                part = self.with_statistics(to_model(seen)[np.newaxis], statistics)[0].numpy()
+                seen = seen_by_network(whole, noise, seen_rows, seen_columns)
+                part = self.with_statistics(seen, statistics)[0].numpy()
                 top, left = rows.start - seen_rows.start, columns.start - seen_columns.start
                 octa[rows, columns] = part[top:, left:][: rows.stop - rows.start, : columns.stop - columns.start]
         return octa[:height, :width]
 
-    def statistics(self, whole: np.ndarray, tile: int) -> list[tf.Tensor]:
+    def statistics(self, whole: np.ndarray, tile: int, noise: float) -> list[tf.Tensor]:
         """Statistics, for `with_statistics`, of the middle of an image (height, width, 3), uint8, sides of n * 64.
 
         The middle is as large as a tile.
@@ -191,7 +197,7 @@ class Predictor:
             seen = tile_spans(size, tile)[0][1].stop
             first = (size - seen) // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE
             middle.append(slice(first, first + seen))
-        return self.with_own_statistics(to_model(whole[tuple(middle)])[np.newaxis])[1]
+        return self.with_own_statistics(seen_by_network(whole, noise, *middle))[1]
 
     def predict_as_published(
         self, fundus: np.ndarray, fov: np.ndarray, patch_size: int, stride: int, batch_size: int
@@ -289,6 +295,26 @@ def without_dropout(network: keras.Model) -> Iterator[None]:
             layer.rate = rate
 
 
+def seen_by_network(
+    image: np.ndarray, noise: float, rows: slice = slice(None), columns: slice = slice(None)
+) -> np.ndarray:
+    """Part of an image (height, width, 3), uint8, as the generator sees it: (1, rows, columns, 3), float32, [-1, 1].
+
+    With noise of a standard deviation. It is the same at a place of an image whatever part is seen, and in every call.
+    """
+    fundus = to_model(image[rows, columns])[np.newaxis]
+    if not noise:
+        return fundus
+    places = (np.arange(size)[part] % NOISE_PX for size, part in zip(image.shape, (rows, columns), strict=False))
+    return fundus + noise * white_noise()[np.ix_(*places)]
+
+
+@cache
+def white_noise() -> np.ndarray:
+    """Noise (NOISE_PX, NOISE_PX, 3), float32, with a standard deviation of 1."""
+    return np.random.default_rng(0).standard_normal((NOISE_PX, NOISE_PX, FUNDUS_CHANNELS), np.float32)
+
+
 def to_model(image: np.ndarray) -> np.ndarray:
     """Uint8 on [0, 255] -> float32 on [-1, 1]."""
     return image.astype(np.float32) / 127.5 - 1
@@ -308,8 +334,8 @@ def to_octa(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
 # --- a run's generator -----------------------------------------------------------------------------------------------
 
 
-def load_generator(run: Path, weights: str | None, settings: Settings) -> tuple[keras.Model, str]:
-    """The generator of a run, for images of any size, and the path of its checkpoint.
+def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[Predictor, str]:
+    """The generator of a run, ready to predict, and the path of its checkpoint.
 
     Args:
         run: the run's folder of checkpoints.
@@ -323,7 +349,8 @@ def load_generator(run: Path, weights: str | None, settings: Settings) -> tuple[
     keras.utils.set_random_seed(settings.seed)  # of the dropout in the published way of predicting
     keras.config.set_dtype_policy(settings.precision)
     generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
-    return generator, restore(tf.train.Checkpoint(generator=generator), paths, run)
+    path = restore(tf.train.Checkpoint(generator=generator), paths, run)
+    return Predictor(generator, settings.input_noise), path
 
 
 def export(generator: keras.Model, folder: Path) -> None:

@@ -205,7 +205,7 @@ def test_probability_of_a_crop_is_the_mean_over_mirrored_and_turned_ones(predict
     np.testing.assert_allclose(predicted.disagreement, np.std(outputs, axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize(("diameter", "number"), [(None, 4), (115, 6), (300, 4), (1000, 4)])
+@pytest.mark.parametrize(("diameter", "number"), [(None, 5), (115, 7), (300, 5), (1000, 5)])
 def test_number_of_passes(predictor, small_scales, monkeypatch, diameter, number):
     passes = []
     generated = predictor.generated
@@ -213,6 +213,31 @@ def test_number_of_passes(predictor, small_scales, monkeypatch, diameter, number
     fundus = round_field(128)
     predictor.predict_photograph(fundus, field_of_view(fundus), diameter)
     assert len(passes) == number
+
+
+def test_noise_changes_the_prediction_and_is_always_the_same(predictor, fundus):
+    noisy = Predictor(predictor.generator, 0.2)
+    octas = [noisy.predict(fundus, everywhere(fundus)) for _ in range(2)]
+    assert np.array_equal(*octas)
+    assert abs(octas[0] - predictor.predict(fundus, everywhere(fundus))).max() > 1e-3
+
+
+def test_noise_is_in_the_octa_only(predictor, fundus):
+    quiet, noisy = (
+        Predictor(predictor.generator, noise).predict_photograph(fundus, everywhere(fundus), None)
+        for noise in (0.0, 0.2)
+    )
+    np.testing.assert_array_equal(noisy.probability, quiet.probability)
+    assert abs(noisy.octa - quiet.octa).max() > 1e-3
+
+
+def test_noise_is_the_same_at_a_place_whatever_part_is_seen():
+    image = np.full((640, 700, 3), 100, np.uint8)
+    rows, columns = slice(64, 600), slice(128, 192)
+    part = pix_predict.seen_by_network(image, 0.2, rows, columns)
+    assert part.shape == (1, 536, 64, 3)
+    np.testing.assert_array_equal(part, pix_predict.seen_by_network(image, 0.2)[:, rows, columns])
+    assert part.std() == pytest.approx(0.2, rel=0.02)
 
 
 def shadowed(fundus):

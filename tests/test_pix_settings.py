@@ -20,6 +20,7 @@ OTHER = {  # a valid value for each setting that is not its default
     "patch_size": 64,
     "lambda_l1": 5.0,
     "l1_scale": 2,
+    "input_noise": 0.1,
     "epochs": 3,
     "batch_size": 4,
     "learning_rate": 1e-3,
@@ -43,6 +44,7 @@ INVALID = [
     *(("learning_rate", value) for value in (0.0, float("nan"), float("inf"))),
     *((name, value) for name in ("l1_only", "decay") for value in (-0.1, 1.1)),
     *(("lambda_l1", value) for value in (-1.0, float("nan"))),
+    *(("input_noise", value) for value in (-0.1, 1.5)),
     *(("l1_scale", value) for value in (0, 257)),
     *(("name", value) for value in ("", "..", "../x", "a\nb")),
     *(("mix", value) for value in (-0.1, 1.0)),
@@ -122,6 +124,7 @@ def test_defaults_are_the_published_ones():
         "epochs": 250,
         "lambda_l1": 100.0,
         "l1_scale": 1,
+        "input_noise": 0.0,
         "learning_rate": 2e-4,
     }
     assert published.items() <= asdict(Settings()).items()

@@ -32,7 +32,7 @@ from skimage.transform import resize
 from camera_field import find_field
 from dataset_load_mod import octa_to_grey, read_fundus, read_image
 from eye_measures import ridge_filter
-from pix_predict import Predictor, load_generator
+from pix_predict import Predictor, load_predictor
 from pix_run import read_run
 from vessel_metrics import checkerboard, map_vessels, roc_auc
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--weights", choices=("best", "last"))
     parser.add_argument("--scale", choices=("mean", "fast", "own"), default="mean")
     args = parser.parse_args()
-    predictor = Predictor(load_generator(args.run, args.weights, read_run(args.run)[0])[0])
+    predictor, _ = load_predictor(args.run, args.weights, read_run(args.run)[0])
     print("| photograph | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     rows = []
     for row in pd.read_csv(args.list, dtype=str).itertuples():

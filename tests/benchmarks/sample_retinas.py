@@ -42,7 +42,7 @@ from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom_retina import sample_pair, stream
 from pix_data import training_patches
 from pix_devices import compiled, resolve_precision
-from pix_predict import Predictor, load_generator
+from pix_predict import Predictor, load_predictor
 from pix_run import read_run
 from pix_settings import Settings
 from vessel_metrics import artefacts, checkerboard, roc_auc, smooth, vessel_agreement, vessel_map
@@ -324,7 +324,7 @@ def main() -> None:
     registering = ["displacement, px", "as it is", "registered", "perfect prediction", "another eye's, registered"]
     print(header(registering if args.what == "register" else eyes.names()), flush=True)
     for run in args.runs:
-        predictor = Predictor(load_generator(run, args.weights, read_run(run)[0])[0])
+        predictor, _ = load_predictor(run, args.weights, read_run(run)[0])
         if args.what == "score":
             print(table_row(run.name, eyes.scores(predictor)), flush=True)
         elif args.what == "register":

@@ -33,7 +33,7 @@ from scipy.stats import wasserstein_distance
 import dataset_load_mod as data
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom.stream import sample_pair
-from pix_predict import Predictor, load_generator
+from pix_predict import Predictor, load_predictor
 from pix_run import read_run
 from ut_fsocta import CROP_MM, CROP_PX
 from vessel_metrics import checkerboard, grain, ground_of, octave_powers, vessel_agreement
@@ -201,7 +201,7 @@ def main() -> None:
     if args.what == "measures":
         print(header((*COMPARED, "grain", "real grain", "checkerboard", "vessel AUC")), flush=True)
     for run in args.runs:
-        predictor = Predictor(load_generator(run, args.weights, read_run(run)[0])[0])
+        predictor, _ = load_predictor(run, args.weights, read_run(run)[0])
         if args.what == "measures":
             measure(run, predictor, args.pairs)
         elif args.what == "sheet":
