@@ -66,7 +66,7 @@ from pix_run import (
     start_from,
     write_run,
 )
-from vessel_metrics import mean_scores, validation_scores
+from vessel_metrics import mean_scores, validation_scores, vessel_agreement
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
 CHECKPOINT_SECONDS = 300  # at most between checkpoints, however long an epoch: a crash loses no more
@@ -365,13 +365,18 @@ def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
 
 
 def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray, dict[str, float]]:
-    """Predict the OCT-A of a pair and score it against the real one.
+    """Predict the OCT-A of a pair and score it against the real one; its vessels as they are predicted without noise.
 
     Returns:
         The prediction (height, width, channels), float32 on [0, 1], black outside the field; and the scores by name.
     """
-    predicted = networks.predictor.predict(pair.fundus, pair.fov)
-    return predicted, validation_scores(octa_to_grey(pair.octa / 255), octa_to_grey(predicted), pair.fov)
+    predictor, real = networks.predictor, octa_to_grey(pair.octa / 255)
+    predicted = predictor.predict(pair.fundus, pair.fov)
+    scores = validation_scores(real, octa_to_grey(predicted), pair.fov)
+    if predictor.input_noise:
+        without_noise = octa_to_grey(predictor.predict(pair.fundus, pair.fov, with_noise=False))
+        scores |= vessel_agreement(real, without_noise, pair.fov)
+    return predicted, scores
 
 
 def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool) -> np.ndarray:

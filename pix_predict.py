@@ -114,13 +114,14 @@ class Predictor:
         variables = self.generator.trainable_variables, self.generator.non_trainable_variables
         return self.generator.stateless_call(*variables, fundus, training=True)[0]
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE) -> np.ndarray:
+    def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE, with_noise: bool = True) -> np.ndarray:
         """OCT-A of an image as it is, at the scale of UT-FSOCTA's crops: training and evaluation predict crops so.
 
         Args:
             fundus: (height, width, 3), uint8.
             fov: (height, width), bool: inside the camera's field. Outside the network sees the retina continued.
             tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
+            with_noise: with the run's noise, from which the network makes speckle; it sees thin vessels best without.
 
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
@@ -128,7 +129,7 @@ class Predictor:
         Raises:
             RunError: the prediction is not finite.
         """
-        return to_octa(self.generated(fundus, fov, tile), fov)
+        return to_octa(self.generated(fundus, fov, tile, with_noise), fov)
 
     def predict_photograph(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
@@ -163,13 +164,12 @@ class Predictor:
         output = self.generated(resized(fundus, size)[turned], scaled_fov, TILE, with_noise)[turned]
         return to_octa(resized(output, fov.shape), fov)
 
-    def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool = True) -> np.ndarray:
+    def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
         """The generator's output (height, width, channels), [-1, 1], for an image and its field as in `predict`.
 
         In one pass, or in tiles if the image is larger than `tile` x `tile` px. Tiles overlap by the distance that a
         pixel's result depends on, and lie on the grid of the downsampling; so they give, without seams, what one pass
-        with the same statistics gives. The statistics are those of the middle tile. From the run's noise the network
-        makes speckle; without it, it sees thin vessels best.
+        with the same statistics gives. The statistics are those of the middle tile.
         """
         noise = self.input_noise if with_noise else 0.0
         height, width = fov.shape

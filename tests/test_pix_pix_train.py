@@ -71,7 +71,7 @@ def test_l1_loss_compares_averages(l1_scale, expected):
     """
     error = np.block([[CHEQUERED, -CHEQUERED], [-CHEQUERED, CHEQUERED]])[np.newaxis, ..., np.newaxis]
     loss = train.l1_loss(tf.zeros(error.shape), tf.constant(error, tf.float32), l1_scale)
-    assert float(loss) == pytest.approx(expected, rel=0.1, abs=1e-6)  # averages across the tiles' borders differ
+    assert float(loss) == pytest.approx(expected, rel=0.1, abs=1e-3)  # averages across the tiles' borders differ
 
 
 def test_a_grid_is_an_error_at_any_scale():
@@ -94,6 +94,18 @@ def test_each_image_has_its_own_grid():
 def test_steps_with_the_discriminator(l1_only, input_noise, expected):
     settings = Settings(l1_only=l1_only, input_noise=input_noise)
     assert [step for step in range(1, 7) if train.has_discriminator(settings, step, 6)] == expected
+
+
+def test_vessels_are_validated_without_noise_and_speckle_with_it(settings):
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (128, 128, channels), dtype=np.uint8) for channels in (3, 1)]
+    pair = Pair(*images, np.ones((128, 128), bool))
+    quiet, noisy = (
+        train.generate_fundus_oct_pair(new_networks(replace(settings, input_noise=noise)), pair)[1]
+        for noise in (0.0, 0.5)
+    )
+    assert {name for name in quiet if quiet[name] == noisy[name]} >= {"vessel_auc", "vessel_dice"}
+    assert quiet["texture"] != noisy["texture"]
 
 
 def test_noise_on_photographs_is_that_of_the_step():
