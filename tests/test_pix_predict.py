@@ -101,14 +101,15 @@ def test_dropout_is_off_in_layers_of_any_nesting(fundus):
     np.testing.assert_allclose(octa, network(image, training=False), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1100, 300), (590, 570)])
-def test_tiles_give_what_one_pass_gives(predictor, shape):
+@pytest.mark.parametrize(("shape", "noise"), [((1100, 300), 0.0), ((590, 570), 0.1)])
+def test_tiles_give_what_one_pass_gives(predictor, shape, noise):
     """Everywhere, given the same statistics; of a tile of 576 px only the innermost 320 px are kept."""
     fundus = fake_fundus(np.random.default_rng(4), *shape)
     whole = reflect_to_multiple(fundus, 64)
-    one_pass = predictor.with_statistics(pix_predict.to_model(whole)[np.newaxis], predictor.statistics(whole, 576))
+    statistics = predictor.statistics(whole, 576, noise)
+    one_pass = predictor.with_statistics(pix_predict.seen_by_network(whole, noise), statistics)
     expected = one_pass.numpy()[0, : shape[0], : shape[1]] * 0.5 + 0.5
-    tiles = predictor.predict(fundus, everywhere(fundus), tile=576)
+    tiles = Predictor(predictor.generator, noise).predict(fundus, everywhere(fundus), tile=576)
     assert tiles.shape == (*shape, 1)
     assert np.abs(tiles - expected).max() < 1e-4
 

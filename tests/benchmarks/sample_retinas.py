@@ -87,6 +87,11 @@ def vessel_auc(real: np.ndarray, octa: np.ndarray, fov: np.ndarray) -> float:
     return vessel_agreement(real, octa, fov)["vessel_auc"]
 
 
+def vessels_seen(predictor: Predictor, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """The OCT-A (height, width), [0, 1], of a single pass without noise."""
+    return data.octa_to_grey(predictor.predict(fundus, fov, with_noise=False))
+
+
 class Eyes:
     """Real eyes to score on."""
 
@@ -109,19 +114,20 @@ class Eyes:
         return [*self.pairs, *self.photographs, "checkerboard", "rim"]
 
     def scores(self, predictor: Predictor) -> list[float]:
-        """Vessel AUC of each pair and of each photograph, mean checkerboard of all, mean rim of the pairs."""
+        """Vessel AUC of each pair and of each photograph, mean checkerboard of all, mean rim of the pairs.
+
+        Each of a single pass: the vessels as seen without noise, the faults in the OCT-A.
+        """
         aucs, boards, rims = [], [], []
         for fundus, real, fov in self.pairs.values():
-            octa = data.octa_to_grey(predictor.predict(fundus, fov))
-            aucs.append(vessel_auc(real, octa, fov))
-            faults = artefacts(real, octa, fov)
+            aucs.append(vessel_auc(real, vessels_seen(predictor, fundus, fov), fov))
+            faults = artefacts(real, data.octa_to_grey(predictor.predict(fundus, fov)), fov)
             boards.append(faults["checkerboard"])
             rims.append(faults["rim"])
         for fundus, vessels, fov in self.photographs.values():
-            octa = data.octa_to_grey(predictor.predict(fundus, fov))
-            smoothed = smooth(octa, fov, PHOTOGRAPH_SIGMA)
+            smoothed = smooth(vessels_seen(predictor, fundus, fov), fov, PHOTOGRAPH_SIGMA)
             aucs.append(roc_auc(vessels[fov], smoothed[fov]))
-            boards.append(checkerboard(octa, fov))
+            boards.append(checkerboard(data.octa_to_grey(predictor.predict(fundus, fov)), fov))
         return [*aucs, np.mean(boards), np.nanmean(rims) if np.isfinite(rims).any() else np.nan]
 
 
@@ -252,7 +258,7 @@ def register(eyes: Eyes, predictor: Predictor) -> list[list[float]]:
     """
     predicted, rows = {}, []
     for name, (fundus, _, fov) in eyes.pairs.items():
-        predicted[name] = data.octa_to_grey(predictor.predict(fundus, fov))
+        predicted[name] = vessels_seen(predictor, fundus, fov)
     for name, (_, real, fov) in eyes.pairs.items():
         octa, others = predicted[name], []
         for other, (_, _, other_fov) in eyes.pairs.items():
