@@ -297,7 +297,12 @@ def has_discriminator(settings: Settings, step: int, steps: int) -> bool:
     With `input_noise` it does in every second step only: by the others the generator learns to draw the vessels as well
     as they can be known where there is no noise, and speckle where there is.
     """
-    return step > settings.l1_only * steps and not (settings.input_noise and step % 2)
+    return is_past_l1_only(settings, step, steps) and not (settings.input_noise and step % 2)
+
+
+def is_past_l1_only(settings: Settings, step: int, steps: int) -> bool:
+    """Whether a step (from 1 to `steps`) lies after the L1-only phase."""
+    return step > settings.l1_only * steps
 
 
 def with_noise(fundus: tf.Tensor, settings: Settings, step: int) -> tf.Tensor:
@@ -332,7 +337,7 @@ def end_epoch(run: Run) -> None:
     if data.validation:
         scores = validate(run, epoch, step)
         # Weights from before the discriminator's phase draw no speckle, however well they draw the vessels.
-        complete = settings.l1_only == 1 or step > settings.l1_only * run.steps
+        complete = settings.l1_only == 1 or is_past_l1_only(settings, step, run.steps)
         is_best = complete and scores[BEST_SCORE] > float(state.best_score)
         print("  validation: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), end="")
         print(" (best)" if is_best else "")

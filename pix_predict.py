@@ -150,8 +150,10 @@ class Predictor:
         chosen = factors[max(0, len(factors) - 2)]  # to be enlarged further helps the thinnest vessels only
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
         passes = [(chosen, ORIENTATIONS[0])] if fast else list(product(factors, orientations))
-        greys = [octa_to_grey(self.one_pass(fundus, fov, *way, with_noise=False)) for way in passes]
-        octa = self.one_pass(fundus, fov, chosen, ORIENTATIONS[0], with_noise=True)
+        octas = {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
+        greys = [octa_to_grey(octa) for octa in octas.values()]
+        shown = chosen, ORIENTATIONS[0]
+        octa = self.one_pass(fundus, fov, *shown, with_noise=True) if self.input_noise else octas[shown]
         return Prediction(octa, np.mean(greys, axis=0), np.std(greys, axis=0))
 
     def one_pass(
@@ -160,8 +162,7 @@ class Predictor:
         """OCT-A as from `predict`, of a photograph that is resized by a factor and turned; resized and turned back."""
         size = tuple(max(1, round(side * factor)) for side in fov.shape)
         turned = tuple(slice(None, None, step) for step in orientation)
-        scaled_fov = resized(fov.astype(np.float32)[..., np.newaxis], size)[turned][..., 0] > 0.5
-        output = self.generated(resized(fundus, size)[turned], scaled_fov, TILE, with_noise)[turned]
+        output = self.generated(resized(fundus, size)[turned], resized_fov(fov, size)[turned], TILE, with_noise)[turned]
         return to_octa(resized(output, fov.shape), fov)
 
     def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
@@ -262,7 +263,7 @@ def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.
     in px, as for `Predictor.predict_photograph`.
     """
     size = tuple(max(1, round(side * min(1, LIGHT_PX / diameter))) for side in fov.shape)
-    inside = resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
+    inside = resized_fov(fov, size)
     if not inside.any():
         return fundus
     brightness = resized(fundus, size).mean(axis=-1)
@@ -280,6 +281,11 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     kernel = kernel if image.dtype == np.uint8 else Image.Resampling.BILINEAR
     channels = [Image.fromarray(image[..., channel]).resize(size[::-1], kernel) for channel in range(image.shape[2])]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def resized_fov(fov: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A field (height, width), bool, of another height and width in px."""
+    return resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
 
 
 @contextmanager
