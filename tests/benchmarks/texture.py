@@ -15,7 +15,7 @@ SHEET_key.csv; the real ones are the pairs' or, without pairs, sample retinas'.
 import argparse
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -28,6 +28,7 @@ load_tensorflow()
 import keras
 import numpy as np
 from PIL import Image
+from sample_retinas import Eyes, header, table_row
 from scipy.stats import wasserstein_distance
 
 import dataset_load_mod as data
@@ -48,12 +49,10 @@ MM_PER_PX = CROP_MM["disc"] / CROP_PX
 Octa = tuple[np.ndarray, np.ndarray]  # (height, width), float on [0, 1], and its ground, bool
 
 
-def real_octas(pairs: Path) -> Iterator[tuple[str, data.Pair, Octa]]:
-    """Name, pair, and OCT-A of each pair of a data set."""
-    cases, _ = data.load_data_cases(data.find_dataset(pairs, "--pairs"))
-    for case, pair in zip(cases.itertuples(), data.load_pairs(cases, 1, True), strict=True):
-        octa = data.octa_to_grey(pair.octa / 255)
-        yield f"{case.subject}_{case.eye} {case.region}", pair, (octa, ground_of(octa, pair.fov))
+def real_octas(pairs: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, Octa]]:
+    """Name, photograph, field and OCT-A of each pair of a data set."""
+    for name, (fundus, octa, fov) in Eyes(pairs, None).pairs.items():
+        yield name, fundus, fov, (octa, ground_of(octa, fov))
 
 
 def sample_octas(number: int) -> Iterator[tuple[str, Octa]]:
@@ -80,42 +79,32 @@ def compared(one: Octa, other: Octa) -> list[float]:
 COMPARED = ("0.5-1 px", "1-2 px", "2-4 px", "4-8 px", "texture", "standard deviation", "grey levels")
 
 
-def row(name: str, values: Sequence[float]) -> str:
-    """A row of a table in Markdown."""
-    return f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
-
-
-def header(names: Sequence[str]) -> str:
-    """The first two rows."""
-    return "| | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|"
-
-
 def compare_real(pairs: Path) -> None:
     """Print how alike real OCT-A are to each other, and sample retinas to them."""
-    real = {name: octa for name, _, octa in real_octas(pairs)}
+    real = {name: octa for name, _, _, octa in real_octas(pairs)}
     print(header((*COMPARED, "grain")))
     for one, other in combinations(real, 2):
-        print(row(f"{one} / {other}", [*compared(real[one], real[other]), grain(*real[one], MM_PER_PX)]))
+        print(table_row(f"{one} / {other}", [*compared(real[one], real[other]), grain(*real[one], MM_PER_PX)]))
     values = [
         [*np.mean([compared(octa, other) for other in real.values()], axis=0), grain(*octa, MM_PER_PX)]
         for _, octa in sample_octas(20)
     ]
     for share in (10, 50, 90):
-        print(row(f"20 samples / the real ones, {share} %", np.nanpercentile(values, share, axis=0)))
+        print(table_row(f"20 samples / the real ones, {share} %", np.nanpercentile(values, share, axis=0)))
 
 
 def measure(run: Path, predictor: Predictor, pairs: Path) -> None:
     """Print how alike the predictions of each pair are to its OCT-A."""
     values = []
-    for name, pair, real in real_octas(pairs):
-        predicted = predictor.predict_photograph(pair.fundus, pair.fov, None)
+    for name, fundus, fov, real in real_octas(pairs):
+        predicted = predictor.predict_photograph(fundus, fov, None)
         octa = data.octa_to_grey(predicted.octa)
-        ground = ground_of(octa, pair.fov)
-        auc = vessel_agreement(real[0], predicted.probability, pair.fov)["vessel_auc"]
+        ground = ground_of(octa, fov)
+        auc = vessel_agreement(real[0], predicted.probability, fov)["vessel_auc"]
         grains = grain(octa, ground, MM_PER_PX), grain(*real, MM_PER_PX)
-        values.append([*compared((octa, ground), real), *grains, checkerboard(octa, pair.fov), auc])
-        print(row(f"{run.name}, {name}", values[-1]), flush=True)
-    print(row(f"{run.name}, mean", np.mean(values, axis=0)), flush=True)
+        values.append([*compared((octa, ground), real), *grains, checkerboard(octa, fov), auc])
+        print(table_row(f"{run.name}, {name}", values[-1]), flush=True)
+    print(table_row(f"{run.name}, mean", np.mean(values, axis=0)), flush=True)
 
 
 def patches_of(octa: np.ndarray, ground: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
@@ -172,10 +161,10 @@ def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
             kinds = sample_patches(predictor, number)
             own, predicted = own + kinds[0][:2], predicted + kinds[1][:2]
     else:
-        for _, pair, real in real_octas(pairs):
-            octa = data.octa_to_grey(predictor.predict(pair.fundus, pair.fov))
+        for _, fundus, fov, real in real_octas(pairs):
+            octa = data.octa_to_grey(predictor.predict(fundus, fov))
             own += patches_of(*real, random)
-            predicted += patches_of(octa, ground_of(octa, pair.fov), random)
+            predicted += patches_of(octa, ground_of(octa, fov), random)
     share = random.integers(4, 9)
     chosen = [(own[place], "real") for place in random.choice(len(own), share, replace=False)]
     chosen += [(predicted[place], "predicted") for place in random.choice(len(predicted), 12 - share, replace=False)]
