@@ -186,7 +186,7 @@ SAMPLE_RUN = {
     "learning_rate": 4e-4,
     "l1_only": 0.7,
     "decay": 0.5,
-    "lambda_l1": 20.0,
+    "lambda_l1": 8.0,
     "l1_scale": 8,
     "input_noise": 0.08,
 }
