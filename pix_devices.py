@@ -43,6 +43,11 @@ def resolve_precision(choice: str) -> tuple[str, str]:
     return "float32", "the processor is not known to compute in bfloat16"
 
 
+def precision_to_predict(trained_with: str) -> str:
+    """The dtype policy to predict with: that of training, but float32 for bfloat16 that this machine would emulate."""
+    return resolve_precision("auto")[0] if trained_with == "mixed_bfloat16" else trained_with
+
+
 def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
     """How to train on the available devices: one, several, or together with other workers that TF_CONFIG names.
 

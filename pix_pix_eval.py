@@ -33,7 +33,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     repeatable = {"action": "append", "default": [], "metavar": "NAME=DIR"}
     add("--data", metavar="DIR", help="a dataset in UT-FSOCTA's layout (default: the run's own)")
-    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
+    add(
+        "--run",
+        metavar="DIR",
+        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, else the weights that come with the program)",
+    )
     add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
     add("--split", choices=(*SPLITS, "all"), default="test", help="the run's subjects of a split (default: test)")
     add("--compare", **repeatable, help="a folder of synthetic OCT-A; repeatable")
@@ -65,6 +69,7 @@ if __name__ == "__main__":
 load_tensorflow()
 
 import joblib
+import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -83,7 +88,8 @@ from dataset_load_mod import (
 from eye_measures import BASELINES, MEASURES, OURS, REAL, SEGMENTED, Candidate, EyeToMeasure, measure_eye
 from pix_devices import set_up_gpus
 from pix_predict import Predictor, load_predictor
-from pix_run import newest_run, read_run, step_of
+from pix_run import read_run, step_of
+from pix_weights import describe, run_to_use
 from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
 
@@ -350,16 +356,17 @@ def run_evaluation(options: argparse.Namespace) -> int:
         UserError, OSError: nothing can be evaluated, or written.
     """
     started = datetime.now()
-    run = Path(options.run) if options.run else newest_run(Path(CHECKPOINTS), "--run")
+    run = run_to_use(options.run)
     settings, _ = read_run(run)
     options.data = dataset = find_dataset(options.data or settings.data, "--data")
     cases = find_cases(options, dataset, settings.splits())
     regions = eval_report.regions_of(cases)
     comparators = find_comparators(dataset, regions, options)
     truth, truth_maps = find_truth(dataset, regions, options.segmenter)
-    print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
+    device = set_up_gpus()
     predictor, checkpoint = load_predictor(run, options.weights, settings)
-    print(f"Weights: {checkpoint}")
+    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
+    print(f"Weights: {describe(checkpoint)}")
     print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; ground truth: {truth}")
     crop_mm = {region: getattr(options, f"{region}_mm") for region in REGIONS}
     evaluation = Evaluation(predictor, settings.fov_mask, cases, comparators, truth, truth_maps, crop_mm)

@@ -42,7 +42,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (and all below), or CSV with a path column")
-    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
+    add(
+        "--run",
+        metavar="DIR",
+        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, else the weights that come with the program)",
+    )
     add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
     add("--output", default=OUTPUT, metavar="DIR", help="folder of the results (default: %(default)s)")
     add(
@@ -94,6 +98,7 @@ if __name__ == "__main__":
     parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
 load_tensorflow()
 
+import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -113,7 +118,8 @@ from dataset_load_mod import (
 )
 from pix_devices import set_up_gpus
 from pix_predict import Prediction, Predictor, export, load_predictor
-from pix_run import newest_run, read_run
+from pix_run import read_run
+from pix_weights import describe, run_to_use
 from ut_fsocta import REGIONS
 from vessel_metrics import map_vessels, vessel_density
 
@@ -408,14 +414,15 @@ def run_synthesis(options: argparse.Namespace) -> int:
     Raises:
         UserError, OSError: nothing can be done, or no more.
     """
-    run = Path(options.run) if options.run else newest_run(Path(CHECKPOINTS), "--run")
+    run = run_to_use(options.run)
     settings, _ = read_run(run)
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: at most the run's patch, {settings.patch_size} px")
     jobs = jobs_of(options, settings) if options.inputs or options.dataset is not None else []
-    print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
+    device = set_up_gpus()
     predictor, path = load_predictor(run, options.weights, settings)
-    print(f"Weights: {path}")
+    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
+    print(f"Weights: {describe(path)}")
     if options.export:
         export(predictor.generator, Path(options.export))
         print(f"Exported to {options.export}/")

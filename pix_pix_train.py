@@ -63,9 +63,9 @@ from pix_run import (
     lock,
     log_folder,
     settings_to_resume,
-    start_from,
     write_run,
 )
+from pix_weights import start_from
 from vessel_metrics import mean_scores, validation_scores, vessel_agreement
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's

@@ -32,10 +32,12 @@ from dataset_load_mod import (
     reflect_to_patch,
 )
 from pix_command import disk_errors_name
+from pix_devices import precision_to_predict
 from pix_generator import Generator
 from pix_layers import layers_of
-from pix_run import RunError, find_weights, restore
+from pix_run import RunError
 from pix_settings import SIZE_MULTIPLE, Settings
+from pix_weights import load_weights
 from vessel_metrics import smooth
 
 # A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
@@ -341,21 +343,20 @@ def to_octa(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
 
 
 def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[Predictor, str]:
-    """The generator of a run, ready to predict, and the path of its checkpoint.
+    """The generator of a run, ready to predict, and the path of its weights.
 
     Args:
         run: the run's folder of checkpoints.
-        weights: which, see `find_weights`.
+        weights: which, see `pix_weights.load_weights`.
         settings: of the run.
 
     Raises:
-        RunError: there is no such checkpoint, or it is damaged and so are those to fall back on.
+        RunError: there are no such weights, or they are damaged and so are those to fall back on.
     """
-    paths = find_weights(run, weights)
     keras.utils.set_random_seed(settings.seed)  # of the dropout in the published way of predicting
-    keras.config.set_dtype_policy(settings.precision)
+    keras.config.set_dtype_policy(precision_to_predict(settings.precision))
     generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
-    path = restore(tf.train.Checkpoint(generator=generator), paths, run)
+    path = load_weights(generator, run, weights)
     return Predictor(generator, settings.input_noise), path
 
 

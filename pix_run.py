@@ -34,6 +34,7 @@ from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 
 BEST = "best"
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
+ONE_FILE = "weights"  # of run.json
 UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before it gives it its name
 
 
@@ -128,13 +129,18 @@ def lock(folder: Path) -> Iterator[None]:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def write_run(folder: Path, settings: Settings, digest: str) -> None:
-    """Write run.json: the resolved settings, the data's digest, and the versions of what ran it."""
+def write_run(folder: Path, settings: Settings, digest: str, weights: dict | None = None) -> None:
+    """Write run.json: the resolved settings, the data's digest, and the versions of what ran it.
+
+    `weights`: of a run that consists of one file of weights, see `one_file`.
+    """
     content = {
         "settings": asdict(settings),
         "data_digest": digest,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
     }
+    if weights is not None:
+        content[ONE_FILE] = weights
     with atomic_file(folder / "run.json") as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -154,6 +160,20 @@ def read_run(folder: Path) -> tuple[Settings, str]:
     return settings, digest
 
 
+def one_file(folder: Path) -> dict | None:
+    """Name (`file`) and digest (`sha256`) of the one file of weights that a run consists of; None: it has checkpoints.
+
+    Raises:
+        RunError: run.json is missing, damaged or foreign.
+    """
+    read_run(folder)
+    path = folder / "run.json"
+    weights = json.loads(path.read_text(encoding="utf-8")).get(ONE_FILE)
+    if weights is not None and not (isinstance(weights, dict) and {"file", "sha256"} <= set(weights)):
+        raise RunError(f"{path}: damaged, or from another version or program (its {ONE_FILE})")
+    return weights
+
+
 def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
     """The settings of a run that is to be resumed, and the digest of its data.
 
@@ -167,6 +187,8 @@ def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
     checkpoints = Path(given.get("checkpoints", CHECKPOINTS))
     folder = Path(resume) if resume else newest_run(checkpoints, "--resume", untrained=True)
     old, digest = read_run(folder)
+    if one_file(folder) is not None:
+        raise RunError(f"--resume {folder}: one file of weights cannot be resumed; start from it by --init-from")
     if given.get("precision") == "auto":
         given = given | {"precision": old.precision}
     new = replace(old, **{name: value for name, value in given.items() if name in CHANGEABLE})
@@ -268,8 +290,8 @@ def list_checkpoints(folder: Path) -> list[str]:
 
 
 def step_of(checkpoint: str) -> int:
-    """The step at which a checkpoint was saved, from its name."""
-    return int(checkpoint.rpartition("-")[2])
+    """The step at which a checkpoint, or one file of weights, was saved, from its name."""
+    return int(Path(checkpoint).stem.rpartition("-")[2])
 
 
 def find_weights(run: Path, weights: str | None) -> list[str]:
@@ -311,20 +333,6 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
     if not faults:
         raise RunError(f"{folder}: has no checkpoint")
     raise RunError(faults[0] + (f", and {len(faults) - 1} older ones too" if faults[1:] else ""))
-
-
-def start_from(settings: Settings, generator: keras.Model, discriminator: keras.Model) -> None:
-    """Take over the weights of the run that `--init-from` names, the best by validation if there are any.
-
-    Raises:
-        RunError: the folder is no run, or its OCT-A have another number of channels.
-    """
-    folder = Path(settings.init_from)
-    its, mine = read_run(folder)[0].octa_channels, settings.octa_channels
-    if its != mine:
-        raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's {mine}")
-    both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
-    print(f"Weights from {restore(both, find_weights(folder, None), folder)}")
 
 
 def reason_of(error: Exception) -> str:

@@ -1,0 +1,136 @@
+"""Which weights to predict with or to start from: a run's checkpoints, or one file, such as the one in weights/.
+
+    python pix_pix_gen.py --run training_checkpoints/X --export weights --format weights    # made the one in weights/
+
+A folder with one file is a run that cannot be resumed: its run.json keeps the settings and the file's digest. The file
+has the generator only, its kernels in float16: half the size, and grey levels that differ by less than one.
+"""
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pix_command import atomic_file
+from pix_run import RunError, find_weights, newest_run, one_file, read_run, restore, step_of, write_run
+from pix_settings import CHECKPOINTS, Settings
+
+SHIPPED = Path(__file__).resolve().parent / "weights"  # come with the program
+
+
+def run_to_use(option: str | None) -> Path:
+    """The run that `--run` names, else the newest of one's own, else the weights that come with the program.
+
+    Raises:
+        RunError: there is none.
+    """
+    if option is not None:
+        return Path(option)
+    try:
+        return newest_run(Path(CHECKPOINTS), "--run")
+    except RunError:
+        if not (SHIPPED / "run.json").exists():
+            raise
+    return Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED
+
+
+def load_weights(generator: keras.Model, run: Path, weights: str | None = None) -> str:
+    """Give a generator the weights of a run, from its checkpoints or its one file.
+
+    Args:
+        generator: with the number of channels that run.json names.
+        run: the run's folder.
+        weights: which checkpoint, see `find_weights`.
+
+    Returns:
+        The path that they are from.
+
+    Raises:
+        RunError: they are missing, damaged, or of another model.
+    """
+    if (entry := one_file(run)) is None:
+        return restore(tf.train.Checkpoint(generator=generator), find_weights(run, weights), run)
+    if weights == "last":
+        raise RunError(f"{run}: has one file of weights, the best; drop --weights last")
+    path = run / Path(entry["file"]).name
+    again = "`git checkout -- weights`, or train a run" if run.resolve() == SHIPPED else "write it again"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); to get it back: {again}") from error
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise RunError(f"{path}: damaged, not the file that run.json describes; to get it back: {again}")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            values = [arrays[name] for name in arrays.files]
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path}: not a file of weights ({error})") from error
+    if [value.shape for value in values] != [variable.shape for variable in generator.weights]:
+        raise RunError(f"{path}: of another model")
+    for variable, value in zip(generator.weights, values, strict=True):
+        variable.assign(value)
+    return str(path)
+
+
+def describe(path: str) -> str:
+    """The path of weights, with a word on those that come with the program."""
+    shipped = Path(path).resolve().parent == SHIPPED
+    return path + (", which come with the program and have seen sample retinas only" if shipped else "")
+
+
+def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) -> Path:
+    """Write a generator as one file, with a run.json; existing ones are replaced.
+
+    Args:
+        generator: with the weights of a run.
+        run: the run's folder.
+        source: the path that its weights are from, see `load_weights`.
+        folder: where to; made if it does not exist.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    arrays = {}
+    for number, variable in enumerate(generator.weights):
+        value = variable.numpy()
+        # Scales, offsets and statistics are few, and some of these are too large for float16.
+        arrays[f"{number:02}_{variable.name}"] = value.astype(np.float16) if value.ndim > 1 else value
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"ckpt-{step_of(source)}.npz"
+    with atomic_file(file) as part:
+        part.write_bytes(content.getvalue())
+    settings, digest = read_run(run)
+    write_run(folder, settings, digest, {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()})
+    for old in folder.glob("ckpt-*.npz"):
+        if old != file:
+            old.unlink()
+    return file
+
+
+def start_from(settings: Settings, generator: keras.Model, discriminator: keras.Model) -> None:
+    """Take over the weights of the run that `--init-from` names, the best by validation if there are any.
+
+    One file of weights has no discriminator: that starts from nothing.
+
+    Raises:
+        RunError: the folder is no run, or its OCT-A have another number of channels.
+    """
+    folder = Path(settings.init_from)
+    its, mine = read_run(folder)[0].octa_channels, settings.octa_channels
+    if its != mine:
+        raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's {mine}")
+    if one_file(folder) is None:
+        both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
+        path = restore(both, find_weights(folder, None), folder)
+    else:
+        path = load_weights(generator, folder)
+    print(f"Weights from {path}")
