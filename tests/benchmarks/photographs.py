@@ -1,9 +1,11 @@
-"""What a run sees on real photographs with manual vessel maps, as a table in Markdown.
+"""What runs see on real photographs with manual vessel maps, as a table in Markdown.
 
-    python tests/benchmarks/photographs.py LIST.csv RUN [--weights best|last] [--scale mean|fast|own]
+    python tests/benchmarks/photographs.py LIST.csv RUN... [--by COLUMN] [--weights best|last] [--scale mean|fast|own]
 
 LIST.csv has the columns `image`, `manual` and `mask`, paths that start at the table. `mask` is where the photograph
-counts; where it is empty, the field that the program finds. README.md says how to lay out public data sets.
+counts; where it is empty, the field that the program finds. README.md says how to lay out public data sets. Of several
+runs the means are printed; `--by` adds a table of the photographs with the same value in a further column, such as
+`camera`, with the range over the runs.
 
 AUC is that of the vessel probability, smoothed as for the vessel map. Dice is that of the program's own vessel map
 (`--vessels`). Thin and wide sensitivity: the share of manual vessel pixels that this map contains, in vessels narrower
@@ -25,6 +27,7 @@ load_tensorflow()
 
 import numpy as np
 import pandas as pd
+from sample_retinas import header, table_row
 from scipy.ndimage import distance_transform_edt
 from skimage.morphology import skeletonize
 from skimage.transform import resize
@@ -80,18 +83,29 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path, metavar="LIST.csv")
-    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--by", metavar="COLUMN")
     parser.add_argument("--weights", choices=("best", "last"))
     parser.add_argument("--scale", choices=("mean", "fast", "own"), default="mean")
     args = parser.parse_args()
-    predictor, _ = load_predictor(args.run, args.weights, read_run(args.run)[0])
-    print("| photograph | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
-    rows = []
-    for row in pd.read_csv(args.list, dtype=str).itertuples():
+    predictors = [load_predictor(run, args.weights, read_run(run)[0])[0] for run in args.runs]
+    photographs = pd.read_csv(args.list, dtype=str)
+    if args.by is not None and args.by not in photographs:
+        parser.error(f"--by {args.by}: {args.list} has no such column")
+    print(header(COLUMNS))
+    values = np.empty((len(photographs), len(predictors), len(COLUMNS)))
+    for number, row in enumerate(photographs.itertuples()):
         paths = [None if pd.isna(path) else args.list.parent / path for path in (row.image, row.manual, row.mask)]
-        rows.append(scores(predictor, *paths, args.scale))
-        print(f"| {Path(row.image).stem} | " + " | ".join(f"{value:.3f}" for value in rows[-1]) + " |", flush=True)
-    print("| mean | " + " | ".join(f"{value:.3f}" for value in np.nanmean(rows, axis=0)) + " |")
+        values[number] = [scores(predictor, *paths, args.scale) for predictor in predictors]
+        print(table_row(Path(row.image).stem, values[number].mean(axis=0)), flush=True)
+    print(table_row("mean", np.nanmean(values, axis=(0, 1))))
+    if args.by is not None:
+        print("\n" + header(COLUMNS))
+        for group, members in photographs.groupby(args.by, sort=False).indices.items():
+            by_run = np.nanmean(values[members], axis=0)  # (runs, columns)
+            spread = zip(by_run.mean(axis=0), by_run.min(axis=0), by_run.max(axis=0), strict=True)
+            cells = [f"{mean:.3f} ({least:.3f}-{most:.3f})" for mean, least, most in spread]
+            print(f"| {group}, {len(members)} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
