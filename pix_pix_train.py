@@ -62,6 +62,7 @@ from pix_run import (
     claim_folders,
     lock,
     log_folder,
+    read_run,
     settings_to_resume,
     write_run,
 )
@@ -406,7 +407,7 @@ def settings_of_new_run(given: dict) -> Settings:
     """The resolved settings of a new run: the given options, else the defaults, those for sample retinas without data.
 
     Raises:
-        SettingsError, DataError: see there.
+        SettingsError, DataError, RunError: see there.
     """
     if "name" in given:
         for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
@@ -417,7 +418,9 @@ def settings_of_new_run(given: dict) -> Settings:
     if data == SAMPLE_RETINAS:
         reason, defaults = "sample retinas", SAMPLE_RUN
     elif "init_from" in given:
-        reason, defaults = "--init-from", FINE_TUNING
+        # The noise belongs to the weights: they make their speckle from it.
+        noise = read_run(Path(given["init_from"]))[0].input_noise
+        reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
     settings = Settings(**(defaults | given | {"data": data}))
     if data == SAMPLE_RETINAS:
         use_sample_retinas()

@@ -30,7 +30,7 @@ def runs(tmp_path_factory):
     keras.utils.set_random_seed(0)
     generator = Generator(3, (None, None), 1)
     save(tf.train.Checkpoint(generator=generator), folder / "run", STEP, keep=1)
-    write_run(folder / "run", Settings(patch_size=64, precision="float32", name="run", data="phantom"), "0")
+    write_run(folder / "run", Settings(patch_size=64, precision="float32", name="run", data="phantom", input_noise=0.03), "0")
     pix_weights.write_weights(generator, folder / "run", str(folder / "run" / f"ckpt-{STEP}"), folder / "file")
     return folder
 
@@ -146,7 +146,8 @@ def test_one_file_cannot_be_resumed(shipped, refused):
     assert "--init-from" in refused(pix_pix_train, "--resume", str(shipped))
 
 
-def test_fine_tuning_starts_from_one_file(shipped, dataset):
+def test_fine_tuning_keeps_the_weights_and_their_noise(shipped, dataset):
     options = [*SMALL, "--data", str(dataset), "--epochs", "1", "--mix", "0", "--learning-rate", "1e-30"]
     assert pix_pix_train.main([*options, "--init-from", str(shipped), "--name", "tuned"]) == 0
     assert np.abs(octa(Path("training_checkpoints/tuned")) - octa(shipped)).max() < 1e-6
+    assert read_run(Path("training_checkpoints/tuned"))[0].input_noise == 0.03
