@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import binary_opening, gaussian_filter, gaussian_filter1d, label, map_coordinates
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, label, map_coordinates, uniform_filter
 
 MIN_BRIGHT = 0.01  # share of pixels; a photograph with fewer shows nothing
 DARK = 15  # brightest channel, of 255: a pixel that is not brighter shows nothing
+NOISE_PX = 5  # side of the squares over which it is averaged, so that single bright pixels on black are no photograph
 SMALLEST_SIDE = 24  # px; a smaller image is taken as all field
 REDUCED_SIDE = 400  # px, at most, of the reduced photograph; the lengths below are in its pixels
 
@@ -98,9 +99,9 @@ def find_field(fundus: np.ndarray) -> Field:
         result depends on nothing but the pixels.
     """
     shape = height, width = fundus.shape[:2]
-    bright = fundus[:: max(1, height // 500), :: max(1, width // 500)].max(axis=-1) > DARK
-    cleaned = binary_opening(bright, np.ones((3, 3))) if min(bright.shape) >= 3 else bright  # no noise on black
-    if cleaned.mean() < MIN_BRIGHT:
+    brightness = fundus[:: max(1, height // 500), :: max(1, width // 500)].max(axis=-1)
+    bright = uniform_filter(brightness.astype(np.float32), NOISE_PX) > DARK
+    if bright.mean() < MIN_BRIGHT:
         return Field(np.zeros(shape, bool))
     scale = -(-max(shape) // REDUCED_SIDE)
     outline = search(fundus, scale) if min(shape) >= SMALLEST_SIDE else None

@@ -47,6 +47,7 @@ CASE_COLUMNS = ("subject", "eye", "region", "split", "fundus", "octa")
 FUNDUS_CHANNELS = 3
 MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more would take gigabytes
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
+TWELVE_BITS = 2**12 - 1  # brightest grey level
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
@@ -171,6 +172,8 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, or has another kind of pixels.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a file (a folder, pipe or device)")  # a pipe would be waited for
     try:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
@@ -179,10 +182,9 @@ def read_image(path: Path) -> np.ndarray:
                 raise DataError(f"{path}: contains {file.n_frames} images; save the right one as a file of its own")
             image = ImageOps.exif_transpose(file)
             if image.mode in SIXTEEN_BIT_MODES:
-                grey = np.asarray(image).astype(np.uint16)  # [0, 65535]
-                image = Image.fromarray(np.round(grey / 257).astype(np.uint8))  # [0, 65535] -> [0, 255]
+                image = Image.fromarray(from_sixteen_bits(np.asarray(image).astype(np.uint16)))
             elif image.mode == "I" and file.format == "PNG":  # how older Pillow versions return a grey PNG of 16 bits
-                image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+                image = Image.fromarray(from_sixteen_bits(np.asarray(image)))
             elif image.mode not in EIGHT_BIT_MODES:
                 raise DataError(f"{path}: pixels of kind {image.mode!r}; save it with 8 or 16 bits per channel")
             return np.array(image.convert("RGBA"))
@@ -201,6 +203,11 @@ def read_image(path: Path) -> np.ndarray:
     ) as error:  # Pillow's errors for damaged files
         reason = "not an image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: cannot be read as an image ({reason})") from error
+
+
+def from_sixteen_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey levels on [0, 65535], or on [0, 4095] as cameras of 12 bits leave them, as uint8 on [0, 255]."""
+    return np.round(grey / (TWELVE_BITS if grey.max() <= TWELVE_BITS else 2**16 - 1) * 255).astype(np.uint8)
 
 
 def read_fundus(path: Path) -> np.ndarray:

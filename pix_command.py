@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,7 +139,8 @@ def without_messages() -> Iterator[None]:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Where to write a file so that it appears complete, or not at all. Errors of the disk name the file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Short, whatever the file's name: that may be as long as the system allows.
+    part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     try:
         yield part
         os.replace(part, path)

@@ -28,9 +28,11 @@ def set_up_gpus() -> str:
 
 def resolve_precision(choice: str) -> tuple[str, str]:
     """Keras' dtype policy for a choice of precision, and the reason for it."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if choice == "mixed_float16" and not gpus:
+        return choice, "as asked for; without a GPU float16 is emulated, many times slower than float32"
     if choice != "auto":
         return choice, "as asked for"
-    gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         if all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details):  # Ampere and later

@@ -11,7 +11,6 @@ summary.md, figures; and the main results for TensorBoard to logs/fit/NAME/evalu
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pix_settings import CHECKPOINTS, SPLITS, Settings
 from ut_fsocta import CROP_MM, REGIONS
 
 PROGRAM = "pix_pix_eval.py"
+SIDE_MM = 0.5, 50.0  # of a crop, at least and at most: else it is in other units
 MAX_RESAMPLES = 100_000  # more would change no digit, and take gigabytes
 
 
@@ -56,8 +56,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", default="logs/eval", metavar="DIR", help="results go to its TIME/ (default: %(default)s)")
     options = parser.parse_args(argv)
     for region in CROP_MM:
-        if not 0 < (side := getattr(options, f"{region}_mm")) < math.inf:
-            parser.error(f"--{region}-mm {side:g}: must be above 0")
+        if not SIDE_MM[0] <= (side := getattr(options, f"{region}_mm")) <= SIDE_MM[1]:
+            parser.error(f"--{region}-mm {side:g}: must be from {SIDE_MM[0]:g} to {SIDE_MM[1]:g} mm")
     for name, least, most in (("resamples", 1, MAX_RESAMPLES), ("seed", 0, 2**32 - 1)):
         if not least <= (value := getattr(options, name)) <= most:
             parser.error(f"--{name} {value}: must be from {least} to {most}")

@@ -76,6 +76,17 @@ def test_dark_images_have_no_field(size):
     assert not find_field(np.full((*size, 3), 5, np.uint8)).mask.any()
 
 
+def test_single_bright_pixels_on_black_are_no_photograph():
+    fundus = np.zeros((400, 500, 3), np.uint8)
+    fundus[::20, ::20] = 255
+    assert not find_field(fundus).mask.any()
+
+
+def test_dithered_photograph_of_one_bit_is_not_dark():
+    fundus = np.random.default_rng(0).random((400, 500, 1)) < 0.4
+    assert find_field(np.uint8(fundus * 255).repeat(3, -1)).mask.any()
+
+
 def with_border(fundus, fov, random):
     """A sample retina whose border is grey or tinted, noisy, and half of the time lettered."""
     colour = random.uniform(0, 40) * random.uniform(0.6, 1, 3)

@@ -1,5 +1,6 @@
 """From files to patches and back."""
 
+import os
 from itertools import chain
 from pathlib import Path
 
@@ -137,6 +138,17 @@ def test_sixteen_bits_become_eight(tmp_path, suffix):
     Image.fromarray(values).save(path)
     assert dlm.read_octa(path, 1)[..., 0].tolist() == [[0, 7, 128, 255]]
     assert dlm.read_fundus(path)[0, 1].tolist() == [7, 7, 7]
+
+
+def test_twelve_bits_in_sixteen_use_all_grey_levels(tmp_path):
+    Image.fromarray(np.array([[0, 2048, 4095]], dtype=np.uint16)).save(tmp_path / "1_OD.png")
+    assert dlm.read_octa(tmp_path / "1_OD.png", 1)[..., 0].tolist() == [[0, 128, 255]]
+
+
+def test_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "1_OD.png")
+    with pytest.raises(dlm.DataError, match=r"1_OD\.png: not a file"):
+        dlm.read_image(tmp_path / "1_OD.png")
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])

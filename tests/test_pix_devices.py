@@ -14,7 +14,7 @@ import tensorflow as tf
 from conftest import PROJECT, checkpoint_values, fake_fundus, program, write_tiny_dataset
 
 import pix_pix_train as train
-from pix_devices import Adam, check_shares, choose_strategy, compiled
+from pix_devices import Adam, check_shares, choose_strategy, compiled, resolve_precision
 from pix_predict import without_dropout
 from pix_settings import Settings, SettingsError
 
@@ -45,7 +45,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import tensorflow as tf
-from pix_devices import choose_strategy
+from pix_devices import choose_strategy, resolve_precision
 from pix_layers import Dropout
 from test_pix_devices import SETTINGS, eleven_steps
 
@@ -183,3 +183,7 @@ def test_broken_cluster_description_is_refused(project, monkeypatch, refused):
     monkeypatch.setenv("TF_CONFIG", "{not json")
     assert "TF_CONFIG" in refused(train, *OPTIONS)
     assert not (project / "training_checkpoints").exists()
+
+
+def test_float16_without_a_gpu_is_said_to_be_slow():
+    assert "slower" in resolve_precision("mixed_float16")[1]

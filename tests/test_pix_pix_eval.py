@@ -179,7 +179,16 @@ def test_folder_without_regions_serves_data_of_one_region(dataset):
 @pytest.mark.parametrize(
     "options",
     [
-        *("--disc-mm 0", "--macula-mm nan", "--resamples 0", "--seed -1", "--data nowhere", "--run nowhere"),
+        *(
+            "--disc-mm 0",
+            "--macula-mm nan",
+            "--macula-mm 0.001",
+            "--disc-mm 51",
+            "--resamples 0",
+            "--seed -1",
+            "--data nowhere",
+            "--run nowhere",
+        ),
         *("--weights best", "--compare x", "--compare x=nowhere"),
         "--compare-vessels Iternet=UT-FSOCTA-v1/cropped/octa",
     ],

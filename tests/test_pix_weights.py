@@ -30,7 +30,8 @@ def runs(tmp_path_factory):
     keras.utils.set_random_seed(0)
     generator = Generator(3, (None, None), 1)
     save(tf.train.Checkpoint(generator=generator), folder / "run", STEP, keep=1)
-    write_run(folder / "run", Settings(patch_size=64, precision="float32", name="run", data="phantom", input_noise=0.03), "0")
+    settings = Settings(patch_size=64, precision="float32", name="run", data="phantom", input_noise=0.03)
+    write_run(folder / "run", settings, "0")
     pix_weights.write_weights(generator, folder / "run", str(folder / "run" / f"ckpt-{STEP}"), folder / "file")
     return folder
 

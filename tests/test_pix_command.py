@@ -1,0 +1,31 @@
+"""What all programs share: files that appear complete or not at all."""
+
+import pytest
+
+from pix_command import atomic_file
+
+
+def write_and_fail(path):
+    with atomic_file(path) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+
+
+def test_file_appears_complete_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_may_have_the_longest_name_that_the_system_allows(tmp_path):
+    path = tmp_path / ("n" * 251 + ".txt")
+    with atomic_file(path) as part:
+        part.write_text("all")
+    assert path.read_text() == "all"
+
+
+def test_two_files_of_one_folder_are_written_at_once(tmp_path):
+    with atomic_file(tmp_path / "a") as one, atomic_file(tmp_path / "b") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["one", "other"]
