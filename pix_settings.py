@@ -187,7 +187,7 @@ SAMPLE_RUN = {
     "l1_only": 0.7,
     "decay": 0.5,
     "lambda_l1": 8.0,
-    "l1_scale": 8,
+    "l1_scale": 24,
     "input_noise": 0.08,
 }
 # With --init-from: at the full rate, training on few pairs overwrites what was learned from many. The generator alone:
