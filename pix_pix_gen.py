@@ -3,7 +3,7 @@
     python pix_pix_gen.py photo.jpg folder list.csv    # each photograph -> synthetic_octa/NAME.png, of the same size
     python pix_pix_gen.py folder --vessels --figure    # also vessel maps with their densities, and figures to look at
     python pix_pix_gen.py --dataset DIR --split test   # a data set in UT-FSOCTA's layout, for the evaluation
-    python pix_pix_gen.py --export DIR                 # the generator as SavedModel and .keras, for other programs
+    python pix_pix_gen.py --export DIR                 # the generator for other programs: SavedModel, Keras, ONNX, ...
 
 Uses the newest run in training_checkpoints/ and its best weights, unless told otherwise. Existing results are kept, so
 that the same command resumes an interrupted folder. `--help` lists every option.
@@ -27,10 +27,12 @@ from pix_command import (
     progress_bar,
     report_error,
 )
-from pix_settings import CHECKPOINTS, SPLITS, Settings
+from pix_settings import CHECKPOINTS, EXPORT_FORMATS, ONE_FILE_FORMAT, SPLITS, Settings
 
 PROGRAM = "pix_pix_gen.py"
 OUTPUT = "synthetic_octa"
+FORMATS = (*EXPORT_FORMATS, ONE_FILE_FORMAT)
+DEFAULT_FORMATS = "saved_model,keras"
 DENSITIES = "densities.csv"
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
 DEGREES = 45  # of the camera's field, unless told otherwise
@@ -69,12 +71,22 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--stride", type=int, metavar="N", help=f"with --published: steps per patch (default: {PUBLISHED_STRIDE})")
     add("--batch-size", type=int, metavar="N", help="with --published: patches at once (default: that of the run)")
-    add("--export", metavar="DIR", help="write the generator as SavedModel and .keras")
+    add("--export", metavar="DIR", help="write the generator for other programs, in the formats of --format")
+    add(
+        "--format",
+        metavar="LIST",
+        help=f"with --export: some of {','.join(FORMATS)}, the last for this program (default: {DEFAULT_FORMATS})",
+    )
     options = parser.parse_args(argv)
     if options.inputs and options.dataset is not None:
         parser.error("INPUT and --dataset: give one of them")
     if not options.inputs and options.dataset is None and options.export is None:
         parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
+    if options.format and options.export is None:
+        parser.error("--format needs --export")
+    options.format = (options.format or DEFAULT_FORMATS).split(",")
+    if unknown := sorted(set(options.format) - set(FORMATS)):
+        parser.error(f"--format {unknown[0]}: must be some of {', '.join(FORMATS)}, with commas between them")
     if options.split and options.dataset is None:
         parser.error("--split needs --dataset")
     if options.published and (options.fast or options.field_degrees or options.px_per_mm):
@@ -117,9 +129,10 @@ from dataset_load_mod import (
     read_fundus,
 )
 from pix_devices import set_up_gpus
-from pix_predict import Prediction, Predictor, export, load_predictor
+from pix_export import export
+from pix_predict import Prediction, Predictor, load_predictor
 from pix_run import read_run
-from pix_weights import describe, run_to_use
+from pix_weights import describe, run_to_use, write_weights
 from ut_fsocta import REGIONS
 from vessel_metrics import map_vessels, vessel_density
 
@@ -424,8 +437,11 @@ def run_synthesis(options: argparse.Namespace) -> int:
     print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
     print(f"Weights: {describe(path)}")
     if options.export:
-        export(predictor.generator, Path(options.export))
-        print(f"Exported to {options.export}/")
+        folder, formats = Path(options.export), [kind for kind in options.format if kind in EXPORT_FORMATS]
+        written = export(predictor.generator, folder, formats) if formats else []
+        if ONE_FILE_FORMAT in options.format:
+            written.append(write_weights(predictor.generator, run, path, folder))
+        print("Exported:", *written)
     if not jobs:
         return 0
     output = Path(options.output)

@@ -1,4 +1,4 @@
-"""Prediction: a fundus photograph -> its OCT-A, for training, synthesis, evaluation and export alike.
+"""Prediction: a fundus photograph -> its OCT-A, for training, synthesis and evaluation alike.
 
 The OCT-A comes from one pass through the generator. The vessel probability is the mean of several, at several scales
 and orientations: what the network invents, above all the speckle, differs between them and averages out, vessels stay.
@@ -6,8 +6,6 @@ Batch normalisation uses the statistics of that image alone, and dropout is off,
 photograph and the weights only. Outside the camera's field the network sees the retina mirrored, and draws no rim.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +29,6 @@ from dataset_load_mod import (
     reflect_to_multiple,
     reflect_to_patch,
 )
-from pix_command import disk_errors_name
 from pix_devices import precision_to_predict
 from pix_generator import Generator
 from pix_layers import layers_of
@@ -358,41 +355,3 @@ def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[
     generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
     path = load_weights(generator, run, weights)
     return Predictor(generator, settings.input_noise), path
-
-
-def export(generator: keras.Model, folder: Path) -> None:
-    """Write the generator as folder/generator.keras and folder/saved_model, for programs without these modules.
-
-    Both take (batch, height, width, 3), float32 on [-1, 1], sides any multiples of 64, and return (batch, height,
-    width, channels), float32 on [-1, 1]: what `Predictor` gives for each image alone. Batch normalisation with the
-    statistics of one image is instance normalisation (Ulyanov et al., 2016), and is written as such.
-
-    Raises:
-        RunError: the generator has a layer that programs without these modules could not load.
-    """
-
-    def exported_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            return keras.layers.GroupNormalization(groups=-1, epsilon=layer.epsilon, name=layer.name)
-        if isinstance(layer, keras.layers.Dropout):
-            return keras.layers.Dropout(layer.rate, name=layer.name)
-        if not type(layer).__module__.startswith("keras."):
-            raise RunError(f"--export: cannot export the layer {layer.name} ({type(layer).__name__}): it is not Keras'")
-        return type(layer).from_config(layer.get_config())
-
-    model = keras.models.clone_model(generator, clone_function=exported_layer, recursive=True)
-    for source, target in zip(layers_of(generator), layers_of(model), strict=True):
-        if isinstance(source, keras.Model):  # a block: its layers are listed too
-            continue
-        kept = "trainable_variables" if isinstance(source, keras.layers.BatchNormalization) else "weights"
-        for one, other in zip(getattr(source, kept), getattr(target, kept), strict=True):
-            other.assign(one)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Written beside its place first, so that nothing partial appears.
-    with disk_errors_name(folder), tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
-        made = Path(temporary)
-        model.save(made / "generator.keras")
-        model.export(made / "saved_model", verbose=False)
-        shutil.rmtree(folder / "saved_model", ignore_errors=True)
-        for name in ("generator.keras", "saved_model"):
-            (made / name).replace(folder / name)

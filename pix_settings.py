@@ -19,6 +19,16 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 MOST = {"patch_size": 2048, "epochs": 10**7, "batch_size": 10**4, "keep": 10**5}
 
 
+# Formats of a generator for other programs, and the file or folder that each gives.
+EXPORT_FORMATS = {
+    "saved_model": "saved_model",
+    "keras": "generator.keras",
+    "onnx": "generator.onnx",
+    "litert": "generator.tflite",
+}
+ONE_FILE_FORMAT = "weights"  # for this program
+
+
 class SettingsError(UserError):
     """Invalid settings."""
 

@@ -1,8 +1,5 @@
 """Prediction in one pass and in tiles, statistics, dropout, and the exported generator."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -279,40 +276,3 @@ def test_prediction_that_is_not_finite_is_an_error():
     network.trainable_variables[0].assign(np.full(network.trainable_variables[0].shape, np.nan))
     with pytest.raises(RunError, match="not finite"):
         Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
-
-
-# --- export ----------------------------------------------------------------------------------------------------------
-
-LOAD = """
-import sys, keras, numpy as np, tensorflow as tf
-fundus = np.load("fundus.npy")
-np.save("keras.npy", keras.models.load_model("exported/generator.keras")(fundus, training=False))
-saved_model = tf.saved_model.load("exported/saved_model")
-np.save("saved_model.npy", saved_model.serve(fundus))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "build",
-    [
-        pytest.param(lambda: Generator(3, (None, None), 1), id="the generator"),
-        pytest.param(lambda: small_network(keras.layers.Dense(5), keras.layers.PReLU(shared_axes=[1, 2])), id="others"),
-    ],
-)
-def test_exported_generator_predicts_the_same_in_a_fresh_process(build, tmp_path):
-    keras.config.set_dtype_policy("float32")
-    predictor = Predictor(build())
-    fundus = np.random.default_rng(7).uniform(-1, 1, (1, 128, 192, 3)).astype(np.float32)
-    np.save(tmp_path / "fundus.npy", fundus)
-    pix_predict.export(predictor.generator, tmp_path / "exported")
-    subprocess.run([sys.executable, "-c", LOAD], check=True, capture_output=True, cwd=tmp_path)
-    expected = predictor.with_own_statistics(fundus)[0]
-    for name in ("keras", "saved_model"):
-        assert np.abs(np.load(tmp_path / f"{name}.npy") - expected).max() < 1e-3
-
-
-def test_layer_that_cannot_be_exported_is_an_error(tmp_path):
-    with pytest.raises(RunError, match="Nested"):
-        pix_predict.export(small_network(Nested()), tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()
