@@ -4,7 +4,10 @@ A leaf: it imports nothing of ours, and nothing that takes long to load.
 """
 
 import argparse
+import codecs
+import csv
 import importlib
+import io
 import os
 import signal
 import sys
@@ -133,7 +136,7 @@ def without_messages() -> Iterator[None]:
         os.close(stderr)
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files and tables ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -148,6 +151,30 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV table by column, as text; missing cells are empty.
+
+    In UTF-8 or UTF-16, with commas, semicolons or tabs: as programs for tables write it. Bytes that are no UTF-8 become
+    surrogates, as in the names of files.
+
+    Raises:
+        OptionError: it cannot be read, or a row has more cells than there are columns.
+    """
+    try:
+        content = path.read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16") if is_utf16 else content.decode("utf-8-sig", "surrogateescape")
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval=""))
+    except (OSError, ValueError, csv.Error) as error:
+        raise OptionError(f"{path}: cannot be read as a CSV table ({error})") from error
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise OptionError(f"{path}: row {number} below the header has more cells than there are columns")
+    return rows
 
 
 @contextmanager

@@ -10,7 +10,7 @@ that the same command resumes an interrupted folder. `--help` lists every option
 """
 
 import argparse
-import csv
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ OUTPUT = "synthetic_octa"
 FORMATS = (*EXPORT_FORMATS, ONE_FILE_FORMAT)
 DEFAULT_FORMATS = "saved_model,keras"
 DENSITIES = "densities.csv"
+LONGEST_NAME = 255  # bytes: what file systems allow
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
 DEGREES = 45  # of the camera's field, unless told otherwise
 FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
@@ -112,7 +113,6 @@ load_tensorflow()
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
@@ -123,153 +123,21 @@ from dataset_load_mod import (
     DataError,
     field_to_use,
     find_dataset,
-    list_eyes,
-    list_full_fields,
     octa_to_grey,
     read_fundus,
 )
+from photo_jobs import FIGURE, MAPS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs
 from pix_devices import set_up_gpus
 from pix_export import export
 from pix_predict import Prediction, Predictor, load_predictor
 from pix_run import read_run
 from pix_weights import describe, run_to_use, write_weights
-from ut_fsocta import REGIONS
 from vessel_metrics import map_vessels, vessel_density
 
-DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px", "threshold", "disagreement", "disagreeing_share")
 DISAGREEING = 0.1  # standard deviation between passes, of OCT-A on [0, 1], from which they disagree
-MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
-FIGURE = "figure"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
-# --- photographs and their results -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Job:
-    """One photograph and where its results go."""
-
-    source: Path
-    target: Path  # the synthetic OCT-A; relative to the output folder
-    region: str | None = None  # of a crop: disc or macula; None: a whole photograph
-
-    def beside(self, kind: str) -> Path:
-        """Where a further result goes; relative to the output folder."""
-        return self.target.with_name(f"{self.target.stem}_{kind}.png")
-
-
-def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
-    """Photographs named as files, in folders (and all below, the tree kept) and in CSV tables with a `path` column.
-
-    Hidden files and files in the output folder are no input. A table's relative paths start at the table, and keep
-    their tree.
-
-    Raises:
-        OptionError: an input does not exist, contains no photograph, or is the output folder.
-    """
-    jobs = []
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            if path.resolve() == output.resolve():
-                raise OptionError(f"--output {output}: is an input; choose another folder")
-            found = [Job(file, file.relative_to(path).with_suffix(".png")) for file in photographs_below(path, output)]
-            if not found:
-                raise OptionError(f"{name}: contains no photograph ({', '.join(IMAGE_SUFFIXES)})")
-        elif path.suffix.lower() == ".csv" and path.is_file():
-            found = [Job(path.parent / row, target_of_row(Path(row))) for row in paths_of_table(path)]
-        elif path.exists():
-            found = [Job(path, Path(path.stem + ".png"))]
-        else:
-            raise OptionError(f"{name}: no such file or folder")
-        jobs += found
-    return list(dict.fromkeys(jobs))
-
-
-def target_of_row(path: Path) -> Path:
-    """Where the result for a path of a table goes: into the same tree if the path is relative and stays below."""
-    inside = not path.is_absolute() and ".." not in path.parts
-    return (path if inside else Path(path.name)).with_suffix(".png")
-
-
-def photographs_below(folder: Path, output: Path) -> list[Path]:
-    """Image files in a folder and below, sorted; without hidden ones and those in the output folder."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
-        and output.resolve() not in path.resolve().parents
-    )
-
-
-def paths_of_table(path: Path) -> list[str]:
-    """The `path` column of a CSV file. Raises OptionError if the file cannot be read or has no such column."""
-    try:
-        table = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:  # pandas' errors of parsing are ValueErrors
-        raise OptionError(f"{path}: cannot be read as a CSV table ({str(error).splitlines()[0]})") from error
-    if "path" not in table or table["path"].isna().all():
-        raise OptionError(f"{path}: has no column named path, or an empty one")
-    return table["path"].dropna().tolist()
-
-
-def list_dataset_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job]:
-    """The crops and whole photographs of some subjects, or of all (None); results are named as in UT-FSOCTA.
-
-    Raises:
-        OptionError: there is none.
-    """
-    jobs = []
-    for region in REGIONS:
-        for (subject, eye), path in list_eyes(dataset / "cropped" / "fundus" / region).items():
-            target = Path("cropped", "synthetic_octa", region, f"{subject}_{eye}.png")
-            jobs.append((subject, Job(path, target, region)))
-    for (subject, eye), path in list_full_fields(dataset).items():
-        jobs.append((subject, Job(path, Path("fov45", "synthetic_octa", f"{subject}_{eye}.png"))))
-    chosen = [job for subject, job in jobs if subjects is None or subject in subjects]
-    if not chosen:
-        raise OptionError(f"--dataset {dataset}: no photograph of the --split")
-    return chosen
-
-
-def check_jobs(jobs: Sequence[Job], output: Path) -> None:
-    """Raises OptionError if two photographs, or a photograph and a result, would be one file."""
-    sources = {job.source.resolve() for job in jobs}
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        for target in (job.target, *map(job.beside, (*MAPS, FIGURE))):
-            place = output / target
-            if place.resolve() in sources:
-                raise OptionError(f"{place}: would be written over an input; choose another --output")
-            other = taken.setdefault(place, job.source)
-            if other != job.source:
-                raise OptionError(
-                    f"{other} and {job.source} would both be written to {place}; do them one after the other"
-                )
-
-
-class Densities:
-    """The table of vessel densities, one row per photograph; rows of an earlier call are kept."""
-
-    def __init__(self, path: Path):
-        """Read the existing table. Incomplete rows of an interrupted call are dropped."""
-        self.path = path
-        self.rows: dict[str, dict] = {}
-        if path.exists():
-            for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-                if None not in row.values() and tuple(row) == DENSITY_COLUMNS:
-                    self.rows[row["path"]] = row
-
-    def add(self, row: dict) -> None:
-        """Set the row of one photograph, by DENSITY_COLUMNS, and write the table."""
-        self.rows[row["path"]] = row
-        with atomic_file(self.path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, DENSITY_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows.values())
+# --- one photograph --------------------------------------------------------------------------------------------------
 
 
 def as_grey_levels(image: np.ndarray) -> np.ndarray:
@@ -317,12 +185,15 @@ class Synthesis:
 
     def is_done(self, job: Job) -> bool:
         """Whether all wanted results of a photograph exist."""
-        wanted = [job.target]
-        wanted += map(job.beside, MAPS) if self.options.vessels else []
-        wanted += [job.beside(FIGURE)] if self.options.figure else []
-        return all((self.output / path).exists() for path in wanted) and (
-            self.densities is None or job.target.as_posix() in self.densities.rows
+        return all((self.output / path).exists() for path in self.wanted(job)) and (
+            self.densities is None or job.target in self.densities
         )
+
+    def wanted(self, job: Job) -> list[Path]:
+        """The results of a photograph, relative to the output folder."""
+        maps = map(job.beside, MAPS) if self.options.vessels else ()
+        figure = [job.beside(FIGURE)] if self.options.figure else ()
+        return [job.target, *maps, *figure]
 
     @property
     def output(self) -> Path:
@@ -351,8 +222,10 @@ class Synthesis:
         """Write the results for one photograph; returns a remark for the user, or "".
 
         Raises:
-            DataError: it cannot be read, or shows nothing.
+            DataError: it cannot be read, or shows nothing, or its name is too long.
         """
+        if any(len(os.fsencode(path.name)) > LONGEST_NAME for path in self.wanted(job)):
+            raise DataError(f"{job.source}: names of its results would exceed {LONGEST_NAME} bytes; rename it")
         fundus = read_fundus(job.source)
         field = field_to_use(fundus, self.settings.fov_mask)
         fov = field.mask
@@ -370,7 +243,6 @@ class Synthesis:
             for kind, image in zip(MAPS, maps, strict=True):
                 write_png(image, self.output / job.beside(kind))
             values = (
-                job.target.as_posix(),
                 f"{vessel_density(vessels, fov):.6f}",
                 int(vessels.sum()),
                 int(fov.sum()),
@@ -378,7 +250,7 @@ class Synthesis:
                 f"{disagreement[fov].mean():.4f}",
                 f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
             )
-            self.densities.add(dict(zip(DENSITY_COLUMNS, values, strict=True)))
+            self.densities.add(job.target, values)
         if self.options.figure:
             write_figure(fundus, octa, vessels, self.output / job.beside(FIGURE))
         write_png(as_grey_levels(octa), target)

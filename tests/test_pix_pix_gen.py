@@ -255,6 +255,19 @@ def test_photograph_named_twice_is_done_once(folder, capsys):
     assert "1 written to" in capsys.readouterr().out
 
 
+def test_photograph_whose_name_is_no_utf8_is_done(folder):
+    Path("photos/a.png").rename("photos/\udcff.png")
+    assert gen.main(["photos/\udcff.png", "--vessels"]) == 0
+    assert [row["path"] for row in densities()] == [r"\xff.png"]
+
+
+def test_photograph_with_too_long_a_name_is_named_and_the_others_are_done(folder, capsys):
+    Path("photos/below/b.jpg").rename(f"photos/{'n' * 246}.jpg")
+    assert gen.main(["photos", "--vessels"]) == 2
+    assert f"photos/{'n' * 246}.jpg: names of its results" in capsys.readouterr().err
+    assert [row["path"] for row in densities()] == ["a.png"]
+
+
 def test_output_below_the_input_is_no_input(folder):
     assert gen.main(["photos", "--output", "photos/out"]) == 0
     assert gen.main(["photos", "--output", "photos/out", "--overwrite"]) == 0

@@ -1,0 +1,160 @@
+"""Which photographs to turn into OCT-A, where their results go, and the table of vessel densities."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset_load_mod import list_eyes, list_full_fields
+from pix_command import OptionError, atomic_file, read_table
+from ut_fsocta import REGIONS
+
+DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px", "threshold", "disagreement", "disagreeing_share")
+MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
+FIGURE = "figure"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photograph and where its results go."""
+
+    source: Path
+    target: Path  # the synthetic OCT-A; relative to the output folder
+    region: str | None = None  # of a crop: disc or macula; None: a whole photograph
+
+    def beside(self, kind: str) -> Path:
+        """Where a further result goes; relative to the output folder."""
+        return self.target.with_name(f"{self.target.stem}_{kind}.png")
+
+
+def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
+    """Photographs named as files, in folders (and all below, the tree kept) and in CSV tables with a `path` column.
+
+    Hidden files and files in the output folder are no input. A table's relative paths start at the table, and keep
+    their tree.
+
+    Raises:
+        OptionError: an input does not exist, contains no photograph, or is the output folder.
+    """
+    jobs = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            if path.resolve() == output.resolve():
+                raise OptionError(f"--output {output}: is an input; choose another folder")
+            found = [Job(file, file.relative_to(path).with_suffix(".png")) for file in photographs_below(path, output)]
+            if not found:
+                raise OptionError(f"{name}: contains no photograph ({', '.join(IMAGE_SUFFIXES)})")
+        elif path.suffix.lower() == ".csv" and path.is_file():
+            found = [Job(path.parent / row, target_of_row(Path(row))) for row in paths_of_table(path)]
+        elif path.exists():
+            found = [Job(path, Path(path.stem + ".png"))]
+        else:
+            raise OptionError(f"{name}: no such file or folder")
+        jobs += found
+    return list(dict.fromkeys(jobs))
+
+
+def target_of_row(path: Path) -> Path:
+    """Where the result for a path of a table goes: into the same tree if the path is relative and stays below."""
+    inside = not path.is_absolute() and ".." not in path.parts
+    return (path if inside else Path(path.name)).with_suffix(".png")
+
+
+def photographs_below(folder: Path, output: Path) -> list[Path]:
+    """Image files in a folder and below, sorted; without hidden ones and those in the output folder."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+        and output.resolve() not in path.resolve().parents
+    )
+
+
+def paths_of_table(path: Path) -> list[str]:
+    """The `path` column of a CSV file; empty cells are left out.
+
+    Raises:
+        OptionError: the file cannot be read, has no such column or an empty one, or a cell names no file.
+    """
+    rows = [row["path"] for row in read_table(path) if row.get("path")]
+    if not rows:
+        raise OptionError(f"{path}: has no column named path, or an empty one")
+    if wrong := [row for row in rows if Path(row).name in ("", "..")]:
+        raise OptionError(f"{path}: {wrong[0]!r} in the column path names no file")
+    return rows
+
+
+def list_dataset_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job]:
+    """The crops and whole photographs of some subjects, or of all (None); results are named as in UT-FSOCTA.
+
+    Raises:
+        OptionError: there is none.
+    """
+    jobs = []
+    for region in REGIONS:
+        for (subject, eye), path in list_eyes(dataset / "cropped" / "fundus" / region).items():
+            target = Path("cropped", "synthetic_octa", region, f"{subject}_{eye}.png")
+            jobs.append((subject, Job(path, target, region)))
+    for (subject, eye), path in list_full_fields(dataset).items():
+        jobs.append((subject, Job(path, Path("fov45", "synthetic_octa", f"{subject}_{eye}.png"))))
+    chosen = [job for subject, job in jobs if subjects is None or subject in subjects]
+    if not chosen:
+        raise OptionError(f"--dataset {dataset}: no photograph of the --split")
+    return chosen
+
+
+def check_jobs(jobs: Sequence[Job], output: Path) -> None:
+    """Raises OptionError if two photographs, or a photograph and a result, would be one file."""
+    sources = {job.source.resolve() for job in jobs}
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        for target in (job.target, *map(job.beside, (*MAPS, FIGURE))):
+            place = output / target
+            if place.resolve() in sources:
+                raise OptionError(f"{place}: would be written over an input; choose another --output")
+            other = taken.setdefault(place, job.source)
+            if other != job.source:
+                raise OptionError(
+                    f"{other} and {job.source} would both be written to {place}; do them one after the other"
+                )
+
+
+def printable(path: Path) -> str:
+    """A path as text that every table can hold: bytes that are no UTF-8 are written out."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+class Densities:
+    """The table of vessel densities, one row per photograph; rows of an earlier call are kept."""
+
+    def __init__(self, path: Path):
+        """Read the existing table, which Excel may have saved. Photographs with incomplete rows are done again.
+
+        Raises:
+            OptionError: it cannot be read, or has other columns.
+        """
+        self.path = path
+        self.rows: dict[str, dict] = {}
+        for row in read_table(path) if path.exists() else ():
+            if set(row) != set(DENSITY_COLUMNS):
+                raise OptionError(f"{path}: has other columns than this version writes; move it, or choose --output")
+            if all(row.values()):
+                self.rows[row["path"]] = row
+
+    def __contains__(self, target: Path) -> bool:
+        """Whether the photograph with this OCT-A has a row."""
+        return printable(target) in self.rows
+
+    def add(self, target: Path, values: Sequence) -> None:
+        """Set the row of the photograph with this OCT-A, by DENSITY_COLUMNS without the path, and write the table."""
+        path = printable(target)
+        self.rows[path] = dict(zip(DENSITY_COLUMNS, (path, *values), strict=True))
+        with atomic_file(self.path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, DENSITY_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows.values())

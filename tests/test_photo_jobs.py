@@ -1,0 +1,79 @@
+"""Names and tables as people and their programs write them: each photograph is done or named, and no row is lost."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from photo_jobs import DENSITY_COLUMNS, Densities, list_jobs
+from pix_command import OptionError, read_table
+
+VALUES = ("0.1", "10", "100", "0.5", *("0.02" for _ in DENSITY_COLUMNS[5:]))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def as_excel_saves_it(separator, encoding):
+    """The bytes of a table of densities with one row, as programs for tables save it."""
+    lines = [separator.join(DENSITY_COLUMNS), separator.join(("a.png", *VALUES)), ""]
+    return "\r\n".join(lines).encode(encoding)
+
+
+def test_table_is_read_by_column(here):
+    Path("a.csv").write_text('path,eye\n"b, c.png",OD\nd.png\n')
+    assert read_table(Path("a.csv")) == [{"path": "b, c.png", "eye": "OD"}, {"path": "d.png", "eye": ""}]
+
+
+def test_row_with_too_many_cells_is_named(here):
+    Path("a.csv").write_text("path\na.png\nb.png,c.png\n")
+    with pytest.raises(OptionError, match="row 2"):
+        read_table(Path("a.csv"))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_rows_of_a_table_that_excel_saved_are_kept(here, separator, encoding):
+    Path("densities.csv").write_bytes(as_excel_saves_it(separator, encoding))
+    Densities(Path("densities.csv")).add(Path("b.png"), VALUES)
+    assert [row["path"] for row in read_table(Path("densities.csv"))] == ["a.png", "b.png"]
+
+
+def test_table_with_other_columns_is_refused_and_unchanged(here):
+    Path("densities.csv").write_text("path,density\na.png,0.1\n")
+    with pytest.raises(OptionError, match=r"densities\.csv: has other columns"):
+        Densities(Path("densities.csv"))
+
+
+def test_table_that_is_no_text_is_refused(here):
+    Path("densities.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(OptionError, match=r"densities\.csv: cannot be read as a CSV table"):
+        Densities(Path("densities.csv"))
+
+
+@pytest.mark.parametrize("name", ["b\udcff.png", "two\nlines.png", "NA", "sp ace.png", "ü.png"])
+def test_photograph_of_any_name_has_its_row(here, name):
+    Densities(Path("densities.csv")).add(Path(name), VALUES)
+    assert Path(name) in Densities(Path("densities.csv"))
+
+
+def test_row_of_a_table_may_be_named_na(here):
+    Path("list.csv").write_text("path\nNA\n")
+    assert [job.source for job in list_jobs(["list.csv"], Path("out"))] == [Path("NA")]
+
+
+def test_name_in_a_table_that_is_no_utf8_is_that_of_the_file(here):
+    Path("list.csv").write_bytes(b"path\nb\xff.png\n")
+    (job,) = list_jobs(["list.csv"], Path("out"))
+    assert os.fsencode(job.source) == b"b\xff.png"
+
+
+@pytest.mark.parametrize("row", [".", "/", "a/.."])
+def test_row_that_names_no_file_is_refused(here, row):
+    Path("list.csv").write_text(f"path\na.png\n{row}\n")
+    with pytest.raises(OptionError, match="names no file"):
+        list_jobs(["list.csv"], Path("out"))
