@@ -10,7 +10,19 @@ from dataset_load_mod import list_eyes, list_full_fields
 from pix_command import OptionError, atomic_file, read_table
 from ut_fsocta import REGIONS
 
-DENSITY_COLUMNS = ("path", "vessel_density", "vessel_px", "field_px", "threshold", "disagreement", "disagreeing_share")
+DENSITY_COLUMNS = (
+    "path",
+    "vessel_density",
+    "vessel_px",
+    "field_px",
+    "threshold",
+    "disagreement",
+    "disagreeing_share",
+    "field_share",
+    "sharpness",
+    "contrast",
+    "verdict",
+)
 MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
 FIGURE = "figure"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

@@ -127,6 +127,7 @@ from dataset_load_mod import (
     read_fundus,
 )
 from photo_jobs import FIGURE, MAPS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs
+from photo_trust import Trust, judge
 from pix_devices import set_up_gpus
 from pix_export import export
 from pix_predict import Prediction, Predictor, load_predictor
@@ -134,6 +135,7 @@ from pix_run import read_run
 from pix_weights import describe, run_to_use, write_weights
 from vessel_metrics import map_vessels, vessel_density
 
+NAMED = 5  # doubtful photographs in the printout; the table has all
 DISAGREEING = 0.1  # standard deviation between passes, of OCT-A on [0, 1], from which they disagree
 
 
@@ -218,8 +220,8 @@ class Synthesis:
             return None
         return 2 * field.radius * DEGREES / (self.options.field_degrees or DEGREES)
 
-    def run(self, job: Job) -> str:
-        """Write the results for one photograph; returns a remark for the user, or "".
+    def run(self, job: Job) -> tuple[Trust, str]:
+        """Write the results for one photograph; returns how far to trust them, and a remark for the user, or "".
 
         Raises:
             DataError: it cannot be read, or shows nothing, or its name is too long.
@@ -236,8 +238,16 @@ class Synthesis:
         octa, disagreement = octa_to_grey(predicted.octa), predicted.disagreement
         target = self.output / job.target
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.options.vessels or self.options.figure:
-            vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
+        vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
+        several = not (self.options.fast or self.options.published)  # passes, which may disagree
+        trust = judge(
+            fundus,
+            fov,
+            None if field.radius is None else diameter,
+            predicted.probability,
+            disagreement if several else None,
+            vessels,
+        )
         if self.options.vessels:
             maps = vessels, as_grey_levels(predicted.probability), as_grey_levels(2 * disagreement)
             for kind, image in zip(MAPS, maps, strict=True):
@@ -247,16 +257,23 @@ class Synthesis:
                 int(vessels.sum()),
                 int(fov.sum()),
                 "nan" if threshold is None else f"{threshold:.4f}",
-                f"{disagreement[fov].mean():.4f}",
-                f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
+                f"{disagreement[fov].mean():.4f}" if several else "nan",
+                f"{(disagreement[fov] > DISAGREEING).mean():.4f}" if several else "nan",
+                f"{trust.field_share:.4f}",
+                f"{trust.sharpness:.2f}",
+                f"{trust.contrast:.4f}",
+                trust.verdict,
             )
             self.densities.add(job.target, values)
         if self.options.figure:
             write_figure(fundus, octa, vessels, self.output / job.beside(FIGURE))
         write_png(as_grey_levels(octa), target)
         if diameter or job.region or self.options.published:
-            return ""
-        return f"{job.source}: shows no border of the camera's field, predicted at its own scale; see --px-per-mm"
+            return trust, ""
+        return (
+            trust,
+            f"{job.source}: shows no border of the camera's field, predicted at its own scale; see --px-per-mm",
+        )
 
 
 def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
@@ -264,18 +281,29 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
     todo = [job for job in jobs if synthesis.options.overwrite or not synthesis.is_done(job)]
     if kept := len(jobs) - len(todo):
         print(f"{kept} of {len(jobs)} exist and are kept (--overwrite replaces them)")
-    failed = []
+    failed, verdicts = [], {}
     with progress_bar(todo, unit="photo", disable=len(todo) < 2) as photographs:  # closes the bar's line, too
         for job in photographs:
             try:
-                if remark := synthesis.run(job):
+                trust, remark = synthesis.run(job)
+                verdicts[job.source] = trust
+                if remark:
                     photographs.write(one_line(remark))
             except DataError as error:
                 failed.append(str(error))
             except (MemoryError, tf.errors.ResourceExhaustedError):
                 failed.append(f"{job.source}: out of memory; reduce the photograph's size")
     print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
+    if verdicts:
+        print(one_line(in_one_line(verdicts)))
     return failed
+
+
+def in_one_line(verdicts: dict[Path, Trust]) -> str:
+    """How many photographs are usable, and which are doubtful, and why."""
+    doubtful = [f"{path} ({', '.join(trust.doubts)})" for path, trust in verdicts.items() if trust.doubts]
+    named = "; ".join(doubtful[:NAMED]) + (f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else "")
+    return f"Usable: {len(verdicts) - len(doubtful)} of {len(verdicts)}" + (f"; doubtful: {named}" if named else "")
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
