@@ -75,8 +75,8 @@ def test_a_single_pass_cannot_disagree(retina):
 
 
 def test_without_a_border_the_limits_are_closer(retina):
-    assert doubts(retina, contrast=0.25) == ()
-    assert doubts(retina, contrast=0.25, diameter=None) != ()
+    assert doubts(retina, contrast=0.275) == ()
+    assert doubts(retina, contrast=0.275, diameter=None) != ()
 
 
 def test_picture_without_vessels_is_doubtful(retina):
