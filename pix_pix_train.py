@@ -76,6 +76,7 @@ PICTURED_CROPS = 3  # validation crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
 GRID_PX = 16  # the last four transposed convolutions, each of step 2, can leave patterns that repeat after 2 to 16 px
 BEST_SCORE = "vessel_auc"  # chooses the best checkpoint: it needs no threshold and ignores the speckle
+SPECKLE_WEIGHT = 0.01  # of that score, that a run which learns speckle gives for half the error of its power
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -339,17 +340,24 @@ def end_epoch(run: Run) -> None:
         scores = validate(run, epoch, step)
         # Weights from before the discriminator's phase draw no speckle, however well they draw the vessels.
         complete = settings.l1_only == 1 or is_past_l1_only(settings, step, run.steps)
-        is_best = complete and scores[BEST_SCORE] > float(state.best_score)
+        score = best_score(settings, scores)
+        is_best = complete and score > float(state.best_score)
         print("  validation: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), end="")
         print(" (best)" if is_best else "")
         if is_best:
-            state.best_score.assign(scores[BEST_SCORE])
+            state.best_score.assign(score)
             state.save_best()
     if data.full_field is not None and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
         run.log.images("Whole Fundus", [evaluate_whole_fundus(run.networks, data.full_field, settings.fov_mask)], step)
     run.log.flush()
     if epoch % CHECKPOINT_EPOCHS == 0:
         run.save()
+
+
+def best_score(settings: Settings, scores: dict[str, float]) -> float:
+    """What the best checkpoint has most of: vessels; with `--l1-scale` above 1, which teaches speckle, that too."""
+    speckle = -SPECKLE_WEIGHT * scores["texture"] if settings.l1_scale > 1 else 0.0
+    return scores[BEST_SCORE] + speckle
 
 
 def validate(run: Run, epoch: int, step: int) -> dict[str, float]:

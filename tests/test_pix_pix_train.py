@@ -374,6 +374,14 @@ def test_non_finite_loss_stops_the_run_and_saves_nothing(project, capsys):
     assert tf.train.latest_checkpoint("training_checkpoints/bad") is None
 
 
+@pytest.mark.parametrize(("l1_scale", "least"), [(1, 0.80), (8, 0.79)])
+def test_best_weights_of_a_run_that_learns_speckle_have_some(l1_scale, least):
+    smooth, speckled = {"vessel_auc": 0.80, "texture": 2.6}, {"vessel_auc": 0.79, "texture": 0.4}
+    settings = train.Settings(l1_scale=l1_scale)
+    best = max(smooth, speckled, key=lambda scores: train.best_score(settings, scores))
+    assert best["vessel_auc"] == least
+
+
 @pytest.mark.slow
 @RUNS
 def test_fine_tuning_starts_from_both_networks_of_the_other_run(runs, monkeypatch, tmp_path):
