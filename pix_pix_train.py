@@ -74,6 +74,7 @@ CHECKPOINT_SECONDS = 300  # at most between checkpoints, however long an epoch: 
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 PICTURED_CROPS = 3  # validation crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
+L1_FINISH = 0.04  # share of a run, at its end, without the discriminator, if it makes its speckle from noise
 GRID_PX = 16  # the last four transposed convolutions, each of step 2, can leave patterns that repeat after 2 to 16 px
 BEST_SCORE = "vessel_auc"  # chooses the best checkpoint: it needs no threshold and ignores the speckle
 SPECKLE_WEIGHT = 0.01  # of that score, that a run which learns speckle gives for half the error of its power
@@ -296,10 +297,11 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
 def has_discriminator(settings: Settings, step: int, steps: int) -> bool:
     """Whether a step (from 1 to `steps`) trains against the discriminator, and not by the mean absolute error alone.
 
-    With `input_noise` it does in every second step only: by the others the generator learns to draw the vessels as well
-    as they can be known where there is no noise, and speckle where there is.
+    With `input_noise` it does in every second step only, and no more at the end: by the other steps the generator
+    learns to draw the vessels as well as they can be known where there is no noise, and speckle only where there is.
     """
-    return is_past_l1_only(settings, step, steps) and not (settings.input_noise and step % 2)
+    pauses = settings.input_noise and (step % 2 or step > steps - int(L1_FINISH * steps))
+    return is_past_l1_only(settings, step, steps) and not pauses
 
 
 def is_past_l1_only(settings: Settings, step: int, steps: int) -> bool:

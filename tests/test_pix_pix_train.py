@@ -96,6 +96,15 @@ def test_steps_with_the_discriminator(l1_only, input_noise, expected):
     assert [step for step in range(1, 7) if train.has_discriminator(settings, step, 6)] == expected
 
 
+def test_run_that_learns_speckle_ends_without_the_discriminator():
+    settings = Settings(l1_only=0.5, input_noise=0.1)
+    assert max(step for step in range(1, 1001) if train.has_discriminator(settings, step, 1000)) == 960
+
+
+def test_run_without_noise_ends_with_the_discriminator():
+    assert train.has_discriminator(Settings(l1_only=0.5), 1000, 1000)
+
+
 def test_vessels_are_validated_without_noise_and_speckle_with_it(settings):
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (128, 128, channels), dtype=np.uint8) for channels in (3, 1)]
