@@ -20,10 +20,8 @@ LEAST_BRIGHTNESS = 30.0  # grey levels
 LEAST_FIELD = 0.4  # share of the picture; a round field in a picture of 16:9 has 0.44
 SHARPNESS = 0.45, 8.0  # per cent; sharp photographs have 1 to 5, noise and other pictures more
 BLUEST = 0.9  # blue / green; photographs of the retina have 0 to 0.8
-# Least contrast of the vessel map, and most disagreement as a share of it: with a border of the camera's field, and
-# without, when the picture may show anything.
-WITH_BORDER = 0.27, 0.115
-WITHOUT_BORDER = 0.28, 0.095
+LEAST_CONTRAST = 0.29  # of the vessel map; most sample photographs have 0.33 and more
+LEAST_WITHOUT_BORDER = 0.3  # the same where no border of the camera's field is seen: the picture may show anything
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,6 @@ def judge(
     fov: np.ndarray,
     diameter: float | None,
     probability: np.ndarray,
-    disagreement: np.ndarray | None,
     vessels: np.ndarray,
 ) -> Trust:
     """Judge a photograph and its prediction.
@@ -62,7 +59,6 @@ def judge(
         fov: (height, width), bool: inside the camera's field, not empty.
         diameter: of the field in px; None: no border is seen.
         probability: of a vessel: (height, width), float on [0, 1].
-        disagreement: of the passes: (height, width), float; None: there was one pass, and this is not judged.
         vessels: (height, width), bool: the vessel map.
     """
     share, brightness = float(fov.mean()), float(np.median(fundus.max(axis=-1)[fov]))
@@ -70,7 +66,6 @@ def judge(
     ground = fov & ~vessels
     seen = vessels.any() and ground.any()
     contrast = float(probability[vessels].mean() - probability[ground].mean()) if seen else 0.0
-    least_contrast, most_disagreement = WITHOUT_BORDER if diameter is None else WITH_BORDER
     red, green, blue = (float(np.median(fundus[..., channel][fov])) for channel in range(3))
     doubts = {
         "dark": brightness < LEAST_BRIGHTNESS,
@@ -78,11 +73,10 @@ def judge(
         "blurred": sharp < SHARPNESS[0],
         "noisy, or no photograph of a retina": sharp > SHARPNESS[1],
         "without the colours of a retina": red < green or blue > BLUEST * green,
-        "vessels hardly stand out": contrast < least_contrast,
-        "the passes disagree on the vessels": disagreement is not None
-        and disagreement[fov].mean() > most_disagreement * contrast,
+        "vessels hardly stand out": contrast < (LEAST_WITHOUT_BORDER if diameter is None else LEAST_CONTRAST),
     }
-    return Trust(share, sharp, brightness, contrast, tuple(doubt for doubt, holds in doubts.items() if holds))
+    found = tuple(doubt for doubt, holds in doubts.items() if holds)
+    return Trust(share, sharp, brightness, contrast, found)
 
 
 def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:

@@ -23,7 +23,7 @@ REQUIREMENTS = "requirements-export.txt"  # for onnx and litert
 
 
 def export(generator: keras.Model, folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Write a generator in some of EXPORT_FORMATS; returns what is written, in `folder`.
+    """Write a generator, built in float32, in some of EXPORT_FORMATS; returns what is written, in `folder`.
 
     Raises:
         RunError: the generator has a layer that programs without these modules could not load, or a format needs a
@@ -63,7 +63,7 @@ def write(model: keras.Model, path: Path, kind: str) -> None:
 
 
 def with_keras_layers(generator: keras.Model) -> keras.Model:
-    """A generator of Keras' own layers, in float32, that gives each image of a batch what it gives alone.
+    """A generator of Keras' own layers that gives each image of a batch what it gives alone.
 
     Batch normalisation with the statistics of one image is instance normalisation (Ulyanov et al., 2016), and becomes
     that.
@@ -74,12 +74,12 @@ def with_keras_layers(generator: keras.Model) -> keras.Model:
 
     def exported_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
-            return keras.layers.GroupNormalization(groups=-1, epsilon=layer.epsilon, name=layer.name, dtype="float32")
+            return keras.layers.GroupNormalization(groups=-1, epsilon=layer.epsilon, name=layer.name)
         if isinstance(layer, keras.layers.Dropout):
-            return keras.layers.Dropout(layer.rate, name=layer.name, dtype="float32")
+            return keras.layers.Dropout(layer.rate, name=layer.name)
         if not type(layer).__module__.startswith("keras."):
             raise RunError(f"--export: cannot export the layer {layer.name} ({type(layer).__name__}): it is not Keras'")
-        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+        return type(layer).from_config(layer.get_config())
 
     model = keras.models.clone_model(generator, clone_function=exported_layer, recursive=True)
     for source, target in zip(layers_of(generator), layers_of(model), strict=True):

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pix_command import (
@@ -240,14 +240,8 @@ class Synthesis:
         target.parent.mkdir(parents=True, exist_ok=True)
         vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
         several = not (self.options.fast or self.options.published)  # passes, which may disagree
-        trust = judge(
-            fundus,
-            fov,
-            None if field.radius is None else diameter,
-            predicted.probability,
-            disagreement if several else None,
-            vessels,
-        )
+        seen_diameter = None if field.radius is None else diameter
+        trust = judge(fundus, fov, seen_diameter, predicted.probability, vessels)
         if self.options.vessels:
             maps = vessels, as_grey_levels(predicted.probability), as_grey_levels(2 * disagreement)
             for kind, image in zip(MAPS, maps, strict=True):
@@ -333,6 +327,8 @@ def run_synthesis(options: argparse.Namespace) -> int:
         raise OptionError(f"--stride {options.stride}: at most the run's patch, {settings.patch_size} px")
     jobs = jobs_of(options, settings) if options.inputs or options.dataset is not None else []
     device = set_up_gpus()
+    if options.export:
+        settings = replace(settings, precision="float32")  # for machines of any kind
     predictor, path = load_predictor(run, options.weights, settings)
     print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
     print(f"Weights: {describe(path)}")

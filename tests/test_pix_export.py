@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import PROJECT
 from test_pix_predict import Nested, small_network
 
@@ -13,8 +14,8 @@ import pix_export
 import pix_pix_gen
 from pix_generator import Generator
 from pix_predict import Predictor
-from pix_run import RunError
-from pix_settings import EXPORT_FORMATS
+from pix_run import RunError, save, write_run
+from pix_settings import EXPORT_FORMATS, Settings
 
 SIZES = ((128, 192), (192, 64))  # px
 # What a program without these modules does; `fundus` is the input, `octa` the output.
@@ -76,12 +77,14 @@ def test_layers_that_a_user_adds_are_exported(tmp_path):
     assert np.abs(octa - Predictor(generator).with_own_statistics(fundus)[0]).max() < 1e-3
 
 
-def test_network_in_bfloat16_is_exported_in_float32():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    generator = small_network()
+def test_run_in_bfloat16_is_exported_in_float32(tmp_path):
     keras.config.set_dtype_policy("float32")
-    layers = pix_export.layers_of(pix_export.with_keras_layers(generator))
-    assert {layer.compute_dtype for layer in layers} == {"float32"}
+    save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), tmp_path / "run", 1, keep=1)
+    write_run(tmp_path / "run", Settings(precision="mixed_bfloat16", name="run", data="phantom"), "0")
+    options = ["--run", str(tmp_path / "run"), "--export", str(tmp_path / "model"), "--format", "keras"]
+    assert pix_pix_gen.main(options) == 0
+    model = keras.models.load_model(tmp_path / "model" / "generator.keras")
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
 
 
 def test_layer_that_cannot_be_exported_is_an_error(tmp_path):

@@ -82,7 +82,7 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
         wide = eye.vessels(window, TRUTH_MIN_WIDTH_MM)
         truth = (wide["artery"].merge(wide["vein"]).depth > 0) & fov
         probability = predictor.predict_photograph(fundus, fov, None).probability
-        vessels = map_vessels(probability, fov, "disc")[0] & fov
+        vessels = map_vessels(probability, fov, "disc", None)[0] & fov
         missed, invented = truth & ~vessels, vessels & ~truth
         errors = coloured((0.6 * fundus).astype(np.uint8), (missed, MISSED), (invented, INVENTED))
         images = [black_outside(fundus, fov), octa_to_grey(octa / 255), probability, errors]

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -99,7 +100,7 @@ def verdict(predictor: Predictor, fundus: np.ndarray) -> Trust:
     diameter = None if field.radius is None else 2 * field.radius
     predicted = predictor.predict_photograph(fundus, field.mask, diameter)
     vessels = map_vessels(predicted.probability, field.mask, None, diameter)[0]
-    return judge(fundus, field.mask, diameter, predicted.probability, predicted.disagreement, vessels)
+    return judge(fundus, field.mask, diameter, predicted.probability, vessels)
 
 
 def main() -> None:
@@ -114,7 +115,7 @@ def main() -> None:
         trust = verdict(predictor, fundus)
         seen[kind] += 1
         doubts.setdefault(kind, []).append(trust.doubts)
-        values = f"{trust.field_share:.2f}, {trust.sharpness:.2f}, {trust.brightness:.0f}, {trust.contrast:.3f}"
+        values = ", ".join(f"{value:.3g}" for value in astuple(trust)[:4])
         print(f"{kind}, {name}: {values}: {trust.verdict}", flush=True)
     print("\n| pictures | usable | doubtful because |\n|---|---|---|")
     for kind, number in seen.items():
