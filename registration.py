@@ -16,6 +16,7 @@ A displacement (2, height, width) gives rows and columns, in px: the photograph'
 (y, x) + displacement[:, y, x]. In this file an image at working scale is one that `reduced` made.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
@@ -31,6 +32,7 @@ from vessel_metrics import SMOOTHING_SIGMA, smooth
 SIDE = 200  # px of a square image at working scale; the lengths below are in its pixels
 LARGEST = 25 * SIDE / CROP_PX  # of a displacement
 LEAST_JACOBIAN = 0.1
+ENTIRELY = 0.99  # of a reduced pixel lies in the field
 
 # Vessels
 DETAIL, SURROUNDINGS, AROUND = 1.0, 8.0, 16.0  # sigmas: vessels are wider than the first and narrower than the second
@@ -38,6 +40,7 @@ FAINTEST, CLEAREST = -2.0, 3.0  # standard deviations: beyond them lies no vesse
 
 # Similarity, searched for at half the working scale
 ANGLES = np.deg2rad(np.arange(-4.0, 4.5))
+GLANCE = np.deg2rad([-2.0, 0.0, 2.0])
 SCALES = np.arange(0.94, 1.07, 0.02)
 SHIFT = 6  # px at half the working scale
 
@@ -54,6 +57,26 @@ OUTLIER = 1.0  # of the difference of two images: beyond it, a pixel counts less
 
 
 @dataclass(frozen=True)
+class Eye:
+    """What a network sees in a photograph, at working scale."""
+
+    prediction: np.ndarray  # (height, width), float16 on [0, 1]: vessels are bright
+    fov: np.ndarray  # (height, width), bool: inside the camera's field
+
+    def turned(self, down: int, right: int) -> "Eye":
+        """With rows and columns in this direction, 1 or -1: (1, -1) is mirrored left to right."""
+        return Eye(self.prediction[::down, ::right], self.fov[::down, ::right])
+
+    def within(self, fov: np.ndarray) -> "Eye":
+        """Of the size of a field at working scale, and seen in that field only."""
+        prediction, own = self.prediction, self.fov
+        if own.shape != fov.shape:
+            prediction = resize(prediction.astype(np.float32), fov.shape, order=1)
+            own = resize(own.astype(np.float32), fov.shape, order=1) > ENTIRELY
+        return Eye(prediction, own & fov)
+
+
+@dataclass(frozen=True)
 class Fit:
     """How an OCT-A was moved onto a prediction."""
 
@@ -63,23 +86,35 @@ class Fit:
 
 
 def reduced(image: np.ndarray) -> np.ndarray:
-    """An image (height, width), float on [0, 1] or bool, at working scale: float32 on [0, 1], of SIDE^2 px or nearly.
-
-    Of a field, the pixels of 1 are entirely inside.
-    """
+    """An image (height, width), float on [0, 1], at working scale: float32, of SIDE^2 px or nearly."""
     factor = SIDE / np.sqrt(image.size)
     size = [max(4 * BLOCK, round(side * factor)) for side in image.shape]
     return resize(image.astype(np.float32), size, order=1, anti_aliasing=True)
 
 
-def fit(scan: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> Fit:
-    """Move an OCT-A onto a prediction; the arrays are at working scale.
+def seen_eye(prediction: np.ndarray, fov: np.ndarray) -> Eye:
+    """What a network sees, float on [0, 1], in a camera's field, bool, at working scale; any (height, width)."""
+    return Eye(reduced(prediction).astype(np.float16), reduced(fov) > ENTIRELY)
 
-    Args:
-        scan: the OCT-A (height, width), float on [0, 1].
-        prediction: what a network sees in the photograph (height, width), float on [0, 1]: vessels are bright.
-        fov: (height, width), bool: inside the camera's field.
-    """
+
+def fit_all(scan: np.ndarray, eyes: Sequence[Eye]) -> list[Fit]:
+    """How an OCT-A, at working scale, fits each of some eyes."""
+    return [fit(scan, eye) for eye in eyes]
+
+
+def alike(scan: np.ndarray, eyes: Sequence[Eye]) -> list[float]:
+    """How alike an OCT-A, at working scale, and some eyes are at a glance: which to fit, if there are many."""
+    found = vessel_contrast(scan, np.ones(scan.shape, bool), evenly=True)
+    scores = []
+    for eye in (eye.within(np.ones(scan.shape, bool)) for eye in eyes):
+        wanted = vessel_contrast(eye.prediction.astype(np.float32), eye.fov, evenly=False)
+        scores.append(max(aligned(wanted, found, eye.fov, angle, 1.0)[0] for angle in GLANCE))
+    return scores
+
+
+def fit(scan: np.ndarray, eye: Eye) -> Fit:
+    """Move an OCT-A (height, width), float on [0, 1], at working scale, onto an eye's prediction of the same size."""
+    prediction, fov = eye.prediction.astype(np.float32), eye.fov
     grid = splines(fov.shape)
     wanted = vessel_contrast(prediction, fov, evenly=False)
     found = vessel_contrast(scan, np.ones_like(fov), evenly=True)
