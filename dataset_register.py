@@ -22,7 +22,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pix_command import (
@@ -90,6 +90,7 @@ REMARK = "; its OCT-A is copied as it lies"
 CLEARLY = 0.1  # in correlation, that a pair fits better than others
 CONTROLS = 3  # other eyes that a pair is compared with
 NEIGHBOURS = 8  # in the table, among which these are chosen
+MOST_OF_FIELD = 0.7  # of a pair's field, that these show
 PAIRS_AT_ONCE = 16  # are predicted before they are registered: limits the memory
 PAIRS_PER_PROCESS = 4  # a process takes two seconds to start, which fewer pairs do not repay
 JPEG_QUALITY = 95
@@ -319,13 +320,8 @@ class Work:
         return Rival(WRONG_EYE if same else WRONG_PARTNER, name_of(other), self.eye(other))
 
     def controls(self, case: Case, own: Eye) -> list[Rival]:
-        """CONTROLS eyes of the same region that show most of the same field; with too few eyes, the own one turned."""
-        near = [self.rival(case, other) for other in self.others_of(case)[:NEIGHBOURS]]
-        usable = [
-            Rival(rival.verdict, rival.name, rival.eye.within(own.fov)) for rival in near if rival.eye is not None
-        ]
-        chosen = sorted(usable, key=lambda rival: -rival.eye.fov.sum())[:CONTROLS]
-        return chosen if len(chosen) == CONTROLS else chosen + turned(own)
+        """What a pair is compared with: see `chosen_controls`."""
+        return chosen_controls(own, [self.rival(case, other) for other in self.others_of(case)[:NEIGHBOURS]])
 
     def finish(self, case: Case, pair: Pair, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
         """Write the results of a pair; `fits` are with its own photograph and with the rivals."""
@@ -341,6 +337,17 @@ class Work:
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
         median = float(np.median(length)) if length.size else 0.0
         self.table.add(case, own, median, max(fit.after for fit in fits[1:]), verdict, fitting)
+
+
+def chosen_controls(own: Eye, near: Sequence[Rival]) -> list[Rival]:
+    """CONTROLS of some rivals that show most of an eye's field, seen in it; and its own mirror images if these are few.
+
+    One that shows little of it might fit by chance.
+    """
+    seen = [replace(rival, eye=rival.eye.within(own.fov)) for rival in near if rival.eye is not None]
+    usable = [rival for rival in seen if rival.eye.fov.sum() >= MOST_OF_FIELD * own.fov.sum()]
+    chosen = sorted(usable, key=lambda rival: -rival.eye.fov.sum())[:CONTROLS]
+    return chosen if len(chosen) == CONTROLS else chosen + turned(own)
 
 
 def turned(own: Eye) -> list[Rival]:

@@ -35,7 +35,8 @@ LEAST_JACOBIAN = 0.1
 ENTIRELY = 0.99  # of a reduced pixel lies in the field
 
 # Vessels
-DETAIL, SURROUNDINGS, AROUND = 1.0, 8.0, 16.0  # sigmas: vessels are wider than the first and narrower than the second
+DETAIL, SURROUNDINGS, AROUND = 0.5, 5.0, 16.0  # sigmas: of vessels' details, beyond vessels, of varying contrast
+COARSE = 1.0  # sigma of the first half of the refinement's steps, which reach farther
 FAINTEST, CLEAREST = -2.0, 3.0  # standard deviations: beyond them lies no vessel, but a fault of the scan
 
 # Similarity, searched for at half the working scale
@@ -50,9 +51,9 @@ BLOCK = 8  # px: side of the blocks whose pixels count as one
 REACH = 8  # px: how far from the similarity blocks are searched for
 AGREEMENT = (0.0, 0.003, 0.01, 0.03, 0.1)  # per px2, rising: what it costs a block to match elsewhere than around it
 STIFF_MATCHES = 1.5  # against bending the displacement that joins the matches
-BENDING, STRETCHING = 0.1, 0.03  # against both, of the refined one: chosen on displaced sample retinas
+BENDING, STRETCHING = 0.2, 0.03  # against both, of the refined one: chosen on displaced sample retinas
 STIFFER = (1, 4, 16, 64)  # times: until there is no fold
-STEPS = 8  # of the refinement; the first half on smoothed images, which reach farther
+STEPS = 8  # of the refinement
 OUTLIER = 1.0  # of the difference of two images: beyond it, a pixel counts less
 
 
@@ -123,7 +124,7 @@ def fit(scan: np.ndarray, eye: Eye) -> Fit:
     for stiffness in STIFFER:
         coefficients = matched
         for step in range(STEPS):
-            sigma = DETAIL if step < STEPS // 2 else 0.0
+            sigma = COARSE if step < STEPS // 2 else 0.0
             coefficients = refine(grid, wanted, found, fov, coefficients, similarity, stiffness, sigma)
         displacement = limited(grid.displacement(coefficients))
         if jacobian(displacement).min() >= LEAST_JACOBIAN:
@@ -133,6 +134,16 @@ def fit(scan: np.ndarray, eye: Eye) -> Fit:
     seen = fov & lies_inside(displacement)
     before, after = (correlation(image, prediction, seen) for image in (scan, moved(scan, displacement)))
     return Fit(displacement.astype(np.float32), before, after)
+
+
+def register(octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move an OCT-A onto a prediction, of any (height, width), both float on [0, 1]; `fov` is bool.
+
+    Returns:
+        The OCT-A moved, float on [0, 1], and where in the field it shows something: (height, width), bool.
+    """
+    displacement = enlarged(fit(reduced(octa), seen_eye(prediction, fov)).displacement, fov.shape)
+    return moved(octa, displacement), fov & lies_inside(displacement)
 
 
 def enlarged(displacement: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
