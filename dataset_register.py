@@ -87,7 +87,7 @@ REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
 TURNS = {"mirrored": (1, -1), "upside down": (-1, 1), "turned by 180 degrees": (-1, -1)}
 REMARK = "; its OCT-A is copied as it lies"
-CLEARLY = 0.1  # in correlation, that a pair fits better than others
+CLEARLY = 0.12  # in correlation, that a pair fits better than others
 CONTROLS = 3  # other eyes that a pair is compared with
 NEIGHBOURS = 8  # in the table, among which these are chosen
 MOST_OF_FIELD = 0.7  # of a pair's field, that these show
@@ -196,8 +196,8 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, part)
 
 
-def move_file(source: Path, target: Path, displacement: np.ndarray) -> None:
-    """Write an image moved by a displacement (2, height, width), px, in the same format with 8 bits per channel.
+def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
+    """An image moved by a displacement (2, height, width), px: (height, width, 4), uint8, as from `read_image`.
 
     A map of two values keeps them. Transparency stays where it is.
 
@@ -212,12 +212,17 @@ def move_file(source: Path, target: Path, displacement: np.ndarray) -> None:
     for channel in range(3):
         shifted = moved(colours[..., channel].astype(np.float32), displacement, order)
         colours[..., channel] = np.round(np.clip(shifted, 0, 255))
-    kind = Image.registered_extensions()[source.suffix.lower()]
+    return image
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (height, width, 4), uint8, in the format of the file's name; grey if it is, without alpha."""
+    kind = Image.registered_extensions()[path.suffix.lower()]
     if (image == np.dstack([*3 * [image[..., 0]], np.full(image.shape[:2], 255)])).all():
         image = image[..., 0]  # grey
     elif kind in ("JPEG", "BMP"):
-        image = colours
-    with atomic_file(target) as part:
+        image = image[..., :3]
+    with atomic_file(path) as part:
         Image.fromarray(image).save(part, format=kind, quality=JPEG_QUALITY)
 
 
@@ -245,11 +250,11 @@ class Rival:
 
 
 def verdict_of(own: Fit, rivals: Sequence[Rival], fits: Sequence[Fit]) -> tuple[str, str]:
-    """The verdict on a pair, and what it fits if that is a rival; both after registration with all of them."""
+    """The verdict on a pair, and what it fits if that is a rival; `fits` are with the rivals, two or more."""
     best, *others = sorted(zip((fit.after for fit in fits), range(len(fits)), strict=True), reverse=True)
     if own.after >= best[0] + CLEARLY:
         return (REGISTERED if own.after > own.before else UNCHANGED), ""
-    if best[0] >= max(own.after, *(after for after, _ in others[:1])) + CLEARLY:
+    if best[0] >= max(own.after, others[0][0]) + CLEARLY:
         return rivals[best[1]].verdict, rivals[best[1]].name
     return REFUSED, ""
 
@@ -324,12 +329,21 @@ class Work:
         return chosen_controls(own, [self.rival(case, other) for other in self.others_of(case)[:NEIGHBOURS]])
 
     def finish(self, case: Case, pair: Pair, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
-        """Write the results of a pair; `fits` are with its own photograph and with the rivals."""
+        """Write the results of a pair; `fits` are with its own photograph and with the rivals.
+
+        If a map that was made from the OCT-A is unusable, so is the pair: noted, and copied as it lies.
+        """
         own, verdict, fitting = fits[0], *verdict_of(fits[0], rivals, fits[1:])
         displacement = enlarged(own.displacement, pair.fov.shape)
         if verdict == REGISTERED:
-            for path in self.data.moving(case):
-                move_file(path, self.data.written(path), displacement)
+            try:
+                images = [(path, read_moved(path, displacement)) for path in self.data.moving(case)]
+            except DataError as error:
+                self.failed.append(str(error))
+                self.copy(case)
+                return
+            for path, image in images:
+                write_image(self.data.written(path), image)
         else:
             self.copy(case)
         if (figure := self.figure(case)) is not None:

@@ -204,7 +204,7 @@ def blocks(image: np.ndarray, side: int) -> np.ndarray:
 def limited(displacement: np.ndarray) -> np.ndarray:
     """A displacement whose longer ones are shortened to LARGEST."""
     length = np.hypot(*displacement)
-    return displacement * np.minimum(1, LARGEST / np.maximum(length, 1e-6))
+    return displacement * np.minimum(1, LARGEST / (length + 1e-5))  # also after rounding
 
 
 # --- the displacement's surface --------------------------------------------------------------------------------------

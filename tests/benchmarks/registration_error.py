@@ -28,14 +28,23 @@ from sample_retinas import header, table_row, vessels_seen
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from dataset_load_mod import black_outside
-from dataset_register import CLEARLY, CONTROLS, REGISTERED, UNCHANGED, WRONG_PARTNER, Rival, verdict_of
+from dataset_register import (
+    CLEARLY,
+    NEIGHBOURS,
+    REGISTERED,
+    UNCHANGED,
+    WRONG_PARTNER,
+    Rival,
+    chosen_controls,
+    verdict_of,
+)
 from phantom.eye import TREE_SHARED_BY, border_distance, make_stream_eye
 from phantom.fundus import render_fundus
 from phantom.octa import render_octa
 from phantom.trees import Window
 from pix_predict import load_predictor
 from pix_run import read_run
-from registration import Eye, Fit, enlarged, fit_all, jacobian, reduced, seen_eye
+from registration import Eye, enlarged, fit_all, jacobian, reduced, seen_eye
 from ut_fsocta import CROP_PX
 
 FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: neither trained on nor validated on
@@ -122,13 +131,21 @@ def moved_retinas(number: int) -> Iterator[Moved]:
         number -= 1
 
 
-def registered(moved: Moved, eyes: list[Eye]) -> tuple[np.ndarray, float, list[Fit]]:
-    """Errors (vessel pixels,), px; the least Jacobian; fits with the right, the wrong and the other photographs."""
-    right, wrong, *others = eyes
+def registered(moved: Moved, eyes: list[Eye]) -> tuple[np.ndarray, float, list[tuple[str, float]]]:
+    """Register an OCT-A with the right photograph, the wrong one, and the controls among the others.
+
+    Returns:
+        Errors (vessel pixels,), px; the least Jacobian; the verdict on both and by how much each fits better than all
+        controls.
+    """
     scan = reduced(moved.octa)
-    fits = fit_all(scan, [right, wrong, *(eye.within(right.fov) for eye in others)])
-    found = enlarged(fits[0].displacement, moved.fov.shape)
-    return np.hypot(*(found - moved.displacement))[moved.vessels], float(jacobian(found).min()), fits
+    right, wrong, *others = eyes
+    rivals = chosen_controls(right, [Rival(WRONG_PARTNER, "", eye) for eye in others])
+    first, second, *fits = fit_all(scan, [right, wrong, *(rival.eye for rival in rivals)])
+    found = enlarged(first.displacement, moved.fov.shape)
+    best = max(fit.after for fit in fits)
+    judged = [(verdict_of(fit, rivals, fits)[0], fit.after - best) for fit in (first, second)]
+    return np.hypot(*(found - moved.displacement))[moved.vessels], float(jacobian(found).min()), judged
 
 
 def main() -> None:
@@ -141,7 +158,7 @@ def main() -> None:
     predictor, _ = load_predictor(args.run, args.weights, read_run(args.run)[0])
     retinas = list(moved_retinas(args.pairs))
     eyes = [seen_eye(vessels_seen(predictor, one.fundus, one.fov), one.fov) for one in retinas]
-    sets = [[eyes[(first + step) % len(eyes)] for step in range(CONTROLS + 2)] for first in range(len(eyes))]
+    sets = [[eyes[(first + step) % len(eyes)] for step in range(NEIGHBOURS + 2)] for first in range(len(eyes))]
     jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))
     results = joblib.Parallel(os.cpu_count(), max_nbytes=None)(jobs)
 
@@ -156,17 +173,12 @@ def main() -> None:
         least = min(least for _, least, _ in results[some])
         values = [len(errors), np.median(lay), np.median(pooled), np.percentile(pooled, 95), worst, least]
         print(table_row(name, values))
-    rivals = [Rival(WRONG_PARTNER, "", eye) for eye in eyes[:CONTROLS]]
-    accepted = {name: 0 for name in ("right", "wrong")}
-    margins = {name: [] for name in accepted}
-    for _, _, (right, wrong, *others) in results:
-        for name, fit in (("right", right), ("wrong", wrong)):
-            accepted[name] += verdict_of(fit, rivals, others)[0] in (REGISTERED, UNCHANGED)
-            margins[name].append(fit.after - max(other.after for other in others))
-    print(f"\naccepted: {accepted['right']} right partners, {accepted['wrong']} wrong ones, of {len(results)} each")
-    print(f"correlation beyond the best of {CONTROLS} others, which must be {CLEARLY}: right at least", end=" ")
-    print(", ".join(f"{value:.2f}" for value in sorted(margins["right"])[:4]), end="; wrong at most ")
-    print(", ".join(f"{value:.2f}" for value in sorted(margins["wrong"])[-4:]))
+    print()
+    for name, judged in zip(("right", "wrong"), zip(*(judged for _, _, judged in results), strict=True), strict=True):
+        accepted = sum(verdict in (REGISTERED, UNCHANGED) for verdict, _ in judged)
+        margins = np.sort([margin for _, margin in judged])
+        nearest = ", ".join(f"{margin:.2f}" for margin in (margins[:4] if name == "right" else margins[-4:]))
+        print(f"{name} partners accepted: {accepted} of {len(judged)}; fit {CLEARLY} better than controls? {nearest}")
 
 
 if __name__ == "__main__":
