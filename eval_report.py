@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eye_measures import OURS, PROPERTIES, REAL, SIMILARITY_NAMES
+from eye_measures import AGREEMENTS, OURS, PROPERTIES, REAL, SIMILARITY_NAMES, WAYS
 from pix_command import disk_errors_name
 from ut_fsocta import REGIONS
 from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES, WHOLE
@@ -74,6 +74,12 @@ def describe_region(summary: pd.DataFrame, region: str) -> list[str]:
         cells.append([name, f"{row_of(name, 'dice')['eyes']:.0f}", *means])
     lines += markdown_table(["", "eyes", *map(heading, measures)], cells)
 
+    lines += ["This run's large vessels compared with those of the real OCT-A; mean", ""]
+    cells = []
+    for measure, name in AGREEMENTS.items():
+        cells.append([name, *(with_interval(row_of(OURS, f"{way}{measure}"), "mean") for way in WAYS)])
+    lines += markdown_table(["", *WAYS.values()], cells)
+
     for measure in PROPERTIES:
         cells = []
         for name in names:
@@ -115,7 +121,10 @@ def describe(title: str, notes: Sequence[str], summary: pd.DataFrame) -> str:
 
 
 def headlines(summary: pd.DataFrame) -> list[str]:
-    """ROC AUC, Dice, clDice, density and its correlation of every candidate, as lines to print."""
+    """Lines to print: ROC AUC, Dice, clDice, density and its correlation of every candidate.
+
+    And how this run agrees with the real OCT-A as it lies and registered.
+    """
     lines = []
     for region, part in summary[summary["sector"] == WHOLE].groupby("region", sort=False):
         lines.append(f"{region:26} ROC AUC    Dice  clDice  density  Pearson's r")
@@ -124,6 +133,10 @@ def headlines(summary: pd.DataFrame) -> list[str]:
             means = [number(of.loc[measure, "mean"]) for measure in ("roc_auc", "dice", "cldice", "vessel_density")]
             r = number(of.loc["vessel_density"].get("pearson", np.nan))
             lines.append(f"  {name:24} {means[0]:>7} {means[1]:>7} {means[2]:>7} {means[3]:>8} {r:>12}")
+        ours = part[part["candidate"] == OURS].set_index("measure")["mean"]
+        for measure, name in AGREEMENTS.items():
+            by_way = (f"{label} {number(ours[way + measure])}" for way, label in WAYS.items())
+            lines.append(f"  {OURS}, {name} with the real OCT-A: {'; '.join(by_way)}")
     return lines
 
 

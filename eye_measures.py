@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.filters import sato
 
+from registration import register
 from vessel_metrics import (
     VESSEL_MAP_SIGMA,
     VESSEL_SCORE_NAMES,
@@ -25,6 +26,7 @@ from vessel_metrics import (
     skeleton_density,
     skeleton_lengths,
     smooth,
+    vessel_agreement,
     vessel_density,
     vessel_scores,
     vessel_threshold,
@@ -65,7 +67,10 @@ SIMILARITY_NAMES = (*image_similarity.names, *likeness.names)  # of two OCT-A
 DENSITY_NAMES = ("vessel_density", "skeleton_density")  # of vessel maps, also by sector
 OCTA_MEASURES = {"macula": "faz_mm2", "disc": "grain"}  # by region, of an OCT-A alone
 PROPERTIES = (*DENSITY_NAMES, *OCTA_MEASURES.values())  # of one image each: compared with the real one's across eyes
-MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *PROPERTIES)
+AGREEMENTS = {"vessel_auc": "vessel AUC", "vessel_correlation": "correlation"}  # with the large vessels of an OCT-A
+WAYS = {"": "as it lies", "registered_": "registered", "control_": "another eye, registered"}  # the real OCT-A
+REGISTERED_NAMES = tuple(f"{way}{name}" for name in AGREEMENTS for way in WAYS)  # of this run
+MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *PROPERTIES, *REGISTERED_NAMES)
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,14 @@ class Candidate:
     vessels: np.ndarray | None = None  # (height, width), bool: a map that comes with it; None: made from the image
     averaged: np.ndarray | None = None  # like the image, if an OCT-A comes with one whose speckle is averaged out
 
+    @property
+    def seen(self) -> np.ndarray:
+        """The image to find vessels in: with the speckle averaged out, if there is one."""
+        return self.image if self.averaged is None else self.averaged
+
     def segment(self, fov: np.ndarray, region: str) -> tuple[np.ndarray, np.ndarray]:
         """Vessel probability, float on [0, 1], and vessel map; an OCT-A's as in `vessel_map`, any other by Otsu."""
-        probability = self.image if self.averaged is None else self.averaged
-        probability = smooth(probability, fov, VESSEL_MAP_SIGMA) if self.is_octa else probability
+        probability = smooth(self.seen, fov, VESSEL_MAP_SIGMA) if self.is_octa else self.seen
         if self.vessels is not None:
             return probability, self.vessels & fov
         values = probability[fov]
@@ -107,8 +116,16 @@ class EyeToMeasure:
         return Candidate(REAL, self.octa, True, self.vessels).segment(self.fov, self.region)[1]
 
 
-def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Every measure of one region of one eye.
+@dataclass(frozen=True)
+class Control:
+    """What this run predicts for another eye, with which an OCT-A cannot agree; the arrays are (height, width)."""
+
+    prediction: np.ndarray  # the vessel probability, float on [0, 1]
+    fov: np.ndarray  # bool
+
+
+def measure_eye(eye: EyeToMeasure, control: Control) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Every measure of one region of one eye; the control has the eye's size.
 
     Returns a row for each candidate and sector, and for the real OCT-A (REAL), with `candidate`, `sector` and those of
     MEASURES that apply; nan if they cannot be measured. The baselines are candidates too, and the segmenter's map of
@@ -131,11 +148,36 @@ def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
         if candidate.is_octa and candidate.name != SEGMENTED:
             of_candidate[0] |= image_similarity(eye.octa, candidate.image, eye.fov)
             of_candidate[0] |= likeness(eye.octa, candidate.image, eye.fov)
+        if candidate.name == OURS:
+            of_candidate[0] |= agreements(eye, candidate, control)
         rows += of_candidate
         level = np.round(np.clip(probability, 0, 1) * (PROBABILITY_LEVELS - 1)).astype(int)
         classes = eye.fov & ~truth, truth
         counts[candidate.name] = np.stack([np.bincount(level[kind], minlength=PROBABILITY_LEVELS) for kind in classes])
     return rows, counts
+
+
+def agreements(eye: EyeToMeasure, ours: Candidate, control: Control) -> dict[str, float]:
+    """REGISTERED_NAMES: `vessel_agreement` with the real OCT-A as it lies, registered, and with another eye registered.
+
+    Real pairs lie some pixels apart, which no prediction can know. Registered, the real OCT-A is moved onto what it is
+    compared with. That forgives errors of place too. The control shows what registration alone gives: the prediction
+    for another eye, onto which the real OCT-A is moved in the same way.
+    """
+    prediction = ours.seen
+    compared = {
+        "": (eye.octa, prediction, eye.fov),
+        "registered_": with_registered(eye.octa, prediction, eye.fov),
+        "control_": with_registered(eye.octa, control.prediction, eye.fov & control.fov),
+    }
+    scores = {way: vessel_agreement(*images) for way, images in compared.items()}
+    return {f"{way}{name}": scores[way][name] for name in AGREEMENTS for way in WAYS}
+
+
+def with_registered(octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Arguments of `vessel_agreement`: an OCT-A moved onto a prediction, the prediction, and where both are seen."""
+    moved, seen = register(octa, prediction, fov)
+    return moved, prediction, seen
 
 
 def densities_by_sector(

@@ -85,7 +85,17 @@ from dataset_load_mod import (
     octa_to_grey,
     read_image,
 )
-from eye_measures import BASELINES, MEASURES, OURS, REAL, SEGMENTED, Candidate, EyeToMeasure, measure_eye
+from eye_measures import (
+    BASELINES,
+    MEASURES,
+    OURS,
+    REAL,
+    SEGMENTED,
+    Candidate,
+    Control,
+    EyeToMeasure,
+    measure_eye,
+)
 from pix_devices import set_up_gpus
 from pix_predict import Predictor, load_predictor
 from pix_run import read_run, step_of
@@ -262,7 +272,8 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
         for first in range(0, len(cases), EYES_AT_ONCE):
             some = cases[first : first + EYES_AT_ONCE]
             loaded = [(case, eye) for case in some if (eye := evaluation.load(case)) is not None]
-            results = pool(joblib.delayed(measure_eye)(eye) for _, eye in loaded)
+            eyes = [eye for _, eye in loaded]
+            results = pool(joblib.delayed(measure_eye)(eye, control_for(eye, eyes)) for eye in eyes)
             for (case, _), (of_eye, of_counts) in zip(loaded, results, strict=True):
                 rows += [{"subject": case.subject, "eye": case.eye, "region": case.region} | row for row in of_eye]
                 for name, pixels in of_counts.items():
@@ -271,6 +282,15 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
     if not rows:
         raise OptionError("no eye can be evaluated" + "".join(f"; {fault}" for fault in evaluation.faults[:1]))
     return pd.DataFrame(rows, columns=["subject", "eye", "region", "candidate", "sector", *MEASURES]), counts
+
+
+def control_for(eye: EyeToMeasure, eyes: Sequence[EyeToMeasure]) -> Control:
+    """The other one of some eyes whose field of the same region shows most of an eye's; else itself upside down."""
+    others = [one for one in eyes if one is not eye and (one.region, one.fov.shape) == (eye.region, eye.fov.shape)]
+    if not others:
+        return Control(eye.candidates[0].seen[::-1], eye.fov[::-1])
+    other = max(others, key=lambda one: (one.fov & eye.fov).sum())
+    return Control(other.candidates[0].seen, other.fov)
 
 
 def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> list[eval_report.MontageRow]:
@@ -329,6 +349,9 @@ def conditions(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.
         f"ground truth: {evaluation.truth}",
         f"segmenter, the same for every OCT-A: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of {classes} "
         "(multi-Otsu); vessel probabilities: above Otsu's threshold, or the binary map that comes with them",
+        "registered: the real OCT-A moved onto the prediction, for real pairs lie some pixels apart and scores as they "
+        "lie are limited by that; it forgives errors of place too, and what it gives alone shows the prediction for "
+        "another eye, registered in the same way; densities are taken as they lie",
         f"side of a crop, assumed unless given: {sides}",
         f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {options.resamples} resamples, seed {options.seed}; "
         "p: signed-rank test over subjects, not corrected for multiple tests",

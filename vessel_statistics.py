@@ -9,7 +9,16 @@ import pandas as pd
 from scipy.stats import pearsonr, spearmanr, wilcoxon
 from sklearn.metrics import precision_recall_curve
 
-from eye_measures import DENSITY_NAMES, MEASURES, OCTA_MEASURES, OURS, PROPERTIES, REAL, SIMILARITY_NAMES
+from eye_measures import (
+    DENSITY_NAMES,
+    MEASURES,
+    OCTA_MEASURES,
+    OURS,
+    PROPERTIES,
+    REAL,
+    REGISTERED_NAMES,
+    SIMILARITY_NAMES,
+)
 from vessel_metrics import VESSEL_SCORE_NAMES, WHOLE
 
 MIN_SUBJECTS = 10  # intervals, correlations and tests of fewer would be misleading
@@ -154,6 +163,7 @@ def applicable_measures(table: pd.DataFrame, name: str, region: str, sector: str
         measures += [OCTA_MEASURES[region]] if is_octa else []
         measures += VESSEL_SCORE_NAMES if name != REAL else ()
         measures += SIMILARITY_NAMES if is_octa and name != REAL else ()
+        measures += REGISTERED_NAMES if name == OURS else ()
     return measures
 
 

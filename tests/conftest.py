@@ -24,6 +24,12 @@ def fake_octa(fundus: np.ndarray) -> np.ndarray:
     return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
 
 
+def lines(seed: int, side: int, spacing: float) -> np.ndarray:
+    """Vessels of no eye, an image (side, side) on [0, 1]: bright winding lines about 2 * spacing px apart."""
+    noise = gaussian_filter(np.random.default_rng(seed).standard_normal((side, side)), spacing)
+    return np.exp(-((noise / noise.std() / 0.2) ** 2))
+
+
 def write_tiny_dataset(folder: Path) -> None:
     """Write UT-FSOCTA-v1 below a folder: the disc crops of subjects 1, 2 (train), 26 (validation) and 31 (test)."""
     random = np.random.default_rng(0)

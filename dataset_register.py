@@ -1,0 +1,467 @@
+"""Register: move each OCT-A of a data set onto its photograph, for real pairs lie some pixels apart.
+
+    python dataset_register.py DATA --output DIR              # with the newest run
+    python dataset_register.py DATA --output DIR --figures    # also a picture of each pair, before and after
+
+A run that was trained on sample retinas predicts an OCT-A that lies exactly on the photograph. The real OCT-A is moved
+onto it, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied, and DATA is never
+written to. Writes the layout that it found to DIR, and:
+
+    DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
+    DIR/registration/<region>_<subject>_<eye>.png    with --figures
+
+A pair is moved only if it then fits better than before and clearly better than other eyes' predictions do, moved in
+the same way. Else it is copied as it lies and named, with what it does fit: a mirror image, or another photograph.
+Existing results are kept, so that the same command resumes.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pix_command import (
+    OneLineParser,
+    OptionError,
+    atomic_file,
+    exit_status,
+    load_tensorflow,
+    progress_bar,
+    report_error,
+)
+from pix_settings import CHECKPOINTS, SAMPLE_RETINAS
+
+PROGRAM = "dataset_register.py"
+TABLE = "registration.csv"
+
+
+def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options. Ends the program with status 2 and one line if they are invalid."""
+    parser = OneLineParser(prog=PROGRAM, description=__doc__)
+    add = parser.add_argument
+    add("data", metavar="DATA", help="the data set")
+    add("--output", required=True, metavar="DIR", help="folder to write the registered data set to")
+    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
+    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add("--figures", action="store_true", help="also a picture of each pair, before and after")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
+load_tensorflow()
+
+import joblib
+import numpy as np
+from PIL import Image
+from skimage.transform import resize
+
+from dataset_load_mod import (
+    DataError,
+    Pair,
+    field_of_view,
+    find_dataset,
+    is_hidden,
+    list_eyes,
+    load_data_cases,
+    load_pair,
+    octa_to_grey,
+    read_fundus,
+    read_image,
+)
+from pix_devices import set_up_gpus
+from pix_predict import Predictor, load_predictor
+from pix_run import newest_run, read_run
+from registration import Eye, Fit, alike, enlarged, fit_all, moved, reduced, seen_eye
+from vessel_metrics import above, otsu_threshold
+
+MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
+FIGURES = "registration"
+COLUMNS = ("subject", "eye", "region", "displacement", "before", "after", "control", "verdict", "fits", "weights")
+REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
+MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
+TURNS = {"mirrored": (1, -1), "upside down": (-1, 1), "turned by 180 degrees": (-1, -1)}
+REMARK = "; its OCT-A is copied as it lies"
+CLEARLY = 0.12  # in correlation, that a pair fits better than others
+CONTROLS = 3  # other eyes that a pair is compared with
+NEIGHBOURS = 8  # in the table, among which these are chosen
+MOST_OF_FIELD = 0.7  # of a pair's field, that these show
+PAIRS_AT_ONCE = 16  # are predicted before they are registered: limits the memory
+PAIRS_PER_PROCESS = 4  # a process takes two seconds to start, which fewer pairs do not repay
+JPEG_QUALITY = 95
+MOST_ALIKE = 5  # photographs of all others that a refused OCT-A is registered with, to find its own
+
+Case = tuple[int, str, str]  # subject, eye, region
+
+
+# --- data set --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The data set that is registered, and where it is written to."""
+
+    folder: Path  # contains `cropped`
+    target: Path  # as `folder`, of the result
+    cases: dict[Case, tuple[Path, Path]]  # photograph and OCT-A
+
+    def written(self, path: Path) -> Path:
+        """Where a file of the data set is written to; its folder is made."""
+        place = self.target / path.relative_to(self.folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def moving(self, case: Case) -> list[Path]:
+        """The OCT-A of a case, and the maps made from it."""
+        subject, eye, region = case
+        maps = (list_eyes(self.folder / "cropped" / name / region).get((subject, eye)) for name in MADE_FROM_OCTA)
+        return [self.cases[case][1], *(path for path in maps if path is not None)]
+
+    def copy_others(self) -> None:
+        """Copy the files that do not move, except existing ones and hidden ones."""
+        moving = {path for case in self.cases for path in self.moving(case)}
+        others = [path for path in sorted(self.folder.rglob("*")) if path.is_file() and path not in moving]
+        for path in others:
+            if not is_hidden(path, self.folder) and not (place := self.written(path)).exists():
+                copy_file(path, place)
+
+
+def open_data_set(options: argparse.Namespace) -> DataSet:
+    """The data set, and a folder for it that this program may write to.
+
+    Raises:
+        UserError: there is no pair, or the folder is not for this.
+    """
+    folder, output = find_dataset(options.data, "DATA"), Path(options.output)
+    below = folder.relative_to(options.data) if folder.is_relative_to(options.data) else Path()
+    one, other = folder.resolve(), (output / below).resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise OptionError(f"--output {output}: lies in the data set {folder}, or contains it; choose another folder")
+    if output.exists() and not (output.is_dir() and ((output / TABLE).exists() or not any(output.iterdir()))):
+        raise OptionError(f"--output {output}: exists, and not from this program; choose a new or empty folder")
+    cases, unpaired = load_data_cases(folder)
+    if cases.empty:
+        raise OptionError(f"DATA {folder}: contains no pair; `python dataset_load_mod.py check` lists what it contains")
+    if unpaired:
+        print(f"{len(unpaired)} files have no partner and are copied")
+    rows = cases.itertuples(index=False)
+    return DataSet(folder, output / below, {(row.subject, row.eye, row.region): (row.fundus, row.octa) for row in rows})
+
+
+def name_of(case: Case) -> str:
+    """A case in messages, such as "3_OD disc"."""
+    return "{}_{} {}".format(*case)
+
+
+class Table:
+    """registration.csv: a row for each pair, in the order of the cases; rows of an earlier call are kept."""
+
+    def __init__(self, path: Path, weights: str):
+        """Read the existing table. Raises OptionError if it is damaged or was made with other weights."""
+        self.path, self.weights = path, weights
+        self.rows: dict[Case, dict] = {}
+        if path.exists():
+            for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+                if tuple(row) != COLUMNS or None in row.values() or not row["subject"].isdecimal():
+                    raise OptionError(f"{path}: damaged, or from another program; choose another --output")
+                if row["weights"] != weights:
+                    raise OptionError(f"{path}: was made with {row['weights']}, not {weights}; choose another --output")
+                self.rows[int(row["subject"]), row["eye"], row["region"]] = row
+
+    def add(self, case: Case, own: Fit, displacement: float, control: float, verdict: str, fits: str) -> None:
+        """Set the row of one pair and write the table."""
+        numbers = (f"{value:.3f}" for value in (displacement, own.before, own.after, control))
+        self.rows[case] = dict(zip(COLUMNS, (*case, *numbers, verdict, fits, self.weights), strict=True))
+        self.write()
+
+    def write(self) -> None:
+        """Write the table."""
+        with atomic_file(self.path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows[case] for case in sorted(self.rows))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically."""
+    with atomic_file(target) as part:
+        shutil.copyfile(source, part)
+
+
+def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
+    """An image moved by a displacement (2, height, width), px: (height, width, 4), uint8, as from `read_image`.
+
+    A map of two values keeps them. Transparency stays where it is.
+
+    Raises:
+        DataError: it cannot be read, or has another size than the displacement.
+    """
+    image = read_image(source)  # (height, width, 4), uint8
+    if image.shape[:2] != displacement.shape[1:]:
+        raise DataError(f"{source}: {image.shape[1]} x {image.shape[0]} px, another size than its photograph")
+    colours = image[..., :3]
+    order = 0 if len(np.unique(colours)) <= 2 else 3
+    for channel in range(3):
+        shifted = moved(colours[..., channel].astype(np.float32), displacement, order)
+        colours[..., channel] = np.round(np.clip(shifted, 0, 255))
+    return image
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (height, width, 4), uint8, in the format of the file's name; grey if it is, without alpha."""
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    if (image == np.dstack([*3 * [image[..., 0]], np.full(image.shape[:2], 255)])).all():
+        image = image[..., 0]  # grey
+    elif kind in ("JPEG", "BMP"):
+        image = image[..., :3]
+    with atomic_file(path) as part:
+        Image.fromarray(image).save(part, format=kind, quality=JPEG_QUALITY)
+
+
+def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
+    """The photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
+    prediction = resize(eye.prediction.astype(np.float32), pair.fov.shape, order=1)
+    octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
+    panels = [pair.fundus / 255]
+    for scan in (octa, moved(octa, displacement)):
+        panels.append(np.dstack([prediction, scan, scan]) * pair.fov[..., np.newaxis])
+    with atomic_file(path) as part:
+        Image.fromarray(np.uint8(255 * np.clip(np.hstack(panels), 0, 1))).save(part, format="PNG")
+
+
+# --- registration ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What an OCT-A may fit in place of its photograph."""
+
+    verdict: str  # if it does
+    name: str
+    eye: Eye
+
+
+def verdict_of(own: Fit, rivals: Sequence[Rival], fits: Sequence[Fit]) -> tuple[str, str]:
+    """The verdict on a pair, and what it fits if that is a rival; `fits` are with the rivals, two or more."""
+    best, *others = sorted(zip((fit.after for fit in fits), range(len(fits)), strict=True), reverse=True)
+    if own.after >= best[0] + CLEARLY:
+        return (REGISTERED if own.after > own.before else UNCHANGED), ""
+    if best[0] >= max(own.after, others[0][0]) + CLEARLY:
+        return rivals[best[1]].verdict, rivals[best[1]].name
+    return REFUSED, ""
+
+
+@dataclass
+class Work:
+    """The registration of a data set."""
+
+    data: DataSet
+    predictor: Predictor
+    table: Table
+    figures: Path | None  # the folder for them
+    eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
+    failed: list[str] = field(default_factory=list)  # unusable files, a line each
+
+    def figure(self, case: Case) -> Path | None:
+        """Where the picture of a pair goes, if one is wanted."""
+        subject, side, region = case
+        return None if self.figures is None else self.figures / f"{region}_{subject}_{side}.png"
+
+    def is_done(self, case: Case) -> bool:
+        """Whether all wanted results of a pair exist."""
+        written = [self.data.written(path) for path in self.data.moving(case)]
+        wanted = [*written, *filter(None, [self.figure(case)])]
+        return case in self.table.rows and all(path.exists() for path in wanted)
+
+    def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
+        """What the network sees in a photograph, which is remembered."""
+        if case not in self.eyes:
+            seen = octa_to_grey(self.predictor.predict(fundus, fov, with_noise=False))
+            self.eyes[case] = seen_eye(seen, fov)
+        return self.eyes[case]
+
+    def eye(self, case: Case) -> Eye | None:
+        """The same of a case; None if its photograph is unusable, which is reported with its pair."""
+        if case not in self.eyes:
+            try:
+                fundus = read_fundus(self.data.cases[case][0])
+                self.see(case, fundus, field_of_view(fundus))
+            except DataError:
+                self.eyes[case] = None
+        return self.eyes[case]
+
+    def load(self, case: Case) -> tuple[Case, Pair, Eye] | None:
+        """Read and predict a pair. If it is unusable: None, noted, and copied as it lies."""
+        try:
+            pair = load_pair(*self.data.cases[case], octa_channels=1, fov_mask=True)
+        except DataError as error:
+            self.failed.append(str(error))
+            self.copy(case)
+            return None
+        return case, pair, self.see(case, pair.fundus, pair.fov)
+
+    def copy(self, case: Case) -> None:
+        """Copy a pair's OCT-A, and what was made from it, as they lie."""
+        for path in self.data.moving(case):
+            copy_file(path, self.data.written(path))
+
+    def others_of(self, case: Case) -> list[Case]:
+        """The other cases of the region, in the order of the table, from this one on."""
+        of_region = [other for other in self.data.cases if other[2] == case[2]]
+        place = of_region.index(case)
+        return of_region[place + 1 :] + of_region[:place]
+
+    def rival(self, case: Case, other: Case) -> Rival:
+        """Another eye as a rival of a case's own photograph."""
+        same = (case[0], case[2]) == (other[0], other[2])
+        return Rival(WRONG_EYE if same else WRONG_PARTNER, name_of(other), self.eye(other))
+
+    def controls(self, case: Case, own: Eye) -> list[Rival]:
+        """What a pair is compared with: see `chosen_controls`."""
+        return chosen_controls(own, [self.rival(case, other) for other in self.others_of(case)[:NEIGHBOURS]])
+
+    def finish(self, case: Case, pair: Pair, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
+        """Write the results of a pair; `fits` are with its own photograph and with the rivals.
+
+        If a map that was made from the OCT-A is unusable, so is the pair: noted, and copied as it lies.
+        """
+        own, verdict, fitting = fits[0], *verdict_of(fits[0], rivals, fits[1:])
+        displacement = enlarged(own.displacement, pair.fov.shape)
+        if verdict == REGISTERED:
+            try:
+                images = [(path, read_moved(path, displacement)) for path in self.data.moving(case)]
+            except DataError as error:
+                self.failed.append(str(error))
+                self.copy(case)
+                return
+            for path, image in images:
+                write_image(self.data.written(path), image)
+        else:
+            self.copy(case)
+        if (figure := self.figure(case)) is not None:
+            write_figure(figure, pair, self.eyes[case], displacement)
+        length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
+        median = float(np.median(length)) if length.size else 0.0
+        self.table.add(case, own, median, max(fit.after for fit in fits[1:]), verdict, fitting)
+
+
+def chosen_controls(own: Eye, near: Sequence[Rival]) -> list[Rival]:
+    """CONTROLS of some rivals that show most of an eye's field, seen in it; and its own mirror images if these are few.
+
+    One that shows little of it might fit by chance.
+    """
+    seen = [replace(rival, eye=rival.eye.within(own.fov)) for rival in near if rival.eye is not None]
+    usable = [rival for rival in seen if rival.eye.fov.sum() >= MOST_OF_FIELD * own.fov.sum()]
+    chosen = sorted(usable, key=lambda rival: -rival.eye.fov.sum())[:CONTROLS]
+    return chosen if len(chosen) == CONTROLS else chosen + turned(own)
+
+
+def turned(own: Eye) -> list[Rival]:
+    """An eye's mirror images, as rivals of its own."""
+    return [Rival(MIRRORED, name, own.turned(*directions)) for name, directions in TURNS.items()]
+
+
+def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:
+    """Where the network sees vessels: (height, width), bool, of a shape."""
+    prediction, fov = eye.prediction.astype(np.float32), eye.fov
+    threshold = otsu_threshold(prediction[fov]) if fov.any() else None
+    return resize(above(prediction, fov, threshold), shape, order=0)
+
+
+def register(work: Work) -> None:
+    """Register all pairs that have no result yet."""
+    todo = [case for case in work.data.cases if not work.is_done(case)]
+    if kept := len(work.data.cases) - len(todo):
+        print(f"{kept} of {len(work.data.cases)} pairs exist and are kept")
+    processes = max(1, min(os.cpu_count() or 1, len(todo) // PAIRS_PER_PROCESS))
+    refused = []
+    with progress_bar(total=len(todo), unit="pair") as progress, joblib.Parallel(processes, max_nbytes=None) as pool:
+        for first in range(0, len(todo), PAIRS_AT_ONCE):
+            some = todo[first : first + PAIRS_AT_ONCE]
+            loaded = [found for case in some if (found := work.load(case)) is not None]
+            against = [work.controls(case, own) for case, _, own in loaded]
+            scans = [reduced(octa_to_grey(pair.octa) / 255) for _, pair, _ in loaded]
+            results = pool(
+                joblib.delayed(fit_all)(scan, [own, *(rival.eye for rival in rivals)])
+                for scan, (_, _, own), rivals in zip(scans, loaded, against, strict=True)
+            )
+            for (case, pair, _), rivals, fits in zip(loaded, against, results, strict=True):
+                if verdict_of(fits[0], rivals, fits[1:])[0] in (REGISTERED, UNCHANGED):
+                    work.finish(case, pair, rivals, fits)
+                else:
+                    refused.append((case, rivals, fits))
+            progress.update(len(some))
+    for case, rivals, fits in progress_bar(refused, desc="looking for what they fit", unit="pair", disable=not refused):
+        identify(work, case, rivals, fits)
+
+
+def identify(work: Work, case: Case, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
+    """Compare a refused OCT-A with its photograph mirrored and with the most similar others; write the result."""
+    pair = load_pair(*work.data.cases[case], octa_channels=1, fov_mask=True)
+    scan = reduced(octa_to_grey(pair.octa) / 255)
+    others = [work.rival(case, other) for other in work.data.cases if other != case]
+    others = [rival for rival in others if rival.eye is not None and rival.name not in {known.name for known in rivals}]
+    scores = alike(scan, [rival.eye for rival in others])
+    ranked = sorted(range(len(others)), key=lambda number: -scores[number])[:MOST_ALIKE]
+    more = [others[number] for number in ranked]
+    more += [rival for rival in turned(work.eyes[case]) if rival.name not in {known.name for known in rivals}]
+    everywhere = np.ones(scan.shape, bool)
+    found = fit_all(scan, [rival.eye.within(everywhere) for rival in more])
+    work.finish(case, pair, [*rivals, *more], [*fits, *found])
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def run_registration(options: argparse.Namespace) -> int:
+    """Register as the options ask; returns the exit status: 2 if a file was unusable.
+
+    Raises:
+        UserError, OSError: nothing can be registered, or no more.
+    """
+    data = open_data_set(options)
+    run = Path(options.run) if options.run else newest_run(Path(CHECKPOINTS), "--run")
+    settings, _ = read_run(run)
+    print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
+    predictor, weights = load_predictor(run, options.weights, settings)
+    print(f"Weights: {weights}")
+    if settings.data != SAMPLE_RETINAS:
+        print("NOTE: this run has learnt from pairs as they lie; one that was trained on sample retinas lies exactly")
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    table = Table(output / TABLE, weights)
+    table.write()  # marks the folder as this program's
+    figures = output / FIGURES if options.figures else None
+    if figures is not None:
+        figures.mkdir(exist_ok=True)
+    print(f"{len(data.cases)} pairs -> {data.target}/")
+    data.copy_others()
+    work = Work(data, predictor, table, figures)
+    register(work)
+    verdicts = Counter(row["verdict"] for row in table.rows.values())
+    print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()))
+    for case, row in sorted(table.rows.items()):
+        if row["verdict"] not in (REGISTERED, UNCHANGED):
+            print(f"{name_of(case)}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
+    print(f"Written: {data.target}/; {table.path} has a row for each pair")
+    for fault in work.failed:
+        report_error(PROGRAM, fault)
+    return 2 if work.failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, register, and return the exit status: 2 for anything that the user can mend."""
+    options = parse_command_line(argv)
+    return exit_status(PROGRAM, lambda: run_registration(options), "stopped; the same command resumes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""How well OCT-A that were moved by a known field are registered, and right partners told from wrong ones.
+
+    python tests/benchmarks/registration_error.py RUN [--pairs 100]
+
+RUN is a run's folder of checkpoints, trained on sample retinas. Sample retinas of the scale of crops, which no run is
+trained or validated on, are moved by a smooth field of up to 12 px with a rotation of up to 2 degrees and up to 3 % of
+scale. They get the faults of real pairs: bright, dark and shifted lines in the OCT-A, and every second photograph is
+black in half. The error is the distance between the known and the found displacement at the pixels of vessels of 3 px
+and more, in the field. Each OCT-A is also judged beside the next photograph, a wrong partner.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pix_command import load_tensorflow
+
+load_tensorflow()
+
+import joblib
+import numpy as np
+from sample_retinas import header, table_row, vessels_seen
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from dataset_load_mod import black_outside
+from dataset_register import (
+    CLEARLY,
+    NEIGHBOURS,
+    REGISTERED,
+    UNCHANGED,
+    WRONG_PARTNER,
+    Rival,
+    chosen_controls,
+    verdict_of,
+)
+from phantom.eye import TREE_SHARED_BY, border_distance, make_stream_eye
+from phantom.fundus import render_fundus
+from phantom.octa import render_octa
+from phantom.trees import Window
+from pix_predict import load_predictor
+from pix_run import read_run
+from registration import Eye, enlarged, fit_all, jacobian, reduced, seen_eye
+from ut_fsocta import CROP_PX
+
+FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: neither trained on nor validated on
+PX_PER_MM = (66, 105)  # of crops
+BEYOND = 40  # px: how far the OCT-A is drawn beyond the photograph, from where it may be moved in
+LEAST_FIELD, LEAST_VESSELS = 0.45, 0.03  # shares of pixels; with less there is nothing to measure
+WIDE = 1.5  # px: radius of the thinnest vessel that counts
+LARGEST, DEGREES, SCALE = 12.0, 2.0, 0.03  # of the known field: px, rotation and change of scale
+SMOOTHNESS = 60.0  # px: sigma of the Gaussian that smooths it
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A sample retina whose OCT-A was moved by a known field; images are (400, 400)."""
+
+    fundus: np.ndarray  # (400, 400, 3), uint8
+    octa: np.ndarray  # float on [0, 1]
+    fov: np.ndarray  # bool
+    vessels: np.ndarray  # bool: in the field
+    displacement: np.ndarray  # (2, 400, 400), px: as registration should find it
+
+
+def known_field(random: np.random.Generator) -> np.ndarray:
+    """A smooth displacement with a rotation and a scale: (2, 400, 400), px."""
+    margin = round(3 * SMOOTHNESS)
+    noise = random.standard_normal((2, *2 * [CROP_PX + 2 * margin]))
+    smooth = gaussian_filter(noise, (0, SMOOTHNESS, SMOOTHNESS))[:, margin:-margin, margin:-margin]
+    smooth *= random.uniform(LARGEST / 2, LARGEST) / np.hypot(*smooth).max()
+    angle, scale = np.deg2rad(random.uniform(-DEGREES, DEGREES)), 1 + random.uniform(-SCALE, SCALE)
+    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) - np.eye(2)
+    return smooth + np.tensordot(matrix, np.indices((CROP_PX, CROP_PX)) - (CROP_PX - 1) / 2, 1)
+
+
+def inverse(displacement: np.ndarray) -> np.ndarray:
+    """The displacement that leads back, by fixed-point iteration."""
+    places, back = np.indices(displacement.shape[1:]), np.zeros_like(displacement)
+    for _ in range(30):
+        back = -np.stack([map_coordinates(part, places + back, order=1, mode="nearest") for part in displacement])
+    return back
+
+
+def add_faults(octa: np.ndarray, random: np.random.Generator) -> None:
+    """Lines of eye movements in an OCT-A (400, 400), [0, 1], in place: too bright, too dark, and shifted."""
+    for _ in range(random.integers(2, 7)):
+        row, thick = int(random.integers(5, CROP_PX - 5)), int(random.integers(1, 4))
+        octa[row : row + thick] *= random.choice([0.3, 1.0])
+        octa[row : row + thick] += random.uniform(0, 0.5) * random.random(CROP_PX)
+        band = octa[row : row + int(random.integers(3, 20))]
+        band[:] = np.roll(band, int(random.integers(-3, 4)), axis=1)
+
+
+def black_half(random: np.random.Generator) -> np.ndarray:
+    """One side of a line near the middle: (400, 400), bool."""
+    rows, columns = np.indices((CROP_PX, CROP_PX)) - CROP_PX / 2
+    angle = random.uniform(0, 2 * np.pi)
+    return np.cos(angle) * rows + np.sin(angle) * columns > random.uniform(-30, 30)
+
+
+def moved_retinas(number: int) -> Iterator[Moved]:
+    """So many sample retinas, each from a tree of its own."""
+    place = FIRST
+    while number:
+        eye, window = make_stream_eye(0, place, CROP_PX)
+        random = np.random.default_rng(place)
+        place += TREE_SHARED_BY
+        fov = border_distance(eye, window) > eye.look["found_px"]
+        if number % 2:
+            fov &= ~black_half(random)
+        if not PX_PER_MM[0] <= window.px_per_mm <= PX_PER_MM[1] or fov.mean() < LEAST_FIELD:
+            continue
+        pixels = CROP_PX + 2 * BEYOND
+        wide = Window(window.centre, window.side_mm * pixels / CROP_PX, pixels)
+        trees = eye.vessels(wide)
+        both = trees["artery"].merge(trees["vein"])
+        vessels = ((both.depth > 0) & (both.radius > WIDE))[BEYOND:-BEYOND, BEYOND:-BEYOND] & fov
+        if vessels.mean() < LEAST_VESSELS:
+            continue
+        back = known_field(random)
+        scan = render_octa(eye, wide, trees, eye.rng("scan")) / 255  # [0, 255] -> [0, 1]
+        octa = map_coordinates(scan, np.indices(fov.shape) + BEYOND + back, order=1)
+        add_faults(octa, random)
+        fundus = render_fundus(eye, window, eye.vessels(window), eye.rng("photograph"))
+        yield Moved(black_outside(fundus, fov), octa, fov, vessels, inverse(back))
+        number -= 1
+
+
+def registered(moved: Moved, eyes: list[Eye]) -> tuple[np.ndarray, float, list[tuple[str, float]]]:
+    """Register an OCT-A with the right photograph, the wrong one, and the controls among the others.
+
+    Returns:
+        Errors (vessel pixels,), px; the least Jacobian; the verdict on both and by how much each fits better than all
+        controls.
+    """
+    scan = reduced(moved.octa)
+    right, wrong, *others = eyes
+    rivals = chosen_controls(right, [Rival(WRONG_PARTNER, "", eye) for eye in others])
+    first, second, *fits = fit_all(scan, [right, wrong, *(rival.eye for rival in rivals)])
+    found = enlarged(first.displacement, moved.fov.shape)
+    best = max(fit.after for fit in fits)
+    judged = [(verdict_of(fit, rivals, fits)[0], fit.after - best) for fit in (first, second)]
+    return np.hypot(*(found - moved.displacement))[moved.vessels], float(jacobian(found).min()), judged
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--weights", metavar="best|last")
+    parser.add_argument("--pairs", type=int, default=100, metavar="N")
+    args = parser.parse_args()
+    predictor, _ = load_predictor(args.run, args.weights, read_run(args.run)[0])
+    retinas = list(moved_retinas(args.pairs))
+    eyes = [seen_eye(vessels_seen(predictor, one.fundus, one.fov), one.fov) for one in retinas]
+    sets = [[eyes[(first + step) % len(eyes)] for step in range(NEIGHBOURS + 2)] for first in range(len(eyes))]
+    jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))
+    results = joblib.Parallel(os.cpu_count(), max_nbytes=None)(jobs)
+
+    print(header(("pairs", "as they lie, median", "error, median", "error, 95 %", "worst pair's median", "Jacobian")))
+    halves = {"all": slice(None), "whole photographs": slice(args.pairs % 2, None, 2)}
+    halves["half of the photograph black"] = slice(1 - args.pairs % 2, None, 2)
+    for name, some in halves.items():
+        lay = np.concatenate([np.hypot(*one.displacement)[one.vessels] for one in retinas[some]])
+        errors = [errors for errors, _, _ in results[some]]
+        pooled = np.concatenate(errors)
+        worst = max(map(np.median, errors))
+        least = min(least for _, least, _ in results[some])
+        values = [len(errors), np.median(lay), np.median(pooled), np.percentile(pooled, 95), worst, least]
+        print(table_row(name, values))
+    print()
+    for name, judged in zip(("right", "wrong"), zip(*(judged for _, _, judged in results), strict=True), strict=True):
+        accepted = sum(verdict in (REGISTERED, UNCHANGED) for verdict, _ in judged)
+        margins = np.sort([margin for _, margin in judged])
+        nearest = ", ".join(f"{margin:.2f}" for margin in (margins[:4] if name == "right" else margins[-4:]))
+        print(f"{name} partners accepted: {accepted} of {len(judged)}; fit {CLEARLY} better than controls? {nearest}")
+
+
+if __name__ == "__main__":
+    main()
