@@ -1,6 +1,6 @@
 """Register: move each OCT-A of a data set onto its photograph, for real pairs lie some pixels apart.
 
-    python dataset_register.py DATA --output DIR              # with the newest run
+    python dataset_register.py DATA --output DIR              # with the newest run, else the program's own weights
     python dataset_register.py DATA --output DIR --figures    # also a picture of each pair, before and after
 
 A run that was trained on sample retinas predicts an OCT-A that lies exactly on the photograph. The real OCT-A is moved
@@ -34,7 +34,7 @@ from pix_command import (
     progress_bar,
     report_error,
 )
-from pix_settings import CHECKPOINTS, SAMPLE_RETINAS
+from pix_settings import SAMPLE_RETINAS
 
 PROGRAM = "dataset_register.py"
 TABLE = "registration.csv"
@@ -46,7 +46,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("data", metavar="DATA", help="the data set")
     add("--output", required=True, metavar="DIR", help="folder to write the registered data set to")
-    add("--run", metavar="DIR", help=f"the run's folder of checkpoints (default: the newest in {CHECKPOINTS}/)")
+    add("--run", metavar="DIR", help="the run's folder (default: the newest, else the program's own weights)")
     add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
     add("--figures", action="store_true", help="also a picture of each pair, before and after")
     return parser.parse_args(argv)
@@ -57,6 +57,7 @@ if __name__ == "__main__":
 load_tensorflow()
 
 import joblib
+import keras
 import numpy as np
 from PIL import Image
 from skimage.transform import resize
@@ -76,7 +77,8 @@ from dataset_load_mod import (
 )
 from pix_devices import set_up_gpus
 from pix_predict import Predictor, load_predictor
-from pix_run import newest_run, read_run
+from pix_run import read_run
+from pix_weights import describe, run_to_use
 from registration import Eye, Fit, alike, enlarged, fit_all, moved, reduced, seen_eye
 from vessel_metrics import above, otsu_threshold
 
@@ -428,11 +430,12 @@ def run_registration(options: argparse.Namespace) -> int:
         UserError, OSError: nothing can be registered, or no more.
     """
     data = open_data_set(options)
-    run = Path(options.run) if options.run else newest_run(Path(CHECKPOINTS), "--run")
+    run = run_to_use(options.run)
     settings, _ = read_run(run)
-    print(f"Device: {set_up_gpus()}, precision: {settings.precision}")
+    device = set_up_gpus()
     predictor, weights = load_predictor(run, options.weights, settings)
-    print(f"Weights: {weights}")
+    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
+    print(f"Weights: {describe(weights)}")
     if settings.data != SAMPLE_RETINAS:
         print("NOTE: this run has learnt from pairs as they lie; one that was trained on sample retinas lies exactly")
     output = Path(options.output)
