@@ -12,6 +12,7 @@ from vessel_metrics import SECTORS
 
 CROP = (400, 400)
 EVERYWHERE = np.ones(CROP, dtype=bool)
+CONTROL = em.Control(0.2 + 0.6 * bar(8, CROP, top=300).T, EVERYWHERE)  # a vessel at right angles
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def eye():
 @pytest.fixture(scope="module")
 def measured(eye):
     """The rows by candidate and sector, and the counts."""
-    rows, counts = em.measure_eye(eye)
+    rows, counts = em.measure_eye(eye, CONTROL)
     return {(row["candidate"], row["sector"]): row for row in rows}, counts
 
 
@@ -61,7 +62,7 @@ def test_pixels_are_counted_by_vessel_probability(measured):
 
 
 def test_without_ground_truth_the_segmenter_makes_it(eye):
-    rows, counts = em.measure_eye(replace(eye, vessels=None))
+    rows, counts = em.measure_eye(replace(eye, vessels=None), CONTROL)
     assert next(row["cldice"] for row in rows if row["candidate"] == "this run") == 1
     assert em.SEGMENTED not in counts
 
@@ -85,12 +86,12 @@ def test_vessels_are_found_where_the_speckle_is_averaged_out(eye):
 def test_texture_is_that_of_the_octa_not_of_its_average(eye):
     ours = eye.candidates[0]
     blurred = replace(ours, averaged=gaussian_filter(ours.image, 5))
-    rows, _ = em.measure_eye(replace(eye, candidates=(blurred,)))
+    rows, _ = em.measure_eye(replace(eye, candidates=(blurred,)), CONTROL)
     assert next(row["texture"] for row in rows if row["candidate"] == "this run") == 0
 
 
 def test_grain_is_measured_at_the_disc_only(eye):
-    rows, _ = em.measure_eye(replace(eye, region="disc"))
+    rows, _ = em.measure_eye(replace(eye, region="disc"), CONTROL)
     assert {row["candidate"]: np.isfinite(row["grain"]) for row in rows if row["sector"] == "whole"} == {
         em.REAL: True,
         "this run": True,
@@ -99,4 +100,9 @@ def test_grain_is_measured_at_the_disc_only(eye):
         "green channel": True,
         "ridge filter": False,
     }
-    assert all(np.isnan(row["grain"]) for row in em.measure_eye(eye)[0])
+    assert all(np.isnan(row["grain"]) for row in em.measure_eye(eye, CONTROL)[0])
+
+
+def test_this_run_agrees_with_the_registered_octa_better_than_another_eye(measured):
+    row = measured[0]["this run", "whole"]
+    assert row["registered_vessel_correlation"] > row["control_vessel_correlation"] + 0.3
