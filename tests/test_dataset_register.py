@@ -16,6 +16,8 @@ from pix_run import write_run
 from pix_settings import Settings
 from registration import moved
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("register")]  # one process, for what they share takes long
+
 SIDE = 160
 SHIFT = np.broadcast_to(np.reshape([3.0, -2.0], (2, 1, 1)), (2, SIDE, SIDE))
 CROPPED = Path("data/UT-FSOCTA-v1/cropped")

@@ -134,15 +134,21 @@ def test_fast_prediction_has_the_same_octa_and_takes_the_probability_from_it(fol
 def test_photograph_without_a_border_is_named(folder, capsys):
     assert gen.main(["photos"]) == 0
     captured = capsys.readouterr()
-    assert "photos/below/b.jpg" in captured.out + captured.err
-    assert "photos/a.png" not in captured.out + captured.err
+    assert "photos/below/b.jpg: shows no border" in captured.out + captured.err
+    assert "photos/a.png: shows no border" not in captured.out + captured.err
+
+
+def test_verdict_is_in_the_table_and_the_last_line_names_the_doubtful(folder, capsys):
+    assert gen.main(["photos/a.png", "--vessels"]) == 0
+    assert densities()[0]["verdict"].startswith("doubtful: ")
+    assert "Usable: 0 of 1; doubtful: photos/a.png (" in capsys.readouterr().out
 
 
 def test_existing_results_are_kept_and_missing_ones_made(folder):
     assert gen.main(["photos", "--vessels"]) == 0
     complete = {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")}
     table = Path("synthetic_octa/densities.csv")
-    table.write_text(table.read_text()[:-9])  # as an interrupted writer might leave it
+    table.write_text(table.read_text().rpartition(",")[0])  # as an interrupted writer might leave it
     Path("synthetic_octa/a.png").write_text("mine")
     assert gen.main(["photos", "--vessels"]) == 0
     assert Path("synthetic_octa/a.png").read_text() == "mine"
