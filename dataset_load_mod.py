@@ -500,9 +500,9 @@ def check_dataset(dataset: Path) -> Findings:
     return Findings(folders, pairs, unpaired, ignored, faults, sizes, black, obstacles)
 
 
-def is_hidden(path: Path, dataset: Path) -> bool:
-    """Whether a file or folder of a data set is, or lies in, a leftover of a Mac or an editor."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(dataset).parts)
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file or folder below a folder is, or lies in, a leftover of a Mac or an editor."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
 def print_findings(dataset: Path, found: Findings) -> None:

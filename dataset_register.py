@@ -32,6 +32,7 @@ from pix_command import (
     exit_status,
     load_tensorflow,
     progress_bar,
+    read_table,
     report_error,
 )
 from pix_settings import SAMPLE_RETINAS
@@ -57,7 +58,6 @@ if __name__ == "__main__":
 load_tensorflow()
 
 import joblib
-import keras
 import numpy as np
 from PIL import Image
 from skimage.transform import resize
@@ -75,10 +75,9 @@ from dataset_load_mod import (
     read_fundus,
     read_image,
 )
-from pix_devices import set_up_gpus
-from pix_predict import Predictor, load_predictor
+from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
-from pix_weights import describe, run_to_use
+from pix_weights import run_to_use
 from registration import Eye, Fit, alike, enlarged, fit_all, moved, reduced, seen_eye
 from vessel_metrics import above, otsu_threshold
 
@@ -167,13 +166,12 @@ class Table:
         """Read the existing table. Raises OptionError if it is damaged or was made with other weights."""
         self.path, self.weights = path, weights
         self.rows: dict[Case, dict] = {}
-        if path.exists():
-            for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-                if tuple(row) != COLUMNS or None in row.values() or not row["subject"].isdecimal():
-                    raise OptionError(f"{path}: damaged, or from another program; choose another --output")
-                if row["weights"] != weights:
-                    raise OptionError(f"{path}: was made with {row['weights']}, not {weights}; choose another --output")
-                self.rows[int(row["subject"]), row["eye"], row["region"]] = row
+        for row in read_table(path) if path.exists() else ():
+            if tuple(row) != COLUMNS or not row["weights"] or not row["subject"].isdecimal():
+                raise OptionError(f"{path}: damaged, or from another program; choose another --output")
+            if row["weights"] != weights:
+                raise OptionError(f"{path}: was made with {row['weights']}, not {weights}; choose another --output")
+            self.rows[int(row["subject"]), row["eye"], row["region"]] = row
 
     def add(self, case: Case, own: Fit, displacement: float, control: float, verdict: str, fits: str) -> None:
         """Set the row of one pair and write the table."""
@@ -432,10 +430,7 @@ def run_registration(options: argparse.Namespace) -> int:
     data = open_data_set(options)
     run = run_to_use(options.run)
     settings, _ = read_run(run)
-    device = set_up_gpus()
-    predictor, weights = load_predictor(run, options.weights, settings)
-    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
-    print(f"Weights: {describe(weights)}")
+    predictor, weights = announced_predictor(run, options.weights, settings)
     if settings.data != SAMPLE_RETINAS:
         print("NOTE: this run has learnt from pairs as they lie; one that was trained on sample retinas lies exactly")
     output = Path(options.output)

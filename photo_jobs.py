@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_load_mod import list_eyes, list_full_fields
+from dataset_load_mod import is_hidden, list_eyes, list_full_fields
 from pix_command import OptionError, atomic_file, read_table
 from ut_fsocta import REGIONS
 
@@ -82,7 +82,7 @@ def photographs_below(folder: Path, output: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
-        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+        and not is_hidden(path, folder)
         and output.resolve() not in path.resolve().parents
     )
 

@@ -69,7 +69,6 @@ if __name__ == "__main__":
 load_tensorflow()
 
 import joblib
-import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -96,10 +95,9 @@ from eye_measures import (
     EyeToMeasure,
     measure_eye,
 )
-from pix_devices import set_up_gpus
-from pix_predict import Predictor, load_predictor
+from pix_predict import Predictor, announced_predictor
 from pix_run import read_run, step_of
-from pix_weights import describe, run_to_use
+from pix_weights import run_to_use
 from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
 
@@ -386,10 +384,7 @@ def run_evaluation(options: argparse.Namespace) -> int:
     regions = eval_report.regions_of(cases)
     comparators = find_comparators(dataset, regions, options)
     truth, truth_maps = find_truth(dataset, regions, options.segmenter)
-    device = set_up_gpus()
-    predictor, checkpoint = load_predictor(run, options.weights, settings)
-    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
-    print(f"Weights: {describe(checkpoint)}")
+    predictor, checkpoint = announced_predictor(run, options.weights, settings)
     print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; ground truth: {truth}")
     crop_mm = {region: getattr(options, f"{region}_mm") for region in REGIONS}
     evaluation = Evaluation(predictor, settings.fov_mask, cases, comparators, truth, truth_maps, crop_mm)

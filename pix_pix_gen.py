@@ -111,7 +111,6 @@ if __name__ == "__main__":
     parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
 load_tensorflow()
 
-import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
@@ -128,11 +127,10 @@ from dataset_load_mod import (
 )
 from photo_jobs import FIGURE, MAPS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs
 from photo_trust import Trust, judge
-from pix_devices import set_up_gpus
 from pix_export import export
-from pix_predict import Prediction, Predictor, load_predictor
+from pix_predict import Prediction, Predictor, announced_predictor
 from pix_run import read_run
-from pix_weights import describe, run_to_use, write_weights
+from pix_weights import run_to_use, write_weights
 from vessel_metrics import map_vessels, vessel_density
 
 NAMED = 5  # doubtful photographs in the printout; the table has all
@@ -326,12 +324,9 @@ def run_synthesis(options: argparse.Namespace) -> int:
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: at most the run's patch, {settings.patch_size} px")
     jobs = jobs_of(options, settings) if options.inputs or options.dataset is not None else []
-    device = set_up_gpus()
     if options.export:
         settings = replace(settings, precision="float32")  # for machines of any kind
-    predictor, path = load_predictor(run, options.weights, settings)
-    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
-    print(f"Weights: {describe(path)}")
+    predictor, path = announced_predictor(run, options.weights, settings)
     if options.export:
         folder, formats = Path(options.export), [kind for kind in options.format if kind in EXPORT_FORMATS]
         written = export(predictor.generator, folder, formats) if formats else []

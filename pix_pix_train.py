@@ -14,16 +14,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pix_command import StopRequest, exit_status, load_tensorflow, progress_bar
 from pix_settings import (
-    FINE_TUNING,
-    SAMPLE_RETINAS,
-    SAMPLE_RUN,
     Settings,
-    SettingsError,
     as_options,
     parse_command_line,
 )
@@ -39,7 +35,7 @@ import tensorflow as tf
 
 from dataset_load_mod import FUNDUS_CHANNELS, Pair, black_outside, field_to_use, octa_to_grey
 from patch_batches import SamplePatches, TrainingPatches
-from pix_data import RunData, choose_data, load_run_data, training_patches, use_sample_retinas
+from pix_data import RunData, load_run_data, training_patches
 from pix_devices import (
     check_shares,
     choose_strategy,
@@ -47,7 +43,6 @@ from pix_devices import (
     errors_in_one_line,
     is_chief,
     new_optimizer,
-    resolve_precision,
     set_up_gpus,
 )
 from pix_discriminator import Discriminator
@@ -62,11 +57,11 @@ from pix_run import (
     claim_folders,
     lock,
     log_folder,
-    read_run,
-    settings_to_resume,
     write_run,
 )
 from pix_weights import start_from
+from run_settings import settings_of_new_run, settings_of_resumed_run
+from step_schedule import has_discriminator, is_past_l1_only, learning_rate, with_noise
 from vessel_metrics import mean_scores, validation_scores, vessel_agreement
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
@@ -74,7 +69,6 @@ CHECKPOINT_SECONDS = 300  # at most between checkpoints, however long an epoch: 
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 PICTURED_CROPS = 3  # validation crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
-L1_FINISH = 0.04  # share of a run, at its end, without the discriminator, if it makes its speckle from noise
 GRID_PX = 16  # the last four transposed convolutions, each of step 2, can leave patterns that repeat after 2 to 16 px
 BEST_SCORE = "vessel_auc"  # chooses the best checkpoint: it needs no threshold and ignores the speckle
 SPECKLE_WEIGHT = 0.01  # of that score, that a run which learns speckle gives for half the error of its power
@@ -294,36 +288,6 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
     return True
 
 
-def has_discriminator(settings: Settings, step: int, steps: int) -> bool:
-    """Whether a step (from 1 to `steps`) trains against the discriminator, and not by the mean absolute error alone.
-
-    With `input_noise` it does in every second step only, and no more at the end: by the other steps the generator
-    learns to draw the vessels as well as they can be known where there is no noise, and speckle only where there is.
-    """
-    pauses = settings.input_noise and (step % 2 or step > steps - int(L1_FINISH * steps))
-    return is_past_l1_only(settings, step, steps) and not pauses
-
-
-def is_past_l1_only(settings: Settings, step: int, steps: int) -> bool:
-    """Whether a step (from 1 to `steps`) lies after the L1-only phase."""
-    return step > settings.l1_only * steps
-
-
-def with_noise(fundus: tf.Tensor, settings: Settings, step: int) -> tf.Tensor:
-    """Photographs (batch, height, width, 3), [-1, 1], with `input_noise`; the same for each step of a run."""
-    if not settings.input_noise:
-        return fundus
-    seed = settings.seed, step
-    return fundus + tf.random.stateless_normal(tf.shape(fundus), seed, stddev=settings.input_noise)
-
-
-def learning_rate(settings: Settings, step: int, steps: int) -> float:
-    """The rate of a step (from 1 to `steps`): as set, then falling linearly to 0 over the last `decay` of the run."""
-    falling = settings.decay * steps
-    left = steps - step + 1
-    return settings.learning_rate * min(1.0, left / falling) if falling else settings.learning_rate
-
-
 def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
     """Raises RunError, naming loss and step, if one is not finite."""
     for tag, loss in losses.items():
@@ -411,48 +375,6 @@ def duration(seconds: float) -> str:
 
 
 # --- from the command line to the loop -------------------------------------------------------------------------------
-
-
-def settings_of_new_run(given: dict) -> Settings:
-    """The resolved settings of a new run: the given options, else the defaults, those for sample retinas without data.
-
-    Raises:
-        SettingsError, DataError, RunError: see there.
-    """
-    if "name" in given:
-        for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
-            if folder.exists():
-                raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume")
-    data = choose_data(given.get("data"))
-    reason, defaults = "", {}
-    if data == SAMPLE_RETINAS:
-        reason, defaults = "sample retinas", SAMPLE_RUN
-    elif "init_from" in given:
-        # The noise belongs to the weights: they make their speckle from it.
-        noise = read_run(Path(given["init_from"]))[0].input_noise
-        reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
-    settings = Settings(**(defaults | given | {"data": data}))
-    if data == SAMPLE_RETINAS:
-        use_sample_retinas()
-    if defaults:
-        used = as_options(settings, defaults)
-        print(f"Defaults for {reason}: " + " ".join(f"{option} {value}" for option, value in used.items()))
-    precision, why = resolve_precision(settings.precision)
-    print(f"Precision: {precision} ({why})")
-    return replace(settings, precision=precision)
-
-
-def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
-    """The settings of a run to resume, with the place of its data now, and the digest of its data.
-
-    Raises:
-        RunError, DataError: see there.
-    """
-    settings, digest = settings_to_resume(given, resume)
-    if settings.data == SAMPLE_RETINAS:
-        use_sample_retinas()
-        return settings, digest
-    return replace(settings, data=choose_data(settings.data)), digest
 
 
 def train(settings: Settings, data_digest: str | None = None, verbose: bool = False) -> int:

@@ -29,12 +29,12 @@ from dataset_load_mod import (
     reflect_to_multiple,
     reflect_to_patch,
 )
-from pix_devices import precision_to_predict
+from pix_devices import precision_to_predict, set_up_gpus
 from pix_generator import Generator
 from pix_layers import layers_of
 from pix_run import RunError
 from pix_settings import SIZE_MULTIPLE, Settings
-from pix_weights import load_weights
+from pix_weights import describe, load_weights
 from vessel_metrics import smooth
 
 # A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
@@ -355,3 +355,12 @@ def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[
     generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
     path = load_weights(generator, run, weights)
     return Predictor(generator, settings.input_noise), path
+
+
+def announced_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[Predictor, str]:
+    """As `load_predictor`, with the GPUs set up; prints device, precision and weights, as every program does."""
+    device = set_up_gpus()
+    predictor, path = load_predictor(run, weights, settings)
+    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
+    print(f"Weights: {describe(path)}")
+    return predictor, path

@@ -147,6 +147,11 @@ def write_run(folder: Path, settings: Settings, digest: str, weights: dict | Non
 
 def read_run(folder: Path) -> tuple[Settings, str]:
     """The settings in run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
+    return read_whole_run(folder)[:2]
+
+
+def read_whole_run(folder: Path) -> tuple[Settings, str, dict]:
+    """As `read_run`, and all that run.json contains."""
     path = folder / "run.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -157,7 +162,7 @@ def read_run(folder: Path) -> tuple[Settings, str]:
         raise RunError(f"{path}: damaged, or from another version or program ({error})") from error
     if settings.data is None or settings.name is None or settings.precision == "auto":
         raise RunError(f"{path}: damaged, or from another version or program (its settings are not resolved)")
-    return settings, digest
+    return settings, digest, content
 
 
 def one_file(folder: Path) -> dict | None:
@@ -166,11 +171,9 @@ def one_file(folder: Path) -> dict | None:
     Raises:
         RunError: run.json is missing, damaged or foreign.
     """
-    read_run(folder)
-    path = folder / "run.json"
-    weights = json.loads(path.read_text(encoding="utf-8")).get(ONE_FILE)
+    weights = read_whole_run(folder)[2].get(ONE_FILE)
     if weights is not None and not (isinstance(weights, dict) and {"file", "sha256"} <= set(weights)):
-        raise RunError(f"{path}: damaged, or from another version or program (its {ONE_FILE})")
+        raise RunError(f"{folder / 'run.json'}: damaged, or from another version or program (its {ONE_FILE})")
     return weights
 
 

@@ -57,7 +57,7 @@ def sees_vessels(weights="run/ckpt-7"):
 def register(folder, *options, weights="run/ckpt-7"):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(program, "load_predictor", sees_vessels(weights))
+        patch.setattr(program, "announced_predictor", sees_vessels(weights))
         return program.main(["data", "--output", "out", "--run", "run", *options])
 
 
@@ -220,7 +220,7 @@ def test_grey_octa_of_another_format_stays_so(folder):
 def test_data_set_named_itself_is_written_to_the_output_itself(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(program, "load_predictor", sees_vessels())
+        patch.setattr(program, "announced_predictor", sees_vessels())
         assert program.main(["data/UT-FSOCTA-v1", "--output", "new/out", "--run", "run"]) == 0
     assert (folder / "new/out/cropped/octa/disc/1_OD.png").exists()
 

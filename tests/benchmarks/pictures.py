@@ -57,18 +57,20 @@ def coloured(image: np.ndarray, *layers: tuple[np.ndarray, tuple[int, int, int]]
     return image
 
 
-def predicted_photograph(predictor: Predictor, fundus: np.ndarray) -> tuple[Prediction, np.ndarray]:
-    """The prediction for a photograph, and its vessel map."""
+def predicted_photograph(
+    predictor: Predictor, fundus: np.ndarray
+) -> tuple[np.ndarray, float | None, Prediction, np.ndarray]:
+    """A photograph's field, its diameter in px if it is seen, the prediction, and the vessel map."""
     field = find_field(fundus)
     diameter = None if field.radius is None else 2 * field.radius
     predicted = predictor.predict_photograph(fundus, field.mask, diameter)
-    return predicted, map_vessels(predicted.probability, field.mask, None, diameter)[0]
+    return field.mask, diameter, predicted, map_vessels(predicted.probability, field.mask, None, diameter)[0]
 
 
 def draw_whole_sample(predictor: Predictor, path: Path) -> None:
     """A whole photograph, its OCT-A, and the vessels over the photograph."""
     fundus = render_full_field(make_eye(SUBJECT, "OD", SEED))
-    predicted, vessels = predicted_photograph(predictor, fundus)
+    _, _, predicted, vessels = predicted_photograph(predictor, fundus)
     images = [fundus, octa_to_grey(predicted.octa), coloured(fundus, (vessels, INVENTED))]
     draw([images], ["Photograph (sample retina)", "Synthetic OCT-A", "Vessel map"], [""], path)
 

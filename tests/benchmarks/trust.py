@@ -25,15 +25,14 @@ import pandas as pd
 import skimage.data
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pictures import predicted_photograph
 from scipy.ndimage import gaussian_filter
 
-from camera_field import find_field
 from dataset_load_mod import read_fundus
 from phantom_retina import make_eye, render_full_field
 from photo_trust import Trust, judge
 from pix_predict import Predictor, load_predictor
 from pix_run import read_run
-from vessel_metrics import map_vessels
 
 SEED, SUBJECTS = 11, range(301, 309)
 WITH_SCIKIT_IMAGE = (
@@ -96,11 +95,8 @@ def pictures(photographs: Path | None) -> Iterator[tuple[str, str, np.ndarray]]:
 
 def verdict(predictor: Predictor, fundus: np.ndarray) -> Trust:
     """As the synthesis program judges."""
-    field = find_field(fundus)
-    diameter = None if field.radius is None else 2 * field.radius
-    predicted = predictor.predict_photograph(fundus, field.mask, diameter)
-    vessels = map_vessels(predicted.probability, field.mask, None, diameter)[0]
-    return judge(fundus, field.mask, diameter, predicted.probability, vessels)
+    fov, diameter, predicted, vessels = predicted_photograph(predictor, fundus)
+    return judge(fundus, fov, diameter, predicted.probability, vessels)
 
 
 def main() -> None:

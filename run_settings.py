@@ -1,0 +1,51 @@
+"""From the options of the command line to a run's resolved settings: its data, its defaults, its precision."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pix_data import choose_data, use_sample_retinas
+from pix_devices import resolve_precision
+from pix_run import checkpoint_folder, log_folder, read_run, settings_to_resume
+from pix_settings import FINE_TUNING, SAMPLE_RETINAS, SAMPLE_RUN, Settings, SettingsError, as_options
+
+
+def settings_of_new_run(given: dict) -> Settings:
+    """The resolved settings of a new run: the given options, else the defaults, those for sample retinas without data.
+
+    Raises:
+        SettingsError, DataError, RunError: see there.
+    """
+    if "name" in given:
+        for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
+            if folder.exists():
+                raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume")
+    data = choose_data(given.get("data"))
+    reason, defaults = "", {}
+    if data == SAMPLE_RETINAS:
+        reason, defaults = "sample retinas", SAMPLE_RUN
+    elif "init_from" in given:
+        # The noise belongs to the weights: they make their speckle from it.
+        noise = read_run(Path(given["init_from"]))[0].input_noise
+        reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
+    settings = Settings(**(defaults | given | {"data": data}))
+    if data == SAMPLE_RETINAS:
+        use_sample_retinas()
+    if defaults:
+        used = as_options(settings, defaults)
+        print(f"Defaults for {reason}: " + " ".join(f"{option} {value}" for option, value in used.items()))
+    precision, why = resolve_precision(settings.precision)
+    print(f"Precision: {precision} ({why})")
+    return replace(settings, precision=precision)
+
+
+def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
+    """The settings of a run to resume, with the place of its data now, and the digest of its data.
+
+    Raises:
+        RunError, DataError: see there.
+    """
+    settings, digest = settings_to_resume(given, resume)
+    if settings.data == SAMPLE_RETINAS:
+        use_sample_retinas()
+        return settings, digest
+    return replace(settings, data=choose_data(settings.data)), digest
