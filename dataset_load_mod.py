@@ -1,9 +1,9 @@
 """The data pipeline: files on disk -> table of cases -> images -> patches, and patches back to an image.
 
     python dataset_load_mod.py download [DIR]    # fetch UT-FSOCTA from Zenodo into data/, or DIR
-    python dataset_load_mod.py check [DIR]       # list what a data set contains, and whether training could start
+    python dataset_load_mod.py check [DATA]      # list what a data set contains, and whether training could start
 
-A data set is laid out as UT-FSOCTA (Zenodo, doi 10.5281/zenodo.6476639):
+A data set is a table of pairs (`pair_table`), or laid out as UT-FSOCTA (Zenodo, doi 10.5281/zenodo.6476639):
 
     UT-FSOCTA-v1/cropped/{fundus,octa}/{disc,macula}/<subject>_<OD|OS>.png    aligned pairs
     UT-FSOCTA-v1/fov45/fundus/<subject>_<OD|OS>.jpg                           whole photographs (`fov_45` too)
@@ -13,10 +13,11 @@ Images stay uint8 on [0, 255] in memory and are decoded once per run; they becom
 """
 
 import argparse
+import hashlib
 import mmap
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
@@ -31,8 +32,9 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from camera_field import Field, find_field
 from dataset_download import download, holds_dataset
-from pix_command import OneLineParser, UserError, exit_status, one_line, progress_bar
-from pix_settings import SAMPLE_RETINAS
+from pair_table import is_table, read_pairs
+from pix_command import OneLineParser, UserError, exit_status
+from pix_settings import DEFAULT_SHARES, SAMPLE_RETINAS
 from ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the da
 SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to try the programs on
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
-CASE_COLUMNS = ("subject", "eye", "region", "split", "fundus", "octa")
+CASE_COLUMNS = ("subject", "eye", "region", "split", "fundus", "octa", "name")
 FUNDUS_CHANNELS = 3
 MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more would take gigabytes
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
@@ -52,6 +54,7 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
 ENTIRELY_DARK = "is entirely dark; remove it, or replace it by the right photograph"
+SAME_SHAPE = 0.01  # relative difference in the ratio of height and width, at most: rounding
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
 
 
@@ -66,6 +69,7 @@ class Pair:
     fundus: np.ndarray  # (height, width, 3), uint8
     octa: np.ndarray  # (height, width, 1 or 4), uint8
     fov: np.ndarray  # (height, width), bool: inside the camera's field
+    resized: bool = False  # the OCT-A, to the size of its photograph
 
 
 # --- files on disk -> table of cases ---------------------------------------------------------------------------------
@@ -75,53 +79,62 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     """Find a data set.
 
     Args:
-        named: a folder that is, or contains, `UT-FSOCTA-v1`; or the word for sample retinas: their set on disk; None:
-            search DATA_FOLDERS.
+        named: a table of pairs; a folder that is, or contains, `UT-FSOCTA-v1`; or the word for sample retinas: their
+            set on disk; None: search DATA_FOLDERS.
         option: what named it, for the error.
 
     Returns:
-        The folder that contains `cropped`; None if none was named and none is found.
+        The table, or the folder that contains `cropped`; None if none was named and none is found.
 
     Raises:
-        DataError: the named folder contains no data set.
+        DataError: there is no such table, or the named folder contains no data set.
     """
+    if named is not None and is_table(named):
+        if not Path(named).is_file():
+            raise DataError(f"{option} {named}: no such file")
+        return Path(named)
     folders = DATA_FOLDERS if named is None else (SAMPLE_SET if str(named) == SAMPLE_RETINAS else Path(named),)
     found = next(
         filter(holds_dataset, (place for folder in folders for place in (folder, folder / DATASET_NAME))), None
     )
     if found is None and named is not None:
         raise DataError(
-            f"{option} {folders[0]}: contains no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa); "
-            f"`python {PROGRAM} download` fetches it, `check DIR` lists what a folder contains"
+            f"{option} {folders[0]}: contains no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa), and "
+            f"is no table of pairs; `python {PROGRAM} download` fetches it, `check DATA` lists what it contains"
         )
     return found
 
 
 def load_data_cases(
-    data_fold: Path, splits: Mapping[str, Sequence[int]] = PUBLISHED_SPLITS
+    data_fold: Path, splits: Mapping[str, Sequence[int]] = PUBLISHED_SPLITS, shares: str = DEFAULT_SHARES
 ) -> tuple[pd.DataFrame, list[Path]]:
     """List the pairs of a data set.
 
     Args:
-        data_fold: the folder that contains `cropped`.
-        splits: subject ids of `train`, `validation` and `test`.
+        data_fold: the folder that contains `cropped`, or a table of pairs.
+        splits: subject ids of `train`, `validation` and `test`, in a folder.
+        shares: of the subjects in these, in a table without a column `split`.
 
     Returns:
-        The cases, one row each, sorted: `subject` (int), `eye` (OD, OS), `region` (disc, macula), `split` (None for
-        a subject that no split names), `fundus` and `octa` (paths). And the files that have no partner. Hidden files
-        and foreign names are neither.
+        The cases, one row each, sorted: `subject` (int; text in a table), `eye` (OD, OS), `region` (disc, macula),
+        `split` (None for a subject that no split names), `fundus` and `octa` (paths), `name` (unique, such as
+        "disc/37_OS"). In a table eye and region may be unknown, see `pair_table.read_pairs`. And the files of a folder
+        that have no partner. Hidden files and foreign names are neither.
 
     Raises:
         DataError: two files of one folder are the same case.
+        PairTableError: see there.
     """
+    if is_table(data_fold):
+        return pd.DataFrame(read_pairs(data_fold, shares), columns=CASE_COLUMNS), []
     split_of = {subject: split for split, subjects in splits.items() for subject in subjects}
     rows, unpaired = [], []
     for region in REGIONS:
         fundus = list_eyes(data_fold / "cropped" / "fundus" / region)
         octa = list_eyes(data_fold / "cropped" / "octa" / region)
         for subject, eye in fundus.keys() & octa.keys():
-            row = (subject, eye, region, split_of.get(subject), fundus[subject, eye], octa[subject, eye])
-            rows.append(row)
+            files = fundus[subject, eye], octa[subject, eye]
+            rows.append((subject, eye, region, split_of.get(subject), *files, f"{region}/{subject}_{eye}"))
         unpaired += [(fundus.get(key) or octa[key]) for key in fundus.keys() ^ octa.keys()]
     return pd.DataFrame(sorted(rows, key=lambda row: row[:3]), columns=CASE_COLUMNS), sorted(unpaired)
 
@@ -158,6 +171,11 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
             raise DataError(f"{found[key]} and {path.name} are the same eye: remove one")
         found[key] = path
     return found
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file or folder below a folder is, or lies in, a leftover of a Mac or an editor."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
 # --- files -> images -------------------------------------------------------------------------------------------------
@@ -268,17 +286,57 @@ def black_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
 def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: bool) -> Pair:
     """Read one case; with `fov_mask` find the camera's field, else take the whole image for it.
 
+    An OCT-A of another size, but of the same shape, is resized to its photograph's.
+
     Raises:
-        DataError: a file cannot be read, the two differ in size, or the photograph shows nothing.
+        DataError: a file cannot be read, the two differ in shape, or the photograph shows nothing.
     """
     fundus, octa = read_fundus(fundus_path), read_octa(octa_path, octa_channels)
-    if fundus.shape[:2] != octa.shape[:2]:
+    resized = resized_to(octa, fundus.shape[:2])
+    if resized is None:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]} px" for image in (fundus, octa))
-        raise DataError(f"{fundus_path} and {octa_path} are a pair of two sizes, {sizes}; align them first")
+        raise DataError(f"{fundus_path} and {octa_path} are a pair of two shapes, {sizes}; align them first")
     fov = field_to_use(fundus, fov_mask).mask
     if not fov.any():
         raise DataError(f"{fundus_path}: {ENTIRELY_DARK}")
-    return Pair(fundus, octa, fov)
+    return Pair(fundus, resized, fov, resized is not octa)
+
+
+def resized_to(image: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
+    """An image (height, width, channels), uint8, in a height and width: itself, averaged or interpolated linearly.
+
+    None if it has another shape than these.
+    """
+    if image.shape[:2] == tuple(shape):
+        return image
+    height, width = np.divide(image.shape[:2], shape)
+    if abs(height / width - 1) > SAME_SHAPE:
+        return None
+    planes = [Image.fromarray(image[..., channel]) for channel in range(image.shape[2])]
+    return np.dstack([plane.resize(tuple(shape[::-1]), Image.Resampling.BILINEAR) for plane in planes])
+
+
+def photo_digest(fundus: np.ndarray) -> str:
+    """What tells a photograph (height, width, 3), uint8, from all others, whatever its file is called: 16 digits."""
+    content = hashlib.blake2b(repr(fundus.shape).encode(), digest_size=8)
+    content.update(np.ascontiguousarray(fundus))
+    return content.hexdigest()
+
+
+def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
+    """Subjects of some cases with a photograph that is among those of `photo_digest`; unreadable ones are none."""
+    if not seen:
+        return set()
+
+    def digest(path: Path) -> str:
+        try:
+            return photo_digest(read_fundus(path))
+        except DataError:
+            return ""
+
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(digest, cases["fundus"])
+    return {subject for subject, found in zip(cases["subject"], digests, strict=True) if found in seen}
 
 
 def field_to_use(fundus: np.ndarray, fov_mask: bool) -> Field:
@@ -442,91 +500,6 @@ def preprocess_sample(sample_fundus: "tf.Tensor", sample_octa: "tf.Tensor") -> t
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What `check` finds in a data set."""
-
-    folders: dict[str, dict[str, int]]  # images by folder and region
-    pairs: dict[str, int]  # by split, "unused" included
-    unpaired: list[Path]
-    ignored: list[Path]  # files that are not named as eyes
-    faults: list[str]  # pairs and photographs that cannot be used, a line each
-    sizes: dict[str, int]  # pairs by size
-    black: list[float]  # share of each usable crop that is outside the camera's field
-    obstacles: list[str]  # why training could not start; empty if it could
-
-
-def check_dataset(dataset: Path) -> Findings:
-    """Examine every image that training, validation or evaluation would read, with the published split.
-
-    Raises:
-        DataError: two files of one folder are the same eye.
-    """
-    folders, ignored = {}, []
-    for folder in sorted(path for path in dataset.rglob("*") if path.is_dir() and not is_hidden(path, dataset)):
-        eyes = list_eyes(folder)
-        name, region = folder.relative_to(dataset), ""
-        if name.name in REGIONS:
-            name, region = name.parent, name.name
-        if eyes:
-            folders.setdefault(name.as_posix(), {})[region] = len(eyes)
-        files = {path for path in folder.iterdir() if path.is_file() and not is_hidden(path, dataset)}
-        ignored += sorted(files - set(eyes.values()))
-    cases, unpaired = load_data_cases(dataset)
-    obstacles, faults, sizes, black = [], [], {}, []
-    for case in progress_bar(list(cases.itertuples(index=False)), unit="pair"):
-        try:
-            pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
-        except DataError as error:
-            faults.append(str(error))
-            if case.split in ("train", "validation"):
-                obstacles.append(str(error))
-            continue
-        size = f"{pair.fov.shape[1]} x {pair.fov.shape[0]} px"
-        sizes[size] = sizes.get(size, 0) + 1
-        black.append(1 - pair.fov.mean())
-    for path in list_full_fields(dataset).values():
-        try:
-            read_fundus(path)
-        except DataError as error:
-            faults.append(str(error))
-            if path == validation_full_field(dataset, cases):
-                obstacles.append(str(error))
-    splits = cases["split"].fillna("unused").value_counts()
-    if not splits.get("train"):
-        subjects = PUBLISHED_SUBJECTS["train"]
-        obstacles.append(f"no pair of subjects {subjects}, the published training split (see --train-subjects)")
-    pairs = {split: int(splits.get(split, 0)) for split in (*PUBLISHED_SPLITS, "unused")}
-    return Findings(folders, pairs, unpaired, ignored, faults, sizes, black, obstacles)
-
-
-def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file or folder below a folder is, or lies in, a leftover of a Mac or an editor."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
-
-
-def print_findings(dataset: Path, found: Findings) -> None:
-    """Print what is in a data set."""
-    print(f"Data set: {dataset}\n")
-    width = max(map(len, found.folders), default=0)
-    print(f"{'images':{width}}" + "".join(f"{region:>8}" for region in (*REGIONS, "whole")))
-    for name, counts in found.folders.items():
-        print(f"{name:{width}}" + "".join(f"{counts.get(region, 0) or '-':>8}" for region in (*REGIONS, "")))
-    print("\npairs: " + ", ".join(f"{split} {number}" for split, number in found.pairs.items()))
-    print("sizes: " + (", ".join(f"{size} ({number})" for size, number in found.sizes.items()) or "none"))
-    if found.black:
-        shares = np.array(found.black)
-        print(f"black background: {shares.mean():.1%} of a crop, from {shares.min():.1%} to {shares.max():.1%}")
-    for title, lines in (
-        ("without partner", found.unpaired),
-        ("ignored: not named <subject>_<OD|OS>.png", found.ignored),
-        ("cannot be used", found.faults),
-    ):
-        print(f"{title}: {len(lines) or 'none'}")
-        for line in lines:
-            print("  " + one_line(line))
-
-
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
@@ -535,7 +508,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     fetch.add_argument("folder", nargs="?", type=Path, default=DATA_FOLDERS[0].parent, metavar="DIR")
     fetch.add_argument("--archive", type=Path, metavar="FILE", help="the zip, downloaded by hand")
     check = commands.add_parser("check", help="list what a data set contains, and whether training could start")
-    check.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=f"(default: {DATA_FOLDERS[0]})")
+    check.add_argument("folder", nargs="?", type=Path, metavar="DATA", help=f"(default: {DATA_FOLDERS[0]})")
     return parser.parse_args(argv)
 
 
@@ -549,6 +522,8 @@ def run_command(options: argparse.Namespace) -> int:
     if dataset is None:
         where = " and ".join(map(str, DATA_FOLDERS))
         raise DataError(f"no data set in {where}; `python {PROGRAM} download` fetches it")
+    from dataset_check import check_dataset, print_findings  # here, for it is made from this module
+
     found = check_dataset(dataset)
     print_findings(dataset, found)
     if found.obstacles:

@@ -5,7 +5,7 @@
 
 A run that was trained on sample retinas predicts an OCT-A that lies exactly on the photograph. The real OCT-A is moved
 onto it, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied, and DATA is never
-written to. Writes the layout that it found to DIR, and:
+written to. Writes the layout that it found to DIR, or for a table of pairs DIR/pairs.csv with the images, and:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
     DIR/registration/<region>_<subject>_<eye>.png    with --figures
@@ -16,7 +16,6 @@ Existing results are kept, so that the same command resumes.
 """
 
 import argparse
-import csv
 import os
 import shutil
 import sys
@@ -24,6 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pix_command import (
     OneLineParser,
@@ -34,6 +34,7 @@ from pix_command import (
     progress_bar,
     read_table,
     report_error,
+    write_table,
 )
 from pix_settings import SAMPLE_RETINAS
 
@@ -45,7 +46,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options. Ends the program with status 2 and one line if they are invalid."""
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("data", metavar="DATA", help="the data set")
+    add("data", metavar="DATA", help="the data set: a folder, or a table of pairs")
     add("--output", required=True, metavar="DIR", help="folder to write the registered data set to")
     add("--run", metavar="DIR", help="the run's folder (default: the newest, else the program's own weights)")
     add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
@@ -74,7 +75,9 @@ from dataset_load_mod import (
     octa_to_grey,
     read_fundus,
     read_image,
+    resized_to,
 )
+from pair_table import existing, is_table
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import run_to_use
@@ -83,7 +86,9 @@ from vessel_metrics import above, otsu_threshold
 
 MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
 FIGURES = "registration"
-COLUMNS = ("subject", "eye", "region", "displacement", "before", "after", "control", "verdict", "fits", "weights")
+PAIRS = "pairs.csv"  # the result of a table
+IDENTITY = ("name", "subject", "eye", "region")
+COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits", "weights")
 REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
 TURNS = {"mirrored": (1, -1), "upside down": (-1, 1), "turned by 180 degrees": (-1, -1)}
@@ -97,7 +102,7 @@ PAIRS_PER_PROCESS = 4  # a process takes two seconds to start, which fewer pairs
 JPEG_QUALITY = 95
 MOST_ALIKE = 5  # photographs of all others that a refused OCT-A is registered with, to find its own
 
-Case = tuple[int, str, str]  # subject, eye, region
+Case = Any  # a row of `load_data_cases`, by attributes; hashable
 
 
 # --- data set --------------------------------------------------------------------------------------------------------
@@ -105,31 +110,52 @@ Case = tuple[int, str, str]  # subject, eye, region
 
 @dataclass(frozen=True)
 class DataSet:
-    """The data set that is registered, and where it is written to."""
+    """The data set that is registered, in the layout of UT-FSOCTA, and where it is written to."""
 
-    folder: Path  # contains `cropped`
-    target: Path  # as `folder`, of the result
-    cases: dict[Case, tuple[Path, Path]]  # photograph and OCT-A
+    source: Path  # contains `cropped`
+    target: Path  # likewise, of the result
+    cases: list[Case]
 
-    def written(self, path: Path) -> Path:
-        """Where a file of the data set is written to; its folder is made."""
-        place = self.target / path.relative_to(self.folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return place
+    def moving(self, case: Case) -> list[tuple[Path, Path]]:
+        """The OCT-A of a case, and the maps made from it, and where each is written to."""
+        key = case.subject, case.eye
+        maps = (list_eyes(self.source / "cropped" / name / case.region).get(key) for name in MADE_FROM_OCTA)
+        return [self.placed(path) for path in (case.octa, *maps) if path is not None]
 
-    def moving(self, case: Case) -> list[Path]:
-        """The OCT-A of a case, and the maps made from it."""
-        subject, eye, region = case
-        maps = (list_eyes(self.folder / "cropped" / name / region).get((subject, eye)) for name in MADE_FROM_OCTA)
-        return [self.cases[case][1], *(path for path in maps if path is not None)]
+    def placed(self, path: Path) -> tuple[Path, Path]:
+        """A file, and where it is written to."""
+        return path, self.target / path.relative_to(self.source)
 
     def copy_others(self) -> None:
         """Copy the files that do not move, except existing ones and hidden ones."""
-        moving = {path for case in self.cases for path in self.moving(case)}
-        others = [path for path in sorted(self.folder.rglob("*")) if path.is_file() and path not in moving]
-        for path in others:
-            if not is_hidden(path, self.folder) and not (place := self.written(path)).exists():
-                copy_file(path, place)
+        moving = {path for case in self.cases for path, _ in self.moving(case)}
+        for path in sorted(self.source.rglob("*")):
+            if path.is_file() and path not in moving and not is_hidden(path, self.source):
+                copy_file(*self.placed(path), keep=True)
+
+
+class DataTable(DataSet):
+    """A table of pairs that is registered, and where it is written to, with its images in fundus/ and octa/."""
+
+    def moving(self, case: Case) -> list[tuple[Path, Path]]:
+        """The OCT-A of a case, and where it is written to."""
+        return [(case.octa, self.target.parent / beside_table("octa", case))]
+
+    def copy_others(self) -> None:
+        """Copy the photographs that do not exist yet, and write the table, with all its columns."""
+        found = {case.fundus: case for case in self.cases}
+        rows = read_table(self.source)
+        for row in rows:
+            case = found[existing(self.source.parent, row["fundus"].strip(), str(self.source))]
+            row |= {kind: beside_table(kind, case).as_posix() for kind in ("fundus", "octa")}
+            copy_file(case.fundus, self.target.parent / row["fundus"], keep=True)
+        write_table(self.target, tuple(rows[0]), rows)
+
+
+def beside_table(kind: str, case: Case) -> Path:
+    """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, from a registered table on."""
+    suffix = getattr(case, kind).suffix
+    return Path(kind, case.name if case.name.endswith(suffix) else case.name + suffix)
 
 
 def open_data_set(options: argparse.Namespace) -> DataSet:
@@ -138,75 +164,71 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     Raises:
         UserError: there is no pair, or the folder is not for this.
     """
-    folder, output = find_dataset(options.data, "DATA"), Path(options.output)
-    below = folder.relative_to(options.data) if folder.is_relative_to(options.data) else Path()
-    one, other = folder.resolve(), (output / below).resolve()
+    source, output = find_dataset(options.data, "DATA"), Path(options.output)
+    below = source.relative_to(options.data) if source.is_relative_to(options.data) else Path()
+    one, other = source.resolve(), (output / below).resolve()
     if one == other or one in other.parents or other in one.parents:
-        raise OptionError(f"--output {output}: lies in the data set {folder}, or contains it; choose another folder")
+        raise OptionError(f"--output {output}: lies in the data set {source}, or contains it; choose another folder")
     if output.exists() and not (output.is_dir() and ((output / TABLE).exists() or not any(output.iterdir()))):
         raise OptionError(f"--output {output}: exists, and not from this program; choose a new or empty folder")
-    cases, unpaired = load_data_cases(folder)
+    cases, unpaired = load_data_cases(source)
     if cases.empty:
-        raise OptionError(f"DATA {folder}: contains no pair; `python dataset_load_mod.py check` lists what it contains")
+        raise OptionError(f"DATA {source}: contains no pair; `python dataset_load_mod.py check` lists what it contains")
     if unpaired:
         print(f"{len(unpaired)} files have no partner and are copied")
-    rows = cases.itertuples(index=False)
-    return DataSet(folder, output / below, {(row.subject, row.eye, row.region): (row.fundus, row.octa) for row in rows})
-
-
-def name_of(case: Case) -> str:
-    """A case in messages, such as "3_OD disc"."""
-    return "{}_{} {}".format(*case)
+    rows = list(cases.itertuples(index=False))
+    return DataTable(source, output / PAIRS, rows) if is_table(source) else DataSet(source, output / below, rows)
 
 
 class Table:
     """registration.csv: a row for each pair, in the order of the cases; rows of an earlier call are kept."""
 
-    def __init__(self, path: Path, weights: str):
-        """Read the existing table. Raises OptionError if it is damaged or was made with other weights."""
-        self.path, self.weights = path, weights
-        self.rows: dict[Case, dict] = {}
+    def __init__(self, path: Path, weights: str, names: Sequence[str]):
+        """Read the existing table. Raises OptionError if it is damaged or was made with other data or weights."""
+        self.path, self.weights, self.names = path, weights, names
+        self.rows: dict[str, dict] = {}
         for row in read_table(path) if path.exists() else ():
-            if tuple(row) != COLUMNS or not row["weights"] or not row["subject"].isdecimal():
-                raise OptionError(f"{path}: damaged, or from another program; choose another --output")
+            if tuple(row) != COLUMNS or not row["weights"] or row["name"] not in names:
+                raise OptionError(f"{path}: damaged, or of other data or another program; choose another --output")
             if row["weights"] != weights:
                 raise OptionError(f"{path}: was made with {row['weights']}, not {weights}; choose another --output")
-            self.rows[int(row["subject"]), row["eye"], row["region"]] = row
+            self.rows[row["name"]] = row
 
     def add(self, case: Case, own: Fit, displacement: float, control: float, verdict: str, fits: str) -> None:
         """Set the row of one pair and write the table."""
         numbers = (f"{value:.3f}" for value in (displacement, own.before, own.after, control))
-        self.rows[case] = dict(zip(COLUMNS, (*case, *numbers, verdict, fits, self.weights), strict=True))
+        identity = (getattr(case, column) for column in IDENTITY)
+        self.rows[case.name] = dict(zip(COLUMNS, (*identity, *numbers, verdict, fits, self.weights), strict=True))
         self.write()
 
     def write(self) -> None:
         """Write the table."""
-        with atomic_file(self.path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows[case] for case in sorted(self.rows))
+        write_table(self.path, COLUMNS, [self.rows[name] for name in self.names if name in self.rows])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file atomically."""
-    with atomic_file(target) as part:
-        shutil.copyfile(source, part)
+def copy_file(source: Path, target: Path, keep: bool = False) -> None:
+    """Copy a file atomically; its folder is made. With `keep` an existing one is kept."""
+    if not (keep and target.exists()):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(target) as part:
+            shutil.copyfile(source, part)
 
 
 def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
     """An image moved by a displacement (2, height, width), px: (height, width, 4), uint8, as from `read_image`.
 
-    A map of two values keeps them. Transparency stays where it is.
+    A map of two values keeps them. Transparency stays where it is. One of another size is resized first.
 
     Raises:
-        DataError: it cannot be read, or has another size than the displacement.
+        DataError: it cannot be read, or has another shape than the displacement.
     """
-    image = read_image(source)  # (height, width, 4), uint8
-    if image.shape[:2] != displacement.shape[1:]:
-        raise DataError(f"{source}: {image.shape[1]} x {image.shape[0]} px, another size than its photograph")
+    read = read_image(source)
+    image = resized_to(read, displacement.shape[1:])  # (height, width, 4), uint8
+    if image is None:
+        raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another shape than its photograph")
     colours = image[..., :3]
     order = 0 if len(np.unique(colours)) <= 2 else 3
     for channel in range(3):
@@ -222,6 +244,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
         image = image[..., 0]  # grey
     elif kind in ("JPEG", "BMP"):
         image = image[..., :3]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as part:
         Image.fromarray(image).save(part, format=kind, quality=JPEG_QUALITY)
 
@@ -272,14 +295,12 @@ class Work:
 
     def figure(self, case: Case) -> Path | None:
         """Where the picture of a pair goes, if one is wanted."""
-        subject, side, region = case
-        return None if self.figures is None else self.figures / f"{region}_{subject}_{side}.png"
+        return None if self.figures is None else self.figures / f"{case.name.replace('/', '_')}.png"
 
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist."""
-        written = [self.data.written(path) for path in self.data.moving(case)]
-        wanted = [*written, *filter(None, [self.figure(case)])]
-        return case in self.table.rows and all(path.exists() for path in wanted)
+        wanted = [*(target for _, target in self.data.moving(case)), *filter(None, [self.figure(case)])]
+        return case.name in self.table.rows and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
         """What the network sees in a photograph, which is remembered."""
@@ -292,7 +313,7 @@ class Work:
         """The same of a case; None if its photograph is unusable, which is reported with its pair."""
         if case not in self.eyes:
             try:
-                fundus = read_fundus(self.data.cases[case][0])
+                fundus = read_fundus(case.fundus)
                 self.see(case, fundus, field_of_view(fundus))
             except DataError:
                 self.eyes[case] = None
@@ -301,7 +322,7 @@ class Work:
     def load(self, case: Case) -> tuple[Case, Pair, Eye] | None:
         """Read and predict a pair. If it is unusable: None, noted, and copied as it lies."""
         try:
-            pair = load_pair(*self.data.cases[case], octa_channels=1, fov_mask=True)
+            pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
         except DataError as error:
             self.failed.append(str(error))
             self.copy(case)
@@ -310,19 +331,19 @@ class Work:
 
     def copy(self, case: Case) -> None:
         """Copy a pair's OCT-A, and what was made from it, as they lie."""
-        for path in self.data.moving(case):
-            copy_file(path, self.data.written(path))
+        for path, target in self.data.moving(case):
+            copy_file(path, target)
 
     def others_of(self, case: Case) -> list[Case]:
-        """The other cases of the region, in the order of the table, from this one on."""
-        of_region = [other for other in self.data.cases if other[2] == case[2]]
-        place = of_region.index(case)
-        return of_region[place + 1 :] + of_region[:place]
+        """The cases of the region that show other eyes, in the order of the table, from this one on."""
+        place = self.data.cases.index(case)
+        following = self.data.cases[place + 1 :] + self.data.cases[:place]
+        return [other for other in following if other.region == case.region and not may_be_one_eye(case, other)]
 
     def rival(self, case: Case, other: Case) -> Rival:
         """Another eye as a rival of a case's own photograph."""
-        same = (case[0], case[2]) == (other[0], other[2])
-        return Rival(WRONG_EYE if same else WRONG_PARTNER, name_of(other), self.eye(other))
+        same = (case.subject, case.region) == (other.subject, other.region)
+        return Rival(WRONG_EYE if same else WRONG_PARTNER, other.name, self.eye(other))
 
     def controls(self, case: Case, own: Eye) -> list[Rival]:
         """What a pair is compared with: see `chosen_controls`."""
@@ -337,13 +358,13 @@ class Work:
         displacement = enlarged(own.displacement, pair.fov.shape)
         if verdict == REGISTERED:
             try:
-                images = [(path, read_moved(path, displacement)) for path in self.data.moving(case)]
+                images = [(target, read_moved(path, displacement)) for path, target in self.data.moving(case)]
             except DataError as error:
                 self.failed.append(str(error))
                 self.copy(case)
                 return
-            for path, image in images:
-                write_image(self.data.written(path), image)
+            for target, image in images:
+                write_image(target, image)
         else:
             self.copy(case)
         if (figure := self.figure(case)) is not None:
@@ -351,6 +372,12 @@ class Work:
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
         median = float(np.median(length)) if length.size else 0.0
         self.table.add(case, own, median, max(fit.after for fit in fits[1:]), verdict, fitting)
+
+
+def may_be_one_eye(case: Case, other: Case) -> bool:
+    """Whether two cases may show the same region of one eye: a table may contain that twice, or without its side."""
+    same = (case.subject, case.region) == (other.subject, other.region)
+    return same and (case.eye == other.eye or "" in (case.eye, other.eye))
 
 
 def chosen_controls(own: Eye, near: Sequence[Rival]) -> list[Rival]:
@@ -405,9 +432,9 @@ def register(work: Work) -> None:
 
 def identify(work: Work, case: Case, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
     """Compare a refused OCT-A with its photograph mirrored and with the most similar others; write the result."""
-    pair = load_pair(*work.data.cases[case], octa_channels=1, fov_mask=True)
+    pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
     scan = reduced(octa_to_grey(pair.octa) / 255)
-    others = [work.rival(case, other) for other in work.data.cases if other != case]
+    others = [work.rival(case, other) for other in work.data.cases if not may_be_one_eye(case, other)]
     others = [rival for rival in others if rival.eye is not None and rival.name not in {known.name for known in rivals}]
     scores = alike(scan, [rival.eye for rival in others])
     ranked = sorted(range(len(others)), key=lambda number: -scores[number])[:MOST_ALIKE]
@@ -435,21 +462,21 @@ def run_registration(options: argparse.Namespace) -> int:
         print("NOTE: this run has learnt from pairs as they lie; one that was trained on sample retinas lies exactly")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    table = Table(output / TABLE, weights)
+    table = Table(output / TABLE, weights, [case.name for case in data.cases])
     table.write()  # marks the folder as this program's
     figures = output / FIGURES if options.figures else None
     if figures is not None:
         figures.mkdir(exist_ok=True)
-    print(f"{len(data.cases)} pairs -> {data.target}/")
+    print(f"{len(data.cases)} pairs -> {data.target}")
     data.copy_others()
     work = Work(data, predictor, table, figures)
     register(work)
     verdicts = Counter(row["verdict"] for row in table.rows.values())
     print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()))
-    for case, row in sorted(table.rows.items()):
+    for name, row in table.rows.items():
         if row["verdict"] not in (REGISTERED, UNCHANGED):
-            print(f"{name_of(case)}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
-    print(f"Written: {data.target}/; {table.path} has a row for each pair")
+            print(f"{name}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
+    print(f"Written: {data.target}; {table.path} has a row for each pair")
     for fault in work.failed:
         report_error(PROGRAM, fault)
     return 2 if work.failed else 0

@@ -1,6 +1,6 @@
 """Tables and figures of an evaluation, from the data handed in: Markdown, CSV and PNG.
 
-`per_eye` has a row for each region, subject, eye, candidate and sector (`eye_measures.measure_eye`), `summary` a row
+`per_eye` has a row for each case, candidate and sector (`eye_measures.measure_eye`), `summary` a row
 for each region, candidate, sector and measure (`vessel_statistics.summarise`), and `counts` the pixels at each vessel
 probability for each (region, candidate).
 """
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from eye_measures import AGREEMENTS, OURS, PROPERTIES, REAL, SIMILARITY_NAMES, WAYS
 from pix_command import disk_errors_name
-from ut_fsocta import REGIONS
+from ut_fsocta import CROP_MM, OTHER_REGION
 from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES, WHOLE
 from vessel_statistics import pooled_curve
 
@@ -65,7 +65,7 @@ def describe_region(summary: pd.DataFrame, region: str) -> list[str]:
         """A row of `summary`, nan for the statistics that it lacks."""
         return defaultdict(lambda: np.nan, rows.get((name, sector, measure), {"eyes": 0}))
 
-    lines = [f"## {region.capitalize()}", ""]
+    lines = [f"## {'Pairs without a region' if region == OTHER_REGION else region.capitalize()}", ""]
     lines += ["Vessels compared with the ground truth, pixels and texture with the real OCT-A; mean", ""]
     measures = (*VESSEL_SCORE_NAMES, *SIMILARITY_NAMES)
     cells = []
@@ -93,12 +93,13 @@ def describe_region(summary: pd.DataFrame, region: str) -> list[str]:
             columns = ["mean", "Pearson's r", "Spearman's rho", "bias", "limits of agreement"]
             lines += markdown_table(["", "eyes", "missing", *columns], cells)
 
-    lines += ["Vessel density by sector: Pearson's r with the real OCT-A (eyes with the sector)", ""]
-    cells = []
-    for name in others:
-        by_sector = [row_of(name, "vessel_density", sector) for sector in SECTORS[region][1:]]
-        cells.append([name, *(f"{number(row['pearson'])} ({row['eyes']:.0f})" for row in by_sector)])
-    lines += markdown_table(["", *SECTORS[region][1:]], cells)
+    if sectors := SECTORS[region][1:]:
+        lines += ["Vessel density by sector: Pearson's r with the real OCT-A (eyes with the sector)", ""]
+        cells = []
+        for name in others:
+            by_sector = [row_of(name, "vessel_density", sector) for sector in sectors]
+            cells.append([name, *(f"{number(row['pearson'])} ({row['eyes']:.0f})" for row in by_sector)])
+        lines += markdown_table(["", *sectors], cells)
 
     lines += ["Difference from this run, on the eyes that both have", ""]
     measures = ("roc_auc", "average_precision", "dice", "cldice")
@@ -145,7 +146,7 @@ def headlines(summary: pd.DataFrame) -> list[str]:
 
 def regions_of(table: pd.DataFrame) -> list[str]:
     """The regions of `per_eye` or `summary`, in their usual order."""
-    return [region for region in REGIONS if region in set(table["region"])]
+    return [region for region in CROP_MM if region in set(table["region"])]
 
 
 def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool) -> Figure:
@@ -158,7 +159,7 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
     panels = figure.subplots(len(regions), len(names), squeeze=False, sharex="row", sharey="row")
     for row, region in zip(panels, regions, strict=True):
         part = whole[whole["region"] == region]
-        table = part.pivot(index=["subject", "eye"], columns="candidate", values="vessel_density")
+        table = part.pivot(index="name", columns="candidate", values="vessel_density")
         real = table[REAL].to_numpy()
         limits = np.nanmin(table) - DENSITY_MARGIN, np.nanmax(table) + DENSITY_MARGIN
         for panel, name, colour in zip(row, names, np.resize(COLOURS, len(names)), strict=True):
@@ -184,7 +185,7 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
 
 def draw_precision_recall(counts: Mapping[tuple[str, str], np.ndarray]) -> Figure:
     """Pooled precision-recall curves of all candidates by region."""
-    regions = [region for region in REGIONS if any(region == key[0] for key in counts)]
+    regions = [region for region in CROP_MM if any(region == key[0] for key in counts)]
     figure = Figure(figsize=(4 * len(regions), 3.8), layout="constrained")
     for panel, region in zip(figure.subplots(1, len(regions), squeeze=False)[0], regions, strict=True):
         of_region = {name: pixels for (place, name), pixels in counts.items() if place == region}

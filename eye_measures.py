@@ -195,6 +195,6 @@ def densities_by_sector(
         if eye.region == "macula":
             zone = foveal_avascular_zone(candidate.image, eye.fov, eye.mm_per_px)
             rows[0]["faz_mm2"] = np.nan if zone is None else zone.sum() * eye.mm_per_px**2
-        else:
+        elif eye.region == "disc":
             rows[0]["grain"] = grain(candidate.image, ground_of(candidate.image, eye.fov), eye.mm_per_px)
     return rows

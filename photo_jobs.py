@@ -1,13 +1,14 @@
 """Which photographs to turn into OCT-A, where their results go, and the table of vessel densities."""
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_load_mod import is_hidden, list_eyes, list_full_fields
-from pix_command import OptionError, atomic_file, read_table
+from dataset_load_mod import is_hidden, list_eyes, list_full_fields, load_data_cases
+from pair_table import is_table
+from pix_command import OptionError, read_table, write_table
+from pix_settings import Settings
 from ut_fsocta import REGIONS
 
 DENSITY_COLUMNS = (
@@ -34,7 +35,7 @@ class Job:
 
     source: Path
     target: Path  # the synthetic OCT-A; relative to the output folder
-    region: str | None = None  # of a crop: disc or macula; None: a whole photograph
+    region: str | None = None  # of a crop, which is predicted at its own scale; None: a photograph of any scale
 
     def beside(self, kind: str) -> Path:
         """Where a further result goes; relative to the output folder."""
@@ -101,12 +102,29 @@ def paths_of_table(path: Path) -> list[str]:
     return rows
 
 
-def list_dataset_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job]:
-    """The crops and whole photographs of some subjects, or of all (None); results are named as in UT-FSOCTA.
+def list_dataset_jobs(dataset: Path, split: str, settings: Settings) -> list[Job]:
+    """The photographs of a split of a data set, or of "all"; results are named as in UT-FSOCTA, or as a table's pairs.
 
     Raises:
         OptionError: there is none.
+        PairTableError: see there.
     """
+    if is_table(dataset):
+        cases, _ = load_data_cases(dataset, shares=settings.split)
+        jobs = [
+            Job(case.fundus, Path(f"{case.name}.png"), case.region)
+            for case in cases.itertuples(index=False)
+            if split in ("all", case.split)
+        ]
+    else:
+        jobs = list_folder_jobs(dataset, None if split == "all" else settings.splits()[split])
+    if not jobs:
+        raise OptionError(f"--dataset {dataset}: no photograph of --split {split}")
+    return jobs
+
+
+def list_folder_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job]:
+    """The crops and whole photographs of some subjects, or of all (None), in the layout of UT-FSOCTA."""
     jobs = []
     for region in REGIONS:
         for (subject, eye), path in list_eyes(dataset / "cropped" / "fundus" / region).items():
@@ -114,10 +132,7 @@ def list_dataset_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job
             jobs.append((subject, Job(path, target, region)))
     for (subject, eye), path in list_full_fields(dataset).items():
         jobs.append((subject, Job(path, Path("fov45", "synthetic_octa", f"{subject}_{eye}.png"))))
-    chosen = [job for subject, job in jobs if subjects is None or subject in subjects]
-    if not chosen:
-        raise OptionError(f"--dataset {dataset}: no photograph of the --split")
-    return chosen
+    return [job for subject, job in jobs if subjects is None or subject in subjects]
 
 
 def check_jobs(jobs: Sequence[Job], output: Path) -> None:
@@ -166,7 +181,4 @@ class Densities:
         """Set the row of the photograph with this OCT-A, by DENSITY_COLUMNS without the path, and write the table."""
         path = printable(target)
         self.rows[path] = dict(zip(DENSITY_COLUMNS, (path, *values), strict=True))
-        with atomic_file(self.path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, DENSITY_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows.values())
+        write_table(self.path, DENSITY_COLUMNS, self.rows.values())

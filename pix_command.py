@@ -13,8 +13,9 @@ import signal
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
@@ -154,10 +155,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV table by column, as text; missing cells are empty.
+    """The rows of a table, see `numbered_rows`."""
+    return [row for _, row in numbered_rows(path)]
 
-    In UTF-8 or UTF-16, with commas, semicolons or tabs: as programs for tables write it. Bytes that are no UTF-8 become
-    surrogates, as in the names of files.
+
+def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV table by column, as text, with the number that programs for tables give them: the header is 1.
+
+    Empty rows are left out, missing cells are empty. In UTF-8 or UTF-16, with commas, semicolons or tabs: as programs
+    for tables write it. Bytes that are no UTF-8 become surrogates, as in the names of files.
 
     Raises:
         OptionError: it cannot be read, or a row has more cells than there are columns.
@@ -166,15 +172,26 @@ def read_table(path: Path) -> list[dict[str, str]]:
         content = path.read_bytes()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16") if is_utf16 else content.decode("utf-8-sig", "surrogateescape")
-        header = text.partition("\n")[0]
-        separator = max(",;\t", key=header.count)
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval=""))
+        first = text.partition("\n")[0]
+        separator = max(",;\t", key=first.count)
+        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator) if text.strip() else [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise OptionError(f"{path}: cannot be read as a CSV table ({error})") from error
-    for number, row in enumerate(rows, 1):
-        if None in row:
-            raise OptionError(f"{path}: row {number} below the header has more cells than there are columns")
-    return rows
+    numbered = []
+    for number, cells in enumerate(rows, 2):
+        if len(cells) > len(header):
+            raise OptionError(f"{path}: row {number} has more cells than there are columns (the header is row 1)")
+        if cells:
+            numbered.append((number, dict(zip_longest(header, cells, fillvalue=""))))
+    return numbered
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    """Write a CSV table, in UTF-8, atomically; bytes of names that are no UTF-8 are kept."""
+    with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @contextmanager

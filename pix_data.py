@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,20 @@ from dataset_load_mod import (
     in_own_pages,
     load_data_cases,
     load_pairs,
+    photo_digest,
     read_fundus,
+    seen_subjects,
     validation_full_field,
 )
+from pair_table import is_table, origin_of_splits
 from patch_batches import SamplePatches, TrainingPatches, training_image
 from phantom.dataset import DEFAULT_SUBJECTS, write_dataset
 from phantom.eye import TREE_SHARED_BY
 from phantom.stream import sample_pair, stream
 from pix_settings import SAMPLE_RETINAS, Settings
-from ut_fsocta import CROP_PX, REGIONS, parse_subjects
+from ut_fsocta import CROP_PX, parse_subjects
 
+NAMED = 5  # subjects in an error
 VALIDATION_RETINAS = 24
 FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # in the stream of seed 0: beyond all that training reaches
 MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
@@ -42,6 +46,7 @@ class RunData:
     validation: list[Pair]
     full_field: np.ndarray | None  # whole photograph (height, width, 3), uint8, of the first validation eye with one
     digest: str  # of the training and validation images: the same data give the same
+    seen: frozenset[str]  # `photo_digest` of their photographs, without sample retinas
 
 
 def choose_data(given: str | None) -> str:
@@ -77,36 +82,46 @@ def use_sample_retinas() -> None:
                 raise
 
 
-def load_run_data(settings: Settings, verbose: bool) -> RunData:
+def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str] = ()) -> RunData:
     """Read, or draw, all images that a run needs, and print what there is.
+
+    `seen_before` are the photographs (`photo_digest`) that the run which this one starts from has seen.
 
     A run on sample retinas validates on others that are as varied: crops of one kind do not rank its weights as
     photographs do.
 
     Raises:
-        DataError: no training case, or a file that cannot be used.
+        DataError: no training case, a file that cannot be used, or a test subject that was seen before.
     """
     sample_only = settings.data == SAMPLE_RETINAS
     data_fold = SAMPLE_SET if sample_only else Path(settings.data)
     splits = settings.splits()
-    cases, unpaired = load_data_cases(data_fold, splits)
+    cases, unpaired = load_data_cases(data_fold, splits, settings.split)
     full_field = validation_full_field(data_fold, cases)
     full_field = None if full_field is None else read_fundus(full_field)
     if sample_only:
         print("Training: sample retinas, drawn as needed, each for a few patches")
         print(f"Validation: {VALIDATION_RETINAS} other sample retinas")
         validation = sample_validation(settings)
-        return RunData([], validation, full_field, f"{digest_of(validation):08x}")
+        return RunData([], validation, full_field, f"{digest_of(validation):08x}", frozenset())
     chosen = {split: cases[cases["split"] == split] for split in splits}
     if chosen["train"].empty:
         subjects = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
-        raise DataError(f"{data_fold}: no case of --train-subjects {settings.train_subjects}; it has: {subjects}")
+        wanted = "the split train" if is_table(data_fold) else f"--train-subjects {settings.train_subjects}"
+        raise DataError(f"{data_fold}: no case of {wanted}; it has: {subjects}")
+    if known := seen_subjects(chosen["test"], seen_before):
+        examples = ", ".join(sorted(map(str, known))[:NAMED])
+        raise DataError(
+            f"--init-from {settings.init_from}: has seen {len(known)} of this run's test subjects ({examples}); take "
+            "them out of the test split, or train them here too"
+        )
 
     if settings.mix:
         print(f"Training: {settings.mix:.0%} of each batch are sample retinas, drawn as needed")
-    print(f"Data: {data_fold}")
+    origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
+    print(f"Data: {data_fold}{origin}")
     for split, rows in chosen.items():
-        regions = ", ".join(f"{region} {(rows['region'] == region).sum()}" for region in REGIONS)
+        regions = ", ".join(f"{region} {number}" for region, number in rows["region"].value_counts(sort=False).items())
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")
     if unused := int(cases["split"].isna().sum()):
         print(f"  unused     {unused} pairs of subjects that no split names")
@@ -115,14 +130,19 @@ def load_run_data(settings: Settings, verbose: bool) -> RunData:
         for path in unpaired if verbose else ():
             print(f"    {path}")
     if chosen["validation"].empty:
-        print("  NOTE: no validation pair: no scores, pictures or best checkpoint; see --validation-subjects")
+        print("  NOTE: no validation pair: no scores, pictures or best checkpoint; see --validation-subjects, --split")
 
-    train, digest = [], 0
+    train, seen, digest, resized = [], [], 0, 0
     for pair in load_pairs(chosen["train"], settings.octa_channels, settings.fov_mask):
         digest = digest_of([pair], digest)
+        seen.append(photo_digest(pair.fundus))
         train.append(in_own_pages(training_image(pair, settings.patch_size)))
+        resized += pair.resized
     validation = list(load_pairs(chosen["validation"], settings.octa_channels, settings.fov_mask))
-    return RunData(train, validation, full_field, f"{digest_of(validation, digest):08x}")
+    if resized := resized + sum(pair.resized for pair in validation):
+        print(f"  {resized} OCT-A are resized to their photograph's size")
+    seen += [photo_digest(pair.fundus) for pair in validation]
+    return RunData(train, validation, full_field, f"{digest_of(validation, digest):08x}", frozenset(seen))
 
 
 def digest_of(pairs: list[Pair], digest: int = 0) -> int:

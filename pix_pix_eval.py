@@ -13,14 +13,14 @@ summary.md, figures; and the main results for TensorBoard to logs/fit/NAME/evalu
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from pix_command import OneLineParser, OptionError, exit_status, flag, load_tensorflow, progress_bar, report_error
 from pix_settings import CHECKPOINTS, SPLITS, Settings
-from ut_fsocta import CROP_MM, REGIONS
+from ut_fsocta import CROP_MM, EYES, OTHER_REGION
 
 PROGRAM = "pix_pix_eval.py"
 SIDE_MM = 0.5, 50.0  # of a crop, at least and at most: else it is in other units
@@ -32,7 +32,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     repeatable = {"action": "append", "default": [], "metavar": "NAME=DIR"}
-    add("--data", metavar="DIR", help="a dataset in UT-FSOCTA's layout (default: the run's own)")
+    add("--data", metavar="DATA", help="a folder in UT-FSOCTA's layout, or a table of pairs (default: the run's own)")
     add(
         "--run",
         metavar="DIR",
@@ -40,6 +40,12 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
     add("--split", choices=(*SPLITS, "all"), default="test", help="the run's subjects of a split (default: test)")
+    add(
+        "--include-seen",
+        action="store_true",
+        help="also subjects that the run, or one that it started from, was trained or validated on; else these are "
+        "left out of the splits test and all",
+    )
     add("--compare", **repeatable, help="a folder of synthetic OCT-A; repeatable")
     add("--compare-vessels", **repeatable, help="a folder of vessel maps or vessel probabilities; repeatable")
     add("--segmenter", action="store_true", help="ground truth by the segmenter, even if the data contain one")
@@ -49,7 +55,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             type=float,
             default=side,
             metavar="MM",
-            help=f"side of a {region} crop (default: {side:g})",
+            help=f"side of a crop, region {region} (default: {side:g})",
         )
     add("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
@@ -83,6 +89,7 @@ from dataset_load_mod import (
     load_pair,
     octa_to_grey,
     read_image,
+    seen_subjects,
 )
 from eye_measures import (
     BASELINES,
@@ -95,12 +102,15 @@ from eye_measures import (
     EyeToMeasure,
     measure_eye,
 )
+from pair_table import is_table
 from pix_predict import Predictor, announced_predictor
-from pix_run import read_run, step_of
+from pix_run import read_run, seen_by, step_of
 from pix_weights import run_to_use
 from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
 
+IDENTITY = ("name", "subject", "eye", "region", "seen")  # of a case, in per_eye.csv
+HAS_SEEN = "the run, or one that it started from, was trained or validated on {}"
 EYES_AT_ONCE = 16  # are read and synthesised before they are measured: limits the memory
 EYES_PER_PROCESS = 8  # a process takes two seconds to start, which fewer eyes do not repay
 
@@ -117,42 +127,51 @@ TRUTH_FOLDERS = {  # below cropped/, by preference
     "GT_OCT_net/noThresh": "the data set's map of the real OCT-A (GT_OCT_net/noThresh)",  # probabilities
 }
 
-Case = tuple[int, str, str]  # subject, eye, region
-
 
 # --- gather ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Comparator:
-    """Images of another method, by case."""
+    """Images of another method, by the name of the case."""
 
     name: str
     is_octa: bool
-    images: dict[Case, Path]
-    binary: dict[Case, Path] = field(default_factory=dict)
-    averaged: dict[Case, Path] = field(default_factory=dict)  # NAME_probability.png beside OCT-A
+    images: dict[str, Path]
+    binary: dict[str, Path] = field(default_factory=dict)
+    averaged: dict[str, Path] = field(default_factory=dict)  # NAME_probability.png beside OCT-A
 
 
-def list_cases(folder: Path, regions: Sequence[str]) -> dict[Case, Path]:
-    """The images of a folder by case: in disc/ and macula/ below it, or in itself if the data have one region only."""
-    below = {(*key, region): path for region in regions for key, path in list_eyes(folder / region).items()}
-    if below or len(regions) > 1:
-        return below
-    return {(*key, regions[0]): path for key, path in list_eyes(folder).items()}
+def list_images(folder: Path, regions: Sequence[str]) -> dict[str, Path]:
+    """The images of a folder in the layout by the name of the case.
+
+    They lie in disc/ and macula/ below it, or in itself if the data have one region only.
+    """
+    places = {region: list_eyes(folder / region) for region in regions}
+    if len(regions) == 1 and not places[regions[0]]:
+        places = {regions[0]: list_eyes(folder)}
+    return {f"{region}/{subject}_{eye}": path for region in places for (subject, eye), path in places[region].items()}
 
 
-def find_comparators(dataset: Path, regions: Sequence[str], options: argparse.Namespace) -> list[Comparator]:
+def list_compared(folder: Path, data: Path, cases: pd.DataFrame) -> dict[str, Path]:
+    """The images of a folder of another method by the name of the case: NAME.png, or in the layout if the data are."""
+    if not is_table(data):
+        return list_images(folder, eval_report.regions_of(cases))
+    paths = {name: folder / f"{name}.png" for name in cases["name"]}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def find_comparators(data: Path, cases: pd.DataFrame, options: argparse.Namespace) -> list[Comparator]:
     """The other methods in the data, and the folders of --compare and --compare-vessels.
 
     Raises:
-        OptionError: such a folder is missing, has no image in the layout, or a name that is taken.
+        OptionError: such a folder is missing, has no image of the cases, or a name that is taken.
     """
-    found = []
+    found, regions = [], eval_report.regions_of(cases)
     for name, (images, is_octa, binary) in PUBLISHED.items():
-        if cases := list_cases(dataset / "cropped" / images, regions):
-            maps = list_cases(dataset / "cropped" / binary, regions) if binary else {}
-            found.append(Comparator(name, is_octa, cases, maps))
+        if paths := list_images(data / "cropped" / images, regions):
+            maps = list_images(data / "cropped" / binary, regions) if binary else {}
+            found.append(Comparator(name, is_octa, paths, maps))
     taken = {REAL, SEGMENTED, OURS, *BASELINES, *PUBLISHED}
     for option, is_octa in (("compare", True), ("compare_vessels", False)):
         for text in getattr(options, option):
@@ -161,10 +180,10 @@ def find_comparators(dataset: Path, regions: Sequence[str], options: argparse.Na
                 raise OptionError(f"{flag(option)} {text}: write it as NAME=DIR")
             if name in taken:
                 raise OptionError(f"{flag(option)} {text}: the name {name} is taken; choose another")
-            images = list_cases(Path(folder), regions)
+            images = list_compared(Path(folder), data, cases)
             if not images:
-                where = " or ".join(regions)
-                raise OptionError(f"{flag(option)} {text}: no <subject>_<OD|OS>.png in {where} below it")
+                example = f"{cases['name'].iloc[0]}.png"
+                raise OptionError(f"{flag(option)} {text}: has no image of these cases, such as {example}")
             taken.add(name)
             beside = {key: path.with_name(f"{path.stem}_probability.png") for key, path in images.items()}
             averaged = {key: path for key, path in beside.items() if is_octa and path.exists()}
@@ -172,24 +191,42 @@ def find_comparators(dataset: Path, regions: Sequence[str], options: argparse.Na
     return found
 
 
-def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> tuple[str, dict[Case, Path] | None]:
+def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> tuple[str, dict[str, Path] | None]:
     """The ground truth's origin and maps: the first of TRUTH_FOLDERS; without any, or on request, None: segmented."""
     for folder, description in TRUTH_FOLDERS.items():
-        if not segmenter and (maps := list_cases(dataset / "cropped" / folder, regions)):
+        if not segmenter and (maps := list_images(dataset / "cropped" / folder, regions)):
             return description, maps
     return "the segmenter's map of the real OCT-A", None
 
 
-def find_cases(options: argparse.Namespace, dataset: Path, splits: dict[str, list[int]]) -> pd.DataFrame:
-    """The pairs of the split. Raises OptionError if there is none."""
-    cases, unpaired = load_data_cases(dataset, splits)
+def find_cases(
+    options: argparse.Namespace, data: Path, settings: Settings, seen: Collection[str]
+) -> tuple[pd.DataFrame, int]:
+    """The pairs of the split, with a column `seen`: whether the run has seen their subject; and how many are left out.
+
+    Args:
+        options: of the command line.
+        data: the data set.
+        settings: of the run.
+        seen: what the run has seen, see `pix_run.seen_by`.
+
+    Raises:
+        OptionError: there is none.
+    """
+    cases, unpaired = load_data_cases(data, settings.splits(), settings.split)
     if unpaired:
         print(f"{len(unpaired)} files of the data have no partner and are left out")
     if options.split != "all":
         cases = cases[cases["split"] == options.split]
     if cases.empty:
-        raise OptionError(f"--split {options.split}: {dataset} has no pair of it")
-    return cases
+        raise OptionError(f"--split {options.split}: {data} has no pair of it")
+    cases = cases.assign(seen=cases["subject"].isin(seen_subjects(cases, seen)))
+    if options.split in ("test", "all") and not options.include_seen and cases["seen"].any():
+        known, cases = cases[cases["seen"]]["subject"].nunique(), cases[~cases["seen"]]
+        if cases.empty:
+            raise OptionError(f"--split {options.split}: {HAS_SEEN.format('all subjects')}; see --include-seen")
+        return cases, known
+    return cases, 0
 
 
 # --- measure ---------------------------------------------------------------------------------------------------------
@@ -202,9 +239,11 @@ class Evaluation:
     predictor: Predictor
     fov_mask: bool
     cases: pd.DataFrame
+    left_out: int  # subjects that the run has seen
+    is_table: bool  # the data: they have no other methods
     comparators: list[Comparator]
     truth: str  # its origin
-    truth_maps: dict[Case, Path] | None  # None: the segmenter's map of the real OCT-A
+    truth_maps: dict[str, Path] | None  # None: the segmenter's map of the real OCT-A
     crop_mm: dict[str, float]
     faults: list[str] = field(default_factory=list)  # unusable files, a line each
 
@@ -229,7 +268,7 @@ class Evaluation:
 
     def load(self, case: Sequence) -> EyeToMeasure | None:
         """Read and synthesise one case; None if its own images, or its ground truth, are missing or unusable."""
-        key = (case.subject, case.eye, case.region)
+        key = case.name
         if self.truth_maps is not None and key not in self.truth_maps:
             return None
         try:
@@ -270,21 +309,29 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
         for first in range(0, len(cases), EYES_AT_ONCE):
             some = cases[first : first + EYES_AT_ONCE]
             loaded = [(case, eye) for case in some if (eye := evaluation.load(case)) is not None]
-            eyes = [eye for _, eye in loaded]
-            results = pool(joblib.delayed(measure_eye)(eye, control_for(eye, eyes)) for eye in eyes)
+            others = [[eye for other, eye in loaded if differ(other, case)] for case, _ in loaded]
+            results = pool(
+                joblib.delayed(measure_eye)(eye, control_for(eye, rest))
+                for (_, eye), rest in zip(loaded, others, strict=True)
+            )
             for (case, _), (of_eye, of_counts) in zip(loaded, results, strict=True):
-                rows += [{"subject": case.subject, "eye": case.eye, "region": case.region} | row for row in of_eye]
+                rows += [{column: getattr(case, column) for column in IDENTITY} | row for row in of_eye]
                 for name, pixels in of_counts.items():
                     counts[case.region, name] = counts.get((case.region, name), 0) + pixels
             progress.update(len(some))
     if not rows:
         raise OptionError("no eye can be evaluated" + "".join(f"; {fault}" for fault in evaluation.faults[:1]))
-    return pd.DataFrame(rows, columns=["subject", "eye", "region", "candidate", "sector", *MEASURES]), counts
+    return pd.DataFrame(rows, columns=[*IDENTITY, "candidate", "sector", *MEASURES]), counts
+
+
+def differ(one: Sequence, other: Sequence) -> bool:
+    """Whether two cases show different eyes for certain."""
+    return one.subject != other.subject or {one.eye, other.eye} == set(EYES)
 
 
 def control_for(eye: EyeToMeasure, eyes: Sequence[EyeToMeasure]) -> Control:
-    """The other one of some eyes whose field of the same region shows most of an eye's; else itself upside down."""
-    others = [one for one in eyes if one is not eye and (one.region, one.fov.shape) == (eye.region, eye.fov.shape)]
+    """The one of some other eyes whose field of the same region shows most of an eye's; else itself upside down."""
+    others = [one for one in eyes if (one.region, one.fov.shape) == (eye.region, eye.fov.shape)]
     if not others:
         return Control(eye.candidates[0].seen[::-1], eye.fov[::-1])
     other = max(others, key=lambda one: (one.fov & eye.fov).sum())
@@ -298,10 +345,9 @@ def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> 
     places = {(len(ranked) - 1) // 2: "median", len(ranked) - 1: "worst", 0: "best"}  # with few eyes, the last wins
     rows = []
     for place, rank in sorted(places.items()):
-        subject, side, dice = ranked.iloc[place][["subject", "eye", "dice"]]
-        cases = evaluation.cases.set_index(["subject", "eye", "region"], drop=False)
-        eye = evaluation.load(cases.loc[(subject, side, region)])
-        label, ours = f"{rank}: {subject} {side}\nDice {dice:.2f}", eye.candidates[0]
+        name, dice = ranked.iloc[place][["name", "dice"]]
+        eye = evaluation.load(evaluation.cases.set_index("name", drop=False).loc[name])
+        label, ours = f"{rank}: {name}\nDice {dice:.2f}", eye.candidates[0]
         fundus, octa = black_outside(eye.fundus, eye.fov), black_outside(eye.octa, eye.fov)
         _, vessels = ours.segment(eye.fov, region)
         rows.append(eval_report.MontageRow(label, fundus, octa, ours.image, eye.truth(), vessels))
@@ -321,7 +367,8 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
             f"and tests would be misleading and are left out (below {MIN_SUBJECTS}); take the means as examples"
         )
     present = {comparator.name for comparator in evaluation.comparators}
-    if absent := [name for name in PUBLISHED if name not in present]:
+    absent = [name for name in PUBLISHED if name not in present]
+    if absent and not evaluation.is_table:
         found.append(f"absent from the data: {', '.join(absent)}")
     crops = len(measured[measured["candidate"] == REAL])
     if lost := len(evaluation.cases) - crops:
@@ -329,18 +376,27 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
     for comparator in evaluation.comparators:
         if lost := crops - int(np.sum(measured["candidate"] == comparator.name)):
             found.append(f"{comparator.name}: {lost} of {crops} crops are absent")
+    if evaluation.left_out:
+        found.append(f"{evaluation.left_out} subjects are left out: {HAS_SEEN.format('them')}; see --include-seen")
+    if known := evaluation.cases[evaluation.cases["seen"]]["subject"].nunique():
+        number = evaluation.cases["subject"].nunique()
+        found.append(f"{known} OF {number} SUBJECTS ARE NO TEST: {HAS_SEEN.format('them')}")
+    if unknown := int(np.sum(evaluation.cases["region"] == OTHER_REGION)):
+        found.append(f"{unknown} of {len(evaluation.cases)} pairs have no region: without sectors, and what needs one")
     sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
     if lost := int(sectors["vessel_density"].isna().sum()):
-        found.append(f"{lost} of {len(sectors)} sectors are not inside crop and camera's field, and nan")
+        why = "not inside crop and camera's field, or of an unknown eye"
+        found.append(f"{lost} of {len(sectors)} sectors are nan: {why}")
     return found + [f"unusable: {fault}" for fault in evaluation.faults]
 
 
 def conditions(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.Namespace, weights: str) -> list[str]:
     """How the evaluation was made; a line each."""
     real = per_eye[(per_eye["sector"] == WHOLE) & (per_eye["candidate"] == REAL)]
-    eyes = ", ".join(f"{number} eyes at the {region}" for region, number in real.groupby("region").size().items())
-    classes = " and ".join(f"{OCTA_CLASSES[region]} classes at the {region}" for region in REGIONS)
-    sides = ", ".join(f"{region} {side:g} mm" for region, side in evaluation.crop_mm.items())
+    regions = eval_report.regions_of(real)
+    eyes = ", ".join(f"{(real['region'] == region).sum()} eyes, {region}" for region in regions)
+    classes = " and ".join(f"{OCTA_CLASSES[region]} classes ({region})" for region in regions)
+    sides = ", ".join(f"{region} {evaluation.crop_mm[region]:g} mm" for region in regions)
     return [
         f"weights: {weights}; data: {options.data}; split: {options.split}",
         f"{real['subject'].nunique()} subjects: {eyes}",
@@ -379,15 +435,16 @@ def run_evaluation(options: argparse.Namespace) -> int:
     started = datetime.now()
     run = run_to_use(options.run)
     settings, _ = read_run(run)
-    options.data = dataset = find_dataset(options.data or settings.data, "--data")
-    cases = find_cases(options, dataset, settings.splits())
-    regions = eval_report.regions_of(cases)
-    comparators = find_comparators(dataset, regions, options)
-    truth, truth_maps = find_truth(dataset, regions, options.segmenter)
+    options.data = data = find_dataset(options.data or settings.data, "--data")
+    cases, left_out = find_cases(options, data, settings, seen_by(run))
+    comparators = find_comparators(data, cases, options)
+    truth, truth_maps = find_truth(data, eval_report.regions_of(cases), options.segmenter)
     predictor, checkpoint = announced_predictor(run, options.weights, settings)
     print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; ground truth: {truth}")
-    crop_mm = {region: getattr(options, f"{region}_mm") for region in REGIONS}
-    evaluation = Evaluation(predictor, settings.fov_mask, cases, comparators, truth, truth_maps, crop_mm)
+    crop_mm = {region: getattr(options, f"{region}_mm") for region in CROP_MM}
+    evaluation = Evaluation(
+        predictor, settings.fov_mask, cases, left_out, is_table(data), comparators, truth, truth_maps, crop_mm
+    )
 
     per_eye, counts = evaluate_eyes(evaluation)
     notes = remarks(evaluation, per_eye)

@@ -2,7 +2,7 @@
 
     python pix_pix_gen.py photo.jpg folder list.csv    # each photograph -> synthetic_octa/NAME.png, of the same size
     python pix_pix_gen.py folder --vessels --figure    # also vessel maps with their densities, and figures to look at
-    python pix_pix_gen.py --dataset DIR --split test   # a data set in UT-FSOCTA's layout, for the evaluation
+    python pix_pix_gen.py --dataset DATA --split test  # a data set, for the evaluation
     python pix_pix_gen.py --export DIR                 # the generator for other programs: SavedModel, Keras, ONNX, ...
 
 Uses the newest run in training_checkpoints/ and its best weights, unless told otherwise. Existing results are kept, so
@@ -63,7 +63,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
     add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
     add("--overwrite", action="store_true", help="replace existing results")
-    add("--dataset", nargs="?", const="", metavar="DIR", help="a data set's photographs (default: the run's own data)")
+    add("--dataset", nargs="?", const="", metavar="DATA", help="a data set's photographs (default: the run's own data)")
     add("--split", choices=(*SPLITS, "all"), help="with --dataset: the run's subjects of a split (default: test)")
     add(
         "--published",
@@ -304,9 +304,8 @@ def in_one_line(verdicts: dict[Path, Trust]) -> str:
 def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
     """The photographs that the options name. Raises OptionError, DataError if none, or if results would clash."""
     if options.dataset is not None:
-        split = options.split or "test"
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
-        jobs = list_dataset_jobs(dataset, None if split == "all" else settings.splits()[split])
+        jobs = list_dataset_jobs(dataset, options.split or "test", settings)
     else:
         jobs = list_jobs(options.inputs, Path(options.output))
     check_jobs(jobs, Path(options.output))

@@ -18,11 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pix_command import StopRequest, exit_status, load_tensorflow, progress_bar
-from pix_settings import (
-    Settings,
-    as_options,
-    parse_command_line,
-)
+from pix_settings import BEST_BY, DEFAULT_BEST_BY, Settings, as_options, parse_command_line
 
 PROGRAM = "pix_pix_train.py"
 if __name__ == "__main__":
@@ -57,6 +53,7 @@ from pix_run import (
     claim_folders,
     lock,
     log_folder,
+    seen_by,
     write_run,
 )
 from pix_weights import start_from
@@ -70,8 +67,7 @@ WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the s
 PICTURED_CROPS = 3  # validation crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
 GRID_PX = 16  # the last four transposed convolutions, each of step 2, can leave patterns that repeat after 2 to 16 px
-BEST_SCORE = "vessel_auc"  # chooses the best checkpoint: it needs no threshold and ignores the speckle
-SPECKLE_WEIGHT = 0.01  # of that score, that a run which learns speckle gives for half the error of its power
+SPECKLE_WEIGHT = 0.01  # of vessel AUC, that a run which learns speckle gives for half the error of its power
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -321,9 +317,14 @@ def end_epoch(run: Run) -> None:
 
 
 def best_score(settings: Settings, scores: dict[str, float]) -> float:
-    """What the best checkpoint has most of: vessels; with `--l1-scale` above 1, which teaches speckle, that too."""
-    speckle = -SPECKLE_WEIGHT * scores["texture"] if settings.l1_scale > 1 else 0.0
-    return scores[BEST_SCORE] + speckle
+    """What the best checkpoint has most of: vessels; with `--l1-scale` above 1, which teaches speckle, that too.
+
+    With another `--best-by` that score alone, turned so that more is better.
+    """
+    score = scores[settings.best_by]
+    if settings.best_by == DEFAULT_BEST_BY and settings.l1_scale > 1:
+        return score - SPECKLE_WEIGHT * scores["texture"]
+    return score if BEST_BY[settings.best_by] else -score
 
 
 def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
@@ -394,7 +395,10 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     resume = data_digest is not None
     strategy = choose_strategy(settings)
     keras.utils.set_random_seed(settings.seed)
-    data = load_run_data(settings, verbose)
+    origin = checkpoint_folder(settings) if resume else settings.init_from
+    seen_before = frozenset() if origin is None else seen_by(Path(origin))
+    data = load_run_data(settings, verbose, () if resume else seen_before)
+    seen = data.seen | seen_before
     if resume and data.digest != data_digest:
         raise RunError(f"{settings.data}: not the training and validation images that the run was made with")
     patches = training_patches(data.train, settings)
@@ -406,7 +410,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     chief, log = is_chief(strategy), None
     with ExitStack() as held:
         if chief:
-            settings = settings if resume else claim_folders(settings, data.digest)
+            settings = settings if resume else claim_folders(settings, data.digest, seen)
             held.enter_context(lock(checkpoint_folder(settings)))
             print(f"Run: {settings.name}")
         else:
@@ -422,7 +426,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
             raise RunError(f"--resume: {state.folder} has its {settings.epochs} epochs already; give a larger --epochs")
         if chief:
             state.remove_unfinished()
-            write_run(state.folder, settings, data.digest)
+            write_run(state.folder, settings, data.digest, seen)
             log = RunLog(log_folder(settings), int(state.step))
             log.settings(settings, int(state.step))
         return train_epochs(Run(settings, data, patches, networks, strategy, state, log))

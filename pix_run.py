@@ -1,6 +1,6 @@
 """A run on disk: its folders, its settings, its checkpoints and its lock.
 
-    training_checkpoints/NAME/run.json     the settings, and a digest of the data
+    training_checkpoints/NAME/run.json     the settings, a digest of the data, and which photographs were seen
     training_checkpoints/NAME/ckpt-STEP.*  the newest checkpoints: first their .data is written, then their .index
     training_checkpoints/NAME/best/        the best checkpoint by validation
     training_checkpoints/NAME/.lock        held while a process trains the run
@@ -17,7 +17,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -34,7 +34,7 @@ from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 
 BEST = "best"
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
-ONE_FILE = "weights"  # of run.json
+ONE_FILE, SEEN = "weights", "seen"  # in run.json
 UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before it gives it its name
 
 
@@ -55,8 +55,8 @@ def checkpoint_folder(settings: Settings) -> Path:
     return Path(settings.checkpoints) / settings.name
 
 
-def claim_folders(settings: Settings, digest: str) -> Settings:
-    """Make the folders of a new run, with its run.json; returns the settings with the run's name.
+def claim_folders(settings: Settings, digest: str, seen: Collection[str]) -> Settings:
+    """Make the folders of a new run, with its run.json (see `write_run`); returns the settings with the run's name.
 
     A run without a name is named by date and time, with a number added if another run has that name.
 
@@ -64,13 +64,13 @@ def claim_folders(settings: Settings, digest: str) -> Settings:
         OSError: a folder cannot be made, or exists although its name was given; then neither is made.
     """
     if settings.name is not None:
-        make_folders(settings, digest)
+        make_folders(settings, digest, seen)
         return settings
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):
         named = replace(settings, name=now if number == 1 else f"{now}-{number}")
         try:
-            make_folders(named, digest)
+            make_folders(named, digest, seen)
         except FileExistsError:
             if not (log_folder(named).exists() or checkpoint_folder(named).exists()):
                 raise  # a file is in the place of the folder of all runs
@@ -78,7 +78,7 @@ def claim_folders(settings: Settings, digest: str) -> Settings:
         return named
 
 
-def make_folders(settings: Settings, digest: str) -> None:
+def make_folders(settings: Settings, digest: str, seen: Collection[str]) -> None:
     """Make both folders of a run, that of the checkpoints together with its run.json, or neither.
 
     Raises:
@@ -91,7 +91,7 @@ def make_folders(settings: Settings, digest: str) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{settings.name}-", dir=folder.parent) as temporary:
             made = Path(temporary) / "run"
             made.mkdir()
-            write_run(made, settings, digest)
+            write_run(made, settings, digest, seen)
             if folder.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
             made.rename(folder)
@@ -129,16 +129,25 @@ def lock(folder: Path) -> Iterator[None]:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def write_run(folder: Path, settings: Settings, digest: str, weights: dict | None = None) -> None:
-    """Write run.json: the resolved settings, the data's digest, and the versions of what ran it.
+def write_run(
+    folder: Path, settings: Settings, digest: str, seen: Collection[str] = (), weights: dict | None = None
+) -> None:
+    """Write run.json: the resolved settings, what was seen, and the versions of what ran it.
 
-    `weights`: of a run that consists of one file of weights, see `one_file`.
+    Args:
+        folder: the run's.
+        settings: resolved.
+        digest: of the data.
+        seen: the photographs that it, or a run it started from, is trained or validated on: see `photo_digest`.
+        weights: of a run that consists of one file of weights, see `one_file`.
     """
     content = {
         "settings": asdict(settings),
         "data_digest": digest,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
     }
+    if seen:
+        content[SEEN] = sorted(seen)
     if weights is not None:
         content[ONE_FILE] = weights
     with atomic_file(folder / "run.json") as part:
@@ -163,6 +172,18 @@ def read_whole_run(folder: Path) -> tuple[Settings, str, dict]:
     if settings.data is None or settings.name is None or settings.precision == "auto":
         raise RunError(f"{path}: damaged, or from another version or program (its settings are not resolved)")
     return settings, digest, content
+
+
+def seen_by(folder: Path) -> frozenset[str]:
+    """The photographs that a run, or one it started from, was trained or validated on: see `photo_digest`.
+
+    Raises:
+        RunError: run.json is missing, damaged or foreign.
+    """
+    seen = read_whole_run(folder)[2].get(SEEN, [])
+    if not (isinstance(seen, list) and all(isinstance(one, str) for one in seen)):
+        raise RunError(f"{folder / 'run.json'}: damaged, or from another version or program (its {SEEN})")
+    return frozenset(seen)
 
 
 def one_file(folder: Path) -> dict | None:

@@ -8,12 +8,25 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
+from pair_table import parse_shares
 from pix_command import OneLineParser, UserError, flag
 from ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_subjects
 
 CHECKPOINTS = "training_checkpoints"
 SAMPLE_RETINAS = "phantom"  # for `data`: retinas that the program draws itself
 SIZE_MULTIPLE = 64  # px: the generator downsamples six times
+DEFAULT_SHARES = "80/10/10"  # of the subjects of a table of pairs
+# Validation scores that can choose the best checkpoint, and whether more is better.
+BEST_BY = {
+    "vessel_auc": True,
+    "vessel_dice": True,
+    "vessel_correlation": True,
+    "ssim": True,
+    "psnr": True,
+    "mae": False,
+    "texture": False,
+}
+DEFAULT_BEST_BY = "vessel_auc"
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 # Beyond these no machine goes; they keep a typing error, or a hostile run.json, from taking all memory.
 MOST = {"patch_size": 2048, "epochs": 10**7, "batch_size": 10**4, "keep": 10**5}
@@ -45,9 +58,10 @@ class Settings:
     # Data
     data: str | None = setting(
         None,
-        f"folder that is, or contains, {DATASET_NAME}; or {SAMPLE_RETINAS}: sample retinas, always new ones "
+        f"folder that is, or contains, {DATASET_NAME}; a table of pairs, with the columns fundus, octa and subject; or "
+        f"{SAMPLE_RETINAS}: sample retinas, always new ones "
         f"(default: data/{DATASET_NAME}, then {DATASET_NAME}, then {SAMPLE_RETINAS})",
-        metavar="DIR",
+        metavar="DATA",
     )
     train_subjects: str = setting(PUBLISHED_SUBJECTS["train"], "subject ids to train on; published", metavar="IDS")
     validation_subjects: str = setting(
@@ -55,6 +69,12 @@ class Settings:
     )
     test_subjects: str = setting(
         PUBLISHED_SUBJECTS["test"], "subject ids that training never reads; published", metavar="IDS"
+    )
+    split: str = setting(
+        DEFAULT_SHARES,
+        "shares of the subjects of a table of pairs to train on, validate on and test on, if it has no column split; "
+        "the same subjects for every seed",
+        metavar="A/B/C",
     )
     octa_channels: int = setting(
         1,
@@ -120,6 +140,12 @@ class Settings:
     init_from: str | None = setting(
         None, "run folder whose best weights to start from (fine-tuning), with new optimisers", metavar="DIR"
     )
+    best_by: str = setting(
+        DEFAULT_BEST_BY,
+        "validation score that chooses the best checkpoint: the default needs no threshold and ignores speckle; "
+        "another for data where vessels are not the point",
+        choices=tuple(BEST_BY),
+    )
     # What is kept where
     name: str | None = setting(None, "of the run and its folders (default: date and time)", metavar="NAME")
     logs: str = setting("logs", "TensorBoard's folder; a run writes to its fit/NAME", metavar="DIR")
@@ -153,6 +179,10 @@ class Settings:
                 self.augment, "augment", "sample retinas are always cut at random; drop --no-augment or --mix"
             )
             self._require(self.patch_size <= CROP_PX, "patch_size", f"sample retinas have {CROP_PX} px")
+        try:
+            parse_shares(self.split)
+        except ValueError as error:
+            raise SettingsError(f"--split: {error}") from error
         splits = self.splits()
         for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             if both := sorted(set(splits[one]) & set(splits[other])):

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from pix_command import atomic_file
-from pix_run import RunError, find_weights, newest_run, one_file, read_run, restore, step_of, write_run
+from pix_run import RunError, find_weights, newest_run, one_file, read_run, restore, seen_by, step_of, write_run
 from pix_settings import CHECKPOINTS, Settings
 
 SHIPPED = Path(__file__).resolve().parent / "weights"  # come with the program
@@ -109,7 +109,8 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
     with atomic_file(file) as part:
         part.write_bytes(content.getvalue())
     settings, digest = read_run(run)
-    write_run(folder, settings, digest, {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()})
+    entry = {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+    write_run(folder, settings, digest, seen_by(run), entry)
     for old in folder.glob("ckpt-*.npz"):
         if old != file:
             old.unlink()

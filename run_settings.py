@@ -3,10 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pair_table import is_table
+from pix_command import flag
 from pix_data import choose_data, use_sample_retinas
 from pix_devices import resolve_precision
 from pix_run import checkpoint_folder, log_folder, read_run, settings_to_resume
-from pix_settings import FINE_TUNING, SAMPLE_RETINAS, SAMPLE_RUN, Settings, SettingsError, as_options
+from pix_settings import FINE_TUNING, SAMPLE_RETINAS, SAMPLE_RUN, SPLITS, Settings, SettingsError, as_options
 
 
 def settings_of_new_run(given: dict) -> Settings:
@@ -20,6 +22,11 @@ def settings_of_new_run(given: dict) -> Settings:
             if folder.exists():
                 raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume")
     data = choose_data(given.get("data"))
+    foreign = [f"{split}_subjects" for split in SPLITS] if is_table(data) else ["split"]
+    for name in foreign:
+        if name in given:
+            kind = "a table of pairs: it has a column split, or --split" if is_table(data) else "no table of pairs"
+            raise SettingsError(f"{flag(name)} {given[name]}: {data} is {kind}")
     reason, defaults = "", {}
     if data == SAMPLE_RETINAS:
         reason, defaults = "sample retinas", SAMPLE_RUN

@@ -7,10 +7,12 @@ import re
 
 DATASET_NAME = "UT-FSOCTA-v1"
 REGIONS = ("disc", "macula")
+OTHER_REGION = "other"  # of a pair from elsewhere, whose region is not known
 EYES = ("OD", "OS")  # right, left
 PUBLISHED_SUBJECTS = {"train": "1-25", "validation": "26-30", "test": "31-112"}
 CROP_PX = 400  # side of a crop
-CROP_MM = {"disc": 4.5, "macula": 6.0}  # side; assumed from AngioVue's usual scans: the record does not state it
+# Side of a crop; assumed from AngioVue's usual scans: the record does not state it
+CROP_MM = {"disc": 4.5, "macula": 6.0, OTHER_REGION: 6.0}
 FILE_NAME = re.compile(r"(?P<subject>\d+)_(?P<eye>OD|OS)\.(?:png|jpe?g|tiff?|bmp)", re.IGNORECASE)
 MAX_SUBJECTS = 100_000  # a longer list is a typing error
 

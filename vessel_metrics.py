@@ -27,7 +27,7 @@ from skimage.metrics import structural_similarity
 from skimage.morphology import skeletonize
 from sklearn.metrics import average_precision_score
 
-from ut_fsocta import CROP_PX
+from ut_fsocta import CROP_PX, EYES, OTHER_REGION
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ SPECK = 50  # px: parts of a photograph's vessel map that are smaller are remove
 # the macula the avascular zone. Against the exact vessels of eight sample retinas: Dice 0.85 at the disc (4 classes
 # 0.82, 2 classes 0.75), 0.70 at the macula (3: 0.60, 2: 0.36), r of the densities 0.95 and 0.92. None: whole
 # photographs; against the manual maps of eleven, from five cameras: mean Dice 0.65 (2 classes 0.645, 4: 0.60).
-OCTA_CLASSES = {"disc": 3, "macula": 4, None: 3}
+OCTA_CLASSES = {"disc": 3, "macula": 4, OTHER_REGION: 3, None: 3}
 OCTA_LEVELS = 128  # grey levels to choose the thresholds from; 256 take much longer and give the same
 
 # Diameters in mm of circles around the middle of the crop, where the scans are centred: the grid of the ETDRS,
@@ -59,6 +59,7 @@ WHOLE = "whole"  # the crop
 SECTORS = {
     "disc": (WHOLE, *(f"ring {name}" for name in QUADRANTS)),
     "macula": (WHOLE, "centre", *(f"{ring} {name}" for ring in ("inner", "outer") for name in QUADRANTS)),
+    OTHER_REGION: (WHOLE,),
 }
 MIN_SECTOR_SEEN = 0.9  # of a sector's area; with less, its density would be that of another place
 
@@ -464,13 +465,14 @@ def foveal_avascular_zone(octa: np.ndarray, fov: np.ndarray, mm_per_px: float) -
 
 
 def sector_masks(fov: np.ndarray, region: str, eye: str, mm_per_px: float) -> dict[str, np.ndarray | None]:
-    """The sectors of a crop of a region of an eye ("OD" or "OS"), inside the camera's field.
+    """The sectors of a crop of a region of an eye ("OD", "OS", or "" if unknown), inside the camera's field.
 
     At the macula the ETDRS grid: a circle of 1 mm, and the quadrants of rings to 3 and to 6 mm. At the disc the
     quadrants of the ring from 2 to 4 mm. Quadrants meet at the diagonals; in a right eye (OD) nasal is to the right.
 
     Returns, for each of SECTORS[region], its pixels (height, width), bool; None if less than nine tenths of its area
-    lie in crop and field. The whole crop is None only if the field is empty.
+    lie in crop and field, or if it depends on the eye and that is unknown. The whole crop is None only if the field is
+    empty.
     """
     right, up = from_middle(fov.shape)
     nasal = right if eye == "OD" else -right
@@ -485,5 +487,6 @@ def sector_masks(fov: np.ndarray, region: str, eye: str, mm_per_px: float) -> di
         if quadrant:
             sector, area = sector & quadrants[QUADRANTS.index(quadrant)], area / 4
         seen = sector & fov
-        masks[name] = seen if seen.sum() * mm_per_px**2 >= MIN_SECTOR_SEEN * area else None
+        is_known = eye in EYES or quadrant not in ("nasal", "temporal")
+        masks[name] = seen if is_known and seen.sum() * mm_per_px**2 >= MIN_SECTOR_SEEN * area else None
     return masks

@@ -135,12 +135,12 @@ def summarise(per_eye: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     both have.
 
     Args:
-        per_eye: the rows of `measure_eye`, with `region`, `subject` and `eye`.
+        per_eye: the rows of `measure_eye`, with `region`, `subject` and `name`.
         resamples: of the bootstrap, from `seed`.
     """
     rows = []
     for (region, sector), part in per_eye.groupby(["region", "sector"], sort=False):
-        table = part.pivot(index=["subject", "eye"], columns="candidate", values=list(MEASURES))
+        table = part.pivot(index=["subject", "name"], columns="candidate", values=list(MEASURES))
         subjects = table.index.get_level_values("subject").to_numpy()
         for name in part["candidate"].unique():
             for measure in applicable_measures(table, name, region, sector):
@@ -160,7 +160,7 @@ def applicable_measures(table: pd.DataFrame, name: str, region: str, sector: str
     is_octa = name == REAL or table["mae", name].notna().any()
     measures = list(DENSITY_NAMES)
     if sector == WHOLE:
-        measures += [OCTA_MEASURES[region]] if is_octa else []
+        measures += [OCTA_MEASURES[region]] if is_octa and region in OCTA_MEASURES else []
         measures += VESSEL_SCORE_NAMES if name != REAL else ()
         measures += SIMILARITY_NAMES if is_octa and name != REAL else ()
         measures += REGISTERED_NAMES if name == OURS else ()

@@ -55,7 +55,7 @@ def test_sample_set_is_found_by_its_word(project):
 
 def test_cases_are_paired_by_name_and_split_by_subject(root):
     cases, unpaired = dlm.load_data_cases(root)
-    assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa")
+    assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa", "name")
     assert list(zip(cases["subject"], cases["eye"], cases["split"], strict=True)) == [
         (1, "OD", "train"),
         (2, "OS", "train"),
@@ -183,7 +183,17 @@ def test_file_that_cannot_be_read_is_named(tmp_path, random, content):
     assert "\n" not in str(caught.value)
 
 
-def test_pair_of_two_sizes_is_refused(root):
+def test_octa_of_another_size_is_resized_to_its_photograph(tmp_path):
+    Image.new("RGB", (100, 90), "white").save(tmp_path / "fundus.png")
+    halves = np.repeat(np.uint8([0, 200]), 100)[np.newaxis].repeat(180, axis=0)
+    Image.fromarray(halves).save(tmp_path / "octa.png")
+    pair = dlm.load_pair(tmp_path / "fundus.png", tmp_path / "octa.png", 1, fov_mask=False)
+    expected = np.repeat(np.uint8([0, 200]), 50)
+    assert pair.resized
+    assert abs(pair.octa[..., 0].astype(int) - expected).mean() < 1
+
+
+def test_pair_of_two_shapes_is_refused(root):
     path = root / "cropped" / "octa" / "disc" / "2_OS.png"
     Image.open(path).crop((0, 0, 80, 100)).save(path)
     cases, _ = dlm.load_data_cases(root)

@@ -111,9 +111,9 @@ def folder(made, tmp_path):
         ("1_OD", "registered", ""),
         ("1_OS", "registered", ""),
         ("2_OD", "mirrored", "mirrored"),
-        ("3_OD", "wrong partner", "4_OD disc"),
-        ("4_OD", "wrong partner", "3_OD disc"),
-        ("5_OD", "wrong eye", "5_OS disc"),
+        ("3_OD", "wrong partner", "disc/4_OD"),
+        ("4_OD", "wrong partner", "disc/3_OD"),
+        ("5_OD", "wrong eye", "disc/5_OS"),
     ],
 )
 def test_verdict_on_a_pair(registered, name, verdict, fits):
@@ -157,6 +157,15 @@ def test_controls_show_most_of_the_same_field():
 def test_a_lone_pair_is_compared_with_its_mirror_images():
     own = program.Eye(np.zeros((40, 40)), np.ones((40, 40), bool))
     assert {rival.verdict for rival in program.chosen_controls(own, [])} == {"mirrored"}
+
+
+@pytest.mark.parametrize(
+    ("other", "may_be"),
+    [(("A", "OD"), True), (("A", ""), True), (("A", "OS"), False), (("B", "OD"), False), (("B", ""), False)],
+)
+def test_which_cases_of_a_region_may_show_one_eye(other, may_be):
+    case, other = (SimpleNamespace(subject=subject, eye=eye, region="disc") for subject, eye in (("A", "OD"), other))
+    assert program.may_be_one_eye(case, other) == may_be
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_table_is_read_by_column(here):
 
 def test_row_with_too_many_cells_is_named(here):
     Path("a.csv").write_text("path\na.png\nb.png,c.png\n")
-    with pytest.raises(OptionError, match="row 2"):
+    with pytest.raises(OptionError, match="row 3"):
         read_table(Path("a.csv"))
 
 

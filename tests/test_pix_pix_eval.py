@@ -20,11 +20,21 @@ from phantom.dataset import write_dataset
 from pix_generator import Generator
 from pix_run import save, write_run
 from pix_settings import Settings
+from ut_fsocta import REGIONS
 from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES
 
 pytestmark = pytest.mark.xdist_group("evaluation")  # one process makes what they share
 CROPPED = Path("data/UT-FSOCTA-v1/cropped")
 SUBJECTS = range(31, 42)
+
+
+@pytest.mark.parametrize(
+    ("other", "certain"),
+    [(("A", "OD"), False), (("A", ""), False), (("A", "OS"), True), (("B", "OD"), True), (("B", ""), True)],
+)
+def test_control_is_another_eye_for_certain(other, certain):
+    case, other = (SimpleNamespace(subject=subject, eye=eye) for subject, eye in (("A", "OD"), other))
+    assert evaluate.differ(case, other) == certain
 
 
 @pytest.fixture(scope="module", params=[pytest.param("", marks=pytest.mark.slow)])  # marks every test that needs it
@@ -91,10 +101,10 @@ def test_evaluation_writes_tables_and_figures(complete, made):
 def test_every_eye_has_a_row_for_each_candidate_and_sector(complete):
     names = {"real OCT-A", "this run", *evaluate.PUBLISHED, "real OCT-A, segmented", *BASELINES} - {"SA_Unet"}
     rows = complete.per_eye.groupby(["region", "candidate"], sort=False).size().to_dict()
-    assert rows == {(place, name): len(SUBJECTS) * len(SECTORS[place]) for place in SECTORS for name in names}
+    assert rows == {(place, name): len(SUBJECTS) * len(SECTORS[place]) for place in REGIONS for name in names}
 
 
-@pytest.mark.parametrize("region", SECTORS)
+@pytest.mark.parametrize("region", REGIONS)
 def test_the_ground_truth_itself_scores_1(complete, region):
     assert set(complete.whole["mean"].loc[[(region, "Iternet", name) for name in VESSEL_SCORE_NAMES]]) == {1}
     assert complete.whole["mean"].loc[region, "denoised_synthetic_octa", "dice"] == 1  # by its binary map
@@ -108,14 +118,14 @@ def test_the_ground_truth_itself_has_the_density_of_the_real_octa(complete):
     assert "| 1.000 [1.000, 1.000] | 0.000 [0.000, 0.000] | 0.000 to 0.000 |" in complete.report
 
 
-@pytest.mark.parametrize("region", SECTORS)
+@pytest.mark.parametrize("region", REGIONS)
 def test_difference_from_this_run(complete, region):
     other, ours = (complete.whole.loc[(region, name, "roc_auc")] for name in ("Iternet", "this run"))
     assert other["difference"] == pytest.approx(1 - ours["mean"], abs=1e-5)
     assert other["p"] == pytest.approx(2 / 2 ** len(SUBJECTS), rel=1e-4)
 
 
-@pytest.mark.parametrize("region", SECTORS)
+@pytest.mark.parametrize("region", REGIONS)
 def test_segmenter_agrees_with_the_ground_truth(complete, region):
     segmented = complete.whole.loc[(region, "real OCT-A, segmented")]
     assert 0.65 < segmented["mean"]["dice"] < 1
@@ -165,15 +175,15 @@ def test_probability_beside_an_octa_comes_with_it(tmp_path):
     for path in (octa, probability):
         Image.new("L", (8, 8)).save(path)
     options = SimpleNamespace(compare=[f"octas={tmp_path / 'mine'}"], compare_vessels=[f"maps={tmp_path / 'mine'}"])
-    octas, maps = evaluate.find_comparators(tmp_path, ["disc", "macula"], options)
-    assert (octas.images, octas.averaged) == ({(31, "OD", "disc"): octa}, {(31, "OD", "disc"): probability})
+    octas, maps = evaluate.find_comparators(tmp_path, pd.DataFrame({"region": REGIONS}), options)
+    assert (octas.images, octas.averaged) == ({"disc/31_OD": octa}, {"disc/31_OD": probability})
     assert maps.averaged == {}
 
 
 def test_folder_without_regions_serves_data_of_one_region(dataset):
     flat = dataset / "UT-FSOCTA-v1/cropped/octa/disc"
-    assert evaluate.list_cases(flat, ["disc"])[31, "OD", "disc"] == flat / "31_OD.png"
-    assert evaluate.list_cases(flat, ["disc", "macula"]) == {}
+    assert evaluate.list_images(flat, ["disc"])["disc/31_OD"] == flat / "31_OD.png"
+    assert evaluate.list_images(flat, REGIONS) == {}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import pix_pix_train as train
 from dataset_load_mod import Pair
 from phantom.stream import WORKER_ENDED
 from pix_devices import compiled
-from pix_settings import SAMPLE_RUN, Settings
+from pix_settings import BEST_BY, SAMPLE_RUN, Settings
 from vessel_metrics import VALIDATION_SCORES
 
 TRAIN_TAGS = {"gen_total_loss", "gen_gan_loss", "gen_l1_loss", "disc_loss", "disc_real_mean", "disc_generated_mean"}
@@ -389,6 +389,16 @@ def test_best_weights_of_a_run_that_learns_speckle_have_some(l1_scale, least):
     settings = train.Settings(l1_scale=l1_scale)
     best = max(smooth, speckled, key=lambda scores: train.best_score(settings, scores))
     assert best["vessel_auc"] == least
+
+
+@pytest.mark.parametrize(("best_by", "best"), [("vessel_dice", 0.3), ("mae", 0.1), ("texture", 0.1)])
+def test_best_weights_by_another_score(best_by, best):
+    settings = train.Settings(best_by=best_by, l1_scale=8)
+    assert max((0.1, 0.3), key=lambda value: train.best_score(settings, {best_by: value})) == best
+
+
+def test_scores_that_can_choose_exist():
+    assert set(BEST_BY) <= set(VALIDATION_SCORES)
 
 
 @pytest.mark.slow

@@ -334,6 +334,15 @@ def test_sectors_outside_field_or_crop_are_none():
     assert vm.sector_masks(~EVERYWHERE, "disc", "OS", 0.5)["whole"] is None
 
 
+def test_sectors_that_depend_on_an_unknown_eye_are_none():
+    masks = vm.sector_masks(EVERYWHERE, "disc", "", 4.5 / 400)
+    assert [name for name, mask in masks.items() if mask is None] == ["ring nasal", "ring temporal"]
+
+
+def test_a_pair_without_a_region_has_no_sectors():
+    assert list(vm.sector_masks(EVERYWHERE, "other", "OD", 0.015)) == ["whole"]
+
+
 @pytest.mark.parametrize(("diameter", "kept"), [(None, [1, 49, 50]), (1000, [50]), (500, [49, 50]), (1500, [])])
 def test_specks_are_removed_by_their_size_at_a_field_of_1000_px(diameter, kept):
     vessels = np.zeros((40, 120), bool)

@@ -1,0 +1,177 @@
+"""A table of pairs: files of any names as a data set, each row a photograph and what is to be predicted from it.
+
+    fundus,octa,subject,eye,region,split
+    photos/a.tif,scans/a.tif,patient A,OD,disc,train
+
+`fundus`, `octa` and `subject` are needed. Paths start at the table. `subject` is any text. `eye` (OD, OS), `region`
+(disc, macula) and `split` (train, validation, test) may be missing or empty: what depends on them is then left out.
+Without a column `split` the subjects are shared out.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from pix_command import UserError, numbered_rows
+from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS
+
+NEEDED = ("fundus", "octa", "subject")
+CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # of columns that may be missing
+SUFFIX = ".csv"
+
+
+class PairTableError(UserError):
+    """A table of pairs that cannot be used."""
+
+
+def is_table(data: str | Path) -> bool:
+    """Whether a data set is named that is a table, and no folder."""
+    return Path(data).suffix.lower() == SUFFIX and not Path(data).is_dir()
+
+
+def read_pairs(path: Path, shares: str) -> list[tuple]:
+    """The pairs of a table.
+
+    Args:
+        path: of the table, as programs for tables write CSV.
+        shares: of subjects in train, validation and test, such as "80/10/10", for a table without a column `split`.
+
+    Returns:
+        For each row `subject`, `eye` ("" if unknown), `region` (OTHER_REGION if unknown), `split` (None if empty),
+        `fundus`, `octa` (paths) and `name`, sorted by subject, eye, region and name whatever the order of the rows;
+        subjects that are numbers by their value. The name is unique: the photograph's path, without its suffix, below
+        the folder that contains all of them.
+
+    Raises:
+        PairTableError: it cannot be read, lacks a column, or has a mistake; the message names the row, as programs for
+            tables count them: the header is row 1.
+    """
+    rows = numbered_rows(path)
+    if not rows:
+        raise PairTableError(f"{path}: has no row below the header")
+    for column in NEEDED:
+        if column not in rows[0][1]:
+            raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}")
+    pairs, seen = [], {}
+    for number, row in rows:
+        place = f"{path}: row {number}"
+        row = {column: (cell or "").strip() for column, cell in row.items()}
+        for column in NEEDED:
+            if not row[column]:
+                raise PairTableError(f"{place}: has no {column}")
+        for column, allowed in CHOICES.items():
+            row[column] = one_of(row.get(column, ""), allowed, f"{place}: {column}")
+        fundus, octa = (existing(path.parent, row[kind], f"{place}: {kind}") for kind in ("fundus", "octa"))
+        if (other := seen.setdefault(os.path.abspath(fundus), number)) != number:
+            raise PairTableError(f"{place}: its fundus is that of row {other}; remove one")
+        pairs.append((as_text(row["subject"]), row["eye"], row["region"] or OTHER_REGION, row["split"], fundus, octa))
+    splits = given_splits(path, [number for number, _ in rows], pairs) if "split" in rows[0][1] else None
+    if splits is None:
+        try:
+            splits = shared_out({pair[0] for pair in pairs}, shares)
+        except ValueError as error:
+            raise PairTableError(f"{path}: subjects: {error}") from error
+    names = names_of([pair[4] for pair in pairs])
+    complete = [
+        (subject, eye, region, splits[subject], fundus, octa, name)
+        for (subject, eye, region, _, fundus, octa), name in zip(pairs, names, strict=True)
+    ]
+    return sorted(complete, key=lambda pair: (by_value(pair[0]), pair[1], pair[2], by_value(pair[6])))
+
+
+def origin_of_splits(path: Path, shares: str) -> str:
+    """Where the splits of a table are from, in words. Raises OptionError if it cannot be read."""
+    rows = numbered_rows(path)
+    if rows and "split" in rows[0][1]:
+        return "by the table's column split"
+    return f"subjects shared out {shares} to train, validate and test, always in the same way"
+
+
+def one_of(cell: str, allowed: Sequence[str], place: str) -> str:
+    """A cell that is one of some words, in any case, or empty. Raises PairTableError, naming the place."""
+    found = next((word for word in allowed if word.lower() == cell.lower()), "")
+    if cell and not found:
+        raise PairTableError(f"{place} {cell}: must be {', '.join(allowed)} or empty")
+    return found
+
+
+def existing(folder: Path, cell: str, place: str) -> Path:
+    """The file that a cell names, from a folder on; a cell that is no UTF-8 may be in the code page of Windows.
+
+    Raises:
+        PairTableError: there is none; the message names the place.
+    """
+    for reading in (cell, as_text(cell), as_text(cell).replace("\\", "/")):
+        if (folder / reading).is_file():
+            return folder / reading
+    raise PairTableError(f"{place} {cell}: no such file below {folder}; paths start at the table")
+
+
+def as_text(cell: str) -> str:
+    """A cell whose bytes are no UTF-8, in Windows' code page of Western Europe; any other as it is."""
+    try:
+        return os.fsencode(cell).decode()
+    except UnicodeDecodeError:
+        return os.fsencode(cell).decode("cp1252", "replace")
+
+
+def given_splits(path: Path, numbers: Sequence[int], pairs: Sequence[tuple]) -> dict[str, str | None]:
+    """The split of each subject, None for an empty one. Raises PairTableError if a subject is in two."""
+    splits: dict[str, str | None] = {}
+    for number, (subject, _, _, split, *_) in zip(numbers, pairs, strict=True):
+        if splits.setdefault(subject, split or None) != (split or None):
+            ours, theirs = (word or "none" for word in (split, splits[subject]))
+            raise PairTableError(
+                f"{path}: row {number}: subject {subject} is in two splits, {theirs} and {ours}; give all its rows one"
+            )
+    return splits
+
+
+def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
+    """The split of each subject by shares: the same for every run, whatever its seed. No share is without a subject.
+
+    Raises:
+        ValueError: as `parse_shares`, or there are too few subjects.
+    """
+    ranked = sorted(subjects, key=lambda subject: hashlib.sha256(subject.encode()).digest())
+    others = parse_shares(shares)[1:]
+    counts = [max(1, round(share * len(ranked))) if share else 0 for share in others]
+    counts = [len(ranked) - sum(counts), *counts]
+    if counts[0] < 1:
+        raise ValueError(f"{len(ranked)} are too few to be shared out {shares}; give a column split, or --split 1/0/0")
+    splits = chain(*([split] * number for split, number in zip(CHOICES["split"], counts, strict=True)))
+    return dict(zip(ranked, splits, strict=True))
+
+
+def parse_shares(text: str) -> list[float]:
+    """Shares of train, validation and test such as "80/10/10", as fractions of 1.
+
+    Raises:
+        ValueError: in one line, for anything else.
+    """
+    parts = text.split("/")
+    if len(parts) != len(CHOICES["split"]) or not all(part.strip().isdecimal() and len(part) < 9 for part in parts):
+        raise ValueError(f"{text!r} are not the shares of train, validation and test: write them like 80/10/10")
+    numbers = [int(part) for part in parts]
+    if not numbers[0]:
+        raise ValueError(f"{text!r} leaves no subject to train on: write it like 80/10/10")
+    return [number / sum(numbers) for number in numbers]
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """Unique names of files: their paths below their common folder, without suffix where that is unique."""
+    whole = [os.path.abspath(file) for file in files]
+    common = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))
+    below = [Path(path).relative_to(common) for path in whole]
+    short = [path.with_suffix("").as_posix() for path in below]
+    count = Counter(short)
+    return [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
+
+
+def by_value(text: str) -> tuple[bool, int, str]:
+    """Sorts texts: numbers first, by their value."""
+    number = text.isascii() and text.isdecimal() and len(text) < 19
+    return not number, int(text) if number else 0, text

@@ -1,0 +1,147 @@
+"""A table of pairs: its columns, names, subjects and splits, and each mistake by its row."""
+
+import re
+
+import pytest
+
+import pair_table
+from pair_table import PairTableError, parse_shares, read_pairs, shared_out
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a table of some rows, with the files that they name; returns its path."""
+
+    def write(*rows: str, header: str = "fundus,octa,subject,eye,region,split", encoding: str = "utf-8"):
+        for row in rows:
+            for cell in re.split("[,;]", row)[:2]:
+                if cell and "missing" not in cell:
+                    (tmp_path / cell).parent.mkdir(parents=True, exist_ok=True)
+                    (tmp_path / cell).touch()
+        path = tmp_path / "pairs.csv"
+        path.write_bytes("\n".join([header, *rows, ""]).encode(encoding))
+        return path
+
+    return write
+
+
+def test_a_row_becomes_a_case_with_its_paths_from_the_table_on(table):
+    path = table("photos/a.tif,scans/b.jpg,Ann,od,Disc,Train")
+    files = path.parent / "photos/a.tif", path.parent / "scans/b.jpg"
+    assert read_pairs(path, "80/10/10") == [("Ann", "OD", "disc", "train", *files, "a")]
+
+
+def test_eye_region_and_split_may_be_empty(table):
+    pair = read_pairs(table("a.png,b.png,Ann,,,"), "80/10/10")[0]
+    assert pair[1:4] == ("", "other", None)
+
+
+def test_three_columns_are_enough(table):
+    path = table("a.png,b.png,Ann", header="fundus,octa,subject")
+    assert read_pairs(path, "1/0/0")[0][:4] == ("Ann", "", "other", "train")
+
+
+def test_the_order_of_the_rows_does_not_matter(table):
+    rows = [f"f{n}.png,o{n}.png,{subject},OD,disc,train" for n, subject in enumerate(("10", "b", "9", "a"))]
+    forward = read_pairs(table(*rows), "80/10/10")
+    assert read_pairs(table(*reversed(rows)), "80/10/10") == forward
+
+
+def test_subjects_that_are_numbers_are_sorted_by_value(table):
+    rows = [f"f{n}.png,o{n}.png,{n},OD,disc,train" for n in (10, 9, 100)]
+    assert [pair[0] for pair in read_pairs(table(*rows), "80/10/10")] == ["9", "10", "100"]
+
+
+def test_names_are_paths_below_the_common_folder(table):
+    rows = ["x/disc/1.png,o1.png,A,,,train", "x/macula/1.png,o2.png,A,,,train"]
+    assert [pair[-1] for pair in read_pairs(table(*rows), "80/10/10")] == ["disc/1", "macula/1"]
+
+
+def test_names_keep_the_suffix_where_they_would_clash(table):
+    rows = ["x/1.png,o1.png,A,,,train", "x/1.tif,o2.png,A,,,train"]
+    assert [pair[-1] for pair in read_pairs(table(*rows), "80/10/10")] == ["1.png", "1.tif"]
+
+
+def test_a_table_as_excel_saves_it_in_western_europe(table):
+    path = table("Müller.png;b.png;Müller;OD;disc;train", header="fundus;octa;subject;eye;region;split")
+    path.write_bytes(path.read_bytes().decode().encode("cp1252"))
+    pair = read_pairs(path, "80/10/10")[0]
+    assert (pair[0], pair[4].name) == ("Müller", "Müller.png")
+
+
+def test_paths_with_backslashes(table):
+    path = table("photos/a.png,b.png,A,,,")
+    path.write_text(path.read_text().replace("photos/", "photos\\"))
+    assert read_pairs(path, "80/10/10")[0][4].is_file()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("missing.png,b.png,A,,,", "row 3: fundus missing.png: no such file"),
+        ("c.png,missing.png,A,,,", "row 3: octa missing.png: no such file"),
+        ("c.png,,A,,,", "row 3: has no octa"),
+        ("c.png,d.png,,,,", "row 3: has no subject"),
+        ("c.png,d.png,A,left,,", "row 3: eye left: must be OD, OS or empty"),
+        ("c.png,d.png,A,,fovea,", "row 3: region fovea: must be disc, macula or empty"),
+        ("c.png,d.png,A,,,val", "row 3: split val: must be train, validation, test or empty"),
+        ("a.png,d.png,A,,,train", "row 3: its fundus is that of row 2"),
+        ("c.png,d.png,Ann,,,test", "row 3: subject Ann is in two splits, train and test"),
+        ("c.png,d.png,Ann,,,", "row 3: subject Ann is in two splits, train and none"),
+        ("c.png,d.png,A,,,,x", "row 3 has more cells"),
+    ],
+)
+def test_a_mistake_is_named_with_its_row(table, row, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_pairs(table("a.png,b.png,Ann,,,train", row), "80/10/10")
+
+
+def test_rows_are_counted_as_programs_for_tables_do(table):
+    with pytest.raises(PairTableError, match="row 4: has no octa"):
+        read_pairs(table("a.png,b.png,Ann,,,train", "", "c.png,,A,,,"), "80/10/10")
+
+
+@pytest.mark.parametrize("column", pair_table.NEEDED)
+def test_a_missing_column_is_named(table, column):
+    path = table("a.png,b.png,Ann", header="fundus,octa,subject".replace(column, "x"))
+    with pytest.raises(PairTableError, match=f"has no column {column}"):
+        read_pairs(path, "80/10/10")
+
+
+def test_a_table_without_rows_is_refused(table):
+    with pytest.raises(PairTableError, match="has no row below the header"):
+        read_pairs(table(), "80/10/10")
+
+
+def test_subjects_are_shared_out_by_the_shares():
+    splits = shared_out({f"subject {number}" for number in range(50)}, "80/10/10")
+    counts = [list(splits.values()).count(split) for split in ("train", "validation", "test")]
+    assert counts == [40, 5, 5]
+
+
+def test_each_share_has_a_subject_even_of_few():
+    splits = shared_out({"a", "b", "c"}, "80/10/10")
+    assert sorted(splits.values()) == ["test", "train", "validation"]
+
+
+def test_too_few_subjects_are_refused(table):
+    path = table("a.png,b.png,Ann", header="fundus,octa,subject")
+    with pytest.raises(PairTableError, match="1 are too few to be shared out 80/10/10"):
+        read_pairs(path, "80/10/10")
+
+
+def test_all_pairs_of_a_subject_are_in_one_split(table):
+    rows = [f"f{number}.png,o{number}.png,{number // 4}" for number in range(40)]
+    pairs = read_pairs(table(*rows, header="fundus,octa,subject"), "60/20/20")
+    assert len({(pair[0], pair[3]) for pair in pairs}) == 10
+
+
+@pytest.mark.parametrize("text", ["", "80", "80/20", "80/10/10/0", "a/b/c", "0/1/1", "-1/1/1", "80/10/1.5"])
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parse_shares(text)
+
+
+def test_a_folder_with_the_ending_of_a_table_is_no_table(tmp_path):
+    (tmp_path / "data.csv").mkdir()
+    assert not pair_table.is_table(tmp_path / "data.csv")
