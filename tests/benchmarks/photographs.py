@@ -18,6 +18,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -79,6 +80,11 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
     ]
 
 
+def paths_of(row: Any, table: Path) -> list[Path | None]:
+    """Image, manual map and mask of a row of LIST.csv; None for an empty cell."""
+    return [None if pd.isna(path) else table.parent / path for path in (row.image, row.manual, row.mask)]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,8 +101,7 @@ def main() -> None:
     print(header(COLUMNS))
     values = np.empty((len(photographs), len(predictors), len(COLUMNS)))
     for number, row in enumerate(photographs.itertuples()):
-        paths = [None if pd.isna(path) else args.list.parent / path for path in (row.image, row.manual, row.mask)]
-        values[number] = [scores(predictor, *paths, args.scale) for predictor in predictors]
+        values[number] = [scores(predictor, *paths_of(row, args.list), args.scale) for predictor in predictors]
         print(table_row(Path(row.image).stem, values[number].mean(axis=0)), flush=True)
     print(table_row("mean", np.nanmean(values, axis=(0, 1))))
     if args.by is not None:

@@ -4,19 +4,16 @@
     python tests/benchmarks/sample_retinas.py likeness --pairs DIR --photographs DIR
     python tests/benchmarks/sample_retinas.py score RUN... --pairs DIR --photographs DIR
     python tests/benchmarks/sample_retinas.py register RUN... --pairs DIR
-    python tests/benchmarks/sample_retinas.py leave-out --pairs DIR --photographs DIR
 
 RUN is a run's folder of checkpoints. --pairs is a data set in UT-FSOCTA's layout; every pair is scored. --photographs
 contains photographs NAME.jpg of another camera and their manual vessel maps NAME_1stHO.png, as CHASE_DB1 does.
-`register` measures how far the pairs are misaligned and what that costs. `leave-out` trains the generator by the mean
-absolute error alone, which takes a quarter of the time, once with all ingredients and once without each.
+`register` measures how far the pairs are misaligned and what that costs.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -37,7 +34,6 @@ from skimage.registration import optical_flow_tvl1
 
 import dataset_load_mod as data
 import pix_pix_train
-from phantom import looks
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom_retina import sample_pair, stream
 from pix_data import training_patches
@@ -48,39 +44,10 @@ from pix_settings import Settings
 from vessel_metrics import artefacts, checkerboard, roc_auc, smooth, vessel_agreement, vessel_map
 
 PHOTOGRAPH_SIGMA = 1.0  # px: smoothing before a photograph's prediction is compared with its manual map
-STEPS, BATCH = 300, 4  # of `leave-out`
 VESSEL_SIGMA = 3.0  # px: only large vessels are registered
 FLOW_ATTACHMENT = 5.0  # of the optical flow to the images, against its smoothness
 FLOW_SIGMA = 20.0  # px: so smooth a displacement cannot move one vessel onto another
 WIDTHS = (3, 6, 9, 12, 16)  # px
-
-
-def without(*names: str) -> dict[str, tuple[float, float]]:
-    return dict.fromkeys(names, (0, 0))
-
-
-# What is left out together: ranges to use in looks.STREAM_LOOK or looks.STREAM_HABIT, and names in looks.STREAM_SHARE,
-# which become 0.
-INGREDIENTS = {
-    "nothing": {},
-    "wide vessels": {"calibre": (0.6, 1.0), "px_per_mm": (40, 90)},
-    "reflexes on vessels": without("reflex_artery", "reflex_vein"),
-    "choroid": without("choroid", "tessellation", "blotches"),
-    "nerve fibres": without("sheen"),
-    "variety of the disc's edge": {"disc_edge": (0.02, 0.03)}
-    | without("pigment_ring", "scleral_ring", "crescent", "halo"),
-    "pigment": {name: looks.SET_LOOK[name] for name in ("red", "green_share", "blue_share")},
-    "uneven light, haze": without("vignette", "tilt", "uneven", "flush", "rim_glow", "veil", "gleam", "cast"),
-    "blur and noise": {"blur_px": (0.3, 0.3), "noise": (0.003, 0.003), "jpeg_quality": (98, 98)},
-    "lesions, dust, lashes": without(*looks.LESIONS, "dust", "lashes"),
-    "passing vessels": without("passing"),
-    "dense trees": {"spacing": (0.9, 2.0)},
-    "few pixels": without("enlargement"),
-    "dusk": without("dusk"),
-    "seams and grey around the field": without("fringe_px", "surround", "found_px"),
-    "plaques, blots": without("plaques", "blots"),
-    "atrophy, wide crescents": without("atrophy") | {"crescent_width": (1, 1)},
-}
 
 
 def vessel_auc(real: np.ndarray, octa: np.ndarray, fov: np.ndarray) -> float:
@@ -272,51 +239,10 @@ def register(eyes: Eyes, predictor: Predictor) -> list[list[float]]:
     return rows
 
 
-def leave_out(name: str) -> None:
-    """Leave one of INGREDIENTS out of this process' sample retinas from now on."""
-    for ingredient, limits in INGREDIENTS[name].items():
-        if ingredient in looks.STREAM_SHARE:
-            looks.STREAM_SHARE[ingredient] = 0
-        elif ingredient in looks.STREAM_HABIT:
-            looks.STREAM_HABIT[ingredient] = limits
-        else:
-            looks.STREAM_LOOK[ingredient] = limits
-
-
-def pairs_of_a_tree(first: int) -> list[np.ndarray]:
-    """The pairs that share a tree, from number `first` on, as training sees them: (400, 400, 4) each."""
-    pairs = (sample_pair(0, number) for number in range(first, first + TREE_SHARED_BY))
-    return [data.continue_outside(np.dstack([fundus, octa]), fov) for fundus, octa, fov in pairs]
-
-
-def train_without(name: str) -> Predictor:
-    """A generator trained on sample retinas without one of INGREDIENTS."""
-    settings = Settings(data="phantom", batch_size=BATCH, decay=0.5)
-    keras.utils.set_random_seed(0)
-    networks = new_networks(settings)
-    with ProcessPoolExecutor(1, initializer=leave_out, initargs=(name,)) as pool:
-
-        def draw(first: int) -> Iterator[np.ndarray]:
-            starts = count(first, TREE_SHARED_BY)
-            ahead = [pool.submit(pairs_of_a_tree, start) for start in islice(starts, 4)]
-            for start in starts:
-                yield from ahead.pop(0).result()
-                ahead.append(pool.submit(pairs_of_a_tree, start))
-
-        l1_step = in_graph(networks, networks.l1_step)
-        patches = training_patches([], settings)
-        patches.draw = draw
-        for number, batch in enumerate(islice(patches.batches(0, 1000), STEPS), start=1):
-            networks.generator_optimizer.learning_rate = pix_pix_train.learning_rate(settings, number, STEPS)
-            l1_step(*batch)
-        pool.shutdown(cancel_futures=True)
-    return networks.predictor
-
-
 def main() -> None:
     """Print the tables that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rate", "likeness", "score", "register", "leave-out"))
+    parser.add_argument("what", choices=("rate", "likeness", "score", "register"))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--pairs", type=Path, metavar="DIR")
     parser.add_argument("--photographs", type=Path, metavar="DIR")
@@ -336,9 +262,6 @@ def main() -> None:
         elif args.what == "register":
             for name, values in zip(eyes.pairs, register(eyes, predictor), strict=True):
                 print(table_row(f"{run.name}, {name}", values), flush=True)
-    if args.what == "leave-out":
-        for name in INGREDIENTS:
-            print(table_row(f"without {name}", eyes.scores(train_without(name))), flush=True)
 
 
 if __name__ == "__main__":
