@@ -89,9 +89,9 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     Raises:
         DataError: there is no such table, or the named folder contains no data set.
     """
+    if named not in (None, SAMPLE_RETINAS) and not Path(named).exists():
+        raise DataError(f"{option} {named}: no such file or folder")
     if named is not None and is_table(named):
-        if not Path(named).is_file():
-            raise DataError(f"{option} {named}: no such file")
         return Path(named)
     folders = DATA_FOLDERS if named is None else (SAMPLE_SET if str(named) == SAMPLE_RETINAS else Path(named),)
     found = next(

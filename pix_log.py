@@ -4,17 +4,18 @@ logs/fit/NAME/events.out.tfevents.*    for `tensorboard --logdir=logs`; docs/ten
 logs/fit/NAME/metrics.csv              epoch, step and the validation scores
 """
 
-import csv
 import shutil
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pix_command import UserError, atomic_file
+from pix_command import UserError, atomic_file, read_table
 from pix_settings import Settings, as_options
+from vessel_metrics import VALIDATION_SCORES
 
 MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at most a few MB
 
@@ -22,18 +23,22 @@ MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at mo
 class RunLog:
     """Writes what a run reports."""
 
-    def __init__(self, folder: Path, step: int):
-        """Args: the run's folder of logs; the step that the run resumes from, 0 for a new one."""
+    def __init__(self, folder: Path, epochs: int = 0):
+        """Args: the run's folder of logs; the validated epochs that the run resumes after, 0 for a new one.
+
+        A damaged metrics.csv is kept under another name, and named.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.table = folder, folder / "metrics.csv"
         try:
             self.writer = tf.summary.create_file_writer(str(folder))
-            rows = csv.DictReader(self.table.read_text(encoding="utf-8").splitlines()) if self.table.exists() else ()
-            self.rows = [row for row in rows if int(row["step"]) <= step]  # later ones will come again
         except tf.errors.OpError as error:
             raise UserError(f"{folder}: cannot be written to ({error})") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self.table}: damaged ({error}); move it away, then --resume") from error
+        try:
+            self.rows = read_metrics(self.table, epochs)
+        except (UserError, ValueError) as error:
+            self.rows = []
+            print(f"{self.table}: damaged ({error})" + kept_aside(self.table))
 
     def flush(self) -> None:
         """Write everything to the disk. Raises UserError if it is full: TensorFlow would lose summaries silently."""
@@ -64,6 +69,33 @@ class RunLog:
         self.rows.append({"epoch": epoch, "step": step} | scores)
         with atomic_file(self.table) as part:
             pd.DataFrame(self.rows).to_csv(part, index=False, na_rep="nan")
+
+
+def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
+    """The rows of metrics.csv of the first epochs; later ones will come again.
+
+    Raises:
+        UserError, ValueError: it is damaged; the message says how.
+    """
+    rows = read_table(table) if table.exists() else []
+    if rows and (unknown := [column for column in rows[0] if column not in ("epoch", "step", *VALIDATION_SCORES)]):
+        raise ValueError(f"unknown column {unknown[0]!r}")
+    rows = [row for row in rows if int(row["epoch"]) <= epochs]
+    if [int(row["epoch"]) for row in rows] != list(range(1, epochs + 1)):
+        raise ValueError(f"has {len(rows)} of {epochs} epochs")
+    for row in rows:
+        if "" in row.values():
+            raise ValueError(f"epoch {row['epoch']} lacks a value")
+    return rows
+
+
+def kept_aside(table: Path) -> str:
+    """Rename a damaged table; returns what was done, in words."""
+    if not table.exists():
+        return "; begun anew"
+    places = (table.with_name(f"{table.stem}-damaged-{number}.csv") for number in count(1))
+    place = table.rename(next(place for place in places if not place.exists()))
+    return f"; kept as {place.name}, and begun anew"
 
 
 def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:

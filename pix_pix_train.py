@@ -427,7 +427,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
         if chief:
             state.remove_unfinished()
             write_run(state.folder, settings, data.digest, seen)
-            log = RunLog(log_folder(settings), int(state.step))
+            log = RunLog(log_folder(settings), int(state.epoch) if data.validation else 0)
             log.settings(settings, int(state.step))
         return train_epochs(Run(settings, data, patches, networks, strategy, state, log))
 

@@ -105,7 +105,7 @@ def test_folder_without_an_image_of_the_table_is_refused(here, refused):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--data", "pairs/none.csv"], "--data pairs/none.csv: no such file"),
+        (["--data", "pairs/none.csv"], "--data pairs/none.csv: no such file or folder"),
         (["--data", "pairs/pairs.csv", "--test-subjects", "99"], "--test-subjects 99: pairs/pairs.csv is a table"),
         (["--data", ".", "--split", "1/1/1"], "--split 1/1/1: UT-FSOCTA-v1 is no table of pairs"),
     ],
