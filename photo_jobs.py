@@ -1,6 +1,7 @@
 """Which photographs to turn into OCT-A, where their results go, and the table of vessel densities."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ DENSITY_COLUMNS = (
 )
 MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
 FIGURE = "figure"
+SHEET_NAME = re.compile(r"sheet_\d+\.png", re.IGNORECASE)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -139,6 +141,8 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     """Raises OptionError if two photographs, or a photograph and a result, would be one file."""
     sources = {job.source.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
+    if clash := [job.source for job in jobs if len(job.target.parts) == 1 and SHEET_NAME.fullmatch(job.target.name)]:
+        raise OptionError(f"{clash[0]}: its result would have the name of a sheet of figures; rename it")
     for job in jobs:
         for target in (job.target, *map(job.beside, (*MAPS, FIGURE))):
             place = output / target

@@ -28,6 +28,7 @@ from pix_command import (
     report_error,
 )
 from pix_settings import CHECKPOINTS, EXPORT_FORMATS, ONE_FILE_FORMAT, SPLITS, Settings
+from ut_fsocta import CROP_MM
 
 PROGRAM = "pix_pix_gen.py"
 OUTPUT = "synthetic_octa"
@@ -58,7 +59,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         help="also NAME_vessels.png, the binary vessel map, NAME_probability.png, which it is made from, "
         f"NAME_disagreement.png, and {DENSITIES}",
     )
-    add("--figure", action="store_true", help="also NAME_figure.png: fundus, synthetic OCT-A, vessels")
+    add(
+        "--figure",
+        action="store_true",
+        help="also NAME_figure.png: fundus, synthetic OCT-A, vessels, disagreement; of several photographs also sheets",
+    )
     add("--fast", action="store_true", help="one pass, also for the vessel probability, in place of a mean of several")
     add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
     add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
@@ -113,7 +118,6 @@ load_tensorflow()
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
 from PIL import Image
 
 from camera_field import Field
@@ -125,12 +129,13 @@ from dataset_load_mod import (
     octa_to_grey,
     read_fundus,
 )
+from photo_figure import Shown, write_figure, write_sheets
 from photo_jobs import FIGURE, MAPS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs
 from photo_trust import Trust, judge
 from pix_export import export
 from pix_predict import Prediction, Predictor, announced_predictor
 from pix_run import read_run
-from pix_weights import run_to_use, write_weights
+from pix_weights import describe, run_to_use, write_weights
 from vessel_metrics import map_vessels, vessel_density
 
 NAMED = 5  # doubtful photographs in the printout; the table has all
@@ -151,29 +156,6 @@ def write_png(image: np.ndarray, path: Path) -> None:
         Image.fromarray(image).save(part, format="PNG")
 
 
-def write_figure(fundus: np.ndarray, octa: np.ndarray, vessels: np.ndarray, path: Path) -> None:
-    """Draw fundus, synthetic OCT-A and the vessels' outline over the fundus, side by side.
-
-    Args:
-        fundus: (height, width, 3), uint8.
-        octa: (height, width), float on [0, 1].
-        vessels: (height, width), bool.
-        path: of the PNG.
-    """
-    figure = Figure(figsize=(12, 4.3), dpi=150, layout="constrained")
-    panels = figure.subplots(1, 3)
-    for panel, title in zip(panels, ("Fundus", "Synthetic OCT-A", "Vessels"), strict=True):
-        panel.set_title(title)
-        panel.set_axis_off()
-    panels[0].imshow(fundus)
-    panels[1].imshow(octa, cmap="gray", vmin=0, vmax=1)
-    panels[2].imshow(fundus)
-    if vessels.any() and min(vessels.shape) > 1:
-        panels[2].contour(vessels, levels=[0.5], colors="cyan", linewidths=0.6)
-    with atomic_file(path) as part:
-        figure.savefig(part, format="png")
-
-
 @dataclass(frozen=True)
 class Synthesis:
     """How photographs are turned into results, and where these go."""
@@ -182,6 +164,7 @@ class Synthesis:
     settings: Settings
     options: argparse.Namespace
     densities: Densities | None
+    weights: str  # where they are from, in words
 
     def is_done(self, job: Job) -> bool:
         """Whether all wanted results of a photograph exist."""
@@ -218,6 +201,12 @@ class Synthesis:
             return None
         return 2 * field.radius * DEGREES / (self.options.field_degrees or DEGREES)
 
+    def px_per_mm(self, job: Job, diameter: float | None, width: int) -> float | None:
+        """The scale of a photograph of a diameter (see `diameter`), or of a crop of a width, px; None: unknown."""
+        if diameter is not None:
+            return diameter / FIELD_MM
+        return width / CROP_MM[job.region] if job.region else None
+
     def run(self, job: Job) -> tuple[Trust, str]:
         """Write the results for one photograph; returns how far to trust them, and a remark for the user, or "".
 
@@ -238,6 +227,7 @@ class Synthesis:
         target.parent.mkdir(parents=True, exist_ok=True)
         vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
         several = not (self.options.fast or self.options.published)  # passes, which may disagree
+        density = vessel_density(vessels, fov)
         seen_diameter = None if field.radius is None else diameter
         trust = judge(fundus, fov, seen_diameter, predicted.probability, vessels)
         if self.options.vessels:
@@ -245,7 +235,7 @@ class Synthesis:
             for kind, image in zip(MAPS, maps, strict=True):
                 write_png(image, self.output / job.beside(kind))
             values = (
-                f"{vessel_density(vessels, fov):.6f}",
+                f"{density:.6f}",
                 int(vessels.sum()),
                 int(fov.sum()),
                 "nan" if threshold is None else f"{threshold:.4f}",
@@ -258,7 +248,20 @@ class Synthesis:
             )
             self.densities.add(job.target, values)
         if self.options.figure:
-            write_figure(fundus, octa, vessels, self.output / job.beside(FIGURE))
+            shown = Shown(
+                name=job.source.name,
+                fundus=fundus,
+                fov=fov,
+                octa=octa,
+                vessels=vessels,
+                disagreement=disagreement if several else None,
+                px_per_mm=self.px_per_mm(job, diameter, fov.shape[1]),
+                is_assumed=not (self.options.px_per_mm or self.options.field_degrees),
+                density=density,
+                weights=self.weights,
+                verdict=trust.verdict,
+            )
+            write_figure(shown, self.output / job.beside(FIGURE))
         write_png(as_grey_levels(octa), target)
         if diameter or job.region or self.options.published:
             return trust, ""
@@ -286,6 +289,10 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
             except (MemoryError, tf.errors.ResourceExhaustedError):
                 failed.append(f"{job.source}: out of memory; reduce the photograph's size")
     print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
+    if synthesis.options.figure:
+        figures = [path for job in jobs if (path := synthesis.output / job.beside(FIGURE)).exists()]
+        for sheet in write_sheets(figures, synthesis.output) if len(figures) > 1 else ():
+            print(f"Sheet of {len(figures)} figures: {sheet}")
     if verdicts:
         print(one_line(in_one_line(verdicts)))
     return failed
@@ -337,7 +344,7 @@ def run_synthesis(options: argparse.Namespace) -> int:
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     densities = Densities(output / DENSITIES) if options.vessels else None
-    failed = synthesise(Synthesis(predictor, settings, options, densities), jobs)
+    failed = synthesise(Synthesis(predictor, settings, options, densities, describe(path)), jobs)
     for reason in failed:
         report_error(PROGRAM, reason)
     return 2 if failed else 0

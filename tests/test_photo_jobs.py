@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from photo_jobs import DENSITY_COLUMNS, Densities, list_jobs
+from photo_jobs import DENSITY_COLUMNS, Densities, Job, check_jobs, list_jobs
 from pix_command import OptionError, read_table
 
 VALUES = ("0.1", "10", "100", "0.5", *("0.02" for _ in DENSITY_COLUMNS[5:]))
@@ -77,3 +77,9 @@ def test_row_that_names_no_file_is_refused(here, row):
     Path("list.csv").write_text(f"path\na.png\n{row}\n")
     with pytest.raises(OptionError, match="names no file"):
         list_jobs(["list.csv"], Path("out"))
+
+
+def test_photograph_with_the_name_of_a_sheet_is_refused():
+    job = Job(Path("photos/Sheet_1.jpg"), Path("Sheet_1.png"))
+    with pytest.raises(OptionError, match=r"Sheet_1\.jpg: its result would have the name of a sheet"):
+        check_jobs([job], Path("out"))

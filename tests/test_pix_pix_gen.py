@@ -74,7 +74,7 @@ def test_folder_keeps_its_tree_and_photographs_their_size(folder):
     assert files_below("synthetic_octa") == [
         *("a.png", "a_disagreement.png", "a_figure.png", "a_probability.png", "a_vessels.png"),
         *("below/b.png", "below/b_disagreement.png", "below/b_figure.png", "below/b_probability.png"),
-        *("below/b_vessels.png", "densities.csv"),
+        *("below/b_vessels.png", "densities.csv", "sheet_1.png"),
     ]
     with Image.open("synthetic_octa/a.png") as image:
         assert (image.mode, image.size) == ("L", (100, 100))
