@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eye_measures import AGREEMENTS, OURS, PROPERTIES, REAL, SIMILARITY_NAMES, WAYS
+from eye_picture import missed_and_invented
 from pix_command import disk_errors_name
 from ut_fsocta import CROP_MM, OTHER_REGION
 from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES, WHOLE
@@ -25,7 +26,6 @@ from vessel_statistics import pooled_curve
 DPI = 300
 DENSITY_MARGIN = 0.02  # around the points of a figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")  # Okabe and Ito
-MISSED, INVENTED = (0.84, 0.37, 0.0), (0.34, 0.71, 0.91)  # vermillion and sky blue
 SYMBOLS = {"mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "roc_auc": "ROC AUC", "dice": "Dice", "cldice": "clDice"}
 HEADINGS = SYMBOLS | {"skeleton_density": "skeleton density, mm/mm²", "faz_mm2": "avascular zone, mm²"}
 
@@ -215,10 +215,7 @@ def draw_montage(rows: Sequence[MontageRow]) -> Figure:
     figure = Figure(figsize=(8.4, 2.2 * len(rows) + 0.3), layout="constrained")
     panels = figure.subplots(len(rows), 4, squeeze=False)
     for line, row in zip(panels, rows, strict=True):
-        overlay = np.zeros((*row.truth.shape, 3))
-        overlay[row.truth & row.vessels] = 1
-        overlay[row.truth & ~row.vessels] = MISSED
-        overlay[row.vessels & ~row.truth] = INVENTED
+        overlay = missed_and_invented(row.truth, row.vessels)
         for panel, picture in zip(line, (row.fundus, row.octa, row.synthetic, overlay), strict=True):
             panel.imshow(picture, cmap="gray", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])

@@ -33,6 +33,7 @@ from pix_settings import SAMPLE_RETINAS, Settings
 from ut_fsocta import CROP_PX, parse_subjects
 
 NAMED = 5  # subjects in an error
+PICTURED = 3  # pairs shown in TensorBoard
 VALIDATION_RETINAS = 24
 FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # in the stream of seed 0: beyond all that training reaches
 MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
@@ -44,9 +45,21 @@ class RunData:
 
     train: list[np.ndarray]  # of `training_image`
     validation: list[Pair]
+    names: list[str]  # of the validation pairs
     full_field: np.ndarray | None  # whole photograph (height, width, 3), uint8, of the first validation eye with one
     digest: str  # of the training and validation images: the same data give the same
     seen: frozenset[str]  # `photo_digest` of their photographs, without sample retinas
+
+    def pictured(self) -> dict[str, Pair]:
+        """A few pairs to show, by name: of validation, evenly spread, or without any the first training pairs."""
+        if self.validation:
+            places = sorted({round(place) for place in np.linspace(0, len(self.validation) - 1, PICTURED)})
+            return {self.names[place]: self.validation[place] for place in places}
+        pairs = {}
+        for number, image in enumerate(self.train[:PICTURED], 1):
+            fundus, octa = np.split(image, [FUNDUS_CHANNELS], axis=-1)
+            pairs[f"training pair {number}, which it is trained on"] = Pair(fundus, octa, np.ones(octa.shape[:2], bool))
+        return pairs
 
 
 def choose_data(given: str | None) -> str:
@@ -103,7 +116,8 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         print("Training: sample retinas, drawn as needed, each for a few patches")
         print(f"Validation: {VALIDATION_RETINAS} other sample retinas")
         validation = sample_validation(settings)
-        return RunData([], validation, full_field, f"{digest_of(validation):08x}", frozenset())
+        names = [f"sample retina {number}" for number in range(1, len(validation) + 1)]
+        return RunData([], validation, names, full_field, f"{digest_of(validation):08x}", frozenset())
     chosen = {split: cases[cases["split"] == split] for split in splits}
     if chosen["train"].empty:
         subjects = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
@@ -130,7 +144,8 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         for path in unpaired if verbose else ():
             print(f"    {path}")
     if chosen["validation"].empty:
-        print("  NOTE: no validation pair: no scores, pictures or best checkpoint; see --validation-subjects, --split")
+        print("  NOTE: no validation pair: no scores or best checkpoint; see --validation-subjects, --split")
+        print("  NOTE: pictures in TensorBoard show training pairs")
 
     train, seen, digest, resized = [], [], 0, 0
     for pair in load_pairs(chosen["train"], settings.octa_channels, settings.fov_mask):
@@ -142,7 +157,8 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     if resized := resized + sum(pair.resized for pair in validation):
         print(f"  {resized} OCT-A are resized to their photograph's size")
     seen += [photo_digest(pair.fundus) for pair in validation]
-    return RunData(train, validation, full_field, f"{digest_of(validation, digest):08x}", frozenset(seen))
+    names = list(chosen["validation"]["name"])
+    return RunData(train, validation, names, full_field, f"{digest_of(validation, digest):08x}", frozenset(seen))
 
 
 def digest_of(pairs: list[Pair], digest: int = 0) -> int:

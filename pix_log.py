@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hp
 
 from pix_command import UserError, atomic_file, read_table
 from pix_settings import Settings, as_options
+from pix_tags import DESCRIPTIONS, VALIDATION, layout
 from vessel_metrics import VALIDATION_SCORES
 
 MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at most a few MB
@@ -50,22 +52,30 @@ class RunLog:
         """Log numbers by tag."""
         with self.writer.as_default(step):
             for tag, value in values.items():
-                tf.summary.scalar(tag, value)
+                tf.summary.scalar(tag, value, description=DESCRIPTIONS.get(tag))
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
         """Log images (height, width, channels), uint8 on [0, 255] or float on [0, 1], under one tag."""
         with self.writer.as_default(step):
-            tf.summary.image(tag, as_batch(images), max_outputs=len(images))
+            tf.summary.image(tag, as_batch(images), max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
-    def settings(self, settings: Settings, step: int) -> None:
-        """Log the settings as a table."""
-        lines = [f"| {option} | {value} |" for option, value in as_options(settings).items()]
+    def start(self, settings: Settings, facts: dict[str, str], step: int) -> None:
+        """Log what the run is: settings that differ from the defaults, facts, the others; and the charts' layout."""
+        used, defaults = as_options(settings), as_options(Settings())
+        differing = {option: value for option, value in used.items() if defaults.get(option) != value}
+        lines = [f"| {name} | {value} |" for name, value in (facts | differing).items()]
+        others = " ".join(f"`{option} {value}`" for option, value in used.items() if option not in differing)
+        text = "\n".join(["| | |", "|---|---|", *lines, "", f"As published: {others}"])
         with self.writer.as_default(step):
-            tf.summary.text("settings", "\n".join(["| setting | value |", "|---|---|", *lines]))
+            tf.summary.text("settings", text)
+            hp.hparams({option.lstrip("-"): value or "yes" for option, value in differing.items()})
+            # As `tensorboard.plugins.custom_scalar.summary.pb` does, for TensorFlow 2
+            metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "custom_scalars"})
+            tf.summary.write("custom_scalars__config__", layout().SerializeToString(), metadata=metadata)
 
     def scores(self, scores: dict[str, float], epoch: int, step: int) -> None:
         """Log validation scores, to TensorBoard and, by name, to metrics.csv: nan where a row has no such score."""
-        self.scalars({f"validation/{name}": value for name, value in scores.items()}, step)
+        self.scalars({VALIDATION + name: value for name, value in scores.items()}, step)
         self.rows.append({"epoch": epoch, "step": step} | scores)
         with atomic_file(self.table) as part:
             pd.DataFrame(self.rows).to_csv(part, index=False, na_rep="nan")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from pix_command import StopRequest, exit_status, load_tensorflow, progress_bar
@@ -29,7 +30,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataset_load_mod import FUNDUS_CHANNELS, Pair, black_outside, field_to_use, octa_to_grey
+from dataset_load_mod import FUNDUS_CHANNELS, Pair, field_to_use, octa_to_grey
+from eye_picture import LARGE, pictures_of
 from patch_batches import SamplePatches, TrainingPatches
 from pix_data import RunData, load_run_data, training_patches
 from pix_devices import (
@@ -56,6 +58,7 @@ from pix_run import (
     seen_by,
     write_run,
 )
+from pix_tags import EPOCH
 from pix_weights import start_from
 from run_settings import settings_of_new_run, settings_of_resumed_run
 from step_schedule import has_discriminator, is_past_l1_only, learning_rate, with_noise
@@ -64,8 +67,8 @@ from vessel_metrics import mean_scores, validation_scores, vessel_agreement
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
 CHECKPOINT_SECONDS = 300  # at most between checkpoints, however long an epoch: a crash loses no more
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
-PICTURED_CROPS = 3  # validation crops shown in TensorBoard
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
+LARGE_PICTURES = 25  # of each eye in a run: each takes a megabyte
 GRID_PX = 16  # the last four transposed convolutions, each of step 2, can leave patterns that repeat after 2 to 16 px
 SPECKLE_WEIGHT = 0.01  # of vessel AUC, that a run which learns speckle gives for half the error of its power
 
@@ -259,6 +262,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
     first, last = int(state.step), (epoch + 1) * patches.steps_per_epoch  # steps done, now and at the epoch's end
     done = (first - epoch * patches.steps_per_epoch) * patches.batch_size
     title, started = f"epoch {epoch + 1}/{settings.epochs}", time.monotonic()
+    of_epoch: dict[str, list[float]] = {}
     with progress_bar(
         total=patches.patches_per_epoch, initial=done, unit="img", desc=title, disable=run.log is None
     ) as bar:
@@ -273,7 +277,10 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             check_finite(losses, step, state.folder)
             state.step.assign(step)
 
-            run.log_scalars(losses | {"learning_rate": rate}, step)
+            phase = float(is_past_l1_only(settings, step, run.steps))
+            run.log_scalars(losses | {"learning_rate": rate, "phase": phase}, step)
+            for tag, loss in losses.items():
+                of_epoch.setdefault(tag, []).append(loss)
             bar.set_postfix({tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES if tag in losses}, refresh=False)
             bar.update(input_image.shape[0])
             if stop.number and step < last:
@@ -281,6 +288,8 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             if time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
                 run.save()
     run.log_scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
+    if not done:  # else the mean would not be that of an unbroken run
+        run.log_scalars({EPOCH + tag: float(np.mean(losses)) for tag, losses in of_epoch.items()}, last)
     return True
 
 
@@ -309,6 +318,7 @@ def end_epoch(run: Run) -> None:
         if is_best:
             state.best_score.assign(score)
             state.save_best()
+    log_pictures(run, step)
     if data.full_field is not None and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
         run.log.images("Whole Fundus", [evaluate_whole_fundus(run.networks, data.full_field, settings.fov_mask)], step)
     run.log.flush()
@@ -328,7 +338,7 @@ def best_score(settings: Settings, scores: dict[str, float]) -> float:
 
 
 def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
-    """Predict all validation crops; log pictures of a few of them and the mean scores, which are returned."""
+    """Predict all validation crops; log the mean scores, which are returned."""
     pairs = run.data.validation
     try:
         results = [generate_fundus_oct_pair(run.networks, pair) for pair in pairs]
@@ -336,13 +346,18 @@ def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
         raise RunError(f"validation after step {step}: {error}") from error
     scores = mean_scores([score for _, score in results])
     run.log.scores(scores, epoch, step)
-    # Evenly spread, the same in every epoch.
-    pictured = sorted({round(place) for place in np.linspace(0, len(pairs) - 1, PICTURED_CROPS)})
-    for tag, kind in (("Fundus", "fundus"), ("Target OCT", "octa")):
-        images = [(getattr(pairs[number], kind), pairs[number].fov) for number in pictured]
-        run.log.images(tag, [black_outside(image, fov) for image, fov in images], step)
-    run.log.images("Predicted OCT", [results[number][0] for number in pictured], step)
     return scores
+
+
+def log_pictures(run: Run, step: int) -> None:
+    """Log pictures of a few pairs, the same in every epoch."""
+    shown, epoch = run.data.pictured(), int(run.state.epoch)
+    results = [generate_fundus_oct_pair(run.networks, pair) for pair in shown.values()]
+    pictures = pictures_of(shown, results, run.networks.predictor)
+    if epoch % ceil(run.settings.epochs / LARGE_PICTURES) and epoch < run.settings.epochs:
+        del pictures[LARGE]
+    for tag, images in pictures.items():
+        run.log.images(tag, images, step)
 
 
 def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray, dict[str, float]]:
@@ -428,8 +443,20 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
             state.remove_unfinished()
             write_run(state.folder, settings, data.digest, seen)
             log = RunLog(log_folder(settings), int(state.epoch) if data.validation else 0)
-            log.settings(settings, int(state.step))
+            log.start(settings, facts(data, patches), int(state.step))
         return train_epochs(Run(settings, data, patches, networks, strategy, state, log))
+
+
+def facts(data: RunData, patches: TrainingPatches | SamplePatches) -> dict[str, str]:
+    """What TensorBoard says of a run besides its settings."""
+    gpus = tf.config.list_physical_devices("GPU")
+    return {
+        "device": ", ".join(gpu.name for gpu in gpus) or "CPU",
+        "TensorFlow": tf.__version__,
+        "training pairs": str(len(data.train) or "sample retinas"),
+        "validation pairs": str(len(data.validation)),
+        "patches per epoch": str(patches.patches_per_epoch),
+    }
 
 
 def run_state(networks: Pix2Pix, settings: Settings) -> RunState:

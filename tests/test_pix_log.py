@@ -3,11 +3,15 @@
 import csv
 
 import pytest
-from conftest import PROJECT, logged
+import tensorflow as tf
+from conftest import PROJECT, events_of, logged
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 import pix_log
 from pix_command import UserError
-from vessel_metrics import VALIDATION_SCORES
+from pix_settings import Settings
+from pix_tags import CHARTS, DESCRIPTIONS, VALIDATION
 
 
 def rows_of(folder):
@@ -77,7 +81,60 @@ def test_full_disk_is_reported(tmp_path, monkeypatch):
 
 def test_every_tag_is_documented():
     page = (PROJECT / "docs" / "tensorboard.md").read_text()
-    losses = ("gen_total_loss", "gen_gan_loss", "gen_l1_loss", "disc_loss", "disc_real_mean", "disc_generated_mean")
-    others = ("learning_rate", "images_per_second", "settings", "Fundus", "Target OCT", "Predicted OCT", "Whole Fundus")
-    scores = (f"validation/{name}" for name in VALIDATION_SCORES)
-    assert [tag for tag in (*losses, *others, *scores) if f"`{tag}`" not in page] == []
+    tags = [tag for tag in DESCRIPTIONS if not tag.startswith("epoch/")]
+    assert [tag for tag in (*tags, "epoch/LOSS", "settings") if f"`{tag}`" not in page] == []
+
+
+def test_charts_show_tags_that_are_logged():
+    shown = [
+        VALIDATION + tag if group == "validation" else tag
+        for group, charts in CHARTS.items()
+        for tags in charts.values()
+        for tag in tags
+    ]
+    assert [tag for tag in shown if tag not in DESCRIPTIONS] == []
+
+
+def test_scalars_carry_their_description(tmp_path):
+    log = pix_log.RunLog(tmp_path)
+    log.scalars({"learning_rate": 1.0}, 1)
+    log.flush()
+    assert events_of(tmp_path).SummaryMetadata("learning_rate").summary_description == DESCRIPTIONS["learning_rate"]
+
+
+def started(folder) -> tuple[str, EventAccumulator]:
+    """The text of a run's settings, and all that is logged, of a run with another batch size."""
+    log = pix_log.RunLog(folder)
+    log.start(Settings(batch_size=7, name="x"), {"device": "CPU"}, 0)
+    log.flush()
+    events = events_of(folder)
+    return tf.make_ndarray(events.Tensors("settings")[0].tensor_proto).item().decode(), events
+
+
+def test_settings_that_differ_come_first(tmp_path):
+    text, _ = started(tmp_path)
+    table, _, others = text.partition("As published:")
+    assert "| --batch-size | 7 |" in table
+    assert "--epochs" not in table
+    assert "`--epochs 250`" in others
+
+
+def test_settings_name_the_device(tmp_path):
+    assert "| device | CPU |" in started(tmp_path)[0]
+
+
+def test_settings_that_differ_are_hyperparameters(tmp_path):
+    _, events = started(tmp_path)
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"batch-size" in content
+    assert b"epochs" not in content
+
+
+def test_charts_open_on_validation(tmp_path):
+    _, events = started(tmp_path)
+    content = tf.make_ndarray(events.Tensors("custom_scalars__config__")[0].tensor_proto).item()
+    groups = layout_pb2.Layout.FromString(content).category
+    assert [(group.title, group.closed) for group in groups][:2] == [
+        ("validation", False),
+        ("losses, means of epochs", True),
+    ]

@@ -22,6 +22,7 @@ from dataset_load_mod import Pair
 from phantom.stream import WORKER_ENDED
 from pix_devices import compiled
 from pix_settings import BEST_BY, SAMPLE_RUN, Settings
+from pix_tags import PICTURES, PROGRESS
 from vessel_metrics import VALIDATION_SCORES
 
 TRAIN_TAGS = {"gen_total_loss", "gen_gan_loss", "gen_l1_loss", "disc_loss", "disc_real_mean", "disc_generated_mean"}
@@ -279,10 +280,18 @@ def test_resumed_run_logs_what_an_unbroken_one_logs(runs):
 @pytest.mark.slow
 @RUNS
 def test_run_logs_every_tag(runs):
-    pictures = {"Fundus", "Target OCT", "Predicted OCT", "Whole Fundus"}
+    epochs = {f"epoch/{tag}" for tag in TRAIN_TAGS}
     validation = {f"validation/{name}" for name in VALIDATION_SCORES}
-    others = {"learning_rate", "images_per_second", "settings"}
-    assert tags_of(runs / "logs/fit/whole") == TRAIN_TAGS | pictures | validation | others
+    others = {"settings", "_hparams_/session_start_info", "custom_scalars__config__"}
+    expected = TRAIN_TAGS | set(PROGRESS) | set(PICTURES) | epochs | validation | others
+    assert tags_of(runs / "logs/fit/whole") == expected
+
+
+@pytest.mark.slow
+@RUNS
+def test_mean_of_an_epoch_is_that_of_its_steps(runs):
+    losses = list(logged(runs / "logs/fit/whole", "gen_l1_loss").values())
+    assert logged(runs / "logs/fit/whole", "epoch/gen_l1_loss")[3] == pytest.approx(np.mean(losses[:3]), rel=1e-6)
 
 
 @pytest.mark.slow
