@@ -62,6 +62,7 @@ class Moved:
 
     fundus: np.ndarray  # (400, 400, 3), uint8
     octa: np.ndarray  # float on [0, 1]
+    aligned: np.ndarray  # the same before it was moved, without faults
     fov: np.ndarray  # bool
     vessels: np.ndarray  # bool: in the field
     displacement: np.ndarray  # (2, 400, 400), px: as registration should find it
@@ -127,7 +128,8 @@ def moved_retinas(number: int) -> Iterator[Moved]:
         octa = map_coordinates(scan, np.indices(fov.shape) + BEYOND + back, order=1)
         add_faults(octa, random)
         fundus = render_fundus(eye, window, eye.vessels(window), eye.rng("photograph"))
-        yield Moved(black_outside(fundus, fov), octa, fov, vessels, inverse(back))
+        aligned = scan[BEYOND:-BEYOND, BEYOND:-BEYOND]
+        yield Moved(black_outside(fundus, fov), octa, aligned, fov, vessels, inverse(back))
         number -= 1
 
 
