@@ -1,14 +1,17 @@
-"""Tables and figures of an evaluation, from the data handed in: Markdown, CSV and PNG.
+"""The report of an evaluation, from the data handed in: Markdown, a page of HTML, CSV, figures as PNG and PDF.
 
-`per_eye` has a row for each case, candidate and sector (`eye_measures.measure_eye`), `summary` a row
-for each region, candidate, sector and measure (`vessel_statistics.summarise`), and `counts` the pixels at each vessel
-probability for each (region, candidate).
+`per_eye` has a row for each case, candidate and sector (`eye_measures.measure_eye`), `summary` a row for each region,
+candidate, sector and measure (`vessel_statistics.summarise`), and `counts` the pixels at each vessel probability for
+each (region, candidate). `reference` says in a few words what the densities and vessels are compared with.
 """
 
+import base64
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from io import BytesIO
 from itertools import chain, count
 from pathlib import Path
 
@@ -16,26 +19,106 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eye_measures import AGREEMENTS, OURS, PROPERTIES, REAL, SIMILARITY_NAMES, WAYS
-from eye_picture import missed_and_invented
+from eye_measures import AGREEMENTS, DENSITY_NAMES, OURS, PROPERTIES, REAL, SEGMENTED, SIMILARITY_NAMES, WAYS
 from pix_command import disk_errors_name
 from ut_fsocta import CROP_MM, OTHER_REGION
 from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES, WHOLE
-from vessel_statistics import pooled_curve
 
-DPI = 300
-DENSITY_MARGIN = 0.02  # around the points of a figure
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")  # Okabe and Ito
+DPI, SCREEN_DPI = 300, 130
 SYMBOLS = {"mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "roc_auc": "ROC AUC", "dice": "Dice", "cldice": "clDice"}
 HEADINGS = SYMBOLS | {"skeleton_density": "skeleton density, mm/mm²", "faz_mm2": "avascular zone, mm²"}
+COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
+LEAST_P = "\\*"  # behind a p value that is the least which so many subjects can give
+STYLE = """body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; margin: 1em 0 }
+td, th { border: 1px solid #ccc; padding: .25em .6em; text-align: right }
+td:first-child, th:first-child { text-align: left } img { max-width: 100% } figcaption { color: #555 }"""
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of a level from 1."""
+
+    text: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a title."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure by the name of its file, without suffix."""
+
+    name: str
+    caption: str
+
+
+Block = Heading | Table | Picture | str | tuple  # text is a paragraph, a tuple of texts a list
+
+
+def as_markdown(blocks: Sequence[Block]) -> str:
+    """Blocks as Markdown, with figures beside it."""
+    lines = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            lines += ["#" * block.level + " " + block.text, ""]
+        elif isinstance(block, Table):
+            cells = (block.header, ["---"] * len(block.header), *block.rows)
+            lines += [block.title, "", *("| " + " | ".join(row) + " |" for row in cells), ""]
+        elif isinstance(block, Picture):
+            lines += [f"![{block.caption}]({block.name}.png)", "", f"*{block.caption}*", ""]
+        elif isinstance(block, tuple):
+            lines += [*(f"- {text}" for text in block), ""]
+        else:
+            lines += [block, ""]
+    return "\n".join(lines)
+
+
+def as_html(title: str, blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
+    """Blocks as a page that needs no other file; `pictures` are PNG by name."""
+    parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"]
+    parts.append(f"<style>{STYLE}</style>")
+    for block in blocks:
+        if isinstance(block, Heading):
+            parts.append(f"<h{block.level}>{escape(block.text)}</h{block.level}>")
+        elif isinstance(block, Table):
+            lines = ["".join(f"<th>{escape(cell)}</th>" for cell in block.header)]
+            lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in block.rows]
+            body = "".join(f"<tr>{line}</tr>" for line in lines).replace(LEAST_P, "*")
+            title_of_table = escape(block.title).replace(LEAST_P, "*")
+            parts.append(f"<p>{title_of_table}</p><table>{body}</table>")
+        elif isinstance(block, Picture):
+            content = base64.b64encode(pictures[block.name]).decode()
+            image = f"<img alt='{escape(block.name)}' src='data:image/png;base64,{content}'>"
+            parts.append(f"<figure>{image}<figcaption>{escape(block.caption)}</figcaption></figure>")
+        elif isinstance(block, tuple):
+            parts.append("<ul>" + "".join(f"<li>{escape(text)}</li>" for text in block) + "</ul>")
+        else:
+            parts.append(f"<p>{escape(block)}</p>")
+    return "\n".join(parts) + "\n"
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def heading(measure: str) -> str:
     """A measure's name in a table."""
     return HEADINGS.get(measure, measure.replace("_", " "))
+
+
+def shown_name(candidate: str, reference: str) -> str:
+    """A candidate's name for people: the reference is named by what it is."""
+    return f"reference ({reference})" if candidate == REAL else candidate
 
 
 def number(value: float, form: str = ".3f") -> str:
@@ -44,81 +127,139 @@ def number(value: float, form: str = ".3f") -> str:
 
 
 def with_interval(row: Mapping, name: str) -> str:
-    """A statistic of a row of `summary`, with its interval if it has one."""
+    """A statistic of a row of `summary`: with its interval two decimals, without any three."""
     low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
-    return number(row[name]) + (f" [{number(row[low])}, {number(row[high])}]" if np.isfinite(row[low]) else "")
+    if not np.isfinite(row[low]):
+        return number(row[name])
+    return f"{number(row[name], '.2f')} [{number(row[low], '.2f')}, {number(row[high], '.2f')}]"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, with an empty one after it."""
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)] + [""]
+def p_value(row: Mapping) -> str:
+    """The p value of a row of `summary`, marked if no smaller one is possible with so many subjects."""
+    least = 2 / 2 ** row["subjects"]
+    return number(row["p"], ".2g") + (LEAST_P if row["p"] <= least * 1.001 else "")
 
 
-def describe_region(summary: pd.DataFrame, region: str) -> list[str]:
-    """The tables of one region as lines of Markdown."""
-    part = summary[summary["region"] == region].set_index(["candidate", "sector", "measure"])
-    rows = {key: row.to_dict() for key, row in part.iterrows()}
-    names = list(dict.fromkeys(name for name, _, _ in rows))
-    others = [name for name in names if name != REAL]
+def regions_of(table: pd.DataFrame) -> list[str]:
+    """The regions of `per_eye` or `summary`, in their usual order."""
+    return [region for region in CROP_MM if region in set(table["region"])]
 
-    def row_of(name: str, measure: str, sector: str = WHOLE) -> Mapping:
-        """A row of `summary`, nan for the statistics that it lacks."""
-        return defaultdict(lambda: np.nan, rows.get((name, sector, measure), {"eyes": 0}))
 
-    lines = [f"## {'Pairs without a region' if region == OTHER_REGION else region.capitalize()}", ""]
-    lines += ["Vessels compared with the ground truth, pixels and texture with the real OCT-A; mean", ""]
-    measures = (*VESSEL_SCORE_NAMES, *SIMILARITY_NAMES)
-    cells = []
-    for name in others:
-        means = [with_interval(row_of(name, measure), "mean") for measure in measures]
-        cells.append([name, f"{row_of(name, 'dice')['eyes']:.0f}", *means])
-    lines += markdown_table(["", "eyes", *map(heading, measures)], cells)
+class Rows:
+    """The rows of one region of `summary`."""
 
-    lines += ["This run's large vessels compared with those of the real OCT-A; mean", ""]
+    def __init__(self, summary: pd.DataFrame, region: str):
+        part = summary[summary["region"] == region].set_index(["candidate", "sector", "measure"])
+        self.rows = {key: row.to_dict() for key, row in part.iterrows()}
+        self.names = list(dict.fromkeys(name for name, _, _ in self.rows))
+        self.others = [name for name in self.names if name != REAL]
+
+    def __call__(self, name: str, measure: str, sector: str = WHOLE) -> Mapping:
+        """A row, nan for the statistics that it lacks."""
+        return defaultdict(lambda: np.nan, self.rows.get((name, sector, measure), {"eyes": 0, "subjects": 0}))
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def describe(
+    title: str, notes: Sequence[str], summary: pd.DataFrame, reference: str, captions: Mapping[str, str]
+) -> list[Block]:
+    """The complete report: for each region three sentences, tables and a montage; the figures; how it was made.
+
+    `captions` are those of the figures by name; montages are named montage_REGION.
+    """
+    blocks: list[Block] = [Heading(title, 1)]
+    regions = regions_of(summary)
+    blocks += [sentences(Rows(summary, region), region, reference) for region in regions]
+    for region in regions:
+        blocks.append(Heading(title_of(region), 2))
+        if (name := f"montage_{region}") in captions:
+            blocks.append(Picture(name, captions[name]))
+        blocks += tables(Rows(summary, region), region, reference)
+    blocks.append(Heading("Figures", 2))
+    blocks += [Picture(name, text) for name, text in captions.items() if not name.startswith("montage_")]
+    return [*blocks, Heading("How it was made", 2), tuple(notes)]
+
+
+def title_of(region: str) -> str:
+    """A region's heading."""
+    return "Pairs without a region" if region == OTHER_REGION else region.capitalize()
+
+
+def sentences(rows: Rows, region: str, reference: str) -> str:
+    """What was found in a region, in three sentences."""
+    ours, density = rows(OURS, "dice"), rows(OURS, "vessel_density")
+    dice = {name: rows(name, "dice")["mean"] for name in rows.others if name not in (OURS, SEGMENTED)}
+    best = max(dice, key=lambda name: -1 if np.isnan(dice[name]) else dice[name])
+    real = rows(REAL, "vessel_density")["mean"]
+    agreement = {way: number(rows(OURS, f"{way}vessel_auc")["mean"], ".2f") for way in WAYS}
+    correlated = "" if np.isnan(density["pearson"]) else f"; across eyes r is {with_interval(density, 'pearson')}"
+    return (
+        f"{title_of(region)}, {ours['eyes']} eyes: the vessels of this run overlap those of the "
+        f"{shown_name(REAL, reference)} with a Dice of {with_interval(ours, 'mean')}; of the others {best} comes "
+        f"nearest, with {number(dice[best], '.2f')}. "
+        f"Its vessel density is {number(density['mean'], '.2f')}, the reference's {number(real, '.2f')}{correlated}. "
+        f"With the large vessels of the real OCT-A it agrees by an AUC of {agreement['']} as they lie and "
+        f"{agreement['registered_']} registered; another eye's prediction, registered, by {agreement['control_']}."
+    )
+
+
+def tables(rows: Rows, region: str, reference: str) -> list[Block]:
+    """The tables of one region."""
+    found: list[Block] = []
+    for title, measures in (
+        (f"Vessels compared with the {shown_name(REAL, reference)}; mean", VESSEL_SCORE_NAMES),
+        ("Pixels and texture compared with the real OCT-A; mean", SIMILARITY_NAMES),
+    ):
+        cells = []
+        for name in rows.others:
+            if rows(name, measures[0])["eyes"]:
+                means = [with_interval(rows(name, measure), "mean") for measure in measures]
+                cells.append([name, f"{rows(name, measures[0])['eyes']:.0f}", *means])
+        found.append(Table(title, ["", "eyes", *map(heading, measures)], cells))
     cells = []
     for measure, name in AGREEMENTS.items():
-        cells.append([name, *(with_interval(row_of(OURS, f"{way}{measure}"), "mean") for way in WAYS)])
-    lines += markdown_table(["", *WAYS.values()], cells)
-
-    for measure in PROPERTIES:
-        cells = []
-        for name in names:
-            if (name, WHOLE, measure) in rows:
-                row = row_of(name, measure)
-                statistics = [with_interval(row, kind) for kind in ("mean", "pearson", "spearman", "bias")]
-                limits = f"{number(row['limit_low'])} to {number(row['limit_high'])}"
-                cells.append([name, f"{row['eyes']:.0f}", f"{row['missing']:.0f}", *statistics, limits])
-        if cells:
-            lines += [f"{heading(measure).capitalize()} compared with the real OCT-A, whole crop", ""]
-            columns = ["mean", "Pearson's r", "Spearman's rho", "bias", "limits of agreement"]
-            lines += markdown_table(["", "eyes", "missing", *columns], cells)
-
+        cells.append([name, *(with_interval(rows(OURS, f"{way}{measure}"), "mean") for way in WAYS)])
+    found.append(Table("This run's large vessels and those of the real OCT-A; mean", ["", *WAYS.values()], cells))
+    found += [properties(rows, measure, reference) for measure in PROPERTIES if (REAL, WHOLE, measure) in rows.rows]
     if sectors := SECTORS[region][1:]:
-        lines += ["Vessel density by sector: Pearson's r with the real OCT-A (eyes with the sector)", ""]
         cells = []
-        for name in others:
-            by_sector = [row_of(name, "vessel_density", sector) for sector in sectors]
-            cells.append([name, *(f"{number(row['pearson'])} ({row['eyes']:.0f})" for row in by_sector)])
-        lines += markdown_table(["", *sectors], cells)
-
-    lines += ["Difference from this run, on the eyes that both have", ""]
-    measures = ("roc_auc", "average_precision", "dice", "cldice")
+        for name in rows.others:
+            by_sector = [rows(name, "vessel_density", sector) for sector in sectors]
+            cells.append([name, *(f"{number(row['pearson'], '.2f')} ({row['eyes']:.0f})" for row in by_sector)])
+        title = "Vessel density by sector: Pearson's r with the reference (eyes with the sector)"
+        found.append(Table(title, ["", *sectors], cells))
     cells = []
-    for name in others:
+    for name in rows.others:
         if name != OURS:
-            by_measure = [row_of(name, measure) for measure in measures]
-            pairs = [(with_interval(row, "difference"), number(row["p"], ".2g")) for row in by_measure]
-            cells.append([name, *chain(*pairs)])
-    headings = chain(*((heading(measure), f"{heading(measure)}, p") for measure in measures))
-    return lines + markdown_table(["", *headings], cells)
+            of_name = [rows(name, measure) for measure in COMPARED]
+            cells.append([name, *chain(*((with_interval(row, "difference"), p_value(row)) for row in of_name))])
+    headings = chain(*((heading(measure), "p") for measure in COMPARED))
+    title = "Difference from this run, on the eyes that both have"
+    if any(LEAST_P in cell for row in cells for cell in row):
+        title += f" ({LEAST_P} the least p that so few subjects can give)"
+    return [*found, Table(title, ["", *headings], cells)]
 
 
-def describe(title: str, notes: Sequence[str], summary: pd.DataFrame) -> str:
-    """The complete report, as Markdown: a title, notes as a list, the tables of each region."""
-    lines = [f"# {title}", "", *(f"- {note}" for note in notes), ""]
-    for region in regions_of(summary):
-        lines += describe_region(summary, region)
-    return "\n".join(lines)
+def properties(rows: Rows, measure: str, reference: str) -> Table:
+    """A property of each image compared with the reference's, or with that of the real OCT-A itself."""
+    cells = []
+    for name in rows.names:
+        if (name, WHOLE, measure) not in rows.rows:
+            continue
+        row = rows(name, measure)
+        label = shown_name(name, reference) if measure in DENSITY_NAMES else name.replace(REAL, "real OCT-A")
+        if not row["eyes"]:
+            cells.append([label, f"found in 0 of {row['missing']:.0f}", *["-"] * 5])
+            continue
+        statistics = [with_interval(row, kind) for kind in ("mean", "pearson", "spearman", "bias")]
+        limits = [with_interval(row, f"limit_{side}") for side in ("low", "high")]
+        eyes = f"{row['eyes']:.0f}" + (f" of {row['eyes'] + row['missing']:.0f}" if row["missing"] else "")
+        cells.append([label, eyes, *statistics, " to ".join(limits) if limits != ["-", "-"] else "-"])
+    columns = ["mean", "Pearson's r", "Spearman's rho", "bias", "limits of agreement"]
+    title = heading(measure)
+    return Table(f"{title[0].upper()}{title[1:]}, whole crop", ["", "eyes", *columns], cells)
 
 
 def headlines(summary: pd.DataFrame) -> list[str]:
@@ -141,101 +282,23 @@ def headlines(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
-# --- figures ---------------------------------------------------------------------------------------------------------
-
-
-def regions_of(table: pd.DataFrame) -> list[str]:
-    """The regions of `per_eye` or `summary`, in their usual order."""
-    return [region for region in CROP_MM if region in set(table["region"])]
-
-
-def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool) -> Figure:
-    """Vessel density of each candidate against that of the real OCT-A; with `agreement` as a Bland-Altman plot."""
-    regions, names = regions_of(per_eye), [name for name in per_eye["candidate"].unique() if name != REAL]
-    of_density = (summary["sector"] == WHOLE) & (summary["measure"] == "vessel_density")
-    lines = summary[of_density].set_index(["region", "candidate"])
-    whole = per_eye[per_eye["sector"] == WHOLE]
-    figure = Figure(figsize=(2.1 * len(names) + 0.6, 2.2 * len(regions) + 0.5), layout="constrained")
-    panels = figure.subplots(len(regions), len(names), squeeze=False, sharex="row", sharey="row")
-    for row, region in zip(panels, regions, strict=True):
-        part = whole[whole["region"] == region]
-        table = part.pivot(index="name", columns="candidate", values="vessel_density")
-        real = table[REAL].to_numpy()
-        limits = np.nanmin(table) - DENSITY_MARGIN, np.nanmax(table) + DENSITY_MARGIN
-        for panel, name, colour in zip(row, names, np.resize(COLOURS, len(names)), strict=True):
-            panel.set_title(name if region == regions[0] else "", fontsize=8)
-            panel.tick_params(labelsize=7)
-            if name not in table:
-                continue
-            values = table[name].to_numpy()
-            if agreement:
-                panel.plot((values + real) / 2, values - real, ".", color=colour, markersize=4)
-                panel.axhline(0, color="0.6", linewidth=0.6)
-                for column, style in (("bias", "-"), ("limit_low", "--"), ("limit_high", "--")):
-                    height = lines.loc[region, name].get(column, np.nan)
-                    panel.axhline(height, color=colour, linewidth=0.8, linestyle=style)
-            else:
-                panel.plot(real, values, ".", color=colour, markersize=4)
-                panel.axline((0, 0), slope=1, color="0.6", linewidth=0.6)
-                panel.set(xlim=limits, ylim=limits, aspect="equal")
-        row[0].set_ylabel(f"{region}: {'candidate - real' if agreement else 'candidate'}", fontsize=8)
-    figure.supxlabel("mean of the two vessel densities" if agreement else "vessel density, real OCT-A", fontsize=8)
-    return figure
-
-
-def draw_precision_recall(counts: Mapping[tuple[str, str], np.ndarray]) -> Figure:
-    """Pooled precision-recall curves of all candidates by region."""
-    regions = [region for region in CROP_MM if any(region == key[0] for key in counts)]
-    figure = Figure(figsize=(4 * len(regions), 3.8), layout="constrained")
-    for panel, region in zip(figure.subplots(1, len(regions), squeeze=False)[0], regions, strict=True):
-        of_region = {name: pixels for (place, name), pixels in counts.items() if place == region}
-        for (name, pixels), colour in zip(of_region.items(), np.resize(COLOURS, len(of_region)), strict=True):
-            if pixels[1].any():
-                precision, recall, area = pooled_curve(pixels)
-                panel.plot(recall, precision, color=colour, linewidth=1.2, label=f"{name} ({area:.2f})")
-        panel.set(title=region, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-        panel.legend(fontsize=7, loc="lower left", title="average precision", title_fontsize=7)
-    return figure
-
-
-@dataclass(frozen=True)
-class MontageRow:
-    """One eye of a montage; the arrays are (height, width)."""
-
-    label: str
-    fundus: np.ndarray  # (height, width, 3), uint8
-    octa: np.ndarray  # the real one, float on [0, 1]
-    synthetic: np.ndarray  # float on [0, 1]
-    truth: np.ndarray  # ground truth vessels, bool
-    vessels: np.ndarray  # of the synthetic OCT-A, bool
-
-
-def draw_montage(rows: Sequence[MontageRow]) -> Figure:
-    """Fundus, real and synthetic OCT-A, and the vessels of both, of some eyes."""
-    figure = Figure(figsize=(8.4, 2.2 * len(rows) + 0.3), layout="constrained")
-    panels = figure.subplots(len(rows), 4, squeeze=False)
-    for line, row in zip(panels, rows, strict=True):
-        overlay = missed_and_invented(row.truth, row.vessels)
-        for panel, picture in zip(line, (row.fundus, row.octa, row.synthetic, overlay), strict=True):
-            panel.imshow(picture, cmap="gray", vmin=0, vmax=1)
-            panel.set(xticks=[], yticks=[])
-        line[0].set_ylabel(row.label, fontsize=8)
-    titles = ("fundus", "real OCT-A", "synthetic OCT-A", "vessels: both, missed, invented")
-    for panel, title in zip(panels[0], titles, strict=True):
-        panel.set_title(title, fontsize=8)
-    legend = "vessels: white in both, orange in the real OCT-A only, blue in the synthetic one only"
-    figure.supxlabel(legend, fontsize=7)
-    return figure
-
-
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def write_results(folder: Path, tables: Mapping[str, pd.DataFrame], report: str, figures: Mapping[str, Figure]) -> Path:
-    """Write NAME.csv for each table, summary.md and NAME.png for each figure into a new folder, atomically.
+def as_png(figure: Figure) -> bytes:
+    """A figure as PNG for a screen."""
+    content = BytesIO()
+    figure.savefig(content, dpi=SCREEN_DPI, format="png")
+    return content.getvalue()
+
+
+def write_results(
+    folder: Path, tables: Mapping[str, pd.DataFrame], blocks: Sequence[Block], figures: Mapping[str, Figure]
+) -> Path:
+    """Write NAME.csv for each table, summary.md, report.html, NAME.png and NAME.pdf for each figure, atomically.
 
     Returns:
-        The folder; with a number behind its name if the name was taken.
+        The new folder; with a number behind its name if the name was taken.
 
     Raises:
         OSError: of the disk; it names the folder, and nothing is left behind.
@@ -246,8 +309,11 @@ def write_results(folder: Path, tables: Mapping[str, pd.DataFrame], report: str,
         made.mkdir()
         for name, table in tables.items():
             table.to_csv(made / f"{name}.csv", index=False, float_format="%.6g")
-        (made / "summary.md").write_text(report, encoding="utf-8")
         for name, figure in figures.items():
             figure.savefig(made / f"{name}.png", dpi=DPI)
+            figure.savefig(made / f"{name}.pdf", dpi=DPI)
+        pictures = {name: as_png(figure) for name, figure in figures.items()}
+        (made / "summary.md").write_text(as_markdown(blocks), encoding="utf-8")
+        (made / "report.html").write_text(as_html(blocks[0].text, blocks, pictures), encoding="utf-8")
         names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
         return made.rename(next(name for name in names if not name.exists()))

@@ -36,7 +36,7 @@ BACKGROUND_SIGMA = 0.25  # mm: wider than the widest vessel
 RIDGE_SIGMAS = (0.015, 0.025, 0.04, 0.06)  # mm: half the widths of the vessels that crops show
 RIDGE_FULL = 0.995  # the quantile that counts as a certain vessel
 
-REAL, SEGMENTED, OURS = "real OCT-A", "real OCT-A, segmented", "this run"
+REAL, SEGMENTED, OURS = "reference", "real OCT-A, segmented", "this run"
 PROBABILITY_LEVELS = 1024  # of a pooled curve: all pixels of all eyes would not fit into memory
 
 

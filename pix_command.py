@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+VERSION = "1.0.0"  # of the program; CITATION.cff and CHANGELOG.md name it too
 QUIET = "3"  # TensorFlow's log level that hides all but fatal errors
 
 
@@ -33,11 +34,13 @@ class OptionError(UserError):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse, but an error is one line, options cannot be abbreviated, and the description keeps its line breaks."""
+    """argparse with `--version`; an error is one line, options cannot be abbreviated, descriptions keep their lines."""
 
     def __init__(self, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**{"allow_abbrev": False} | options)
+        version = f"{options.get('prog', self.prog)} {VERSION}"
+        self.add_argument("--version", action="version", version=version, help="print the version and exit")
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""

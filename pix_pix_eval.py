@@ -6,14 +6,15 @@
     python pix_pix_eval.py --compare-vessels net=DIR       # another folder of vessel maps
 
 Besides the run it evaluates the images of other methods in the data (the study's synthetic OCT-A and its denoised form,
-SA-UNet, IterNet), and two baselines that need no training. Writes logs/eval/TIME/: per_eye.csv, summary.csv,
-summary.md, figures; and the main results for TensorBoard to logs/fit/NAME/evaluation/. `--help` lists every option.
+SA-UNet, IterNet), and two baselines that need no training. Writes logs/eval/TIME/: report.html, the same as summary.md,
+per_eye.csv, summary.csv, figures as PNG and PDF; and the main results for TensorBoard to logs/fit/NAME/evaluation/.
+`--help` lists every option.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -78,7 +79,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hp
 
+import eval_figures
 import eval_report
 from dataset_load_mod import (
     DataError,
@@ -121,10 +124,11 @@ PUBLISHED = {
     "SA_Unet": ("SA_Unet", False, None),
     "Iternet": ("Iternet", False, None),
 }
-TRUTH_FOLDERS = {  # below cropped/, by preference
-    "truth": "the exact vessels of the sample retinas (cropped/truth)",
-    "GT_OCT_net/Thresh": "the data set's map of the real OCT-A (GT_OCT_net/Thresh)",
-    "GT_OCT_net/noThresh": "the data set's map of the real OCT-A (GT_OCT_net/noThresh)",  # probabilities
+# Below cropped/, by preference: what it is in a word or two, and in full
+TRUTH_FOLDERS = {
+    "truth": ("exact map", "the exact vessels of the sample retinas (cropped/truth)"),
+    "GT_OCT_net/Thresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/Thresh)"),
+    "GT_OCT_net/noThresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/noThresh)"),
 }
 
 
@@ -191,12 +195,21 @@ def find_comparators(data: Path, cases: pd.DataFrame, options: argparse.Namespac
     return found
 
 
-def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> tuple[str, dict[str, Path] | None]:
-    """The ground truth's origin and maps: the first of TRUTH_FOLDERS; without any, or on request, None: segmented."""
-    for folder, description in TRUTH_FOLDERS.items():
+@dataclass(frozen=True)
+class Truth:
+    """The vessels that all candidates are compared with."""
+
+    kind: str  # what it is, in a word or two
+    origin: str  # and in full
+    maps: dict[str, Path] | None  # by the name of the case; None: the segmenter's map of the real OCT-A
+
+
+def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> Truth:
+    """The first of TRUTH_FOLDERS that exists; without any, or on request, the segmenter's map."""
+    for folder, (kind, origin) in TRUTH_FOLDERS.items():
         if not segmenter and (maps := list_images(dataset / "cropped" / folder, regions)):
-            return description, maps
-    return "the segmenter's map of the real OCT-A", None
+            return Truth(kind, origin, maps)
+    return Truth("segmenter's map", "the segmenter's map of the real OCT-A", None)
 
 
 def find_cases(
@@ -242,8 +255,7 @@ class Evaluation:
     left_out: int  # subjects that the run has seen
     is_table: bool  # the data: they have no other methods
     comparators: list[Comparator]
-    truth: str  # its origin
-    truth_maps: dict[str, Path] | None  # None: the segmenter's map of the real OCT-A
+    truth: Truth
     crop_mm: dict[str, float]
     faults: list[str] = field(default_factory=list)  # unusable files, a line each
 
@@ -268,8 +280,8 @@ class Evaluation:
 
     def load(self, case: Sequence) -> EyeToMeasure | None:
         """Read and synthesise one case; None if its own images, or its ground truth, are missing or unusable."""
-        key = case.name
-        if self.truth_maps is not None and key not in self.truth_maps:
+        key, maps = case.name, self.truth.maps
+        if maps is not None and key not in maps:
             return None
         try:
             pair = load_pair(case.fundus, case.octa, 1, self.fov_mask)
@@ -277,7 +289,7 @@ class Evaluation:
             self.note(error)
             return None
         shape, truth = pair.fov.shape, None
-        if self.truth_maps is not None and (truth := self.read(self.truth_maps[key], shape)) is None:
+        if maps is not None and (truth := self.read(maps[key], shape)) is None:
             return None
         predicted = self.predictor.predict_photograph(pair.fundus, pair.fov, None)
         candidates = [Candidate(OURS, octa_to_grey(predicted.octa), True, averaged=predicted.probability)]
@@ -338,7 +350,7 @@ def control_for(eye: EyeToMeasure, eyes: Sequence[EyeToMeasure]) -> Control:
     return Control(other.candidates[0].seen, other.fov)
 
 
-def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> list[eval_report.MontageRow]:
+def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> list[eval_figures.MontageRow]:
     """The eyes with the best, the median and the worst Dice of this run."""
     ours = per_eye[(per_eye["region"] == region) & (per_eye["candidate"] == OURS) & (per_eye["sector"] == WHOLE)]
     ranked = ours.dropna(subset="dice").sort_values("dice", ascending=False)
@@ -350,7 +362,8 @@ def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> 
         label, ours = f"{rank}: {name}\nDice {dice:.2f}", eye.candidates[0]
         fundus, octa = black_outside(eye.fundus, eye.fov), black_outside(eye.octa, eye.fov)
         _, vessels = ours.segment(eye.fov, region)
-        rows.append(eval_report.MontageRow(label, fundus, octa, ours.image, eye.truth(), vessels))
+        images = fundus, octa, ours.image, eye.truth(), vessels
+        rows.append(eval_figures.MontageRow(label, *images, eye.mm_per_px))
     return rows
 
 
@@ -400,7 +413,7 @@ def conditions(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.
     return [
         f"weights: {weights}; data: {options.data}; split: {options.split}",
         f"{real['subject'].nunique()} subjects: {eyes}",
-        f"ground truth: {evaluation.truth}",
+        f"reference: {evaluation.truth.origin}",
         f"segmenter, the same for every OCT-A: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of {classes} "
         "(multi-Otsu); vessel probabilities: above Otsu's threshold, or the binary map that comes with them",
         "registered: the real OCT-A moved onto the prediction, for real pairs lie some pixels apart and scores as they "
@@ -412,8 +425,13 @@ def conditions(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.
     ]
 
 
-def write_summaries(summary: pd.DataFrame, run: Path, settings: Settings, checkpoint: str) -> Path:
-    """The main results of this run, for TensorBoard, at the step of its weights; returns the folder."""
+def write_summaries(
+    summary: pd.DataFrame, report: str, montages: Mapping[str, Path], run: Path, settings: Settings, checkpoint: str
+) -> Path:
+    """The main results of this run for TensorBoard, at the step of its weights; returns the folder.
+
+    Its scores, the report as Markdown, and the montages by region; the settings stand beside the scores under HParams.
+    """
     folder = Path(settings.logs) / "fit" / run.resolve().name / "evaluation"
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step_of(checkpoint)):
@@ -422,6 +440,10 @@ def write_summaries(summary: pd.DataFrame, run: Path, settings: Settings, checkp
             for name, tag_of_value in (("mean", tag), ("pearson", f"{tag} pearson"), ("bias", f"{tag} bias")):
                 if np.isfinite(value := getattr(row, name, np.nan)):
                     tf.summary.scalar(tag_of_value, value)
+        tf.summary.text("evaluation", report)
+        for region, path in montages.items():
+            tf.summary.image(f"evaluation/{region}", tf.image.decode_png(path.read_bytes(), channels=3)[tf.newaxis])
+        hp.hparams({"run": run.resolve().name, "weights": Path(checkpoint).name})
     writer.close()
     return folder
 
@@ -438,13 +460,11 @@ def run_evaluation(options: argparse.Namespace) -> int:
     options.data = data = find_dataset(options.data or settings.data, "--data")
     cases, left_out = find_cases(options, data, settings, seen_by(run))
     comparators = find_comparators(data, cases, options)
-    truth, truth_maps = find_truth(data, eval_report.regions_of(cases), options.segmenter)
+    truth = find_truth(data, eval_report.regions_of(cases), options.segmenter)
     predictor, checkpoint = announced_predictor(run, options.weights, settings)
-    print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; ground truth: {truth}")
+    print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; reference: {truth.origin}")
     crop_mm = {region: getattr(options, f"{region}_mm") for region in CROP_MM}
-    evaluation = Evaluation(
-        predictor, settings.fov_mask, cases, left_out, is_table(data), comparators, truth, truth_maps, crop_mm
-    )
+    evaluation = Evaluation(predictor, settings.fov_mask, cases, left_out, is_table(data), comparators, truth, crop_mm)
 
     per_eye, counts = evaluate_eyes(evaluation)
     notes = remarks(evaluation, per_eye)
@@ -452,21 +472,23 @@ def run_evaluation(options: argparse.Namespace) -> int:
     summary = summarise(per_eye, options.resamples, options.seed)
     notes = conditions(evaluation, per_eye, options, str(Path(checkpoint).relative_to(run))) + notes
     figures = {
-        "density_scatter": eval_report.draw_densities(per_eye, summary, agreement=False),
-        "bland_altman": eval_report.draw_densities(per_eye, summary, agreement=True),
-        "precision_recall": eval_report.draw_precision_recall(counts),
+        f"montage_{region}": eval_figures.draw_montage(montage_rows(evaluation, per_eye, region), truth.kind)
+        for region in eval_report.regions_of(per_eye)
     }
-    for region in eval_report.regions_of(per_eye):
-        figures[f"montage_{region}"] = eval_report.draw_montage(montage_rows(evaluation, per_eye, region))
-    folder = eval_report.write_results(
-        Path(options.output) / f"{started:%Y%m%d-%H%M%S}",
-        {"per_eye": per_eye, "summary": summary},
-        eval_report.describe(f"Evaluation of {run}", notes, summary),
-        figures,
-    )
-    tensorboard = write_summaries(summary, run, settings, checkpoint)
+    figures |= {
+        "density_scatter": eval_figures.draw_densities(per_eye, summary, False, truth.kind),
+        "bland_altman": eval_figures.draw_densities(per_eye, summary, True, truth.kind),
+        "precision_recall": eval_figures.draw_precision_recall(counts, per_eye),
+    }
+    captions = {name: eval_figures.caption_of(name) for name in figures}
+    blocks = eval_report.describe(f"Evaluation of {run}", notes, summary, truth.kind, captions)
+    folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
+    folder = eval_report.write_results(folder, {"per_eye": per_eye, "summary": summary}, blocks, figures)
+    montages = {name.removeprefix("montage_"): folder / f"{name}.png" for name in figures if "montage" in name}
+    report = (folder / "summary.md").read_text(encoding="utf-8")
+    tensorboard = write_summaries(summary, report, montages, run, settings, checkpoint)
     print(*eval_report.headlines(summary), sep="\n")
-    print(f"Written: {folder}/ (start with summary.md); for TensorBoard: {tensorboard}/")
+    print(f"Written: {folder}/ (start with report.html); for TensorBoard: {tensorboard}/")
     for fault in evaluation.faults:
         report_error(PROGRAM, fault)
     return 2 if evaluation.faults else 0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from pix_command import StopRequest, exit_status, load_tensorflow, progress_bar
+from pix_command import VERSION, StopRequest, exit_status, load_tensorflow, progress_bar
 from pix_settings import BEST_BY, DEFAULT_BEST_BY, Settings, as_options, parse_command_line
 
 PROGRAM = "pix_pix_train.py"
@@ -452,7 +452,7 @@ def facts(data: RunData, patches: TrainingPatches | SamplePatches) -> dict[str, 
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "device": ", ".join(gpu.name for gpu in gpus) or "CPU",
-        "TensorFlow": tf.__version__,
+        "version": f"{VERSION}, TensorFlow {tf.__version__}",
         "training pairs": str(len(data.train) or "sample retinas"),
         "validation pairs": str(len(data.validation)),
         "patches per epoch": str(patches.patches_per_epoch),

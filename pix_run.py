@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from filelock import FileLock, Timeout
 
-from pix_command import UserError, atomic_file, flag, one_line
+from pix_command import VERSION, UserError, atomic_file, flag, one_line
 from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 
 BEST = "best"
@@ -144,7 +144,12 @@ def write_run(
     content = {
         "settings": asdict(settings),
         "data_digest": digest,
-        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
+        "versions": {
+            "program": VERSION,
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
     }
     if seen:
         content[SEEN] = sorted(seen)

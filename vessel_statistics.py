@@ -89,12 +89,19 @@ def bland_altman(real: np.ndarray, other: np.ndarray, drawn: np.ndarray) -> dict
 
     Returns:
         `bias`, the mean of other - real, with its interval `bias_low` to `bias_high`; `limit_low` and `limit_high`,
-        between which 95 % of the differences lie.
+        between which 95 % of the differences lie, each with its interval.
     """
-    found = mean_of_eyes(other - real, drawn)
-    mean, reach = found["mean"], LIMITS_OF_AGREEMENT * found["sd"]
-    of_bias = {"bias": mean, "bias_low": found["low"], "bias_high": found["high"]}
-    return of_bias | {"limit_low": mean - reach, "limit_high": mean + reach}
+    differences = other - real
+    found, eyes = mean_of_eyes(differences, drawn), drawn.sum(axis=1)
+    statistics = {"bias": found["mean"], "bias_low": found["low"], "bias_high": found["high"]}
+    means = drawn @ differences / eyes  # (resamples,)
+    squares = np.maximum(drawn @ differences**2 / eyes - means**2, 0)
+    sds = np.sqrt(squares * eyes / np.maximum(eyes - 1, 1))
+    for name, sign in (("limit_low", -1), ("limit_high", 1)):
+        low, high = interval(means + sign * LIMITS_OF_AGREEMENT * sds)
+        limit = found["mean"] + sign * LIMITS_OF_AGREEMENT * found["sd"]
+        statistics |= {name: limit, f"{name}_low": low, f"{name}_high": high}
+    return statistics
 
 
 def paired_difference(one: np.ndarray, other: np.ndarray, subjects: np.ndarray, drawn: np.ndarray) -> dict[str, float]:

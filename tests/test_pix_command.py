@@ -1,8 +1,12 @@
-"""What all programs share: files that appear complete or not at all."""
+"""What all programs share: files that appear complete or not at all, and the version."""
+
+import re
+import subprocess
 
 import pytest
+from conftest import PROJECT, program
 
-from pix_command import atomic_file
+from pix_command import VERSION, atomic_file
 
 
 def write_and_fail(path):
@@ -29,3 +33,15 @@ def test_two_files_of_one_folder_are_written_at_once(tmp_path):
         one.write_text("one")
         other.write_text("other")
     assert [(tmp_path / name).read_text() for name in "ab"] == ["one", "other"]
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", "CHANGELOG.md"])
+def test_version_is_the_same_everywhere(name):
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    assert re.search(r"^(?:version: |## )([\d.]+)", text, re.MULTILINE)[1] == VERSION
+
+
+@pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py", "dataset_load_mod.py", "phantom_retina.py"])
+def test_program_prints_its_version(name):
+    printed = subprocess.run(program(name, "--version"), capture_output=True, text=True, check=True).stdout
+    assert printed == f"{name} {VERSION}\n"

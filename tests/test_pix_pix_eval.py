@@ -94,12 +94,14 @@ def sparse(made, tmp_path_factory):
 
 def test_evaluation_writes_tables_and_figures(complete, made):
     figures = {"density_scatter", "bland_altman", "precision_recall", "montage_disc", "montage_macula"}
-    written = {path.stem for path in made.glob("logs/eval/*/*")}
-    assert (complete.status, written) == (0, {*figures, "per_eye", "summary"})
+    written = {path.name for path in made.glob("logs/eval/*/*")}
+    tables = {"per_eye.csv", "summary.csv", "summary.md", "report.html"}
+    drawn = {f"{name}.{kind}" for name in figures for kind in ("png", "pdf")}
+    assert (complete.status, written) == (0, tables | drawn)
 
 
 def test_every_eye_has_a_row_for_each_candidate_and_sector(complete):
-    names = {"real OCT-A", "this run", *evaluate.PUBLISHED, "real OCT-A, segmented", *BASELINES} - {"SA_Unet"}
+    names = {"reference", "this run", *evaluate.PUBLISHED, "real OCT-A, segmented", *BASELINES} - {"SA_Unet"}
     rows = complete.per_eye.groupby(["region", "candidate"], sort=False).size().to_dict()
     assert rows == {(place, name): len(SUBJECTS) * len(SECTORS[place]) for place in REGIONS for name in names}
 
@@ -108,14 +110,14 @@ def test_every_eye_has_a_row_for_each_candidate_and_sector(complete):
 def test_the_ground_truth_itself_scores_1(complete, region):
     assert set(complete.whole["mean"].loc[[(region, "Iternet", name) for name in VESSEL_SCORE_NAMES]]) == {1}
     assert complete.whole["mean"].loc[region, "denoised_synthetic_octa", "dice"] == 1  # by its binary map
-    assert "| Iternet | 11 | 1.000 [1.000, 1.000] |" in complete.report
+    assert "| Iternet | 11 | 1.00 [1.00, 1.00] |" in complete.report
 
 
 def test_the_ground_truth_itself_has_the_density_of_the_real_octa(complete):
     density = complete.summary.query("candidate == 'Iternet' and measure == 'vessel_density' and eyes >= 10")
     assert density["pearson"].to_numpy() == pytest.approx(np.ones(len(density)))
     assert density[["bias", "limit_low", "limit_high"]].abs().to_numpy().max() < 1e-9
-    assert "| 1.000 [1.000, 1.000] | 0.000 [0.000, 0.000] | 0.000 to 0.000 |" in complete.report
+    assert "| 1.00 [1.00, 1.00] | 0.00 [0.00, 0.00] | 0.00 [0.00, 0.00] to 0.00 [0.00, 0.00] |" in complete.report
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -134,7 +136,7 @@ def test_segmenter_agrees_with_the_ground_truth(complete, region):
 
 def test_densities_of_one_eye_by_hand(complete, made):
     truth = np.asarray(Image.open(made / CROPPED / "truth" / "macula" / "33_OD.png")) > 0  # no border of the field
-    row = complete.per_eye.query("region == 'macula' and subject == 33 and candidate == 'real OCT-A'").iloc[0]
+    row = complete.per_eye.query("region == 'macula' and subject == 33 and candidate == 'reference'").iloc[0]
     assert row["vessel_density"] == pytest.approx(truth.mean(), rel=1e-5)
     assert row["faz_mm2"] == pytest.approx(0.2, abs=0.12)  # 0.4 to 0.6 mm wide
 
@@ -144,6 +146,42 @@ def test_tensorboard_has_the_main_results_at_the_step_of_the_weights(complete, m
     (event,) = events.Reload().Tensors("evaluation/disc/roc_auc")
     value = complete.whole["mean"].loc["disc", "this run", "roc_auc"]
     assert (event.step, tf.make_ndarray(event.tensor_proto)) == (7, pytest.approx(value, rel=1e-4))
+
+
+def test_report_is_one_page_with_its_figures(complete, made):
+    page = next(made.glob("logs/eval/*/report.html")).read_text(encoding="utf-8")
+    assert page.count("src='data:image/png;base64,") == 5
+    assert page.count("src=") == 5
+
+
+@pytest.mark.parametrize("kind", ["summary.md", "report.html"])
+def test_reports_name_the_reference_by_what_it_is(complete, made, kind):
+    text = next(made.glob(f"logs/eval/*/{kind}")).read_text(encoding="utf-8")
+    assert "Vessels compared with the reference (exact map)" in text
+
+
+def test_reference_of_a_data_set_s_own_maps_is_named_so(sparse):
+    assert "Vessels compared with the reference (data set's map)" in sparse.report
+
+
+def test_numbers_of_the_report_are_those_of_the_table(complete):
+    row = complete.whole.loc[("disc", "this run", "dice")]
+    assert f"with a Dice of {row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" in complete.report
+
+
+def test_least_possible_p_is_marked(complete):
+    assert f"{2 / 2 ** len(SUBJECTS):.2g}\\*" in complete.report
+
+
+def test_avascular_zone_that_is_never_found_is_said(complete):
+    missing = complete.whole.loc[("macula", "green channel", "faz_mm2")]
+    assert f"found in 0 of {missing['missing']:.0f}" in complete.report
+
+
+def test_tensorboard_shows_montages_and_the_report(complete, made):
+    events = EventAccumulator(str(made / "logs/fit/untrained/evaluation"), size_guidance={"tensors": 0})
+    tags = set(events.Reload().Tags()["tensors"])
+    assert {"evaluation/disc", "evaluation/macula", "evaluation", "_hparams_/session_start_info"} <= tags
 
 
 def test_unusable_file_is_an_error_in_the_end(sparse):

@@ -1,0 +1,99 @@
+"""The report: blocks as Markdown and HTML, numbers, and what its figures do with points far away."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from eval_figures import axis_limits, correlation_without, draw_points, name_outlier, precision_of
+from eval_report import Heading, Picture, Table, as_html, as_markdown, p_value, shown_name, with_interval
+
+BLOCKS = [Heading("T", 1), "a < b", Table("of x", ["", "n"], [["A", "1"]]), Picture("p", "shows"), ("one", "two")]
+
+
+def test_markdown_has_every_block():
+    assert as_markdown(BLOCKS).split("\n\n") == [
+        "# T",
+        "a < b",
+        "of x",
+        "|  | n |\n| --- | --- |\n| A | 1 |",
+        "![shows](p.png)",
+        "*shows*",
+        "- one\n- two\n",
+    ]
+
+
+def test_page_escapes_text():
+    assert "<p>a &lt; b</p>" in as_html("T", BLOCKS, {"p": b"x"})
+
+
+def test_page_contains_its_pictures():
+    assert "src='data:image/png;base64,eA=='" in as_html("T", BLOCKS, {"p": b"x"})
+
+
+def test_page_and_markdown_have_the_same_cells():
+    page = as_html("T", BLOCKS, {"p": b"x"})
+    assert "<tr><td>A</td><td>1</td></tr>" in page
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"mean": 0.1234, "low": 0.1, "high": 0.2}, "0.12 [0.10, 0.20]"),
+        ({"mean": 0.1234, "low": np.nan, "high": np.nan}, "0.123"),
+        ({"mean": np.nan, "low": np.nan, "high": np.nan}, "-"),
+    ],
+)
+def test_decimals_follow_the_interval(row, text):
+    assert with_interval(row, "mean") == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(2 / 2**10, "0.002\\*"), (0.01, "0.01"), (np.nan, "-")])
+def test_least_p_of_ten_subjects_is_marked(p, text):
+    assert p_value({"p": p, "subjects": 10}) == text
+
+
+def test_only_the_reference_is_named_by_what_it_is():
+    assert [shown_name(name, "exact map") for name in ("reference", "this run")] == [
+        "reference (exact map)",
+        "this run",
+    ]
+
+
+def test_axis_leaves_far_points_out_but_shows_this_run():
+    near, far = np.linspace(0.1, 0.2, 20), np.append(np.linspace(0.1, 0.2, 20), 0.9)
+    assert axis_limits([near, far], None)[1] == pytest.approx(0.22)
+    assert axis_limits([near, far], np.array([0.5]))[1] == pytest.approx(0.52)
+
+
+def test_points_beyond_the_axis_are_triangles_at_its_edge():
+    panel = Figure().subplots()
+    draw_points(panel, np.arange(3.0), np.array([-1.0, 0.5, 2.0]), (0.0, 1.0), "k")
+    found = {line.get_marker(): list(line.get_ydata()) for line in panel.lines}
+    assert found == {"v": [0.02], "^": [0.98], ".": [0.5]}
+
+
+def test_eye_without_which_r_differs_is_named():
+    real = np.arange(10) / 10
+    values = np.where(np.arange(10) == 9, 0.0, real)
+    panel = Figure().subplots()
+    name_outlier(panel, real, values, [f"eye {number}" for number in range(10)])
+    assert [text.get_text() for text in panel.texts] == ["eye 9\n(r 1.00 without)"]
+
+
+def test_no_eye_is_named_where_none_stands_out():
+    real = np.arange(10) / 10
+    panel = Figure().subplots()
+    name_outlier(panel, real, real, [""] * 10)
+    assert not panel.texts
+
+
+def test_correlation_of_equal_values_is_none():
+    assert np.isnan(correlation_without(np.arange(3.0), np.array([1.0, 1.0, 2.0]), np.arange(3), 2))
+
+
+def test_precision_follows_from_dice_and_recall():
+    truth, found = np.array([1, 1, 1, 0, 0], bool), np.array([1, 1, 0, 1, 0], bool)
+    dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+    recall = (truth & found).sum() / truth.sum()
+    assert precision_of(pd.Series([dice]), pd.Series([recall]))[0] == pytest.approx(2 / 3)
