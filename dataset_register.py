@@ -36,10 +36,9 @@ from pix_command import (
     report_error,
     write_table,
 )
-from pix_settings import SAMPLE_RETINAS
+from pix_settings import REGISTRATION, SAMPLE_RETINAS
 
 PROGRAM = "dataset_register.py"
-TABLE = "registration.csv"
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -169,7 +168,7 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     one, other = source.resolve(), (output / below).resolve()
     if one == other or one in other.parents or other in one.parents:
         raise OptionError(f"--output {output}: lies in the data set {source}, or contains it; choose another folder")
-    if output.exists() and not (output.is_dir() and ((output / TABLE).exists() or not any(output.iterdir()))):
+    if output.exists() and not (output.is_dir() and ((output / REGISTRATION).exists() or not any(output.iterdir()))):
         raise OptionError(f"--output {output}: exists, and not from this program; choose a new or empty folder")
     cases, unpaired = load_data_cases(source)
     if cases.empty:
@@ -462,7 +461,7 @@ def run_registration(options: argparse.Namespace) -> int:
         print("NOTE: this run has learnt from pairs as they lie; one that was trained on sample retinas lies exactly")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    table = Table(output / TABLE, weights, [case.name for case in data.cases])
+    table = Table(output / REGISTRATION, weights, [case.name for case in data.cases])
     table.write()  # marks the folder as this program's
     figures = output / FIGURES if options.figures else None
     if figures is not None:

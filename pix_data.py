@@ -29,7 +29,7 @@ from patch_batches import SamplePatches, TrainingPatches, training_image
 from phantom.dataset import DEFAULT_SUBJECTS, write_dataset
 from phantom.eye import TREE_SHARED_BY
 from phantom.stream import sample_pair, stream
-from pix_settings import SAMPLE_RETINAS, Settings
+from pix_settings import REGISTRATION, SAMPLE_RETINAS, Settings
 from ut_fsocta import CROP_PX, parse_subjects
 
 NAMED = 5  # subjects in an error
@@ -134,6 +134,8 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         print(f"Training: {settings.mix:.0%} of each batch are sample retinas, drawn as needed")
     origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
+    if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
+        print("  NOTE: pairs as they lie, mostly some pixels apart; dataset_register.py moves each OCT-A first")
     for split, rows in chosen.items():
         regions = ", ".join(f"{region} {number}" for region, number in rows["region"].value_counts(sort=False).items())
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")

@@ -13,6 +13,7 @@ from pix_command import OneLineParser, UserError, flag
 from ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_subjects
 
 CHECKPOINTS = "training_checkpoints"
+REGISTRATION = "registration.csv"  # in the folder of a registered data set
 SAMPLE_RETINAS = "phantom"  # for `data`: retinas that the program draws itself
 SIZE_MULTIPLE = 64  # px: the generator downsamples six times
 DEFAULT_SHARES = "80/10/10"  # of the subjects of a table of pairs

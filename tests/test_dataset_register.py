@@ -62,7 +62,9 @@ def register(folder, *options, weights="run/ckpt-7"):
 
 
 def rows(folder):
-    return {f"{row['subject']}_{row['eye']}": row for row in csv.DictReader((folder / "out" / program.TABLE).open())}
+    return {
+        f"{row['subject']}_{row['eye']}": row for row in csv.DictReader((folder / "out" / program.REGISTRATION).open())
+    }
 
 
 def pixels(folder, *parts):
@@ -331,6 +333,6 @@ def test_other_weights_are_refused(folder, capsys):
 
 def test_damaged_table_is_refused(folder, capsys):
     (folder / "out").mkdir()
-    (folder / "out" / program.TABLE).write_text("subject,eye\n1,OD\n")
+    (folder / "out" / program.REGISTRATION).write_text("subject,eye\n1,OD\n")
     assert register(folder) == 2
     assert "registration.csv: damaged" in capsys.readouterr().err

@@ -4,6 +4,7 @@ And each run knows which subjects it has seen, under any name.
 """
 
 import csv
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,9 @@ import pix_pix_eval
 import pix_pix_gen
 import pix_pix_train
 from pair_table import read_pairs
+from pix_data import load_run_data
 from pix_run import seen_by
+from pix_settings import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("table")]  # one process makes what they share
 OPTIONS = [*SMALL, "--l1-only", "1", "--epochs", "1"]
@@ -95,6 +98,15 @@ def test_registered_table_has_its_columns_and_files(here):
     names = [pair[-1] for pair in read_pairs(Path("registered/pairs.csv"), "80/10/10")]
     columns = Path("registered/pairs.csv").read_text(encoding="utf-8").splitlines()[0]
     assert (columns, len(names)) == ("subject,split,octa,fundus,age", 4)
+
+
+@pytest.mark.parametrize(("registered", "noted"), [(False, True), (True, False)])
+def test_training_says_if_pairs_lie_as_they_are(here, tmp_path, capsys, registered, noted):
+    shutil.copytree("pairs", tmp_path / "pairs")
+    if registered:
+        (tmp_path / "pairs" / "registration.csv").touch()
+    load_run_data(Settings(data=str(tmp_path / "pairs" / "pairs.csv"), patch_size=64), verbose=False)
+    assert ("NOTE: pairs as they lie" in capsys.readouterr().out) == noted
 
 
 def test_folder_without_an_image_of_the_table_is_refused(here, refused):
