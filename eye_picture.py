@@ -12,6 +12,7 @@ from vessel_metrics import vessel_map
 MISSED, INVENTED = (0.84, 0.37, 0.0), (0.34, 0.71, 0.91)  # vermillion and sky blue: seen by the colour-blind too
 LARGE = "Eyes"  # the tag of the pictures side by side
 PANEL_PX = 400  # height of a panel at least
+WHOLE_PX = 1000  # longer side of a whole photograph, nearly: one in full would take 10 MB
 TITLE_PX = 20  # height of the letters
 
 
@@ -38,6 +39,13 @@ def pictures_of(
         for tag, picture in zip(pictures, (fundus, octa, prediction, row), strict=True):
             pictures[tag].append(picture)
     return pictures
+
+
+def beside_fundus(fundus: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """A photograph (height, width, 3), uint8, and beside it its prediction (.., channels), float on [0, 1]: uint8."""
+    step = max(1, max(fundus.shape) // WHOLE_PX)
+    grey = np.uint8(np.round(255 * octa_to_grey(prediction)))  # [0, 1] -> [0, 255]
+    return np.hstack([fundus, np.dstack([grey] * 3)])[::step, ::step]
 
 
 def missed_and_invented(truth: np.ndarray, vessels: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from dataset_load_mod import FUNDUS_CHANNELS, Pair, field_to_use, octa_to_grey
-from eye_picture import LARGE, pictures_of
+from eye_picture import LARGE, beside_fundus, pictures_of
 from patch_batches import SamplePatches, TrainingPatches
 from pix_data import RunData, load_run_data, training_patches
 from pix_devices import (
@@ -320,7 +320,8 @@ def end_epoch(run: Run) -> None:
             state.save_best()
     log_pictures(run, step)
     if data.full_field is not None and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
-        run.log.images("Whole Fundus", [evaluate_whole_fundus(run.networks, data.full_field, settings.fov_mask)], step)
+        predicted = evaluate_whole_fundus(run.networks, data.full_field, settings.fov_mask)
+        run.log.images("Whole Fundus", [beside_fundus(data.full_field, predicted)], step)
     run.log.flush()
     if epoch % CHECKPOINT_EPOCHS == 0:
         run.save()

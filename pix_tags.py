@@ -24,7 +24,7 @@ PICTURES = {
     "Target OCT": "their real OCT-A",
     "Predicted OCT": "their predicted OCT-A",
     "Eyes": "fundus, real OCT-A, predicted OCT-A, and the vessels: white in both, orange missed, blue invented",
-    "Whole Fundus": "the prediction for a whole photograph of a validation eye",
+    "Whole Fundus": "a whole photograph of a validation eye, and its prediction",
 }
 DESCRIPTIONS = (
     LOSSES

@@ -5,7 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 
 from dataset_load_mod import Pair
-from eye_picture import INVENTED, MISSED, PANEL_PX, missed_and_invented, pictures_of, side_by_side
+from eye_picture import (
+    INVENTED,
+    MISSED,
+    PANEL_PX,
+    WHOLE_PX,
+    beside_fundus,
+    missed_and_invented,
+    pictures_of,
+    side_by_side,
+)
 
 
 def test_vessels_are_white_in_both_maps_and_coloured_in_one():
@@ -31,3 +40,13 @@ def test_prediction_equal_to_the_real_octa_misses_and_invents_nothing(tmp_path):
     vessels = row[-400:, -400:]
     assert (vessels.min(axis=-1) == vessels.max(axis=-1)).all()  # black and white only
     assert vessels.max() == 255
+
+
+def test_whole_photograph_has_its_prediction_beside_it():
+    picture = beside_fundus(np.full((10, 20, 3), 90, np.uint8), np.full((10, 20, 1), 1.0))
+    assert picture[0, [0, -1], 0].tolist() == [90, 255]
+
+
+def test_large_photograph_is_shown_smaller():
+    side = 3 * WHOLE_PX
+    assert beside_fundus(np.zeros((side, side, 3), np.uint8), np.zeros((side, side, 1))).shape[0] == WHOLE_PX
