@@ -94,3 +94,11 @@ def test_many_figures_have_several_sheets(shown, tmp_path, monkeypatch):
         "sheet_2.png",
         "sheet_3.png",
     ]
+
+
+def test_large_photograph_is_shown_as_a_whole():
+    side = 2 * photo_figure.SHOWN_PX
+    image = np.repeat(np.arange(4), side // 4)[np.newaxis].repeat(side, axis=0)
+    shown = photo_figure.smaller(image)
+    assert shown.shape == (side // 2, side // 2)
+    assert shown[0, [0, -1]].tolist() == [0, 3]
