@@ -32,7 +32,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from camera_field import Field, find_field
 from dataset_download import download, holds_dataset
-from pair_table import is_table, read_pairs
+from pair_table import PairRow, is_table, read_pairs
 from pix_command import OneLineParser, UserError, exit_status
 from pix_settings import DEFAULT_SHARES, SAMPLE_RETINAS
 from ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
@@ -45,7 +45,7 @@ DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the da
 SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to try the programs on
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
-CASE_COLUMNS = ("subject", "eye", "region", "split", "fundus", "octa", "name")
+CASE_COLUMNS = PairRow._fields
 FUNDUS_CHANNELS = 3
 MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more would take gigabytes
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names

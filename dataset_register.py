@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pix_command import (
     OneLineParser,
@@ -76,7 +75,7 @@ from dataset_load_mod import (
     read_image,
     resized_to,
 )
-from pair_table import existing, is_table
+from pair_table import PairRow, existing, is_table
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import run_to_use
@@ -101,7 +100,7 @@ PAIRS_PER_PROCESS = 4  # a process takes two seconds to start, which fewer pairs
 JPEG_QUALITY = 95
 MOST_ALIKE = 5  # photographs of all others that a refused OCT-A is registered with, to find its own
 
-Case = Any  # a row of `load_data_cases`, by attributes; hashable
+Case = PairRow  # or a row of `load_data_cases`, which has the same attributes
 
 
 # --- data set --------------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ Without a column `split` the subjects are shared out.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from pix_command import UserError, numbered_rows
 from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS
@@ -27,12 +28,24 @@ class PairTableError(UserError):
     """A table of pairs that cannot be used."""
 
 
+class PairRow(NamedTuple):
+    """One pair of a table."""
+
+    subject: str
+    eye: str  # OD, OS, or "" if unknown
+    region: str  # OTHER_REGION if unknown
+    split: str | None  # None: not used
+    fundus: Path
+    octa: Path
+    name: str  # unique: the photograph's path below the folder that contains all, without suffix where it can be
+
+
 def is_table(data: str | Path) -> bool:
     """Whether a data set is named that is a table, and no folder."""
     return Path(data).suffix.lower() == SUFFIX and not Path(data).is_dir()
 
 
-def read_pairs(path: Path, shares: str) -> list[tuple]:
+def read_pairs(path: Path, shares: str) -> list[PairRow]:
     """The pairs of a table.
 
     Args:
@@ -40,10 +53,7 @@ def read_pairs(path: Path, shares: str) -> list[tuple]:
         shares: of subjects in train, validation and test, such as "80/10/10", for a table without a column `split`.
 
     Returns:
-        For each row `subject`, `eye` ("" if unknown), `region` (OTHER_REGION if unknown), `split` (None if empty),
-        `fundus`, `octa` (paths) and `name`, sorted by subject, eye, region and name whatever the order of the rows;
-        subjects that are numbers by their value. The name is unique: the photograph's path, without its suffix, below
-        the folder that contains all of them.
+        Sorted by subject, eye, region and name, whatever the order of the rows; subjects that are numbers by value.
 
     Raises:
         PairTableError: it cannot be read, lacks a column, or has a mistake; the message names the row, as programs for
@@ -55,31 +65,36 @@ def read_pairs(path: Path, shares: str) -> list[tuple]:
     for column in NEEDED:
         if column not in rows[0][1]:
             raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}")
-    pairs, seen = [], {}
+    pairs: dict[int, PairRow] = {}  # by the number of the row
+    photographs: dict[str, int] = {}
     for number, row in rows:
-        place = f"{path}: row {number}"
-        row = {column: (cell or "").strip() for column, cell in row.items()}
-        for column in NEEDED:
-            if not row[column]:
-                raise PairTableError(f"{place}: has no {column}")
-        for column, allowed in CHOICES.items():
-            row[column] = one_of(row.get(column, ""), allowed, f"{place}: {column}")
-        fundus, octa = (existing(path.parent, row[kind], f"{place}: {kind}") for kind in ("fundus", "octa"))
-        if (other := seen.setdefault(os.path.abspath(fundus), number)) != number:
-            raise PairTableError(f"{place}: its fundus is that of row {other}; remove one")
-        pairs.append((as_text(row["subject"]), row["eye"], row["region"] or OTHER_REGION, row["split"], fundus, octa))
-    splits = given_splits(path, [number for number, _ in rows], pairs) if "split" in rows[0][1] else None
-    if splits is None:
+        pairs[number] = pair = read_row(row, path.parent, f"{path}: row {number}")
+        if (other := photographs.setdefault(os.path.abspath(pair.fundus), number)) != number:
+            raise PairTableError(f"{path}: row {number}: its fundus is that of row {other}; remove one")
+    if "split" in rows[0][1]:
+        splits = given_splits(path, pairs)
+    else:
         try:
-            splits = shared_out({pair[0] for pair in pairs}, shares)
+            splits = shared_out({pair.subject for pair in pairs.values()}, shares)
         except ValueError as error:
             raise PairTableError(f"{path}: subjects: {error}") from error
-    names = names_of([pair[4] for pair in pairs])
-    complete = [
-        (subject, eye, region, splits[subject], fundus, octa, name)
-        for (subject, eye, region, _, fundus, octa), name in zip(pairs, names, strict=True)
-    ]
-    return sorted(complete, key=lambda pair: (by_value(pair[0]), pair[1], pair[2], by_value(pair[6])))
+    names = names_of([pair.fundus for pair in pairs.values()])
+    named = zip(pairs.values(), names, strict=True)
+    complete = [pair._replace(split=splits[pair.subject], name=name) for pair, name in named]
+    return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
+
+
+def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
+    """A row, without a name. Raises PairTableError, naming the place, if a cell is missing or wrong."""
+    row = {column: cell.strip() for column, cell in row.items()}
+    for column in NEEDED:
+        if not row[column]:
+            raise PairTableError(f"{place}: has no {column}")
+    eye, region, split = (
+        one_of(row.get(column, ""), allowed, f"{place}: {column}") for column, allowed in CHOICES.items()
+    )
+    fundus, octa = (existing(folder, row[kind], f"{place}: {kind}") for kind in ("fundus", "octa"))
+    return PairRow(as_text(row["subject"]), eye, region or OTHER_REGION, split or None, fundus, octa, "")
 
 
 def origin_of_splits(path: Path, shares: str) -> str:
@@ -118,14 +133,14 @@ def as_text(cell: str) -> str:
         return os.fsencode(cell).decode("cp1252", "replace")
 
 
-def given_splits(path: Path, numbers: Sequence[int], pairs: Sequence[tuple]) -> dict[str, str | None]:
-    """The split of each subject, None for an empty one. Raises PairTableError if a subject is in two."""
+def given_splits(path: Path, pairs: Mapping[int, PairRow]) -> dict[str, str | None]:
+    """The split of each subject, of pairs by row. Raises PairTableError if a subject is in two."""
     splits: dict[str, str | None] = {}
-    for number, (subject, _, _, split, *_) in zip(numbers, pairs, strict=True):
-        if splits.setdefault(subject, split or None) != (split or None):
-            ours, theirs = (word or "none" for word in (split, splits[subject]))
+    for number, pair in pairs.items():
+        if (other := splits.setdefault(pair.subject, pair.split)) != pair.split:
+            both = f"{other or 'none'} and {pair.split or 'none'}"
             raise PairTableError(
-                f"{path}: row {number}: subject {subject} is in two splits, {theirs} and {ours}; give all its rows one"
+                f"{path}: row {number}: subject {pair.subject} is in two splits, {both}; give all its rows one"
             )
     return splits
 
