@@ -281,7 +281,7 @@ def test_two_runs_of_one_second_have_their_own_folders(project, monkeypatch):
             return cls(2023, 9, 18, 12, 0, 0)
 
     monkeypatch.setattr(pix_run, "datetime", OneMoment)
-    names = [pix_run.claim_folders(replace(SETTINGS, name=None), "0").name for _ in range(3)]
+    names = [pix_run.claim_folders(replace(SETTINGS, name=None), "0", ()).name for _ in range(3)]
     assert names == ["20230918-120000", "20230918-120000-2", "20230918-120000-3"]
     assert all(Path("logs/fit", name).is_dir() and Path("training_checkpoints", name).is_dir() for name in names)
 
