@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pix_command import UserError, numbered_rows
-from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS
+from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_shares
 
 NEEDED = ("fundus", "octa", "subject")
 CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # of columns that may be missing
@@ -159,21 +159,6 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
         raise ValueError(f"{len(ranked)} are too few to be shared out {shares}; give a column split, or --split 1/0/0")
     splits = chain(*([split] * number for split, number in zip(CHOICES["split"], counts, strict=True)))
     return dict(zip(ranked, splits, strict=True))
-
-
-def parse_shares(text: str) -> list[float]:
-    """Shares of train, validation and test such as "80/10/10", as fractions of 1.
-
-    Raises:
-        ValueError: in one line, for anything else.
-    """
-    parts = text.split("/")
-    if len(parts) != len(CHOICES["split"]) or not all(part.strip().isdecimal() and len(part) < 9 for part in parts):
-        raise ValueError(f"{text!r} are not the shares of train, validation and test: write them like 80/10/10")
-    numbers = [int(part) for part in parts]
-    if not numbers[0]:
-        raise ValueError(f"{text!r} leaves no subject to train on: write it like 80/10/10")
-    return [number / sum(numbers) for number in numbers]
 
 
 def names_of(files: Sequence[Path]) -> list[str]:

@@ -8,9 +8,8 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
-from pair_table import parse_shares
 from pix_command import OneLineParser, UserError, flag
-from ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_subjects
+from ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_shares, parse_subjects
 
 CHECKPOINTS = "training_checkpoints"
 REGISTRATION = "registration.csv"  # in the folder of a registered data set

@@ -41,3 +41,18 @@ def parse_subjects(text: str) -> list[int]:
     if len(subjects) > MAX_SUBJECTS:
         raise ValueError(f"{text!r} names more than {MAX_SUBJECTS:,} subjects: write it like 1-12,26,31-36")
     return sorted(subjects)
+
+
+def parse_shares(text: str) -> list[float]:
+    """Shares of train, validation and test such as "80/10/10", as fractions of 1.
+
+    Raises:
+        ValueError: in one line, for anything else.
+    """
+    parts = text.split("/")
+    if len(parts) != len(PUBLISHED_SUBJECTS) or not all(part.strip().isdecimal() and len(part) < 9 for part in parts):
+        raise ValueError(f"{text!r} are not the shares of train, validation and test: write them like 80/10/10")
+    numbers = [int(part) for part in parts]
+    if not numbers[0]:
+        raise ValueError(f"{text!r} leaves no subject to train on: write it like 80/10/10")
+    return [number / sum(numbers) for number in numbers]

@@ -5,7 +5,8 @@ import re
 import pytest
 
 import pair_table
-from pair_table import PairTableError, parse_shares, read_pairs, shared_out
+from pair_table import PairTableError, read_pairs, shared_out
+from ut_fsocta import parse_shares
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataset_load_mod import read_image
-from pair_table import names_of, parse_shares, read_pairs, shared_out
+from pair_table import names_of, read_pairs, shared_out
 from photo_jobs import check_jobs, list_jobs, printable
 from pix_command import UserError, flag, one_line, read_table, write_table
 from pix_log import read_metrics
 from pix_settings import Settings, as_options, parse_command_line
-from ut_fsocta import parse_subjects
+from ut_fsocta import parse_shares, parse_subjects
 
 HUNT = int(os.environ.get("HUNT", "0"))
 CASES = settings(
