@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
+from photo_jobs import SHEET
 from pix_command import atomic_file, one_line
 
 PANEL = 3.3  # inches: width of a panel of a photograph that is no higher than wide
@@ -17,7 +18,6 @@ FILL = (0.0, 1.0, 1.0), 0.55  # colour and opacity of vessels over the photograp
 OUTLINE = "#f0e442"  # of the camera's field
 MOST_DISAGREEMENT = 0.25  # at the end of the colour scale
 SHOWN_PX = 1200  # of a photograph's longer side, in a figure: more than its pixels
-SHEET = "sheet_{}.png"  # beside the results; numbered from 1
 ON_SHEET, SHEET_WIDTH = 24, 2  # figures on a sheet, and in a row of it
 SHEET_PX = 900  # width of a figure on a sheet
 VERDICT = "Comment"  # the key of the verdict in a figure's PNG

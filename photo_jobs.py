@@ -27,7 +27,7 @@ DENSITY_COLUMNS = (
 )
 MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
 FIGURE = "figure"
-SHEET_NAME = re.compile(r"sheet_\d+\.png", re.IGNORECASE)
+SHEET = "sheet_{}.png"  # of the figures of several photographs, beside the results; numbered from 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -141,7 +141,8 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     """Raises OptionError if two photographs, or a photograph and a result, would be one file."""
     sources = {job.source.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
-    if clash := [job.source for job in jobs if len(job.target.parts) == 1 and SHEET_NAME.fullmatch(job.target.name)]:
+    sheet = re.compile(re.escape(SHEET).replace(r"\{\}", r"\d+"), re.IGNORECASE)
+    if clash := [job.source for job in jobs if len(job.target.parts) == 1 and sheet.fullmatch(job.target.name)]:
         raise OptionError(f"{clash[0]}: its result would have the name of a sheet of figures; rename it")
     for job in jobs:
         for target in (job.target, *map(job.beside, (*MAPS, FIGURE))):
