@@ -318,7 +318,8 @@ def end_epoch(run: Run) -> None:
         if is_best:
             state.best_score.assign(score)
             state.save_best()
-    log_pictures(run, step)
+    else:
+        log_pictures(run, step, {})
     if data.full_field is not None and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
         predicted = evaluate_whole_fundus(run.networks, data.full_field, settings.fov_mask)
         run.log.images("Whole Fundus", [beside_fundus(data.full_field, predicted)], step)
@@ -339,7 +340,7 @@ def best_score(settings: Settings, scores: dict[str, float]) -> float:
 
 
 def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
-    """Predict all validation crops; log the mean scores, which are returned."""
+    """Predict all validation crops; log pictures of a few of them and the mean scores, which are returned."""
     pairs = run.data.validation
     try:
         results = [generate_fundus_oct_pair(run.networks, pair) for pair in pairs]
@@ -347,13 +348,14 @@ def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
         raise RunError(f"validation after step {step}: {error}") from error
     scores = mean_scores([score for _, score in results])
     run.log.scores(scores, epoch, step)
+    log_pictures(run, step, dict(zip(run.data.names, results, strict=True)))
     return scores
 
 
-def log_pictures(run: Run, step: int) -> None:
-    """Log pictures of a few pairs, the same in every epoch."""
+def log_pictures(run: Run, step: int, known: dict[str, tuple[np.ndarray, dict[str, float]]]) -> None:
+    """Log pictures of a few pairs, the same in every epoch; `known` are results of `generate_fundus_oct_pair`."""
     shown, epoch = run.data.pictured(), int(run.state.epoch)
-    results = [generate_fundus_oct_pair(run.networks, pair) for pair in shown.values()]
+    results = [known.get(name) or generate_fundus_oct_pair(run.networks, pair) for name, pair in shown.items()]
     pictures = pictures_of(shown, results, run.networks.predictor)
     if epoch % ceil(run.settings.epochs / LARGE_PICTURES) and epoch < run.settings.epochs:
         del pictures[LARGE]
