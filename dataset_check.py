@@ -8,13 +8,13 @@ import numpy as np
 from dataset_load_mod import (
     PUBLISHED_SPLITS,
     DataError,
-    is_hidden,
     list_eyes,
     list_full_fields,
     load_data_cases,
     load_pair,
     read_fundus,
     validation_full_field,
+    visible_below,
 )
 from pair_table import is_table, origin_of_splits
 from pix_command import one_line, progress_bar
@@ -44,16 +44,18 @@ def check_dataset(dataset: Path) -> Findings:
     Raises:
         DataError: two files of one folder are the same eye.
         PairTableError: see there.
+        OSError: a folder cannot be read.
     """
     folders, ignored = {}, []
-    for folder in sorted(path for path in dataset.rglob("*") if path.is_dir() and not is_hidden(path, dataset)):
+    paths = [] if is_table(dataset) else visible_below(dataset)
+    for folder in (path for path in paths if path.is_dir()):
         eyes = list_eyes(folder)
         name, region = folder.relative_to(dataset), ""
         if name.name in REGIONS:
             name, region = name.parent, name.name
         if eyes:
             folders.setdefault(name.as_posix(), {})[region] = len(eyes)
-        files = {path for path in folder.iterdir() if path.is_file() and not is_hidden(path, dataset)}
+        files = {path for path in paths if path.parent == folder and path.is_file()}
         ignored += sorted(files - set(eyes.values()))
     cases, unpaired = load_data_cases(dataset)
     obstacles, faults, sizes, black = [], [], {}, []

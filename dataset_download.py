@@ -24,10 +24,9 @@ from pathlib import Path
 import pooch
 import requests
 import urllib3
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pix_command import UserError, disk_errors_name, progress_bar
+from pix_command import UserError, disk_errors_name, hold, progress_bar
 from ut_fsocta import DATASET_NAME
 
 USER_AGENT = "synthetic-octa/1.0 (+https://doi.org/10.1038/s41598-023-42062-9)"  # Zenodo asks programs for their name
@@ -111,8 +110,9 @@ def download(
         The data set's folder.
 
     Raises:
-        DownloadError: the archive cannot be fetched, is not the data set's or does not fit on the disk; another file
-            has the data set's name; or another download into the folder is running.
+        DownloadError: the archive cannot be fetched, is not the data set's or does not fit on the disk; or another
+            file has the data set's name.
+        OptionError: another download into the folder is running.
         OSError: from the disk; names the file.
     """
     target, part = folder / DATASET_NAME, folder / f".{dataset.name}.part"
@@ -124,11 +124,8 @@ def download(
     if os.path.lexists(target):
         raise DownloadError(f"{target}: exists, but is no data set; move it away, or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / f".{DATASET_NAME}.lock", timeout=0).acquire()
-    except Timeout as error:
-        raise DownloadError(f"{folder}: another download into this folder is running; wait for it") from error
-    with lock:
+    busy = f"{folder}: another download into this folder is running; wait for it"
+    with hold(folder / f".{DATASET_NAME}.lock", busy):
         print(f"{DATASET_NAME} ({dataset.page}) is {dataset.terms}. Cite {dataset.citation}")
         shutil.rmtree(folder / UNPACKING, ignore_errors=True)  # left by a killed call; takes space
         if archive is None and (folder / dataset.name).is_file():

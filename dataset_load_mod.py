@@ -15,6 +15,7 @@ Images stay uint8 on [0, 255] in memory and are decoded once per run; they becom
 import argparse
 import hashlib
 import mmap
+import os
 import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -173,9 +174,26 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
     return found
 
 
-def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file or folder below a folder is, or lies in, a leftover of a Mac or an editor."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+def visible_below(folder: Path) -> list[Path]:
+    """Files and folders below a folder, sorted, without the leftovers of a Mac or an editor.
+
+    Raises:
+        OSError: a folder cannot be read; `Path.rglob` would leave it out without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        found += [Path(place, name) for name in (*folders, *files) if not is_leftover(name)]
+    return sorted(found)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is a leftover of a Mac or an editor."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 # --- files -> images -------------------------------------------------------------------------------------------------

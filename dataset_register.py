@@ -66,7 +66,6 @@ from dataset_load_mod import (
     Pair,
     field_of_view,
     find_dataset,
-    is_hidden,
     list_eyes,
     load_data_cases,
     load_pair,
@@ -74,6 +73,7 @@ from dataset_load_mod import (
     read_fundus,
     read_image,
     resized_to,
+    visible_below,
 )
 from pair_table import PairRow, existing, is_table
 from pix_predict import Predictor, announced_predictor
@@ -127,8 +127,8 @@ class DataSet:
     def copy_others(self) -> None:
         """Copy the files that do not move, except existing ones and hidden ones."""
         moving = {path for case in self.cases for path, _ in self.moving(case)}
-        for path in sorted(self.source.rglob("*")):
-            if path.is_file() and path not in moving and not is_hidden(path, self.source):
+        for path in visible_below(self.source):
+            if path.is_file() and path not in moving:
                 copy_file(*self.placed(path), keep=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_load_mod import is_hidden, list_eyes, list_full_fields, load_data_cases
+from dataset_load_mod import list_eyes, list_full_fields, load_data_cases, visible_below
 from pair_table import is_table
 from pix_command import OptionError, read_table, write_table
 from pix_settings import Settings
@@ -79,15 +79,16 @@ def target_of_row(path: Path) -> Path:
 
 
 def photographs_below(folder: Path, output: Path) -> list[Path]:
-    """Image files in a folder and below, sorted; without hidden ones and those in the output folder."""
-    return sorted(
+    """Image files in a folder and below, sorted; without hidden ones and those in the output folder.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    return [
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not is_hidden(path, folder)
-        and output.resolve() not in path.resolve().parents
-    )
+        for path in visible_below(folder)
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and output.resolve() not in path.resolve().parents
+    ]
 
 
 def paths_of_table(path: Path) -> list[str]:

@@ -6,6 +6,7 @@ A leaf: it imports nothing of ours, and nothing that takes long to load.
 import argparse
 import codecs
 import csv
+import errno
 import importlib
 import io
 import os
@@ -19,10 +20,21 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 VERSION = "1.0.0"  # of the program; CITATION.cff and CHANGELOG.md name it too
 QUIET = "3"  # TensorFlow's log level that hides all but fatal errors
+
+
+NO_PERMISSION = "; choose another place, or change its permissions"
+# What to do about an error of the disk.
+TO_DO = {
+    errno.EACCES: NO_PERMISSION,
+    errno.EPERM: NO_PERMISSION,
+    errno.EROFS: NO_PERMISSION,
+    errno.ENOSPC: "; make room, or choose another place",
+}
 
 
 class UserError(ValueError):
@@ -59,6 +71,8 @@ def one_line(message: object) -> str:
 
 def report_error(program: str, error: object) -> None:
     """Print an error as every program does: one line on standard error."""
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror}{TO_DO.get(error.errno, '')}"
     print(f"{program}: error: {one_line(error)}", file=sys.stderr)
 
 
@@ -155,6 +169,35 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold(path: Path, busy: str) -> Iterator[None]:
+    """Hold a file for one process; the system releases it when the process ends, however it ends.
+
+    On a file system without locks (some network drives) it is not held, which is said.
+
+    Args:
+        path: the file; made if it does not exist.
+        busy: what to tell the user if another process holds it.
+
+    Raises:
+        OptionError: another process holds it.
+        OSError: the file cannot be made.
+    """
+    held = FileLock(path, timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise OptionError(busy) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        print(f"NOTE: {path.parent}: its file system keeps no locks; let only one process write to it")
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

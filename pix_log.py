@@ -44,12 +44,21 @@ class RunLog:
 
     def flush(self) -> None:
         """Write everything to the disk. Raises UserError if it is full: TensorFlow would lose summaries silently."""
+        self._make_again()
         if shutil.disk_usage(self.folder).free < MIN_FREE_BYTES:
             raise UserError(f"{self.folder}: the disk is full; make room, then --resume")
         self.writer.flush()
 
+    def _make_again(self) -> None:
+        """Make the folder again if it was deleted meanwhile: that need not stop a training."""
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            self.writer = tf.summary.create_file_writer(str(self.folder))
+            print(f"\n{self.folder} was deleted: made again, without the curves up to here")
+
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers by tag."""
+        self._make_again()
         with self.writer.as_default(step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value, description=DESCRIPTIONS.get(tag))

@@ -206,6 +206,7 @@ class Run:
     strategy: tf.distribute.Strategy
     state: RunState
     log: RunLog | None  # None: another process writes logs and checkpoints
+    seen: frozenset[str]  # `photo_digest` of what it, or a run it started from, is trained or validated on
 
     def __post_init__(self):
         self.train_step = compiled(self.networks.train_step, self.networks.signature, self.strategy)
@@ -214,10 +215,14 @@ class Run:
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Save a checkpoint, after flushing the log up to it. Raises UserError if the disk is full."""
+        """Save a checkpoint, after flushing the log up to it. Raises UserError if the disk is full.
+
+        Also run.json, in case the run's folder was deleted meanwhile.
+        """
         if self.log is not None:
             self.log.flush()
             self.state.save()
+            write_run(self.state.folder, self.settings, self.data.digest, self.seen)
         self.saved_at = time.monotonic()
 
     def log_scalars(self, values: dict[str, float], step: int) -> None:
@@ -447,7 +452,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
             write_run(state.folder, settings, data.digest, seen)
             log = RunLog(log_folder(settings), int(state.epoch) if data.validation else 0)
             log.start(settings, facts(data, patches), int(state.step))
-        return train_epochs(Run(settings, data, patches, networks, strategy, state, log))
+        return train_epochs(Run(settings, data, patches, networks, strategy, state, log, seen))
 
 
 def facts(data: RunData, patches: TrainingPatches | SamplePatches) -> dict[str, str]:

@@ -17,8 +17,8 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import count
@@ -27,9 +27,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from filelock import FileLock, Timeout
 
-from pix_command import VERSION, UserError, atomic_file, flag, one_line
+from pix_command import VERSION, UserError, atomic_file, flag, hold, one_line
 from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 
 BEST = "best"
@@ -112,18 +111,9 @@ def newest_run(checkpoints: Path, option: str, untrained: bool = False) -> Path:
     return max(files, key=lambda path: path.stat().st_mtime).parent
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a run for one process; the system releases it when the process ends, however it ends.
-
-    Raises:
-        RunError: another process holds it.
-    """
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise RunError(f"{folder}: another process trains this run; wait for it, or start another run") from error
+def lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold a run for one process, see `hold`. Raises OptionError if another one holds it."""
+    return hold(folder / ".lock", f"{folder}: another process trains this run; wait for it, or start another run")
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def parse_subjects(text: str) -> list[int]:
         The ids, sorted, each once.
 
     Raises:
-        ValueError: in one line, for anything else, for ids below 1 and for more than 100,000 ids.
+        ValueError: in one line, for anything else, and for more than 100,000 ids.
     """
     subjects: set[int] = set()
     for part in text.split(","):
@@ -33,8 +33,8 @@ def parse_subjects(text: str) -> list[int]:
             raise ValueError(f"{text!r} is not a list of subject ids: write it like 1-12,26,31-36")
         first = int(match[1])
         last = int(match[2] or first)
-        if first < 1 or last < first:
-            raise ValueError(f"{text!r} contains {part.strip()!r}: ids start at 1 and ranges rise, like 1-12,26,31-36")
+        if last < first:
+            raise ValueError(f"{text!r} contains {part.strip()!r}: ranges rise, like 1-12,26,31-36")
         if last - first >= MAX_SUBJECTS:
             raise ValueError(f"{text!r} names more than {MAX_SUBJECTS:,} subjects: write it like 1-12,26,31-36")
         subjects.update(range(first, last + 1))

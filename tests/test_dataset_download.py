@@ -21,6 +21,7 @@ import pytest
 from filelock import FileLock
 
 import dataset_download as dd
+from pix_command import OptionError
 
 LOCK, PART, UNPACKING = ".UT-FSOCTA-v1.lock", ".UT-FSOCTA-v1.zip.part", ".UT-FSOCTA-v1.unpacking"
 FILES = {
@@ -304,7 +305,7 @@ def test_full_disk_names_the_file_and_the_same_command_resumes(server, dataset, 
 
 def test_second_download_into_a_folder_is_refused(dataset, folder):
     with FileLock(folder / LOCK):
-        assert_fails(folder, folder, dataset)
+        assert_fails(folder, folder, dataset, error=OptionError)
 
 
 @pytest.fixture(params=["option", "folder"])

@@ -1,5 +1,6 @@
 """Names and tables as people and their programs write them: each photograph is done or named, and no row is lost."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -83,3 +84,17 @@ def test_photograph_with_the_name_of_a_sheet_is_refused():
     job = Job(Path("photos/Sheet_1.jpg"), Path("Sheet_1.png"))
     with pytest.raises(OptionError, match=r"Sheet_1\.jpg: its result would have the name of a sheet"):
         check_jobs([job], Path("out"))
+
+
+def test_folder_below_that_cannot_be_read_is_named(here, monkeypatch):
+    (here / "photos" / "locked").mkdir(parents=True)
+    scandir = os.scandir
+
+    def without_permission(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_permission)
+    with pytest.raises(PermissionError, match="photos/locked"):
+        list_jobs(["photos"], here / "out")

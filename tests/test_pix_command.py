@@ -1,12 +1,14 @@
 """What all programs share: files that appear complete or not at all, and the version."""
 
+import errno
+import os
 import re
 import subprocess
 
 import pytest
 from conftest import PROJECT, program
 
-from pix_command import VERSION, atomic_file
+from pix_command import VERSION, OptionError, atomic_file, hold, report_error
 
 
 def write_and_fail(path):
@@ -33,6 +35,27 @@ def test_two_files_of_one_folder_are_written_at_once(tmp_path):
         one.write_text("one")
         other.write_text("other")
     assert [(tmp_path / name).read_text() for name in "ab"] == ["one", "other"]
+
+
+def test_file_is_held_by_one_process(tmp_path):
+    with hold(tmp_path / "lock", "busy"), pytest.raises(OptionError, match="busy"), hold(tmp_path / "lock", "busy"):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_said_and_used(tmp_path, capsys, monkeypatch, code):
+    monkeypatch.setattr("filelock._unix.fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(code, "no locks")))
+    with hold(tmp_path / "lock", "busy"):
+        said = capsys.readouterr().out
+    assert said.startswith(f"NOTE: {tmp_path}: its file system keeps no locks")
+
+
+@pytest.mark.parametrize(("code", "to_do"), [(errno.EACCES, "permissions"), (errno.ENOSPC, "make room")])
+def test_error_of_the_disk_names_the_file_and_what_to_do(capsys, code, to_do):
+    report_error("program", OSError(code, os.strerror(code), "some/file"))
+    said = capsys.readouterr().err
+    assert said.startswith(f"program: error: some/file: {os.strerror(code)}; ")
+    assert to_do in said
 
 
 @pytest.mark.parametrize("name", ["CITATION.cff", "CHANGELOG.md"])

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import SMALL, checkpoint_values, different_values, files_below, logged, program, tags_of
@@ -373,6 +375,24 @@ def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypa
     assert list(rates.values()) == pytest.approx([2e-4 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
     assert list(logged("logs/fit/parts", "gen_l1_loss")) == [1, 2, 3, 4, 5, 6]
     assert list(logged("logs/fit/parts", "disc_loss")) == [4, 6]
+
+
+@pytest.mark.slow
+def test_run_whose_folders_are_deleted_meanwhile_is_complete_in_the_end(project, monkeypatch, capsys):
+    check = train.check_finite
+
+    def delete_after_the_first_epoch(losses, step, folder):
+        check(losses, step, folder)
+        if step == 4:
+            shutil.rmtree("logs")
+            shutil.rmtree("training_checkpoints")
+
+    monkeypatch.setattr(train, "check_finite", delete_after_the_first_epoch)
+    assert train.main([*SMALL, *L1_ONLY, "--epochs", "2", "--name", "x"]) == 0
+    assert "logs/fit/x was deleted: made again" in capsys.readouterr().out
+    assert list(logged("logs/fit/x", "validation/mae")) == [6]
+    assert len(pd.read_csv("logs/fit/x/metrics.csv")) == 2
+    assert train.main(["--resume", "--epochs", "3"]) == 0
 
 
 @pytest.mark.slow
