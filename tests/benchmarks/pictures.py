@@ -2,8 +2,9 @@
 
     python tests/benchmarks/pictures.py RUN [--output docs]
 
-Writes whole_sample.jpg (a whole photograph, its OCT-A, its vessel map) and failures.jpg (of EYES retinas of the stream,
-those in which the vessel map invents and misses most).
+Writes whole_sample.jpg (a whole photograph, its OCT-A, its vessel map), failures.jpg (of EYES retinas of the stream,
+those in which the vessel map invents and misses most), drawn_retinas.jpg (what runs on sample retinas train on) and
+data_flow.jpg (the way of the data from a file to a table, and which module does what).
 """
 
 import argparse
@@ -18,9 +19,11 @@ load_tensorflow()
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.ndimage import binary_erosion
 
 from camera_field import find_field
-from dataset_load_mod import black_outside, octa_to_grey
+from dataset_load_mod import Pair, black_outside, octa_to_grey
+from patch_batches import TrainingPatches, training_image
 from phantom.dataset import TRUTH_MIN_WIDTH_MM
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom.stream import sample_pair
@@ -28,7 +31,7 @@ from phantom_retina import make_eye, render_full_field
 from pix_predict import Prediction, Predictor, load_predictor
 from pix_run import read_run
 from ut_fsocta import CROP_PX
-from vessel_metrics import map_vessels
+from vessel_metrics import map_vessels, vessel_density, vessel_map, vessel_scores
 
 SUBJECT, SEED = 101, 7  # of the whole photograph: in no sample set that the program writes by itself
 FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: neither trained on nor validated on
@@ -36,11 +39,14 @@ EYES = 48  # of the stream, each from a tree of its own
 FAILURES = 2  # shown of each kind
 MISSED, INVENTED = (230, 159, 0), (86, 180, 233)  # Okabe and Ito's orange and sky blue
 JPEG = {"quality": 88}
+DRAWN = (2, 6)  # rows and columns of pairs that runs train on
+STEPS = 5  # of the way of the data, in each row
+PATCH_PX = 256
 
 
-def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path: Path) -> None:
-    """Images (height, width) or (height, width, 3) in rows, with titles above and names beside them."""
-    figure = Figure(figsize=(3.6 * len(titles), 3.6 * len(rows) + 0.3), dpi=100, layout="constrained")
+def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path: Path, side: float = 3.6) -> None:
+    """Images (height, width) or (height, width, 3) in rows, `side` inches each, titles above and names beside them."""
+    figure = Figure(figsize=(side * len(titles), side * len(rows) + 0.3), dpi=100, layout="constrained")
     for row, (images, name) in enumerate(zip(rows, names, strict=True)):
         for column, image in enumerate(images):
             panel = figure.add_subplot(len(rows), len(titles), row * len(titles) + column + 1)
@@ -55,6 +61,20 @@ def coloured(image: np.ndarray, *layers: tuple[np.ndarray, tuple[int, int, int]]
     for pixels, colour in layers:
         image[pixels] = colour
     return image
+
+
+def outlined(fundus: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A photograph (height, width, 3), uint8, with the border of its field."""
+    thickness = fundus.shape[0] // 100
+    return coloured(fundus, (mask & ~binary_erosion(mask, iterations=thickness, border_value=1), INVENTED))
+
+
+def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The left half of one image and the right half of another of its size, grey or in colour, uint8 or on [0, 1]."""
+    middle, whole = left.shape[1] // 2, np.zeros((*left.shape[:2], 3))
+    for image, part in ((left, np.s_[:, :middle]), (right, np.s_[:, middle:])):
+        whole[part] = np.atleast_3d(image / 255 if image.dtype == np.uint8 else image)[part]
+    return whole
 
 
 def predicted_photograph(
@@ -98,8 +118,80 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
     draw([images for _, images in chosen], titles, [name for name, _ in chosen], path)
 
 
+def draw_retinas(path: Path) -> None:
+    """Pairs of the stream, each with a tree of its own."""
+    rows, columns = DRAWN
+    images, names = [], []
+    for row in range(rows):
+        pairs = [sample_pair(0, (row * columns + column) * TREE_SHARED_BY) for column in range(columns)]
+        images += [[fundus for fundus, _, _ in pairs], [octa_to_grey(octa / 255) for _, octa, _ in pairs]]
+        names += ["Photograph", "Its OCT-A"]
+    draw(images, [""] * columns, names, path, side=2.4)
+
+
+def draw_data_flow(predictor: Predictor, path: Path) -> None:
+    """The way of the data: three rows of steps, each an image or the text of a file, what it is, and its module."""
+    fundus, octa, fov = sample_pair(0, FIRST)
+    pair = Pair(fundus, octa, fov)
+    patches = TrainingPatches([training_image(pair, PATCH_PX)], PATCH_PX, batch_size=4, seed=0, augment=True)
+    inputs, targets = (np.array(images / 2 + 0.5) for images in next(patches.batches(0, 1)))
+    photograph = render_full_field(make_eye(SUBJECT, "OD", SEED))
+    mask, diameter, predicted, vessels = predicted_photograph(predictor, photograph)
+    crop = predictor.predict_photograph(fundus, fov, None)
+    crop_octa, real = octa_to_grey(crop.octa), octa_to_grey(octa / 255)
+    found, truth = vessel_map(crop.probability, fov, "disc"), vessel_map(real, fov, "disc")
+    scores = vessel_scores(truth, crop.probability, found, fov)
+    errors = coloured((0.6 * fundus).astype(np.uint8), (truth & ~found, MISSED), (found & ~truth, INVENTED))
+    table = f"path, density, ...\n\nphoto.png,\n{vessel_density(vessels, mask):.4f}, ..."
+    eye = "subject, eye, dice, ...\n\n" + f"31, OD,\n{scores['dice']:.3f}, ..."
+    four = np.vstack([np.hstack(inputs[:2]), np.hstack(inputs[2:])])
+    rows = [
+        (
+            "Training",
+            (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "dataset_load_mod"),
+            (outlined(fundus, fov), "the camera's field:\noutside nothing counts", "camera_field"),
+            (four, "patches of 256 px,\nturned and flipped", "patch_batches"),
+            (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),
+            ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "pix_run.py, pix_log"),
+        ),
+        (
+            "Synthesis",
+            (photograph, "a photograph\nof any camera", "photo_jobs"),
+            (outlined(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "camera_field"),
+            (octa_to_grey(predicted.octa), "the OCT-A,\nto look at", "pix_predict"),
+            (coloured(photograph, (vessels, INVENTED)), "the vessel map,\nto measure", "vessel_metrics"),
+            (table, "densities.csv", "pix_pix_gen"),
+        ),
+        (
+            "Evaluation",
+            (halves(fundus, crop_octa), "a test pair's\nsynthetic OCT-A", "pix_predict"),
+            (halves(1.0 * found, 1.0 * truth), "its vessels,\nand the reference's", "vessel_metrics"),
+            (errors, "missed (orange),\ninvented (blue)", "eye_measures"),
+            (eye, "per_eye.csv", "pix_pix_eval"),
+            ("means over subjects,\nintervals, figures", "summary.csv,\nreport.html", "eval_report"),
+        ),
+    ]
+    figure = Figure(figsize=(12, 9.6), dpi=100)
+    for place, (name, *steps) in enumerate(rows):
+        top = 0.77 - 0.335 * place
+        figure.text(0.012, top + 0.09, name, rotation=90, va="center", weight="bold")
+        for column, (shown, what, module) in enumerate(steps):
+            left = 0.04 + column * 0.194
+            panel = figure.add_axes((left, top, 0.16, 0.2))
+            panel.set(xticks=[], yticks=[])
+            if isinstance(shown, str):
+                panel.text(0.5, 0.5, shown, ha="center", va="center", family="monospace", fontsize=9)
+            else:
+                panel.imshow(shown, cmap="gray", vmin=0, vmax=1)
+            figure.text(left + 0.08, top - 0.01, what, ha="center", va="top", fontsize=9)
+            figure.text(left + 0.08, top - 0.058, module + ".py", ha="center", va="top", family="monospace", fontsize=8)
+            if column < STEPS - 1:
+                figure.text(left + 0.177, top + 0.1, "\N{RIGHTWARDS ARROW}", ha="center", va="center", fontsize=16)
+    figure.savefig(path, pil_kwargs=JPEG)
+
+
 def main() -> None:
-    """Draw both."""
+    """Draw all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, default=Path("docs"), metavar="DIR")
@@ -107,6 +199,8 @@ def main() -> None:
     predictor, _ = load_predictor(args.run, None, read_run(args.run)[0])
     draw_whole_sample(predictor, args.output / "whole_sample.jpg")
     draw_failures(predictor, args.output / "failures.jpg")
+    draw_retinas(args.output / "drawn_retinas.jpg")
+    draw_data_flow(predictor, args.output / "data_flow.jpg")
 
 
 if __name__ == "__main__":
