@@ -53,6 +53,14 @@ def test_sample_set_is_found_by_its_word(project):
     assert dlm.find_dataset("phantom", "--data") == Path("data/phantom/UT-FSOCTA-v1")
 
 
+@pytest.mark.parametrize("leftover", ["._1.png", ".trash/1.png", "__MACOSX/1.png", "a/__MACOSX/1.png"])
+def test_leftovers_of_a_mac_or_an_editor_are_not_visible(tmp_path, leftover):
+    for name in ("a/1.png", leftover):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert dlm.visible_below(tmp_path) == [tmp_path / "a", tmp_path / "a/1.png"]
+
+
 def test_cases_are_paired_by_name_and_split_by_subject(root):
     cases, unpaired = dlm.load_data_cases(root)
     assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa", "name")
