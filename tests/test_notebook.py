@@ -15,7 +15,7 @@ NOTEBOOK = PROJECT / "docs" / "octa_synthesis.ipynb"
 QUICK = 'TRAINING = "--epochs 1 --patch-size 64 --batch-size 16"', 'FINE_TUNING = "--epochs 1 --patch-size 128"'
 SHORTER = {  # lines of the notebook, in full, and what the test has in their place
     'TRAINING = "--epochs 2"  # the default is 6, and 32 for good weights': QUICK[0],
-    'FINE_TUNING = "--epochs 10"  # the default is 50': QUICK[1],
+    'FINE_TUNING = "--epochs 10"  # the default is 25': QUICK[1],
 }
 
 
