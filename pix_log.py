@@ -97,6 +97,8 @@ def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
         UserError, ValueError: it is damaged; the message says how.
     """
     rows = read_table(table) if table.exists() else []
+    if rows and (missing := [column for column in ("epoch", "step") if column not in rows[0]]):
+        raise ValueError(f"has no column {missing[0]!r}")
     if rows and (unknown := [column for column in rows[0] if column not in ("epoch", "step", *VALIDATION_SCORES)]):
         raise ValueError(f"unknown column {unknown[0]!r}")
     rows = [row for row in rows if int(row["epoch"]) <= epochs]

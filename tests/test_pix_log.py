@@ -55,6 +55,7 @@ def test_scores_are_summaries_too(tmp_path):
         ("epoch,step,error\n1,10,0.5\n2,20,0.4\n", "unknown column 'error'"),
         ("epoch,step,mae\none,10,0.5\n", "invalid literal"),
         ("epoch,step\n1,10,0.5\n", "more cells"),
+        ("step,mae\n10,0.5\n", "no column 'epoch'"),
         ("", "has 0 of 2 epochs"),
         (None, "has 0 of 2 epochs"),
     ],
