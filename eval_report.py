@@ -29,6 +29,7 @@ SYMBOLS = {"mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "roc_auc": "ROC AUC
 HEADINGS = SYMBOLS | {"skeleton_density": "skeleton density, mm/mm²", "faz_mm2": "avascular zone, mm²"}
 COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
 LEAST_P = "\\*"  # behind a p value that is the least which so many subjects can give
+MONTAGE = "montage_"  # before a region: the name of a figure
 STYLE = """body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 }
 td, th { border: 1px solid #ccc; padding: .25em .6em; text-align: right }
@@ -167,18 +168,18 @@ def describe(
 ) -> list[Block]:
     """The complete report: for each region three sentences, tables and a montage; the figures; how it was made.
 
-    `captions` are those of the figures by name; montages are named montage_REGION.
+    `captions` are those of the figures by name; that of a region's montage is MONTAGE + region.
     """
     blocks: list[Block] = [Heading(title, 1)]
     regions = regions_of(summary)
     blocks += [sentences(Rows(summary, region), region, reference) for region in regions]
     for region in regions:
         blocks.append(Heading(title_of(region), 2))
-        if (name := f"montage_{region}") in captions:
+        if (name := MONTAGE + region) in captions:
             blocks.append(Picture(name, captions[name]))
         blocks += tables(Rows(summary, region), region, reference)
     blocks.append(Heading("Figures", 2))
-    blocks += [Picture(name, text) for name, text in captions.items() if not name.startswith("montage_")]
+    blocks += [Picture(name, text) for name, text in captions.items() if not name.startswith(MONTAGE)]
     return [*blocks, Heading("How it was made", 2), tuple(notes)]
 
 

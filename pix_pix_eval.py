@@ -472,7 +472,7 @@ def run_evaluation(options: argparse.Namespace) -> int:
     summary = summarise(per_eye, options.resamples, options.seed)
     notes = conditions(evaluation, per_eye, options, str(Path(checkpoint).relative_to(run))) + notes
     figures = {
-        f"montage_{region}": eval_figures.draw_montage(montage_rows(evaluation, per_eye, region), truth.kind)
+        eval_report.MONTAGE + region: eval_figures.draw_montage(montage_rows(evaluation, per_eye, region), truth.kind)
         for region in eval_report.regions_of(per_eye)
     }
     figures |= {
@@ -484,7 +484,7 @@ def run_evaluation(options: argparse.Namespace) -> int:
     blocks = eval_report.describe(f"Evaluation of {run}", notes, summary, truth.kind, captions)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
     folder = eval_report.write_results(folder, {"per_eye": per_eye, "summary": summary}, blocks, figures)
-    montages = {name.removeprefix("montage_"): folder / f"{name}.png" for name in figures if "montage" in name}
+    montages = {region: folder / f"{eval_report.MONTAGE}{region}.png" for region in eval_report.regions_of(per_eye)}
     report = (folder / "summary.md").read_text(encoding="utf-8")
     tensorboard = write_summaries(summary, report, montages, run, settings, checkpoint)
     print(*eval_report.headlines(summary), sep="\n")
