@@ -56,7 +56,7 @@ INVALID = [
     ("octa_channels", 2),
     ("precision", "float8"),
     ("train_subjects", "1-"),
-    ("validation_subjects", "0"),
+    ("validation_subjects", "3-1"),
     ("test_subjects", "1-999999999"),
 ]
 
