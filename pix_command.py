@@ -20,7 +20,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 VERSION = "1.0.0"  # of the program; CITATION.cff and CHANGELOG.md name it too
@@ -185,6 +184,8 @@ def hold(path: Path, busy: str) -> Iterator[None]:
         OptionError: another process holds it.
         OSError: the file cannot be made.
     """
+    from filelock import FileLock, Timeout  # here, so that the networks load no library but Keras
+
     held = FileLock(path, timeout=0)
     try:
         held.acquire()
