@@ -123,8 +123,11 @@ def shown_name(candidate: str, reference: str) -> str:
 
 
 def number(value: float, form: str = ".3f") -> str:
-    """A number for a table; a dash for nan."""
-    return f"{value:{form}}" if np.isfinite(value) else "-"
+    """A number for a table, 0 without a sign; a dash for nan."""
+    if not np.isfinite(value):
+        return "-"
+    text = f"{value:{form}}"
+    return text if float(text) else text.lstrip("-")
 
 
 def with_interval(row: Mapping, name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from eval_figures import axis_limits, correlation_without, draw_points, name_outlier, precision_of
-from eval_report import Heading, Picture, Table, as_html, as_markdown, p_value, shown_name, with_interval
+from eval_report import Heading, Picture, Table, as_html, as_markdown, number, p_value, shown_name, with_interval
 
 BLOCKS = [Heading("T", 1), "a < b", Table("of x", ["", "n"], [["A", "1"]]), Picture("p", "shows"), ("one", "two")]
 
@@ -97,3 +97,10 @@ def test_precision_follows_from_dice_and_recall():
     dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
     recall = (truth & found).sum() / truth.sum()
     assert precision_of(pd.Series([dice]), pd.Series([recall]))[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-0.0004, "0.00"), (0.004, "0.00"), (-0.006, "-0.01"), (float("nan"), "-")]
+)
+def test_number_that_rounds_to_0_has_no_sign(value, shown):
+    assert number(value, ".2f") == shown
