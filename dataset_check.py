@@ -8,6 +8,7 @@ import numpy as np
 from dataset_load_mod import (
     PUBLISHED_SPLITS,
     DataError,
+    is_leftover,
     list_eyes,
     list_full_fields,
     load_data_cases,
@@ -47,15 +48,15 @@ def check_dataset(dataset: Path) -> Findings:
         OSError: a folder cannot be read.
     """
     folders, ignored = {}, []
-    paths = [] if is_table(dataset) else visible_below(dataset)
-    for folder in (path for path in paths if path.is_dir()):
+    below = [] if is_table(dataset) else visible_below(dataset)
+    for folder in (path for path in below if path.is_dir()):
         eyes = list_eyes(folder)
         name, region = folder.relative_to(dataset), ""
         if name.name in REGIONS:
             name, region = name.parent, name.name
         if eyes:
             folders.setdefault(name.as_posix(), {})[region] = len(eyes)
-        files = {path for path in paths if path.parent == folder and path.is_file()}
+        files = {path for path in folder.iterdir() if path.is_file() and not is_leftover(path.name)}
         ignored += sorted(files - set(eyes.values()))
     cases, unpaired = load_data_cases(dataset)
     obstacles, faults, sizes, black = [], [], {}, []

@@ -215,10 +215,7 @@ class Run:
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Save a checkpoint, after flushing the log up to it. Raises UserError if the disk is full.
-
-        Also run.json, in case the run's folder was deleted meanwhile.
-        """
+        """Save log, checkpoint, and run.json lest the folder was deleted. Raises UserError if the disk is full."""
         if self.log is not None:
             self.log.flush()
             self.state.save()

@@ -418,6 +418,15 @@ def test_check_names_every_odd_file(root, capsys):
     assert "31_OD.jpg: " in printed
 
 
+def test_check_names_an_odd_file_in_a_linked_folder(root, tmp_path, capsys):
+    disc = root / "cropped" / "fundus" / "disc"
+    disc.rename(tmp_path / "elsewhere")
+    disc.symlink_to(tmp_path / "elsewhere")
+    (disc / "notes.txt").write_text("x")
+    assert dlm.main(["check", str(root)]) == 0
+    assert f": 1\n  {disc / 'notes.txt'}\n" in capsys.readouterr().out
+
+
 DAMAGES = {
     "26_OD.png": lambda root: (root / "cropped/octa/disc/26_OD.png").write_bytes(b""),
     "26_OD.jpg": lambda root: (root / "fov45/fundus/26_OD.jpg").write_bytes(b""),

@@ -24,7 +24,7 @@ from scipy.ndimage import binary_erosion
 from camera_field import find_field
 from dataset_load_mod import Pair, black_outside, octa_to_grey
 from patch_batches import TrainingPatches, training_image
-from phantom.dataset import TRUTH_MIN_WIDTH_MM
+from phantom.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom.stream import sample_pair
 from phantom_retina import make_eye, render_full_field
@@ -39,7 +39,6 @@ EYES = 48  # of the stream, each from a tree of its own
 FAILURES = 2  # shown of each kind
 MISSED, INVENTED = (230, 159, 0), (86, 180, 233)  # Okabe and Ito's orange and sky blue
 JPEG = {"quality": 88}
-DRAWN = (2, 6)  # rows and columns of pairs that runs train on
 STEPS = 5  # of the way of the data, in each row
 PATCH_PX = 256
 
@@ -119,8 +118,8 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
 
 
 def draw_retinas(path: Path) -> None:
-    """Pairs of the stream, each with a tree of its own."""
-    rows, columns = DRAWN
+    """The pairs of the contact sheet, with names."""
+    rows, columns = SHEET_SIZE
     images, names = [], []
     for row in range(rows):
         pairs = [sample_pair(0, (row * columns + column) * TREE_SHARED_BY) for column in range(columns)]

@@ -10,7 +10,6 @@ does not hold.
 """
 
 import argparse
-import csv
 import signal
 import subprocess
 import sys
@@ -27,7 +26,8 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 from conftest import different_values, fake_fundus, program, write_tiny_dataset
 
-from pix_command import load_tensorflow
+from pair_table import NEEDED
+from pix_command import load_tensorflow, write_table
 
 LAYOUT, SAMPLES = "data/UT-FSOCTA-v1", "phantom"
 START = "start"  # the run that others start from
@@ -84,13 +84,13 @@ def write_data(folder: Path) -> None:
     """Write the tiny data set, the same as two tables of pairs, and a photograph of its own."""
     write_tiny_dataset(folder / "data")
     splits = {"1_OD": "train", "2_OS": "train", "26_OD": "validation", "31_OD": "test"}
-    for name, columns in (("pairs.csv", 3), ("split.csv", 4)):
-        with open(folder / name, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("fundus", "octa", "subject", "split")[:columns])
-            for eye, split in splits.items():
-                paths = [f"{LAYOUT}/cropped/{kind}/disc/{eye}.png" for kind in ("fundus", "octa")]
-                writer.writerow((*paths, eye, split)[:columns])
+    pairs = [
+        {kind: f"{LAYOUT}/cropped/{kind}/disc/{eye}.png" for kind in ("fundus", "octa")}
+        | {"subject": eye, "split": split}
+        for eye, split in splits.items()
+    ]
+    for name, columns in (("pairs.csv", NEEDED), ("split.csv", (*NEEDED, "split"))):
+        write_table(folder / name, columns, [{column: pair[column] for column in columns} for pair in pairs])
     Image.fromarray(fake_fundus(np.random.default_rng(1), 120, 160)).save(folder / "photo.png")
 
 
