@@ -30,7 +30,7 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
     """Vessel density of each candidate against the reference's; with `agreement` as a Bland-Altman plot.
 
     Each panel has a letter, the number of eyes, and r or the bias with its interval. Points beyond the axes are
-    triangles at the edge. The eye that changes r most is named, if that is more than OUTLIER.
+    triangles at the edge. The eye that changes r most has a ring and is named, if that is more than OUTLIER.
     """
     regions, names = regions_of(per_eye), [name for name in per_eye["candidate"].unique() if name != REAL]
     of_density = (summary["sector"] == WHOLE) & (summary["measure"] == "vessel_density")
@@ -56,17 +56,22 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
                 continue
             row = rows[region, name]
             places = (shown[name] + real) / 2 if agreement else real
-            draw_points(panel, places, heights[name], (low, high), colour)
+            drawn = draw_points(panel, places, heights[name], across, (low, high), colour)
+            statistic = "bias " + with_interval(row, "bias") if agreement else "r " + with_interval(row, "pearson")
+            title = f"{chr(next(letter))}  {name}\n{row['eyes']} eyes; {statistic}"
             if agreement:
                 draw_limits(panel, row, colour)
             else:
                 panel.axline((low, low), slope=1, color="0.6", linewidth=0.6)
-                name_outlier(panel, real, shown[name], list(table.index))
+                title += "\n"  # so that the panels of a line are equally high
+                if (outlier := find_outlier(real, shown[name])) is not None:
+                    place, r = outlier
+                    panel.plot(*drawn[place], "o", color="0.3", markersize=8, fillstyle="none", markeredgewidth=0.6)
+                    title += f"ring: {table.index[place]}, without it r {r:.2f}"
             panel.set(xlim=across, ylim=(low, high))
             for axis in (panel.xaxis, panel.yaxis):
                 axis.set_major_locator(MaxNLocator(TICKS))
-            statistic = "bias " + with_interval(row, "bias") if agreement else "r " + with_interval(row, "pearson")
-            panel.set_title(f"{chr(next(letter))}  {name}\n{row['eyes']} eyes; {statistic}", fontsize=6, loc="left")
+            panel.set_title(title, fontsize=6, loc="left")
         line[0].set_ylabel(f"{region}: {'candidate - reference' if agreement else 'candidate'}", fontsize=7)
     label = "mean of the two vessel densities" if agreement else f"vessel density, {shown_name(REAL, reference)}"
     figure.supxlabel(label, fontsize=7)
@@ -86,14 +91,23 @@ def axis_limits(groups: Sequence[np.ndarray], always: np.ndarray | None) -> tupl
     return float(every.min() - DENSITY_MARGIN), float(every.max() + DENSITY_MARGIN)
 
 
-def draw_points(panel, x: np.ndarray, y: np.ndarray, limits: tuple[float, float], colour: str) -> None:
-    """Draw points; those above or below the limits as triangles at the edge."""
+def draw_points(
+    panel, x: np.ndarray, y: np.ndarray, across: tuple[float, float], up: tuple[float, float], colour: str
+) -> np.ndarray:
+    """Draw points; those beyond the limits as triangles at the edge. Returns where they are drawn: (points, 2)."""
+    places = np.stack([to_edge(x, across), to_edge(y, up)], axis=1)
+    marks = np.select([y < up[0], y > up[1], x < across[0], x > across[1]], ["v", "^", "<", ">"], ".")
+    for mark in np.unique(marks):
+        fill = "full" if mark == "." else "none"
+        panel.plot(*places[marks == mark].T, mark, color=colour, markersize=4, fillstyle=fill)
+    return places
+
+
+def to_edge(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Values beyond the limits moved just inside them."""
     low, high = limits
     edge = 0.02 * (high - low)
-    for outside, marker, height in ((y < low, "v", low + edge), (y > high, "^", high - edge)):
-        panel.plot(x[outside], np.full(outside.sum(), height), marker, color=colour, markersize=4, fillstyle="none")
-    inside = (y >= low) & (y <= high)
-    panel.plot(x[inside], y[inside], ".", color=colour, markersize=4)
+    return np.select([values < low, values > high], [low + edge, high - edge], values)
 
 
 def draw_limits(panel, row: Mapping, colour: str) -> None:
@@ -106,18 +120,15 @@ def draw_limits(panel, row: Mapping, colour: str) -> None:
             panel.axhspan(row[f"{kind}_low"], row[f"{kind}_high"], color=colour, alpha=0.12, linewidth=0)
 
 
-def name_outlier(panel, real: np.ndarray, values: np.ndarray, names: Sequence[str]) -> None:
-    """Write the name of the eye without which r is most different, with that r, if it is by more than OUTLIER."""
+def find_outlier(real: np.ndarray, values: np.ndarray) -> tuple[int, float] | None:
+    """The place of the eye without which r is most different, with that r; None: by no more than OUTLIER."""
     found = np.flatnonzero(np.isfinite(real) & np.isfinite(values))
     if len(found) < 5 or np.ptp(real[found]) == 0 or np.ptp(values[found]) == 0:
-        return
+        return None
     whole = np.corrcoef(real[found], values[found])[0, 1]
     without = np.array([correlation_without(real, values, found, place) for place in found])
     most = int(np.nanargmax(np.abs(without - whole))) if np.isfinite(without).any() else 0
-    if abs(without[most] - whole) > OUTLIER:
-        text = f"{names[found[most]]}\n(r {without[most]:.2f} without)"
-        place = real[found[most]], values[found[most]]
-        panel.annotate(text, place, xytext=(3, 3), textcoords="offset points", fontsize=5, color="0.3", clip_on=True)
+    return (int(found[most]), float(without[most])) if abs(without[most] - whole) > OUTLIER else None
 
 
 def correlation_without(real: np.ndarray, values: np.ndarray, found: np.ndarray, place: int) -> float:
@@ -193,8 +204,13 @@ def draw_montage(rows: Sequence[MontageRow], reference: str) -> Figure:
 def caption_of(name: str) -> str:
     """What a figure shows, for the report."""
     captions = {
-        "density_scatter": "Vessel density of each eye against the reference's. Triangles lie beyond the axis.",
-        "bland_altman": "Differences from the reference: bias (line), limits of agreement (dashed), their intervals.",
-        "precision_recall": "All pixels of all eyes together; dots: mean precision and recall of the vessel maps.",
+        "density_scatter": "Vessel density of each eye against the reference's; on the line they are equal. Triangles "
+        "lie beyond the axis. A ring: the eye without which r differs by more than 0.1.",
+        "bland_altman": "Difference of each eye's vessel density from the reference's: mean (line), limits within "
+        "which 95 % of the differences lie (dashed), the limits' own 95 % intervals (bands). Triangles lie beyond the "
+        "axis.",
+        "precision_recall": "Precision and recall at every threshold of the vessel probability, all pixels of all eyes "
+        "together: an eye with a higher probability throughout counts more here than in the tables. Dots: mean of the "
+        "eyes' vessel maps, each at its own threshold; they may lie beside the curve.",
     }
     return captions.get(name, "Eyes with the best, the median and the worst Dice of this run.")

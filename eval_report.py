@@ -28,6 +28,8 @@ DPI, SCREEN_DPI = 300, 130
 SYMBOLS = {"mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "roc_auc": "ROC AUC", "dice": "Dice", "cldice": "clDice"}
 HEADINGS = SYMBOLS | {"skeleton_density": "skeleton density, mm/mm²", "faz_mm2": "avascular zone, mm²"}
 COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
+CORRELATIONS = ("pearson", "spearman")
+DIGITS = {"vessel_density": 3, "grey_levels": 3}  # after the point; of other measures two
 LEAST_P = "\\*"  # behind a p value that is the least which so many subjects can give
 MONTAGE = "montage_"  # before a region: the name of a figure
 STYLE = """body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
@@ -131,11 +133,16 @@ def number(value: float, form: str = ".3f") -> str:
 
 
 def with_interval(row: Mapping, name: str) -> str:
-    """A statistic of a row of `summary`: with its interval two decimals, without any three."""
+    """A statistic of a row of `summary`: with its interval two decimals, or as many as DIGITS has; without it three.
+
+    Correlations have no unit, and so always two.
+    """
     low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
     if not np.isfinite(row[low]):
         return number(row[name])
-    return f"{number(row[name], '.2f')} [{number(row[low], '.2f')}, {number(row[high], '.2f')}]"
+    digits = 2 if name in CORRELATIONS else DIGITS.get(row["measure"], 2)
+    value, least, most = (number(row[column], f".{digits}f") for column in (name, low, high))
+    return f"{value} [{least}, {most}]"
 
 
 def p_value(row: Mapping) -> str:
@@ -153,7 +160,7 @@ class Rows:
     """The rows of one region of `summary`."""
 
     def __init__(self, summary: pd.DataFrame, region: str):
-        part = summary[summary["region"] == region].set_index(["candidate", "sector", "measure"])
+        part = summary[summary["region"] == region].set_index(["candidate", "sector", "measure"], drop=False)
         self.rows = {key: row.to_dict() for key, row in part.iterrows()}
         self.names = list(dict.fromkeys(name for name, _, _ in self.rows))
         self.others = [name for name in self.names if name != REAL]
@@ -167,13 +174,24 @@ class Rows:
 
 
 def describe(
-    title: str, notes: Sequence[str], summary: pd.DataFrame, reference: str, captions: Mapping[str, str]
+    title: str,
+    opening: Sequence[str],
+    notes: Sequence[str],
+    summary: pd.DataFrame,
+    reference: str,
+    captions: Mapping[str, str],
 ) -> list[Block]:
     """The complete report: for each region three sentences, tables and a montage; the figures; how it was made.
 
-    `captions` are those of the figures by name; that of a region's montage is MONTAGE + region.
+    Args:
+        title: of the page.
+        opening: paragraphs: of what, and what a reader must know first.
+        notes: how it was made, an item each.
+        summary: see the top of this file.
+        reference: see there.
+        captions: those of the figures by name; that of a region's montage is MONTAGE + region.
     """
-    blocks: list[Block] = [Heading(title, 1)]
+    blocks: list[Block] = [Heading(title, 1), *opening]
     regions = regions_of(summary)
     blocks += [sentences(Rows(summary, region), region, reference) for region in regions]
     for region in regions:
@@ -193,20 +211,31 @@ def title_of(region: str) -> str:
 
 def sentences(rows: Rows, region: str, reference: str) -> str:
     """What was found in a region, in three sentences."""
-    ours, density = rows(OURS, "dice"), rows(OURS, "vessel_density")
+    ours = rows(OURS, "dice")
     dice = {name: rows(name, "dice")["mean"] for name in rows.others if name not in (OURS, SEGMENTED)}
     best = max(dice, key=lambda name: -1 if np.isnan(dice[name]) else dice[name])
-    real = rows(REAL, "vessel_density")["mean"]
+    limit = f" (the segmented OCT-A itself: {number(rows(SEGMENTED, 'dice')['mean'], '.2f')})"
+    density, skeleton = ((rows(OURS, name), rows(REAL, name)["mean"]) for name in DENSITY_NAMES)
+    correlated = "" if np.isnan(density[0]["pearson"]) else f", r across eyes {with_interval(density[0], 'pearson')}"
     agreement = {way: number(rows(OURS, f"{way}vessel_auc")["mean"], ".2f") for way in WAYS}
-    correlated = "" if np.isnan(density["pearson"]) else f"; across eyes r is {with_interval(density, 'pearson')}"
     return (
         f"{title_of(region)}, {ours['eyes']} eyes: the vessels of this run overlap those of the "
-        f"{shown_name(REAL, reference)} with a Dice of {with_interval(ours, 'mean')}; of the others {best} comes "
-        f"nearest, with {number(dice[best], '.2f')}. "
-        f"Its vessel density is {number(density['mean'], '.2f')}, the reference's {number(real, '.2f')}{correlated}. "
-        f"With the large vessels of the real OCT-A it agrees by an AUC of {agreement['']} as they lie and "
-        f"{agreement['registered_']} registered; another eye's prediction, registered, by {agreement['control_']}."
+        f"{shown_name(REAL, reference)} with a Dice of {with_interval(ours, 'mean')}"
+        f"{limit if SEGMENTED in rows.names else ''}; of the other methods {best} comes nearest, with "
+        f"{number(dice[best], '.2f')}. "
+        f"Its vessel density is {compared(density[0]['mean'], density[1], '.3f')}"
+        f"{correlated}, "
+        f"and its skeleton density {compared(skeleton[0]['mean'], skeleton[1], '.2f')} mm/mm². "
+        f"Against the large vessels that are found in the OCT-A itself, its AUC is {agreement['']}, and "
+        f"{agreement['registered_']} with the OCT-A moved onto it; another eye's prediction reaches "
+        f"{agreement['control_']}, which is what the moving gives alone."
     )
+
+
+def compared(value: float, reference: float, form: str) -> str:
+    """A density beside the reference's, and by how many percent they differ."""
+    text = f"{number(value, form)} (reference {number(reference, form)}"
+    return text + (f": {100 * (value / reference - 1):+.0f} %)" if reference > 0 and np.isfinite(value) else ")")
 
 
 def tables(rows: Rows, region: str, reference: str) -> list[Block]:

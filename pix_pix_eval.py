@@ -14,12 +14,12 @@ per_eye.csv, summary.csv, figures as PNG and PDF; and the main results for Tenso
 import argparse
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pix_command import OneLineParser, OptionError, exit_status, flag, load_tensorflow, progress_bar, report_error
+from pix_command import OneLineParser, OptionError, exit_status, load_tensorflow, progress_bar, report_error
 from pix_settings import CHECKPOINTS, SPLITS, Settings
 from ut_fsocta import CROP_MM, EYES, OTHER_REGION
 
@@ -87,19 +87,25 @@ from dataset_load_mod import (
     DataError,
     black_outside,
     find_dataset,
-    list_eyes,
-    load_data_cases,
     load_pair,
     octa_to_grey,
     read_image,
-    seen_subjects,
+)
+from eval_inputs import (
+    DRAWN,
+    HAS_SEEN,
+    PUBLISHED,
+    Comparator,
+    Truth,
+    find_cases,
+    find_comparators,
+    find_truth,
+    list_images,
 )
 from eye_measures import (
-    BASELINES,
     MEASURES,
     OURS,
     REAL,
-    SEGMENTED,
     Candidate,
     Control,
     EyeToMeasure,
@@ -113,133 +119,8 @@ from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
 
 IDENTITY = ("name", "subject", "eye", "region", "seen")  # of a case, in per_eye.csv
-HAS_SEEN = "the run, or one that it started from, was trained or validated on {}"
 EYES_AT_ONCE = 16  # are read and synthesised before they are measured: limits the memory
 EYES_PER_PROCESS = 8  # a process takes two seconds to start, which fewer eyes do not repay
-
-# Other methods in the data set: the folder of their images below cropped/, whether these are OCT-A, their binary maps
-PUBLISHED = {
-    "synthetic_octa": ("synthetic_octa", True, None),
-    "denoised_synthetic_octa": ("denoised_synthetic_octa/noThresh", False, "denoised_synthetic_octa/Thresh"),
-    "SA_Unet": ("SA_Unet", False, None),
-    "Iternet": ("Iternet", False, None),
-}
-# Below cropped/, by preference: what it is in a word or two, and in full
-TRUTH_FOLDERS = {
-    "truth": ("exact map", "the exact vessels of the sample retinas (cropped/truth)"),
-    "GT_OCT_net/Thresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/Thresh)"),
-    "GT_OCT_net/noThresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/noThresh)"),
-}
-
-
-# --- gather ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparator:
-    """Images of another method, by the name of the case."""
-
-    name: str
-    is_octa: bool
-    images: dict[str, Path]
-    binary: dict[str, Path] = field(default_factory=dict)
-    averaged: dict[str, Path] = field(default_factory=dict)  # NAME_probability.png beside OCT-A
-
-
-def list_images(folder: Path, regions: Sequence[str]) -> dict[str, Path]:
-    """The images of a folder in the layout by the name of the case.
-
-    They lie in disc/ and macula/ below it, or in itself if the data have one region only.
-    """
-    places = {region: list_eyes(folder / region) for region in regions}
-    if len(regions) == 1 and not places[regions[0]]:
-        places = {regions[0]: list_eyes(folder)}
-    return {f"{region}/{subject}_{eye}": path for region in places for (subject, eye), path in places[region].items()}
-
-
-def list_compared(folder: Path, data: Path, cases: pd.DataFrame) -> dict[str, Path]:
-    """The images of a folder of another method by the name of the case: NAME.png, or in the layout if the data are."""
-    if not is_table(data):
-        return list_images(folder, eval_report.regions_of(cases))
-    paths = {name: folder / f"{name}.png" for name in cases["name"]}
-    return {name: path for name, path in paths.items() if path.is_file()}
-
-
-def find_comparators(data: Path, cases: pd.DataFrame, options: argparse.Namespace) -> list[Comparator]:
-    """The other methods in the data, and the folders of --compare and --compare-vessels.
-
-    Raises:
-        OptionError: such a folder is missing, has no image of the cases, or a name that is taken.
-    """
-    found, regions = [], eval_report.regions_of(cases)
-    for name, (images, is_octa, binary) in PUBLISHED.items():
-        if paths := list_images(data / "cropped" / images, regions):
-            maps = list_images(data / "cropped" / binary, regions) if binary else {}
-            found.append(Comparator(name, is_octa, paths, maps))
-    taken = {REAL, SEGMENTED, OURS, *BASELINES, *PUBLISHED}
-    for option, is_octa in (("compare", True), ("compare_vessels", False)):
-        for text in getattr(options, option):
-            name, _, folder = text.partition("=")
-            if not name or not folder:
-                raise OptionError(f"{flag(option)} {text}: write it as NAME=DIR")
-            if name in taken:
-                raise OptionError(f"{flag(option)} {text}: the name {name} is taken; choose another")
-            images = list_compared(Path(folder), data, cases)
-            if not images:
-                example = f"{cases['name'].iloc[0]}.png"
-                raise OptionError(f"{flag(option)} {text}: has no image of these cases, such as {example}")
-            taken.add(name)
-            beside = {key: path.with_name(f"{path.stem}_probability.png") for key, path in images.items()}
-            averaged = {key: path for key, path in beside.items() if is_octa and path.exists()}
-            found.append(Comparator(name, is_octa, images, averaged=averaged))
-    return found
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The vessels that all candidates are compared with."""
-
-    kind: str  # what it is, in a word or two
-    origin: str  # and in full
-    maps: dict[str, Path] | None  # by the name of the case; None: the segmenter's map of the real OCT-A
-
-
-def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> Truth:
-    """The first of TRUTH_FOLDERS that exists; without any, or on request, the segmenter's map."""
-    for folder, (kind, origin) in TRUTH_FOLDERS.items():
-        if not segmenter and (maps := list_images(dataset / "cropped" / folder, regions)):
-            return Truth(kind, origin, maps)
-    return Truth("segmenter's map", "the segmenter's map of the real OCT-A", None)
-
-
-def find_cases(
-    options: argparse.Namespace, data: Path, settings: Settings, seen: Collection[str]
-) -> tuple[pd.DataFrame, int]:
-    """The pairs of the split, with a column `seen`: whether the run has seen their subject; and how many are left out.
-
-    Args:
-        options: of the command line.
-        data: the data set.
-        settings: of the run.
-        seen: what the run has seen, see `pix_run.seen_by`.
-
-    Raises:
-        OptionError: there is none.
-    """
-    cases, unpaired = load_data_cases(data, settings.splits(), settings.split)
-    if unpaired:
-        print(f"{len(unpaired)} files of the data have no partner and are left out")
-    if options.split != "all":
-        cases = cases[cases["split"] == options.split]
-    if cases.empty:
-        raise OptionError(f"--split {options.split}: {data} has no pair of it")
-    cases = cases.assign(seen=cases["subject"].isin(seen_subjects(cases, seen)))
-    if options.split in ("test", "all") and not options.include_seen and cases["seen"].any():
-        known, cases = cases[cases["seen"]]["subject"].nunique(), cases[~cases["seen"]]
-        if cases.empty:
-            raise OptionError(f"--split {options.split}: {HAS_SEEN.format('all subjects')}; see --include-seen")
-        return cases, known
-    return cases, 0
 
 
 # --- measure ---------------------------------------------------------------------------------------------------------
@@ -370,15 +251,33 @@ def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> 
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
-def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
-    """What is absent, and what the numbers do not show; a line each."""
-    found = []
-    measured = per_eye[per_eye["sector"] == WHOLE]
-    if (subjects := measured["subject"].nunique()) < MIN_SUBJECTS:
+def opening(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.Namespace, weights: str) -> list[str]:
+    """What is evaluated, and what a reader must know first; a sentence each."""
+    real = per_eye[(per_eye["sector"] == WHOLE) & (per_eye["candidate"] == REAL)]
+    regions = eval_report.regions_of(real)
+    eyes = ", ".join(f"{(real['region'] == region).sum()} eyes, {region}" for region in regions)
+    subjects = real["subject"].nunique()
+    found = [f"{subjects} subjects ({eyes}), split {options.split} of {options.data}; weights: {weights}."]
+    if list_images(options.data / "cropped" / DRAWN, regions):
+        found.append(
+            "NO REAL EYES: the program drew these sample retinas, photographs as well as OCT-A; what is called real "
+            "OCT-A below is the drawn one."
+        )
+    if subjects < MIN_SUBJECTS:
         found.append(
             f"ONLY {subjects} SUBJECT{'S' if subjects > 1 else ''}: correlations, intervals, limits of agreement "
-            f"and tests would be misleading and are left out (below {MIN_SUBJECTS}); take the means as examples"
+            f"and tests would be misleading and are left out (below {MIN_SUBJECTS}); take the means as examples."
         )
+    if known := evaluation.cases[evaluation.cases["seen"]]["subject"].nunique():
+        number = evaluation.cases["subject"].nunique()
+        found.append(f"{known} OF {number} SUBJECTS ARE NO TEST: {HAS_SEEN.format('them')}.")
+    return found
+
+
+def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
+    """What is absent; a line each."""
+    found = []
+    measured = per_eye[per_eye["sector"] == WHOLE]
     present = {comparator.name for comparator in evaluation.comparators}
     absent = [name for name in PUBLISHED if name not in present]
     if absent and not evaluation.is_table:
@@ -391,9 +290,6 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
             found.append(f"{comparator.name}: {lost} of {crops} crops are absent")
     if evaluation.left_out:
         found.append(f"{evaluation.left_out} subjects are left out: {HAS_SEEN.format('them')}; see --include-seen")
-    if known := evaluation.cases[evaluation.cases["seen"]]["subject"].nunique():
-        number = evaluation.cases["subject"].nunique()
-        found.append(f"{known} OF {number} SUBJECTS ARE NO TEST: {HAS_SEEN.format('them')}")
     if unknown := int(np.sum(evaluation.cases["region"] == OTHER_REGION)):
         found.append(f"{unknown} of {len(evaluation.cases)} pairs have no region: without sectors, and what needs one")
     sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
@@ -403,22 +299,17 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
     return found + [f"unusable: {fault}" for fault in evaluation.faults]
 
 
-def conditions(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.Namespace, weights: str) -> list[str]:
+def conditions(evaluation: Evaluation, regions: Sequence[str], options: argparse.Namespace) -> list[str]:
     """How the evaluation was made; a line each."""
-    real = per_eye[(per_eye["sector"] == WHOLE) & (per_eye["candidate"] == REAL)]
-    regions = eval_report.regions_of(real)
-    eyes = ", ".join(f"{(real['region'] == region).sum()} eyes, {region}" for region in regions)
     classes = " and ".join(f"{OCTA_CLASSES[region]} classes ({region})" for region in regions)
     sides = ", ".join(f"{region} {evaluation.crop_mm[region]:g} mm" for region in regions)
     return [
-        f"weights: {weights}; data: {options.data}; split: {options.split}",
-        f"{real['subject'].nunique()} subjects: {eyes}",
         f"reference: {evaluation.truth.origin}",
         f"segmenter, the same for every OCT-A: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of {classes} "
         "(multi-Otsu); vessel probabilities: above Otsu's threshold, or the binary map that comes with them",
-        "registered: the real OCT-A moved onto the prediction, for real pairs lie some pixels apart and scores as they "
-        "lie are limited by that; it forgives errors of place too, and what it gives alone shows the prediction for "
-        "another eye, registered in the same way; densities are taken as they lie",
+        "registered: the real OCT-A moved onto the prediction. Real pairs lie some pixels apart, which lowers the "
+        "scores of any prediction. The moving also forgives errors of place; how much it gives alone is shown by the "
+        "prediction for another eye, registered in the same way. Densities are taken without it",
         f"side of a crop, assumed unless given: {sides}",
         f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {options.resamples} resamples, seed {options.seed}; "
         "p: signed-rank test over subjects, not corrected for multiple tests",
@@ -467,24 +358,26 @@ def run_evaluation(options: argparse.Namespace) -> int:
     evaluation = Evaluation(predictor, settings.fov_mask, cases, left_out, is_table(data), comparators, truth, crop_mm)
 
     per_eye, counts = evaluate_eyes(evaluation)
-    notes = remarks(evaluation, per_eye)
-    print(*notes, f"Bootstrap over subjects: {options.resamples} resamples, seed {options.seed}", sep="\n")
+    first = opening(evaluation, per_eye, options, str(Path(checkpoint).relative_to(run)))
+    absent, regions = remarks(evaluation, per_eye), eval_report.regions_of(per_eye)
+    bootstrap = f"Bootstrap over subjects: {options.resamples} resamples, seed {options.seed}"
+    print(*first[1:], *absent, bootstrap, sep="\n")
     summary = summarise(per_eye, options.resamples, options.seed)
-    notes = conditions(evaluation, per_eye, options, str(Path(checkpoint).relative_to(run))) + notes
     figures = {
         eval_report.MONTAGE + region: eval_figures.draw_montage(montage_rows(evaluation, per_eye, region), truth.kind)
-        for region in eval_report.regions_of(per_eye)
+        for region in regions
     }
     figures |= {
         "density_scatter": eval_figures.draw_densities(per_eye, summary, False, truth.kind),
         "bland_altman": eval_figures.draw_densities(per_eye, summary, True, truth.kind),
         "precision_recall": eval_figures.draw_precision_recall(counts, per_eye),
     }
+    notes = conditions(evaluation, regions, options) + absent
     captions = {name: eval_figures.caption_of(name) for name in figures}
-    blocks = eval_report.describe(f"Evaluation of {run}", notes, summary, truth.kind, captions)
+    blocks = eval_report.describe(f"Evaluation of {run}", first, notes, summary, truth.kind, captions)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
     folder = eval_report.write_results(folder, {"per_eye": per_eye, "summary": summary}, blocks, figures)
-    montages = {region: folder / f"{eval_report.MONTAGE}{region}.png" for region in eval_report.regions_of(per_eye)}
+    montages = {region: folder / f"{eval_report.MONTAGE}{region}.png" for region in regions}
     report = (folder / "summary.md").read_text(encoding="utf-8")
     tensorboard = write_summaries(summary, report, montages, run, settings, checkpoint)
     print(*eval_report.headlines(summary), sep="\n")

@@ -5,8 +5,19 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from eval_figures import axis_limits, correlation_without, draw_points, name_outlier, precision_of
-from eval_report import Heading, Picture, Table, as_html, as_markdown, number, p_value, shown_name, with_interval
+from eval_figures import axis_limits, correlation_without, draw_points, find_outlier, precision_of
+from eval_report import (
+    Heading,
+    Picture,
+    Table,
+    as_html,
+    as_markdown,
+    compared,
+    number,
+    p_value,
+    shown_name,
+    with_interval,
+)
 
 BLOCKS = [Heading("T", 1), "a < b", Table("of x", ["", "n"], [["A", "1"]]), Picture("p", "shows"), ("one", "two")]
 
@@ -39,13 +50,31 @@ def test_page_and_markdown_have_the_same_cells():
 @pytest.mark.parametrize(
     ("row", "text"),
     [
-        ({"mean": 0.1234, "low": 0.1, "high": 0.2}, "0.12 [0.10, 0.20]"),
-        ({"mean": 0.1234, "low": np.nan, "high": np.nan}, "0.123"),
-        ({"mean": np.nan, "low": np.nan, "high": np.nan}, "-"),
+        ({"measure": "dice", "mean": 0.1234, "low": 0.1, "high": 0.2}, "0.12 [0.10, 0.20]"),
+        ({"measure": "vessel_density", "mean": 0.1234, "low": 0.1, "high": 0.2}, "0.123 [0.100, 0.200]"),
+        ({"measure": "dice", "mean": 0.1234, "low": np.nan, "high": np.nan}, "0.123"),
+        ({"measure": "dice", "mean": np.nan, "low": np.nan, "high": np.nan}, "-"),
     ],
 )
-def test_decimals_follow_the_interval(row, text):
+def test_decimals_follow_interval_and_measure(row, text):
     assert with_interval(row, "mean") == text
+
+
+def test_correlation_of_densities_has_two_decimals():
+    row = {"measure": "vessel_density", "pearson": 0.91, "pearson_low": 0.8, "pearson_high": 0.95}
+    assert with_interval(row, "pearson") == "0.91 [0.80, 0.95]"
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "text"),
+    [
+        (0.069, 0.06, "0.069 (reference 0.060: +15 %)"),
+        (0.1, 0.0, "0.100 (reference 0.000)"),
+        (np.nan, 0.1, "- (reference 0.100)"),
+    ],
+)
+def test_density_stands_beside_the_reference_in_percent(value, reference, text):
+    assert compared(value, reference, ".3f") == text
 
 
 @pytest.mark.parametrize(("p", "text"), [(2 / 2**10, "0.002\\*"), (0.01, "0.01"), (np.nan, "-")])
@@ -68,24 +97,21 @@ def test_axis_leaves_far_points_out_but_shows_this_run():
 
 def test_points_beyond_the_axis_are_triangles_at_its_edge():
     panel = Figure().subplots()
-    draw_points(panel, np.arange(3.0), np.array([-1.0, 0.5, 2.0]), (0.0, 1.0), "k")
-    found = {line.get_marker(): list(line.get_ydata()) for line in panel.lines}
-    assert found == {"v": [0.02], "^": [0.98], ".": [0.5]}
+    x, y = np.array([0.5, 0.5, 0.5, -3.0, 3.0]), np.array([-1.0, 0.5, 2.0, 0.5, 0.5])
+    draw_points(panel, x, y, (0.0, 1.0), (0.0, 1.0), "k")
+    found = {line.get_marker(): line.get_xydata().tolist() for line in panel.lines}
+    assert found == {"v": [[0.5, 0.02]], "^": [[0.5, 0.98]], ".": [[0.5, 0.5]], "<": [[0.02, 0.5]], ">": [[0.98, 0.5]]}
 
 
-def test_eye_without_which_r_differs_is_named():
+def test_eye_without_which_r_differs_is_found():
+    real = np.append(np.nan, np.arange(10) / 10)
+    values = np.where(np.arange(11) == 10, 0.0, real)
+    assert find_outlier(real, values) == (10, pytest.approx(1))
+
+
+def test_no_eye_is_found_where_none_stands_out():
     real = np.arange(10) / 10
-    values = np.where(np.arange(10) == 9, 0.0, real)
-    panel = Figure().subplots()
-    name_outlier(panel, real, values, [f"eye {number}" for number in range(10)])
-    assert [text.get_text() for text in panel.texts] == ["eye 9\n(r 1.00 without)"]
-
-
-def test_no_eye_is_named_where_none_stands_out():
-    real = np.arange(10) / 10
-    panel = Figure().subplots()
-    name_outlier(panel, real, real, [""] * 10)
-    assert not panel.texts
+    assert find_outlier(real, real) is None
 
 
 def test_correlation_of_equal_values_is_none():
