@@ -79,7 +79,7 @@ from pair_table import PairRow, existing, is_table
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import run_to_use
-from registration import Eye, Fit, alike, enlarged, fit_all, moved, reduced, seen_eye
+from registration import Eye, Fit, Sought, alike, enlarged, fit_all, moved, reduced, seen_eye, sought_of
 from vessel_metrics import above, otsu_threshold
 
 MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
@@ -289,6 +289,7 @@ class Work:
     table: Table
     figures: Path | None  # the folder for them
     eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
+    sought: dict[tuple[Case, tuple], Sought] = field(default_factory=dict)  # eyes made ready for OCT-A of a shape
     failed: list[str] = field(default_factory=list)  # unusable files, a line each
 
     def figure(self, case: Case) -> Path | None:
@@ -346,6 +347,19 @@ class Work:
     def controls(self, case: Case, own: Eye) -> list[Rival]:
         """What a pair is compared with: see `chosen_controls`."""
         return chosen_controls(own, [self.rival(case, other) for other in self.others_of(case)[:NEIGHBOURS]])
+
+    def alike(self, case: Case, scan: np.ndarray, known: Sequence[Rival]) -> list[Rival]:
+        """What a refused OCT-A may fit besides `known`: its photograph mirrored, and those of all others most alike."""
+        names = {rival.name for rival in known}
+        others = [other for other in self.data.cases if other.name not in names and not may_be_one_eye(case, other)]
+        others = [other for other in others if self.eye(other) is not None]
+        for other in others:
+            if (other, scan.shape) not in self.sought:
+                self.sought[other, scan.shape] = sought_of(self.eye(other), scan.shape)
+        scores = alike(scan, [self.sought[other, scan.shape] for other in others])
+        ranked = sorted(range(len(others)), key=lambda number: -scores[number])[:MOST_ALIKE]
+        mirrored = [rival for rival in turned(self.eyes[case]) if rival.name not in names]
+        return [self.rival(case, others[number]) for number in ranked] + mirrored
 
     def finish(self, case: Case, pair: Pair, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
         """Write the results of a pair; `fits` are with its own photograph and with the rivals.
@@ -424,23 +438,20 @@ def register(work: Work) -> None:
                 else:
                     refused.append((case, rivals, fits))
             progress.update(len(some))
-    for case, rivals, fits in progress_bar(refused, desc="looking for what they fit", unit="pair", disable=not refused):
-        identify(work, case, rivals, fits)
-
-
-def identify(work: Work, case: Case, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
-    """Compare a refused OCT-A with its photograph mirrored and with the most similar others; write the result."""
-    pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
-    scan = reduced(octa_to_grey(pair.octa) / 255)
-    others = [work.rival(case, other) for other in work.data.cases if not may_be_one_eye(case, other)]
-    others = [rival for rival in others if rival.eye is not None and rival.name not in {known.name for known in rivals}]
-    scores = alike(scan, [rival.eye for rival in others])
-    ranked = sorted(range(len(others)), key=lambda number: -scores[number])[:MOST_ALIKE]
-    more = [others[number] for number in ranked]
-    more += [rival for rival in turned(work.eyes[case]) if rival.name not in {known.name for known in rivals}]
-    everywhere = np.ones(scan.shape, bool)
-    found = fit_all(scan, [rival.eye.within(everywhere) for rival in more])
-    work.finish(case, pair, [*rivals, *more], [*fits, *found])
+        title = "looking for what they fit"
+        with progress_bar(total=len(refused), desc=title, unit="pair", disable=not refused) as progress:
+            for first in range(0, len(refused), PAIRS_AT_ONCE):
+                some = refused[first : first + PAIRS_AT_ONCE]
+                pairs = [load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True) for case, _, _ in some]
+                scans = [reduced(octa_to_grey(pair.octa) / 255) for pair in pairs]
+                more = [work.alike(case, scan, rivals) for (case, rivals, _), scan in zip(some, scans, strict=True)]
+                results = pool(
+                    joblib.delayed(fit_all)(scan, [rival.eye.within(np.ones(scan.shape, bool)) for rival in further])
+                    for scan, further in zip(scans, more, strict=True)
+                )
+                for (case, rivals, fits), pair, further, found in zip(some, pairs, more, results, strict=True):
+                    work.finish(case, pair, [*rivals, *further], [*fits, *found])
+                progress.update(len(some))
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

@@ -103,14 +103,17 @@ def fit_all(scan: np.ndarray, eyes: Sequence[Eye]) -> list[Fit]:
     return [fit(scan, eye) for eye in eyes]
 
 
-def alike(scan: np.ndarray, eyes: Sequence[Eye]) -> list[float]:
+def sought_of(eye: Eye, shape: tuple[int, int]) -> "Sought":
+    """An eye made ready for `alike`, with an OCT-A of a shape at working scale."""
+    eye = eye.within(np.ones(shape, bool))
+    return Sought(vessel_contrast(eye.prediction.astype(np.float32), eye.fov, evenly=False), eye.fov)
+
+
+def alike(scan: np.ndarray, eyes: Sequence["Sought"]) -> list[float]:
     """How alike an OCT-A, at working scale, and some eyes are at a glance: which to fit, if there are many."""
     found = vessel_contrast(scan, np.ones(scan.shape, bool), evenly=True)
-    scores = []
-    for eye in (eye.within(np.ones(scan.shape, bool)) for eye in eyes):
-        wanted = vessel_contrast(eye.prediction.astype(np.float32), eye.fov, evenly=False)
-        scores.append(max(aligned(wanted, found, eye.fov, angle, 1.0)[0] for angle in GLANCE))
-    return scores
+    turned = [Turned(found, angle, 1.0) for angle in GLANCE]
+    return [max(aligned(eye, image)[0] for image in turned) for eye in eyes]
 
 
 def fit(scan: np.ndarray, eye: Eye) -> Fit:
@@ -119,7 +122,7 @@ def fit(scan: np.ndarray, eye: Eye) -> Fit:
     grid = splines(fov.shape)
     wanted = vessel_contrast(prediction, fov, evenly=False)
     found = vessel_contrast(scan, np.ones_like(fov), evenly=True)
-    similarity = grid.linear(*find_similarity(wanted, found, fov))
+    similarity = grid.linear(*find_similarity(Sought(wanted, fov), found))
     matched = match_blocks(grid, wanted, found, fov, similarity)
     for stiffness in STIFFER:
         coefficients = matched
@@ -266,43 +269,60 @@ def splines(shape: tuple[int, int]) -> Splines:
     return Splines(shape)
 
 
-def find_similarity(wanted: np.ndarray, found: np.ndarray, fov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The similarity that moves `found` best onto `wanted`, two images of `vessel_contrast`.
+class Sought:
+    """What is searched for: a prediction's `vessel_contrast` in its field, at half the scale, as spectra."""
+
+    def __init__(self, wanted: np.ndarray, fov: np.ndarray):
+        inside = blocks(fov.astype(np.float32), 2)
+        target = blocks(wanted, 2) * inside
+        self.inside, self.target = (np.conj(spectrum(image)) for image in (inside, target))
+        self.area, self.power = inside.sum(), np.sum(target**2)
+
+
+class Turned:
+    """Where it is searched for: an OCT-A's `vessel_contrast`, rotated and scaled, at half the scale, as spectra."""
+
+    def __init__(self, found: np.ndarray, angle: float, scale: float):
+        self.matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        image = blocks(found, 2)
+        middle = (np.reshape(image.shape, (2, 1, 1)) - 1) / 2
+        places = np.tensordot(self.matrix, np.indices(image.shape) - middle, 1) + middle
+        image = map_coordinates(image, places, order=1)
+        self.image, self.square = spectrum(image), spectrum(image**2)
+        self.shape, self.power = image.shape, np.mean(image**2)
+
+
+def spectrum(image: np.ndarray) -> np.ndarray:
+    """The Fourier transform of an image with a border of zeros for shifts up to SHIFT."""
+    return np.fft.rfft2(image, [size + 2 * SHIFT for size in image.shape])
+
+
+def find_similarity(wanted: Sought, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The similarity that moves `found`, an image of `vessel_contrast`, best onto a prediction.
 
     Returns:
         matrix (2, 2) and shift (2,), px, of the displacement matrix x (place - middle) + shift.
     """
-    _, turned, shift = max(
-        (aligned(wanted, found, fov, angle, scale) for angle, scale in product(ANGLES, SCALES)),
-        key=lambda one: one[0],
-    )
-    return turned - np.eye(2), 2.0 * turned @ shift
+    turned = (Turned(found, angle, scale) for angle, scale in product(ANGLES, SCALES))
+    _, shift, matrix = max(((*aligned(wanted, one), one.matrix) for one in turned), key=lambda one: one[0])
+    return matrix - np.eye(2), 2.0 * matrix @ shift
 
 
-def aligned(
-    wanted: np.ndarray, found: np.ndarray, fov: np.ndarray, angle: float, scale: float
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """The best of all shifts up to SHIFT, with a rotation and a scale.
-
-    Returns:
-        The correlation of the two; the matrix (2, 2) of rotation and scale; the shift (2,), px at half the scale.
-    """
-    inside = blocks(fov.astype(np.float32), 2)
-    target, image = blocks(wanted, 2) * inside, blocks(found, 2)
-    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    middle = (np.reshape(target.shape, (2, 1, 1)) - 1) / 2
-    image = map_coordinates(image, np.tensordot(matrix, np.indices(target.shape) - middle, 1) + middle, order=1)
-    padded = [size + 2 * SHIFT for size in target.shape]
+def aligned(wanted: Sought, found: Turned) -> tuple[float, np.ndarray]:
+    """The best of all shifts up to SHIFT: the correlation of the two; the shift (2,), px at half the scale."""
+    padded = [size + 2 * SHIFT for size in found.shape]
 
     def sums(fixed: np.ndarray, shifted: np.ndarray) -> np.ndarray:
-        """Of the products of two images, at each shift: (2 SHIFT + 1, 2 SHIFT + 1)."""
-        product_of = np.fft.rfft2(shifted, padded) * np.conj(np.fft.rfft2(fixed, padded))
-        return np.roll(np.fft.irfft2(product_of, padded), (SHIFT, SHIFT), (0, 1))[: 2 * SHIFT + 1, : 2 * SHIFT + 1]
+        """Of the products of two images, from their spectra, at each shift: (2 SHIFT + 1, 2 SHIFT + 1)."""
+        everywhere = np.fft.irfft2(shifted * fixed, padded)
+        return np.roll(everywhere, (SHIFT, SHIFT), (0, 1))[: 2 * SHIFT + 1, : 2 * SHIFT + 1]
 
-    power = np.maximum(sums(inside, image**2), 0) + 0.2 * inside.sum() * np.mean(image**2)  # no chance fit to the dark
-    score = sums(target, image) / np.sqrt(power * np.sum(target**2) + 1e-6)
+    power = (
+        np.maximum(sums(wanted.inside, found.square), 0) + 0.2 * wanted.area * found.power
+    )  # no chance fit to the dark
+    score = sums(wanted.target, found.image) / np.sqrt(power * wanted.power + 1e-6)
     best = np.unravel_index(np.argmax(score), score.shape)
-    return float(score[best]), matrix, np.array(best) - SHIFT
+    return float(score[best]), np.array(best) - SHIFT
 
 
 def match_blocks(
