@@ -86,6 +86,8 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
     Returns:
         What `work` returns; 2, with one line on standard error, for an error that the user can mend; 130 after Ctrl-C.
     """
+    ProgressBar.interrupted = False
+    signal.signal(signal.SIGINT, ProgressBar.interrupt)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that partial files are removed
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with progress bars
     warnings.filterwarnings("ignore", module="PIL")  # what matters is raised as an error
@@ -120,9 +122,32 @@ class StopRequest:
         print("\nStopping: finishing the step, then saving. Press again to stop without saving.", file=sys.stderr)
 
 
-def progress_bar(items: Iterable | None = None, **options) -> tqdm:
-    """A tqdm bar that is redrawn rarely where it goes to a log file."""
-    return tqdm(items, mininterval=0.5 if sys.stderr.isatty() else 30, **options)  # s
+class ProgressBar(tqdm):
+    """A bar that ends with Ctrl-C at the next item, at the latest: Python drops an exception raised in a destructor."""
+
+    interrupted = False
+
+    @classmethod
+    def interrupt(cls, *_) -> NoReturn:
+        """Ctrl-C's handler."""
+        cls.interrupted = True
+        raise KeyboardInterrupt
+
+    def __iter__(self) -> Iterator:
+        for item in super().__iter__():
+            if self.interrupted:
+                raise KeyboardInterrupt
+            yield item
+
+    def update(self, n: float = 1) -> bool | None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return super().update(n)
+
+
+def progress_bar(items: Iterable | None = None, **options) -> ProgressBar:
+    """A bar that is redrawn rarely where it goes to a log file."""
+    return ProgressBar(items, mininterval=0.5 if sys.stderr.isatty() else 30, **options)  # s
 
 
 # --- TensorFlow's messages -------------------------------------------------------------------------------------------

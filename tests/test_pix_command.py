@@ -3,12 +3,13 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 
 import pytest
 from conftest import PROJECT, program
 
-from pix_command import VERSION, OptionError, atomic_file, hold, report_error
+from pix_command import VERSION, OptionError, atomic_file, exit_status, hold, progress_bar, report_error
 
 
 def write_and_fail(path):
@@ -56,6 +57,30 @@ def test_error_of_the_disk_names_the_file_and_what_to_do(capsys, code, to_do):
     said = capsys.readouterr().err
     assert said.startswith(f"program: error: some/file: {os.strerror(code)}; ")
     assert to_do in said
+
+
+class Interrupted:
+    """Python drops what is raised while this is destroyed."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("counted", [False, True])
+def test_ctrl_c_that_python_drops_ends_the_program_at_the_next_item(counted):
+    done = []
+
+    def work():
+        with progress_bar(total=3) if counted else progress_bar(range(3)) as bar:
+            for item in range(3) if counted else bar:
+                done.append(item)
+                Interrupted()
+                if counted:
+                    bar.update()
+
+    assert exit_status("program", work, "stopped") == 130
+    assert done == [0]
 
 
 @pytest.mark.parametrize("name", ["CITATION.cff", "CHANGELOG.md"])
