@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import files_below, lines
+from conftest import SeesVessels, files_below, lines
 from PIL import Image
 
 import dataset_register as program
@@ -16,7 +16,7 @@ from pix_run import write_run
 from pix_settings import Settings
 from registration import moved
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("register")]  # one process, for what they share takes long
+pytestmark = pytest.mark.slow
 
 SIDE = 160
 SHIFT = np.broadcast_to(np.reshape([3.0, -2.0], (2, 1, 1)), (2, SIDE, SIDE))
@@ -44,20 +44,10 @@ def write_pair(folder, name, octa):
     save(rgba, folder / CROPPED / "octa" / "disc" / f"{name}.png")
 
 
-def sees_vessels(weights="run/ckpt-7"):
-    """Stands in for a trained network, which tests do not have: it sees what is dark in green."""
-
-    def predict(fundus, fov, with_noise):
-        assert not with_noise
-        return np.where(fov, 1 - fundus[..., 1] / 255, 0)[..., np.newaxis]
-
-    return lambda *_: (SimpleNamespace(predict=predict), weights)
-
-
 def register(folder, *options, weights="run/ckpt-7"):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(program, "announced_predictor", sees_vessels(weights))
+        patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), weights))
         return program.main(["data", "--output", "out", "--run", "run", *options])
 
 
@@ -231,7 +221,7 @@ def test_grey_octa_of_another_format_stays_so(folder):
 def test_data_set_named_itself_is_written_to_the_output_itself(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(program, "announced_predictor", sees_vessels())
+        patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
         assert program.main(["data/UT-FSOCTA-v1", "--output", "new/out", "--run", "run"]) == 0
     assert (folder / "new/out/cropped/octa/disc/1_OD.png").exists()
 

@@ -22,7 +22,7 @@ from pix_data import load_run_data
 from pix_run import seen_by
 from pix_settings import Settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("table")]  # one process makes what they share
+pytestmark = pytest.mark.slow
 OPTIONS = [*SMALL, "--l1-only", "1", "--epochs", "1"]
 SUBJECTS = {"1_OD": "Ann", "2_OS": "Bob", "26_OD": "Cem", "31_OD": "Dü"}
 SPLITS = {"1_OD": "train", "2_OS": "train", "26_OD": "validation", "31_OD": "test"}

@@ -28,7 +28,6 @@ from pix_tags import PICTURES, PROGRESS
 from vessel_metrics import VALIDATION_SCORES
 
 TRAIN_TAGS = {"gen_total_loss", "gen_gan_loss", "gen_l1_loss", "disc_loss", "disc_real_mean", "disc_generated_mean"}
-RUNS = pytest.mark.xdist_group("runs")  # one process makes what they share
 L1_ONLY = ["--l1-only", "1"]  # such a step is built soon
 
 
@@ -262,7 +261,6 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@RUNS
 @pytest.mark.parametrize("place", ["", "best"])
 def test_resumed_run_equals_an_unbroken_one(runs, place):
     checkpoints = runs / "training_checkpoints"
@@ -270,7 +268,6 @@ def test_resumed_run_equals_an_unbroken_one(runs, place):
 
 
 @pytest.mark.slow
-@RUNS
 def test_resumed_run_logs_what_an_unbroken_one_logs(runs):
     for tag in (*TRAIN_TAGS, "learning_rate", "validation/mae"):
         assert logged(runs / "logs/fit/whole", tag) == logged(runs / "logs/fit/parts", tag)
@@ -280,7 +277,6 @@ def test_resumed_run_logs_what_an_unbroken_one_logs(runs):
 
 
 @pytest.mark.slow
-@RUNS
 def test_run_logs_every_tag(runs):
     epochs = {f"epoch/{tag}" for tag in TRAIN_TAGS}
     validation = {f"validation/{name}" for name in VALIDATION_SCORES}
@@ -290,14 +286,12 @@ def test_run_logs_every_tag(runs):
 
 
 @pytest.mark.slow
-@RUNS
 def test_mean_of_an_epoch_is_that_of_its_steps(runs):
     losses = list(logged(runs / "logs/fit/whole", "gen_l1_loss").values())
     assert logged(runs / "logs/fit/whole", "epoch/gen_l1_loss")[3] == pytest.approx(np.mean(losses[:3]), rel=1e-6)
 
 
 @pytest.mark.slow
-@RUNS
 def test_metrics_are_the_logged_scores(runs):
     rows = list(csv.DictReader((runs / "logs/fit/whole/metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
@@ -305,7 +299,6 @@ def test_metrics_are_the_logged_scores(runs):
 
 
 @pytest.mark.slow
-@RUNS
 def test_what_cannot_be_resumed_is_refused_and_left_alone(runs, tmp_path, monkeypatch, refused):
     run = tmp_path / "training_checkpoints" / "parts"
     run.mkdir(parents=True)
@@ -431,7 +424,6 @@ def test_scores_that_can_choose_exist():
 
 
 @pytest.mark.slow
-@RUNS
 def test_fine_tuning_starts_from_both_networks_of_the_other_run(runs, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     start = [*SMALL, "--data", str(runs / "data"), "--epochs", "1", "--mix", "0", "--learning-rate", "1e-30"]
@@ -444,7 +436,6 @@ def test_fine_tuning_starts_from_both_networks_of_the_other_run(runs, monkeypatc
 
 
 @pytest.mark.slow
-@RUNS
 def test_fine_tuning_with_other_channels_is_refused(runs, monkeypatch, tmp_path, refused):
     monkeypatch.chdir(tmp_path)
     start = [*SMALL, "--data", str(runs / "data"), "--init-from", str(runs / "training_checkpoints/whole")]

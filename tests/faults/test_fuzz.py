@@ -24,8 +24,8 @@ import pix_run
 from pix_data import load_run_data
 from pix_settings import Settings
 
-IMAGES = 320
-COMMANDS = 160
+IMAGES = 160
+COMMANDS = 120
 SUFFIXES = (".png", ".jpg", ".tif", ".bmp")
 SETTINGS = Settings(patch_size=64, batch_size=4, precision="float32", name="x", data="data/UT-FSOCTA-v1")
 
@@ -151,8 +151,8 @@ def test_synthesis_does_or_names_every_fuzzed_image(folder, capsys):
     done = {path.stem for path in Path("synthetic_octa").glob("*.png")}
     named = [line.split("photos/")[1][:3] for line in errors]
     assert sorted([*done, *named]) == [f"{number:03}" for number in range(IMAGES)]
-    assert len(done) > 50
-    assert len(named) > 100
+    assert len(done) > 25
+    assert len(named) > 50
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_training_and_check_agree_on_every_fuzzed_image(folder, capsys):
         assert outcome(dlm, ["check", "data"], capsys) == trained, number
         assert Path(f"logs/fit/n{number}").exists() == (trained == 0)
         readable += trained == 0
-    assert 30 < readable < IMAGES - 100
+    assert 15 < readable < IMAGES - 50
 
 
 @pytest.mark.slow
