@@ -15,6 +15,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, label, map_coordinates, uniform_filter
 
+DEGREES = 45  # of a camera's field, unless told otherwise
+FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
+
 MIN_BRIGHT = 0.01  # share of pixels; a photograph with fewer shows nothing
 DARK = 15  # brightest channel, of 255: a pixel that is not brighter shows nothing
 NOISE_PX = 5  # side of the squares over which it is averaged, so that single bright pixels on black are no photograph
@@ -66,6 +69,10 @@ class Field:
     centre: tuple[float, float] | None = None
     radius: float | None = None
     sides: tuple[float | None, float | None, float | None, float | None] = (None, None, None, None)
+
+    def diameter(self, degrees: float | None = None) -> float | None:
+        """Diameter in px that a field of 45 degrees has, or would have, if this one has so many; None: unknown."""
+        return None if self.radius is None else 2 * self.radius * DEGREES / (degrees or DEGREES)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ Existing results are kept, so that the same command resumes.
 
 import argparse
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -75,21 +74,20 @@ from dataset_load_mod import (
     resized_to,
     visible_below,
 )
-from pair_table import PairRow, existing, is_table
+from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, write_image
+from pair_table import ANY_SHARES, existing, is_table
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import run_to_use
-from registration import Eye, Fit, Sought, alike, enlarged, fit_all, moved, reduced, seen_eye, sought_of
+from registration import TURNS, Eye, Fit, Sought, alike, enlarged, fit_all, moved, reduced, seen_eye, sought_of
 from vessel_metrics import above, otsu_threshold
 
 MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
 FIGURES = "registration"
-PAIRS = "pairs.csv"  # the result of a table
 IDENTITY = ("name", "subject", "eye", "region")
 COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits", "weights")
 REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
-TURNS = {"mirrored": (1, -1), "upside down": (-1, 1), "turned by 180 degrees": (-1, -1)}
 REMARK = "; its OCT-A is copied as it lies"
 CLEARLY = 0.12  # in correlation, that a pair fits better than others
 CONTROLS = 3  # other eyes that a pair is compared with
@@ -97,10 +95,7 @@ NEIGHBOURS = 8  # in the table, among which these are chosen
 MOST_OF_FIELD = 0.7  # of a pair's field, that these show
 PAIRS_AT_ONCE = 16  # are predicted before they are registered: limits the memory
 PAIRS_PER_PROCESS = 4  # a process takes two seconds to start, which fewer pairs do not repay
-JPEG_QUALITY = 95
 MOST_ALIKE = 5  # photographs of all others that a refused OCT-A is registered with, to find its own
-
-Case = PairRow  # or a row of `load_data_cases`, which has the same attributes
 
 
 # --- data set --------------------------------------------------------------------------------------------------------
@@ -150,12 +145,6 @@ class DataTable(DataSet):
         write_table(self.target, tuple(rows[0]), rows)
 
 
-def beside_table(kind: str, case: Case) -> Path:
-    """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, from a registered table on."""
-    suffix = getattr(case, kind).suffix
-    return Path(kind, case.name if case.name.endswith(suffix) else case.name + suffix)
-
-
 def open_data_set(options: argparse.Namespace) -> DataSet:
     """The data set, and a folder for it that this program may write to.
 
@@ -164,12 +153,8 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     """
     source, output = find_dataset(options.data, "DATA"), Path(options.output)
     below = source.relative_to(options.data) if source.is_relative_to(options.data) else Path()
-    one, other = source.resolve(), (output / below).resolve()
-    if one == other or one in other.parents or other in one.parents:
-        raise OptionError(f"--output {output}: lies in the data set {source}, or contains it; choose another folder")
-    if output.exists() and not (output.is_dir() and ((output / REGISTRATION).exists() or not any(output.iterdir()))):
-        raise OptionError(f"--output {output}: exists, and not from this program; choose a new or empty folder")
-    cases, unpaired = load_data_cases(source)
+    check_output(output, output / below, source, REGISTRATION)
+    cases, unpaired = load_data_cases(source, shares=ANY_SHARES)
     if cases.empty:
         raise OptionError(f"DATA {source}: contains no pair; `python dataset_load_mod.py check` lists what it contains")
     if unpaired:
@@ -178,41 +163,7 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     return DataTable(source, output / PAIRS, rows) if is_table(source) else DataSet(source, output / below, rows)
 
 
-class Table:
-    """registration.csv: a row for each pair, in the order of the cases; rows of an earlier call are kept."""
-
-    def __init__(self, path: Path, weights: str, names: Sequence[str]):
-        """Read the existing table. Raises OptionError if it is damaged or was made with other data or weights."""
-        self.path, self.weights, self.names = path, weights, names
-        self.rows: dict[str, dict] = {}
-        for row in read_table(path) if path.exists() else ():
-            if tuple(row) != COLUMNS or not row["weights"] or row["name"] not in names:
-                raise OptionError(f"{path}: damaged, or of other data or another program; choose another --output")
-            if row["weights"] != weights:
-                raise OptionError(f"{path}: was made with {row['weights']}, not {weights}; choose another --output")
-            self.rows[row["name"]] = row
-
-    def add(self, case: Case, own: Fit, displacement: float, control: float, verdict: str, fits: str) -> None:
-        """Set the row of one pair and write the table."""
-        numbers = (f"{value:.3f}" for value in (displacement, own.before, own.after, control))
-        identity = (getattr(case, column) for column in IDENTITY)
-        self.rows[case.name] = dict(zip(COLUMNS, (*identity, *numbers, verdict, fits, self.weights), strict=True))
-        self.write()
-
-    def write(self) -> None:
-        """Write the table."""
-        write_table(self.path, COLUMNS, [self.rows[name] for name in self.names if name in self.rows])
-
-
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-def copy_file(source: Path, target: Path, keep: bool = False) -> None:
-    """Copy a file atomically; its folder is made. With `keep` an existing one is kept."""
-    if not (keep and target.exists()):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as part:
-            shutil.copyfile(source, part)
 
 
 def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
@@ -233,18 +184,6 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
         shifted = moved(colours[..., channel].astype(np.float32), displacement, order)
         colours[..., channel] = np.round(np.clip(shifted, 0, 255))
     return image
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image (height, width, 4), uint8, in the format of the file's name; grey if it is, without alpha."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    if (image == np.dstack([*3 * [image[..., 0]], np.full(image.shape[:2], 255)])).all():
-        image = image[..., 0]  # grey
-    elif kind in ("JPEG", "BMP"):
-        image = image[..., :3]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as part:
-        Image.fromarray(image).save(part, format=kind, quality=JPEG_QUALITY)
 
 
 def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
@@ -286,7 +225,7 @@ class Work:
 
     data: DataSet
     predictor: Predictor
-    table: Table
+    table: Record
     figures: Path | None  # the folder for them
     eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
     sought: dict[tuple[Case, tuple], Sought] = field(default_factory=dict)  # eyes made ready for OCT-A of a shape
@@ -383,7 +322,8 @@ class Work:
             write_figure(figure, pair, self.eyes[case], displacement)
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
         median = float(np.median(length)) if length.size else 0.0
-        self.table.add(case, own, median, max(fit.after for fit in fits[1:]), verdict, fitting)
+        numbers = (f"{value:.3f}" for value in (median, own.before, own.after, max(fit.after for fit in fits[1:])))
+        self.table.add((*(getattr(case, column) for column in IDENTITY), *numbers, verdict, fitting))
 
 
 def may_be_one_eye(case: Case, other: Case) -> bool:
@@ -471,8 +411,7 @@ def run_registration(options: argparse.Namespace) -> int:
         print("NOTE: this run has learnt from pairs as they lie; one that was trained on sample retinas lies exactly")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    table = Table(output / REGISTRATION, weights, [case.name for case in data.cases])
-    table.write()  # marks the folder as this program's
+    table = Record(output / REGISTRATION, COLUMNS, weights, [case.name for case in data.cases])
     figures = output / FIGURES if options.figures else None
     if figures is not None:
         figures.mkdir(exist_ok=True)

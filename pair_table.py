@@ -22,6 +22,7 @@ from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_sha
 NEEDED = ("fundus", "octa", "subject")
 CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # of columns that may be missing
 SUFFIX = ".csv"
+ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
 
 
 class PairTableError(UserError):
@@ -37,7 +38,7 @@ class PairRow(NamedTuple):
     split: str | None  # None: not used
     fundus: Path
     octa: Path
-    name: str  # unique: the photograph's path below the folder that contains all, without suffix where it can be
+    name: str  # unique: the image's path below the folder that contains all, without suffix where it can be
 
 
 def is_table(data: str | Path) -> bool:
@@ -45,12 +46,14 @@ def is_table(data: str | Path) -> bool:
     return Path(data).suffix.lower() == SUFFIX and not Path(data).is_dir()
 
 
-def read_pairs(path: Path, shares: str) -> list[PairRow]:
+def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]:
     """The pairs of a table.
 
     Args:
         path: of the table, as programs for tables write CSV.
         shares: of subjects in train, validation and test, such as "80/10/10", for a table without a column `split`.
+        unique: the column that no two rows have alike, and that names are made from: with "octa" a photograph may have
+            several OCT-A.
 
     Returns:
         Sorted by subject, eye, region and name, whatever the order of the rows; subjects that are numbers by value.
@@ -66,11 +69,11 @@ def read_pairs(path: Path, shares: str) -> list[PairRow]:
         if column not in rows[0][1]:
             raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}")
     pairs: dict[int, PairRow] = {}  # by the number of the row
-    photographs: dict[str, int] = {}
+    images: dict[str, int] = {}
     for number, row in rows:
         pairs[number] = pair = read_row(row, path.parent, f"{path}: row {number}")
-        if (other := photographs.setdefault(os.path.abspath(pair.fundus), number)) != number:
-            raise PairTableError(f"{path}: row {number}: its fundus is that of row {other}; remove one")
+        if (other := images.setdefault(os.path.abspath(getattr(pair, unique)), number)) != number:
+            raise PairTableError(f"{path}: row {number}: its {unique} is that of row {other}; remove one")
     if "split" in rows[0][1]:
         splits = given_splits(path, pairs)
     else:
@@ -78,7 +81,7 @@ def read_pairs(path: Path, shares: str) -> list[PairRow]:
             splits = shared_out({pair.subject for pair in pairs.values()}, shares)
         except ValueError as error:
             raise PairTableError(f"{path}: subjects: {error}") from error
-    names = names_of([pair.fundus for pair in pairs.values()])
+    names = names_of([getattr(pair, unique) for pair in pairs.values()])
     named = zip(pairs.values(), names, strict=True)
     complete = [pair._replace(split=splits[pair.subject], name=name) for pair, name in named]
     return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))

@@ -58,6 +58,26 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
+SCALES = {"field_degrees": (10, 200), "px_per_mm": (5, 2000)}  # least and most
+
+
+def add_scale_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how large what a photograph shows is."""
+    add = parser.add_argument
+    add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
+    add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
+
+
+def check_scale_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program if both are given, or one is out of its range."""
+    if options.field_degrees is not None and options.px_per_mm is not None:
+        parser.error("--field-degrees and --px-per-mm: give one of them")
+    for name, (low, high) in SCALES.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            parser.error(f"{flag(name)} {value:g}: must be from {low} to {high}")
+
+
 def flag(name: str) -> str:
     """The command line's name of an option."""
     return "--" + name.replace("_", "-")

@@ -19,7 +19,9 @@ from pathlib import Path
 from pix_command import (
     OneLineParser,
     OptionError,
+    add_scale_options,
     atomic_file,
+    check_scale_options,
     exit_status,
     flag,
     load_tensorflow,
@@ -37,8 +39,6 @@ DEFAULT_FORMATS = "saved_model,keras"
 DENSITIES = "densities.csv"
 LONGEST_NAME = 255  # bytes: what file systems allow
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
-DEGREES = 45  # of the camera's field, unless told otherwise
-FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,8 +65,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         help="also NAME_figure.png: fundus, synthetic OCT-A, vessels, disagreement; of several photographs also sheets",
     )
     add("--fast", action="store_true", help="one pass, also for the vessel probability, in place of a mean of several")
-    add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
-    add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
+    add_scale_options(parser)
     add("--overwrite", action="store_true", help="replace existing results")
     add("--dataset", nargs="?", const="", metavar="DATA", help="a data set's photographs (default: the run's own data)")
     add("--split", choices=(*SPLITS, "all"), help="with --dataset: the run's subjects of a split (default: test)")
@@ -97,12 +96,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--split needs --dataset")
     if options.published and (options.fast or options.field_degrees or options.px_per_mm):
         parser.error("--published predicts photographs as they are: without --fast, --field-degrees and --px-per-mm")
-    if options.field_degrees is not None and options.px_per_mm is not None:
-        parser.error("--field-degrees and --px-per-mm: give one of them")
-    for name, (low, high) in (("field_degrees", (10, 200)), ("px_per_mm", (5, 2000))):
-        value = getattr(options, name)
-        if value is not None and not low <= value <= high:
-            parser.error(f"{flag(name)} {value:g}: must be from {low} to {high}")
+    check_scale_options(parser, options)
     for name in ("stride", "batch_size"):
         value = getattr(options, name)
         if value is not None and not options.published:
@@ -120,7 +114,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from camera_field import Field
+from camera_field import FIELD_MM, Field
 from dataset_load_mod import (
     ENTIRELY_DARK,
     DataError,
@@ -197,9 +191,7 @@ class Synthesis:
         """Diameter in px that a field of 45 degrees has, or would have; None: unknown, or a crop as in training."""
         if self.options.px_per_mm is not None:
             return FIELD_MM * self.options.px_per_mm
-        if job.region or field.radius is None:
-            return None
-        return 2 * field.radius * DEGREES / (self.options.field_degrees or DEGREES)
+        return None if job.region else field.diameter(self.options.field_degrees)
 
     def px_per_mm(self, job: Job, diameter: float | None, width: int) -> float | None:
         """The scale of a photograph of a diameter (see `diameter`), or of a crop of a width, px; None: unknown."""

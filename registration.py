@@ -29,6 +29,8 @@ from skimage.transform import resize
 from ut_fsocta import CROP_PX
 from vessel_metrics import SMOOTHING_SIGMA, smooth
 
+TURNS = {"mirrored": (1, -1), "upside down": (-1, 1), "turned by 180 degrees": (-1, -1)}  # steps of rows and columns
+
 SIDE = 200  # px of a square image at working scale; the lengths below are in its pixels
 LARGEST = 25 * SIDE / CROP_PX  # of a displacement
 LEAST_JACOBIAN = 0.1

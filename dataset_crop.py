@@ -1,0 +1,254 @@
+"""Crop: cut each photograph of a table of pairs to what its OCT-A shows, where photographs show more of the eye.
+
+    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR             # the newest run, else the one in weights/
+    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR --figures    # also a picture of each place that is found
+
+The network sees the vessels of the complete photograph, and the OCT-A is searched for among them (`octa_place`). Writes
+
+    DIR/pairs.csv            the table, of the photographs cut out and turned as their OCT-A, and copies of the OCT-A
+    DIR/crop.csv             a row for each pair: place, scale and angle that were found, and whether that is doubtful
+    DIR/crop/<name>.jpg      with --figures
+
+A doubtful place is hardly better than chance gives: a wrong partner, or too few vessels. Such pairs are named and left
+out of DIR/pairs.csv. The next step is `dataset_register.py DIR/pairs.csv`, which moves each OCT-A exactly. The given
+table is never written to. Existing results are kept, so that the same command resumes.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pix_command import (
+    OneLineParser,
+    OptionError,
+    add_scale_options,
+    check_scale_options,
+    exit_status,
+    load_tensorflow,
+    progress_bar,
+    read_table,
+    report_error,
+    write_table,
+)
+
+PROGRAM = "dataset_crop.py"
+SIDE_MM = 1.0, 20.0  # of an OCT-A, at least and at most
+
+
+def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options. Ends the program with status 2 and one line if they are invalid."""
+    parser = OneLineParser(prog=PROGRAM, description=__doc__)
+    add = parser.add_argument
+    add("data", metavar="TABLE", help="the table of pairs; a photograph may have several OCT-A")
+    add("--output", required=True, metavar="DIR", help="folder to write the cut photographs and their table to")
+    add("--octa-mm", type=float, metavar="MM", help="width of an OCT-A (default: the table's column octa_mm)")
+    add_scale_options(parser)
+    add("--run", metavar="DIR", help="the run's folder (default: the newest, else the program's own weights)")
+    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add("--figures", action="store_true", help="also a picture of each place that is found")
+    options = parser.parse_args(argv)
+    check_scale_options(parser, options)
+    if options.octa_mm is not None and not SIDE_MM[0] <= options.octa_mm <= SIDE_MM[1]:
+        parser.error(f"--octa-mm {options.octa_mm:g}: must be from {SIDE_MM[0]:g} to {SIDE_MM[1]:g} mm")
+    return options
+
+
+if __name__ == "__main__":
+    parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
+load_tensorflow()
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from camera_field import FIELD_MM
+from dataset_load_mod import (
+    ENTIRELY_DARK,
+    DataError,
+    field_to_use,
+    find_dataset,
+    octa_to_grey,
+    read_fundus,
+    read_octa,
+)
+from octa_place import Place, Seen, corners, cut, find_place
+from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, write_image
+from pair_table import ANY_SHARES, PairTableError, existing, is_table, read_pairs
+from pix_predict import Predictor, announced_predictor
+from pix_run import read_run
+from pix_weights import run_to_use
+
+RECORD = "crop.csv"
+FIGURES = "crop"
+MM = "octa_mm"  # column of the table
+COLUMNS = ("name", "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "weights")
+FOUND, DOUBTFUL = "found", "doubtful"
+CLEARLY = 1.25  # times the score in the photograph mirrored
+PX_PER_MM = 1000 / FIELD_MM  # of the cut photographs: about that of UT-FSOCTA's, which the networks are made for
+FIGURE_PX = 600  # of a photograph's longer side
+MARK = (0, 255, 255)
+
+
+@dataclass
+class Work:
+    """The cutting of a table's photographs."""
+
+    options: argparse.Namespace
+    predictor: Predictor
+    record: Record
+    output: Path
+    sides: dict[Case, float]  # width of each OCT-A, mm
+    failed: list[str] = field(default_factory=list)  # unusable files, a line each
+    last: tuple[Path, np.ndarray, Seen] | None = None  # a photograph and what is seen in it: the next row may have it
+
+    def target(self, kind: str, case: Case) -> Path:
+        """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, from the output on."""
+        return Path("fundus", f"{case.name}.png") if kind == "fundus" else beside_table("octa", case)
+
+    def figure(self, case: Case) -> Path | None:
+        """Where the picture of a place goes, if one is wanted."""
+        return self.output / FIGURES / f"{case.name.replace('/', '_')}.jpg" if self.options.figures else None
+
+    def is_done(self, case: Case) -> bool:
+        """Whether all wanted results of a pair exist."""
+        wanted = [self.output / self.target(kind, case) for kind in ("fundus", "octa")] + [self.figure(case)]
+        return case.name in self.record.rows and all(path is None or path.exists() for path in wanted)
+
+    def see(self, path: Path) -> tuple[np.ndarray, Seen]:
+        """A photograph, and what the network sees in it.
+
+        Raises:
+            DataError: it cannot be read, or shows nothing, or its scale is unknown.
+        """
+        if self.last is None or self.last[0] != path:
+            fundus = read_fundus(path)
+            found = field_to_use(fundus, fov_mask=True)
+            if not found.mask.any():
+                raise DataError(f"{path}: {ENTIRELY_DARK}")
+            px_per_mm = self.options.px_per_mm
+            if px_per_mm is None and found.radius is None:
+                raise DataError(f"{path}: shows no border of the camera's field; give --px-per-mm")
+            diameter = px_per_mm * FIELD_MM if px_per_mm else found.diameter(self.options.field_degrees)
+            seen = self.predictor.predict_photograph(fundus, found.mask, diameter, fast=True).probability
+            self.last = path, fundus, Seen(seen, found.mask, diameter / FIELD_MM)
+        return self.last[1:]
+
+    def run(self, case: Case) -> None:
+        """Write the results of one pair. Raises DataError: an image is unusable."""
+        octa = octa_to_grey(read_octa(case.octa, 1)) / 255  # [0, 255] -> [0, 1]
+        fundus, seen = self.see(case.fundus)
+        side = self.sides[case]
+        place = find_place(octa, side, seen)
+        shape_mm = side * octa.shape[0] / octa.shape[1], side
+        part = cut(fundus, place, shape_mm, PX_PER_MM)
+        write_image(
+            self.output / self.target("fundus", case), np.dstack([part, np.full(part.shape[:2], 255, np.uint8)])
+        )
+        copy_file(case.octa, self.output / self.target("octa", case))
+        if (figure := self.figure(case)) is not None:
+            write_figure(figure, fundus, place, shape_mm, octa)
+        verdict = FOUND if place.score >= CLEARLY * place.control else DOUBTFUL
+        angle, scores = np.rad2deg(place.angle), (place.score, place.control)
+        numbers = (
+            *(f"{value:.1f}" for value in (*place.centre, place.px_per_mm, angle)),
+            *(f"{s:.3f}" for s in scores),
+        )
+        self.record.add((case.name, *numbers, verdict))
+
+
+def write_figure(path: Path, fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], octa: np.ndarray) -> None:
+    """The photograph with the OCT-A's outline, what is cut out of it, and the OCT-A."""
+    factor = FIGURE_PX / max(fundus.shape[:2])
+    whole = Image.fromarray(fundus).resize([round(side * factor) for side in fundus.shape[1::-1]])
+    outline = [tuple(float(value) for value in corner[::-1] * factor) for corner in corners(place, shape_mm)]
+    ImageDraw.Draw(whole).polygon(outline, outline=MARK, width=3)
+    panels = [whole]
+    for image in (cut(fundus, place, shape_mm, PX_PER_MM), np.round(255 * octa).astype(np.uint8)):
+        panel = Image.fromarray(image)
+        panels.append(panel.convert("RGB").resize((round(whole.height * panel.width / panel.height), whole.height)))
+    picture = np.hstack([np.asarray(panel) for panel in panels])
+    write_image(path, np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)]))
+
+
+def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:
+    """The width of each OCT-A in mm, from the option or the table's column. Raises OptionError without either."""
+    if octa_mm is not None:
+        return dict.fromkeys(cases, octa_mm)
+    sides = {}
+    for row, case in rows_of(source, cases):
+        try:
+            sides[case] = float(row[MM])
+        except KeyError as error:
+            raise OptionError(f"{source}: has no column {MM}; give --octa-mm") from error
+        except ValueError as error:
+            raise PairTableError(f"{source}: {row['octa']}: {MM} {row[MM]!r} is no number") from error
+        if not SIDE_MM[0] <= sides[case] <= SIDE_MM[1]:
+            raise PairTableError(f"{source}: {row['octa']}: {MM} must be from {SIDE_MM[0]:g} to {SIDE_MM[1]:g} mm")
+    return sides
+
+
+def rows_of(source: Path, cases: Sequence[Case]) -> list[tuple[dict[str, str], Case]]:
+    """The rows of a table, with the pair that each one is."""
+    found = {case.octa: case for case in cases}
+    return [(row, found[existing(source.parent, row["octa"].strip(), str(source))]) for row in read_table(source)]
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def run_cropping(options: argparse.Namespace) -> int:
+    """Cut as the options ask; returns the exit status: 2 if a file was unusable.
+
+    Raises:
+        UserError, OSError: nothing can be cut, or no more.
+    """
+    source, output = find_dataset(options.data, "TABLE"), Path(options.output)
+    if not is_table(source):
+        raise OptionError(f"TABLE {source}: is a folder; give a table of pairs")
+    cases = read_pairs(source, ANY_SHARES, unique="octa")
+    check_output(output, output, source, RECORD)
+    sides = sides_of(source, cases, options.octa_mm)
+    run = run_to_use(options.run)
+    predictor, weights = announced_predictor(run, options.weights, read_run(run)[0])
+    output.mkdir(parents=True, exist_ok=True)
+    record = Record(output / RECORD, COLUMNS, weights, [case.name for case in cases])
+    work = Work(options, predictor, record, output, sides)
+    todo = [case for case in cases if not work.is_done(case)]
+    if kept := len(cases) - len(todo):
+        print(f"{kept} of {len(cases)} pairs exist and are kept")
+    for case in progress_bar(sorted(todo, key=lambda case: case.fundus), unit="pair"):
+        try:
+            work.run(case)
+        except DataError as error:
+            work.failed.append(str(error))
+    write_pairs(work, source, cases)
+    doubtful = [name for name, row in record.rows.items() if row["verdict"] == DOUBTFUL]
+    print(f"{FOUND} {len(record.rows) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
+    for name in doubtful:
+        print(f"{name}: {DOUBTFUL}, left out of {PAIRS}; a wrong partner, or too few vessels? See --figures")
+    print(f"Written: {output / PAIRS}; {record.path} has a row for each pair")
+    print(f"Next: python dataset_register.py {output / PAIRS} --output ANOTHER_DIR")
+    for fault in work.failed:
+        report_error(PROGRAM, fault)
+    return 2 if work.failed else 0
+
+
+def write_pairs(work: Work, source: Path, cases: Sequence[Case]) -> None:
+    """Write the table of what is found, with all columns of the given one."""
+    rows = [
+        row | {kind: work.target(kind, case).as_posix() for kind in ("fundus", "octa")}
+        for row, case in rows_of(source, cases)
+        if work.record.rows.get(case.name, {}).get("verdict") == FOUND
+    ]
+    write_table(work.output / PAIRS, tuple(read_table(source)[0]), rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, cut, and return the exit status: 2 for anything that the user can mend."""
+    options = parse_command_line(argv)
+    return exit_status(PROGRAM, lambda: run_cropping(options), "stopped; the same command resumes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Where in a photograph an OCT-A lies that shows only a part of it, found by the vessels that a network sees there.
+
+Both are reduced to PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts within a
+range are compared, by the correlation of the two where both show something (as for a template, Lewis, Vision Interface
+1995;95:120). What this leaves, 2 degrees and 3 % of scale, is the work of `registration`.
+
+How much chance gives is known from the photograph mirrored, in which the OCT-A has no place.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from PIL import Image
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.ndimage import map_coordinates
+from skimage.transform import resize
+
+from registration import ENTIRELY, TURNS, blocks, vessel_contrast
+
+PX_PER_MM = 16.0  # at which the two are compared; they are filtered at twice of it
+ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
+SCALES = 1.06 ** np.arange(-3, 4)  # of the photograph, times what is assumed: eyes and cameras differ
+SEEN = 0.5  # of the OCT-A lies in the camera's field, at least
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a photograph an OCT-A lies."""
+
+    centre: tuple[float, float]  # row and column of its middle, px of the photograph
+    px_per_mm: float  # of the photograph, as found
+    angle: float  # radians, by which its rows are turned from the photograph's, rows towards columns
+    score: float  # correlation of the two
+    control: float  # the best one in the photograph mirrored or turned by 180 degrees
+
+
+class Seen:
+    """What a network sees in a photograph, ready to be searched in."""
+
+    def __init__(self, probability: np.ndarray, fov: np.ndarray, px_per_mm: float):
+        """Args:
+        probability: of a vessel, (height, width), float on [0, 1].
+        fov: (height, width), bool: inside the camera's field.
+        px_per_mm: of the photograph, as assumed.
+        """
+        self.px_per_mm = px_per_mm
+        size = at_double_scale(fov.shape, px_per_mm)
+        inside = resize(fov.astype(np.float32), size, order=1, anti_aliasing=True) > ENTIRELY
+        seen = resize(probability.astype(np.float32), size, order=1, anti_aliasing=True)
+        self.inside = blocks(inside.astype(np.float32), 2)
+        self.contrast = blocks(vessel_contrast(seen, inside, evenly=False) * inside, 2)
+        self.factor = np.divide(fov.shape, size) * 2  # px of the photograph per px here, of rows and columns
+
+    def turned(self, down: int, right: int) -> "Seen":
+        """With rows and columns in this direction, 1 or -1."""
+        other = copy(self)
+        other.inside, other.contrast = (image[::down, ::right] for image in (self.inside, self.contrast))
+        return other
+
+
+def at_double_scale(shape: Sequence[int], px_per_mm: float) -> tuple[int, int]:
+    """The even height and width of an image at twice PX_PER_MM."""
+    return tuple(2 * max(8, round(side * PX_PER_MM / px_per_mm)) for side in shape)
+
+
+def find_place(octa: np.ndarray, side_mm: float, seen: Seen) -> Place:
+    """The place of an OCT-A (height, width), float on [0, 1], whose width is `side_mm`, in a photograph."""
+    size = at_double_scale(octa.shape, octa.shape[1] / side_mm)
+    scan = resize(octa.astype(np.float32), size, order=1, anti_aliasing=True)
+    scan = blocks(vessel_contrast(scan, np.ones(size, bool), evenly=True), 2)
+    templates = [Template(scan, angle, scale) for angle, scale in product(ANGLES, SCALES)]
+    score, corner, template = best_of(templates, seen)
+    control = max(best_of(templates, seen.turned(*steps))[0] for steps in TURNS.values())
+    middle = corner + (np.array(template.shape) - 1) / 2
+    centre = (middle + 0.5) * seen.factor - 0.5
+    return Place(tuple(centre), seen.px_per_mm * template.scale, template.angle, score, control)
+
+
+def best_of(templates: Sequence["Template"], seen: Seen) -> tuple[float, np.ndarray, "Template"]:
+    """The best correlation of all templates and places; the upper left corner of that place, (2,), px; the template."""
+    longest = np.max([template.shape for template in templates], axis=0)
+    padded = [next_fast_len(int(side), real=True) for side in seen.inside.shape + longest]
+    fixed = [rfft2(image, padded) for image in (seen.contrast, seen.contrast**2, seen.inside)]
+    found = ((*best_shift(template, fixed, padded, seen), template) for template in templates)
+    return max(found, key=lambda one: one[0])
+
+
+def turning(angle: float) -> np.ndarray:
+    """The matrix (2, 2) that turns a direction in the photograph, row and column, to that in the OCT-A."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+class Template:
+    """An OCT-A's vessel contrast, rotated and scaled as it would lie in the photograph."""
+
+    def __init__(self, scan: np.ndarray, angle: float, scale: float):
+        self.angle, self.scale = angle, scale
+        turn = turning(angle)
+        self.shape = tuple(np.ceil(scale * np.abs(turn) @ scan.shape).astype(int))
+        here = np.indices(self.shape) - (np.reshape(self.shape, (2, 1, 1)) - 1) / 2
+        last = np.reshape(scan.shape, (2, 1, 1)) - 1
+        there = np.tensordot(turn / scale, here, 1) + last / 2
+        self.shown = ((there >= 0) & (there <= last)).all(axis=0).astype(np.float32)
+        self.contrast = map_coordinates(scan, there, order=1) * self.shown
+
+
+def best_shift(
+    template: Template, fixed: Sequence[np.ndarray], padded: Sequence[int], seen: Seen
+) -> tuple[float, np.ndarray]:
+    """The best correlation of all places of a template, and its upper left corner there, (2,), px.
+
+    `fixed` are the spectra of the photograph's contrast, of its square, and of its field.
+    """
+    contrast, square, inside = fixed
+    moving = [np.conj(rfft2(image, padded)) for image in (template.contrast, template.contrast**2, template.shown)]
+    together, power, other, area = (
+        irfft2(one * two, padded)
+        for one, two in ((contrast, moving[0]), (square, moving[2]), (inside, moving[1]), (inside, moving[2]))
+    )
+    usual = np.mean(seen.contrast[seen.inside > 0.5] ** 2)
+    power = np.maximum(power, 0) + 0.2 * usual * template.shown.sum()  # no chance fit to a place without vessels
+    score = together / np.sqrt(power * np.maximum(other, 1e-3))
+    score[area < SEEN * template.shown.sum()] = -1
+    best = np.array(np.unravel_index(np.argmax(score), score.shape))
+    corner = np.where(best > np.array(seen.inside.shape), best - padded, best)
+    return float(score[tuple(best)]), corner
+
+
+def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_mm: float) -> np.ndarray:
+    """The part of a photograph (height, width, 3), uint8, that an OCT-A of a height and width in mm shows.
+
+    Turned as the OCT-A, at a scale; black beyond the photograph's border.
+    """
+    factor = px_per_mm / place.px_per_mm
+    whole = tuple(max(1, round(side * factor)) for side in fundus.shape[:2])
+    centre = (np.array(place.centre) + 0.5) * np.divide(whole, fundus.shape[:2])
+    picture = Image.fromarray(fundus).resize(whole[::-1], Image.Resampling.LANCZOS)
+    size = tuple(max(1, round(side * px_per_mm)) for side in shape_mm)
+    turn = turning(place.angle).T
+    first = centre - turn @ (np.array(size) / 2)
+    (yy, yx), (xy, xx) = turn
+    # Pillow's coefficients: column = a x + b y + c, row = d x + e y + f
+    coefficients = (xx, xy, first[1], yx, yy, first[0])
+    return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))
+
+
+def corners(place: Place, shape_mm: tuple[float, float]) -> np.ndarray:
+    """The corners of an OCT-A of a height and width in mm, in a photograph: (4, 2), rows and columns in px."""
+    down, right = np.multiply(shape_mm, place.px_per_mm) / 2
+    around = np.array([(-down, -right), (-down, right), (down, right), (down, -right)])
+    return np.array(place.centre) + around @ turning(place.angle)

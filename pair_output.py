@@ -1,0 +1,94 @@
+"""What programs that write pairs share: the folder that they write to, names and kinds of files, what is done."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pair_table import PairRow
+from pix_command import OptionError, atomic_file, read_table, write_table
+
+PAIRS = "pairs.csv"  # the table of pairs that is written
+JPEG_QUALITY = 95
+
+Case = PairRow  # or a row of `load_data_cases`, which has the same attributes
+
+
+def check_output(output: Path, target: Path, source: Path, record: str) -> None:
+    """Refuse a folder that is not for a program's results.
+
+    Args:
+        output: the folder, as the user named it.
+        target: where in it the data set will lie.
+        source: the data set that is read.
+        record: name of the table that a folder of this program has.
+
+    Raises:
+        OptionError: it lies in the data set, or contains it, or something else is in it.
+    """
+    one, other = source.resolve(), target.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise OptionError(f"--output {output}: lies in the data set {source}, or contains it; choose another folder")
+    if output.exists() and not (output.is_dir() and ((output / record).exists() or not any(output.iterdir()))):
+        raise OptionError(f"--output {output}: exists, and not from this program; choose a new or empty folder")
+
+
+class Record:
+    """What is done: a table with a row for each pair, in the order of the pairs; rows of an earlier call are kept.
+
+    The first column is `name`, the last one `weights`.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], weights: str, names: Sequence[str]):
+        """Read the existing table, or write an empty one, which marks the folder as this program's.
+
+        Raises:
+            OptionError: it is damaged, or was made with other data or weights.
+        """
+        self.path, self.columns, self.weights, self.names = path, tuple(columns), weights, names
+        self.rows: dict[str, dict] = {}
+        for row in read_table(path) if path.exists() else ():
+            if tuple(row) != self.columns or not row["weights"] or row["name"] not in names:
+                raise OptionError(f"{path}: damaged, or of other data or another program; choose another --output")
+            if row["weights"] != weights:
+                raise OptionError(f"{path}: was made with {row['weights']}, not {weights}; choose another --output")
+            self.rows[row["name"]] = row
+        self.write()
+
+    def add(self, values: Sequence[str]) -> None:
+        """Set the row of one pair, all columns but `weights`, and write the table."""
+        row = dict(zip(self.columns, (*values, self.weights), strict=True))
+        self.rows[row["name"]] = row
+        self.write()
+
+    def write(self) -> None:
+        """Write the table."""
+        write_table(self.path, self.columns, [self.rows[name] for name in self.names if name in self.rows])
+
+
+def beside_table(kind: str, case: Case) -> Path:
+    """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, from a registered table on."""
+    suffix = getattr(case, kind).suffix
+    return Path(kind, case.name if case.name.endswith(suffix) else case.name + suffix)
+
+
+def copy_file(source: Path, target: Path, keep: bool = False) -> None:
+    """Copy a file atomically; its folder is made. With `keep` an existing one is kept."""
+    if not (keep and target.exists()):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(target) as part:
+            shutil.copyfile(source, part)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (height, width, 4), uint8, in the format of the file's name; grey if it is, without alpha."""
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    if (image == np.dstack([*3 * [image[..., 0]], np.full(image.shape[:2], 255)])).all():
+        image = image[..., 0]  # grey
+    elif kind in ("JPEG", "BMP"):
+        image = image[..., :3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as part:
+        Image.fromarray(image).save(part, format=kind, quality=JPEG_QUALITY)

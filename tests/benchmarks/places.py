@@ -1,0 +1,129 @@
+"""How well an OCT-A's place in a photograph is found: of sample retinas, and of photographs with manual vessel maps.
+
+    python tests/benchmarks/places.py RUN [--photographs LIST.csv]
+
+Each OCT-A is cut smaller, turned by up to 8 degrees, and searched for at a scale that is up to 15 % off. That
+of a photograph is made from its manual vessel map, 6 mm of it with speckle, at five places. LIST.csv as for
+`photographs.py`. Prints how many places are found, how far off they are, and how many the program calls found; also of
+wrong partners, whose OCT-A is the next eye's.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pix_command import load_tensorflow
+
+load_tensorflow()
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sample_retinas import header, table_row
+from scipy.ndimage import map_coordinates
+
+from camera_field import FIELD_MM
+from dataset_crop import CLEARLY
+from dataset_load_mod import field_to_use, octa_to_grey, read_fundus, read_image
+from octa_place import Place, Seen, find_place
+from phantom.dataset import eye_of, render_crop, render_full_field
+from phantom.eye import crop_window, make_eye
+from pix_predict import Predictor, load_predictor
+from pix_run import read_run
+from ut_fsocta import CROP_MM, CROP_PX, REGIONS
+
+SUBJECTS = range(31, 51)
+PLACES = 5  # of each photograph
+DEGREES, SCALE = 8.0, 0.15  # at most
+NEAR_MM = 0.25  # of a place that is found; registration moves an OCT-A that far
+SCAN_MM, SCAN_PX = 6.0, 400
+COLUMNS = ("scans", "places found", "error, median, mm", "called found", "wrong partners called found")
+
+
+class Case(NamedTuple):
+    """An OCT-A and what is seen in its photograph."""
+
+    octa: np.ndarray
+    side_mm: float
+    seen: Seen
+    centre: np.ndarray  # true, px of the photograph
+    px_per_mm: float  # true
+
+
+def seen_in(predictor: Predictor, fundus: np.ndarray, random: np.random.Generator) -> tuple[Seen, float]:
+    """What is seen in a photograph, of a scale that is off; and the scale that it is taken to have, px per mm."""
+    field = field_to_use(fundus, fov_mask=True)
+    diameter = field.diameter()
+    probability = predictor.predict_photograph(fundus, field.mask, diameter, fast=True).probability
+    px_per_mm = diameter / FIELD_MM
+    return Seen(probability, field.mask, px_per_mm * random.uniform(1 - SCALE, 1 + SCALE)), px_per_mm
+
+
+def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[Case]:
+    """Disc and macula of some sample retinas."""
+    for subject in SUBJECTS:
+        eye = make_eye(subject, eye_of(subject), 0)
+        fundus = render_full_field(eye)
+        seen, _ = seen_in(predictor, fundus, random)
+        px_per_mm = len(fundus) / FIELD_MM
+        for region in REGIONS:
+            octa = octa_to_grey(render_crop(eye, region)["octa"]) / 255  # [0, 255] -> [0, 1]
+            turned = Image.fromarray(octa.astype(np.float32)).rotate(random.uniform(-DEGREES, DEGREES))
+            border = int(random.integers(20, 90))
+            octa = np.asarray(turned)[border:-border, border:-border]
+            offset = (crop_window(eye, region).centre - eye.field.centre) * px_per_mm
+            centre = (len(fundus) - 1) / 2 + np.array([offset.imag, offset.real])
+            yield Case(octa, CROP_MM[region] * octa.shape[1] / CROP_PX, seen, centre, px_per_mm)
+
+
+def photograph_cases(predictor: Predictor, table: Path, random: np.random.Generator) -> Iterator[Case]:
+    """Places of photographs, as their manual maps show them."""
+    for row in pd.read_csv(table, dtype=str).itertuples():
+        fundus = read_fundus(table.parent / row.image)
+        manual = octa_to_grey(read_image(table.parent / row.manual)) / 255  # [0, 255] -> [0, 1]
+        field = field_to_use(fundus, fov_mask=True)
+        seen, px_per_mm = seen_in(predictor, fundus, random)
+        for _ in range(PLACES):
+            angle, away = np.deg2rad(random.uniform(-DEGREES, DEGREES)), random.uniform(0, 2 * np.pi)
+            distance = random.uniform(0, 0.6) * field.radius
+            centre = np.array(field.centre) + distance * np.array([np.sin(away), np.cos(away)])
+            turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+            here = (np.indices((SCAN_PX, SCAN_PX)) - (SCAN_PX - 1) / 2) * SCAN_MM / SCAN_PX * px_per_mm
+            vessels = map_coordinates(manual, np.tensordot(turn, here, 1) + centre[:, np.newaxis, np.newaxis], order=1)
+            speckle = random.gamma(2.0, 0.15, vessels.shape)
+            yield Case(np.clip(0.6 * vessels + speckle, 0, 1), SCAN_MM, seen, centre, px_per_mm)
+
+
+def is_found(place: Place) -> bool:
+    """Whether the program would call it so."""
+    return place.score >= CLEARLY * place.control
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--photographs", type=Path, metavar="LIST.csv")
+    args = parser.parse_args()
+    predictor, random = load_predictor(args.run, None, read_run(args.run)[0])[0], np.random.default_rng(0)
+    cases = {"sample retinas": list(sample_cases(predictor, random))}
+    if args.photographs:
+        cases["photographs"] = list(photograph_cases(predictor, args.photographs, random))
+    print(header(COLUMNS))
+    for name, some in cases.items():
+        step = len(REGIONS) if name == "sample retinas" else PLACES  # to the same place of the next eye
+        places = [find_place(case.octa, case.side_mm, case.seen) for case in some]
+        errors = np.array([np.hypot(*(p.centre - c.centre)) / c.px_per_mm for p, c in zip(places, some, strict=True)])
+        others = [(case, some[(number + step) % len(some)]) for number, case in enumerate(some)]
+        wrong = [is_found(find_place(other.octa, other.side_mm, case.seen)) for case, other in others]
+        found = [is_found(place) for place in places]
+        values = (len(some), np.sum(errors < NEAR_MM), np.median(errors), sum(found), sum(wrong))
+        print(table_row(name, values), flush=True)
+
+
+if __name__ == "__main__":
+    main()

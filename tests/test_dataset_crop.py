@@ -1,0 +1,182 @@
+"""The cropping program: what is written, kept, named and refused."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SeesVessels, files_below, lines
+from PIL import Image
+
+import dataset_crop as program
+from pair_table import read_pairs
+from pix_run import write_run
+from pix_settings import Settings
+
+SIDE = 500
+FIELD = slice(120, 380)  # rows and columns of the photograph that the OCT-A shows
+
+
+def save(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.uint8(image)).save(path)
+
+
+def write_eye(folder, seed, name):
+    """A round photograph whose vessels are dark, and an OCT-A of its middle."""
+    vessels = lines(seed, SIDE, spacing=14)
+    fundus = np.dstack([np.full((SIDE, SIDE), 200), 150 - 100 * vessels, np.full((SIDE, SIDE), 60)])
+    rows, columns = np.indices((SIDE, SIDE)) - SIDE / 2
+    save(fundus * (np.hypot(rows, columns) < 230)[..., np.newaxis], folder / "photos" / f"{name}.png")
+    save(30 + 200 * vessels[FIELD, FIELD], folder / "octa" / f"{name}.tif")
+
+
+PX_PER_MM = 2 * 230 / program.FIELD_MM
+OCTA_MM = 260 / PX_PER_MM
+
+
+def prepare(folder, patch):
+    """Make a folder to run in, with a table of two pairs and a run."""
+    for seed, name in enumerate("ab"):
+        write_eye(folder, seed, name)
+    write_table(folder, [{"fundus": f"photos/{name}.png", "octa": f"octa/{name}.tif"} for name in "ab"])
+    (folder / "run").mkdir()
+    write_run(folder / "run", Settings(data="phantom", precision="float32", name="run"), "0")
+    patch.chdir(folder)
+    patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to run in."""
+    prepare(tmp_path, monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cropped(tmp_path_factory):
+    """A folder whose pairs are cut, with figures."""
+    folder = tmp_path_factory.mktemp("cropped")
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(folder, patch)
+        assert crop("--figures") == 0
+    return folder
+
+
+def write_table(folder, rows):
+    rows = [row | {"subject": f"s{number}", "camera": "X"} for number, row in enumerate(rows)]
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def crop(*options):
+    return program.main(["pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{OCTA_MM}", *options])
+
+
+def rows(folder):
+    return {row["name"]: row for row in csv.DictReader((folder / "out" / program.RECORD).open())}
+
+
+def test_photographs_are_cut_to_what_their_octa_show(cropped):
+    part = np.asarray(Image.open(cropped / "out/fundus/a.png"))[..., 1].astype(float)
+    octa = np.asarray(Image.open(cropped / "octa/a.tif").resize(part.shape[::-1])).astype(float)
+    assert part.shape == (round(OCTA_MM * program.PX_PER_MM),) * 2
+    assert np.corrcoef(part.ravel(), octa.ravel())[0, 1] < -0.9  # vessels are dark here, bright there
+
+
+def test_table_of_the_cut_pairs_has_all_columns_and_names_their_files(cropped):
+    with (cropped / "out/pairs.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert first == {"fundus": "fundus/a.png", "octa": "octa/a.tif", "subject": "s0", "camera": "X"}
+    assert len(read_pairs(cropped / "out/pairs.csv", "1/0/0")) == 2
+
+
+def test_octa_is_copied_to_the_last_bit(cropped):
+    assert (cropped / "out/octa/b.tif").read_bytes() == (cropped / "octa/b.tif").read_bytes()
+
+
+def test_each_place_has_a_figure(cropped):
+    assert files_below(cropped / "out" / "crop") == ["a.jpg", "b.jpg"]
+
+
+def test_record_has_place_scale_and_verdict(cropped):
+    row = rows(cropped)["a"]
+    assert [float(row[name]) for name in ("row", "column")] == pytest.approx([249.5, 249.5], abs=4)
+    assert float(row["px_per_mm"]) == pytest.approx(PX_PER_MM, rel=0.03)
+    assert row["verdict"] == "found"
+
+
+def test_octa_of_another_eye_is_doubtful_named_and_left_out(folder, capsys):
+    write_eye(folder, 7, "c")
+    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
+    assert crop() == 0
+    assert {name: row["verdict"] for name, row in rows(folder).items()} == {"a": "doubtful", "b": "found"}
+    assert "a: doubtful" in capsys.readouterr().out
+    assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
+
+
+def test_a_photograph_may_have_several_octa(folder):
+    save(255 - np.asarray(Image.open("octa/a.tif")), folder / "octa" / "deep.png")
+    write_table(folder, [{"fundus": "photos/a.png", "octa": f"octa/{name}"} for name in ("a.tif", "deep.png")])
+    assert crop() == 0
+    assert files_below(folder / "out" / "fundus") == ["a.png", "deep.png"]
+
+
+def test_width_of_each_octa_may_be_in_the_table(folder):
+    write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": OCTA_MM}])
+    assert program.main(["pairs.csv", "--output", "out", "--run", "run"]) == 0
+    assert rows(folder)["a"]["verdict"] == "found"
+
+
+def test_existing_results_are_kept(folder, capsys):
+    crop()
+    before = {name: (folder / "out" / name).stat().st_mtime_ns for name in ("fundus/a.png", "octa/b.tif")}
+    assert crop() == 0
+    assert "2 of 2 pairs exist and are kept" in capsys.readouterr().out
+    assert {name: (folder / "out" / name).stat().st_mtime_ns for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda: Path("photos/a.png").write_text("no image"), "photos/a.png: cannot be read"),
+        (lambda: Path("octa/a.tif").write_text("no image"), "octa/a.tif: cannot be read"),
+        (lambda: save(np.zeros((50, 50, 3)), Path("photos/a.png")), "photos/a.png: is entirely dark"),
+        (lambda: save(np.full((300, 300, 3), 90), Path("photos/a.png")), "photos/a.png: shows no border"),
+    ],
+)
+def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage, named):
+    damage()
+    assert crop() == 2
+    assert named in capsys.readouterr().err
+    assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["pairs.csv", "--output", "out"], "has no column octa_mm; give --octa-mm"),
+        (["pairs.csv", "--output", "out", "--octa-mm", "6000"], "--octa-mm 6000: must be from 1 to 20 mm"),
+        (["pairs.csv", "--output", ".", "--octa-mm", "6"], "--output .: lies in the data set"),
+        (["pairs.csv", "--output", "photos", "--octa-mm", "6"], "--output photos: exists"),
+        (["nowhere.csv", "--output", "out", "--octa-mm", "6"], "TABLE nowhere.csv"),
+        (["pairs.csv", "--output", "out", "--octa-mm", "6", "--run", "nowhere"], "nowhere: not a run"),
+        (["pairs.csv", "--output", "out", "--octa-mm", "6", "--px-per-mm", "1"], "--px-per-mm 1: must be from"),
+    ],
+)
+def test_what_is_refused(folder, refused, options, named):
+    before = files_below(folder)
+    assert named in refused(program, *options)
+    assert files_below(folder) == before
+
+
+@pytest.mark.parametrize("cell", ["", "six", "0.1"])
+def test_wrong_width_in_the_table_is_named(folder, refused, cell):
+    write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": cell}])
+    assert "octa/a.tif: octa_mm" in refused(program, "pairs.csv", "--output", "out", "--run", "run")
+
+
+def test_folder_in_the_study_s_layout_is_refused(dataset, refused):
+    assert "give a table of pairs" in refused(program, str(dataset), "--output", str(dataset / "out"), "--octa-mm", "6")
