@@ -84,7 +84,6 @@ FIGURES = "crop"
 MM = "octa_mm"  # column of the table
 COLUMNS = ("name", "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "weights")
 FOUND, DOUBTFUL = "found", "doubtful"
-CLEARLY = 1.25  # times the score in the photograph mirrored
 PX_PER_MM = 1000 / FIELD_MM  # of the cut photographs: about that of UT-FSOCTA's, which the networks are made for
 FIGURE_PX = 600  # of a photograph's longer side
 MARK = (0, 255, 255)
@@ -148,7 +147,7 @@ class Work:
         copy_file(case.octa, self.output / self.target("octa", case))
         if (figure := self.figure(case)) is not None:
             write_figure(figure, fundus, place, shape_mm, octa)
-        verdict = FOUND if place.score >= CLEARLY * place.control else DOUBTFUL
+        verdict = FOUND if place.is_clear else DOUBTFUL
         angle, scores = np.rad2deg(place.angle), (place.score, place.control)
         numbers = (
             *(f"{value:.1f}" for value in (*place.centre, place.px_per_mm, angle)),

@@ -34,7 +34,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from camera_field import Field, find_field
 from dataset_download import download, holds_dataset
 from pair_table import PairRow, is_table, read_pairs
-from pix_command import OneLineParser, UserError, exit_status
+from pix_command import OneLineParser, UserError, exit_status, why
 from pix_settings import DEFAULT_SHARES, SAMPLE_RETINAS
 from ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
 
@@ -237,7 +237,7 @@ def read_image(path: Path) -> np.ndarray:
         MemoryError,
         Image.DecompressionBombError,
     ) as error:  # Pillow's errors for damaged files
-        reason = "not an image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not an image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else why(error)
         raise DataError(f"{path}: cannot be read as an image ({reason})") from error
 
 

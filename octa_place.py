@@ -24,6 +24,7 @@ PX_PER_MM = 16.0  # at which the two are compared; they are filtered at twice of
 ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
 SCALES = 1.06 ** np.arange(-3, 4)  # of the photograph, times what is assumed: eyes and cameras differ
 SEEN = 0.5  # of the OCT-A lies in the camera's field, at least
+CLEARLY = 1.25  # times what chance gives
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Place:
     angle: float  # radians, by which its rows are turned from the photograph's, rows towards columns
     score: float  # correlation of the two
     control: float  # the best one in the photograph mirrored or turned by 180 degrees
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is clearly better than chance gives."""
+        return self.score > 0 and self.score >= CLEARLY * self.control
 
 
 class Seen:

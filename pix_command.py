@@ -88,6 +88,11 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
+def why(error: Exception) -> str:
+    """What an error says; one of the disk without its number and file."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def report_error(program: str, error: object) -> None:
     """Print an error as every program does: one line on standard error."""
     if isinstance(error, OSError) and error.filename:
@@ -268,7 +273,7 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         separator = max(",;\t", key=first.count)
         header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator) if text.strip() else [[]]
     except (OSError, ValueError, csv.Error) as error:
-        raise OptionError(f"{path}: cannot be read as a CSV table ({error})") from error
+        raise OptionError(f"{path}: cannot be read as a CSV table ({why(error)})") from error
     numbered = []
     for number, cells in enumerate(rows, 2):
         if len(cells) > len(header):

@@ -14,7 +14,7 @@ import pandas as pd
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-from pix_command import UserError, atomic_file, read_table
+from pix_command import UserError, atomic_file, read_table, why
 from pix_settings import Settings, as_options
 from pix_tags import DESCRIPTIONS, VALIDATION, layout
 from vessel_metrics import VALIDATION_SCORES
@@ -35,7 +35,7 @@ class RunLog:
         try:
             self.writer = tf.summary.create_file_writer(str(folder))
         except tf.errors.OpError as error:
-            raise UserError(f"{folder}: cannot be written to ({error})") from error
+            raise UserError(f"{folder}: cannot be written to ({why(error)})") from error
         try:
             self.rows = read_metrics(self.table, epochs)
         except (UserError, ValueError) as error:

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pix_command import VERSION, UserError, atomic_file, flag, hold, one_line
+from pix_command import VERSION, UserError, atomic_file, flag, hold, one_line, why
 from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 
 BEST = "best"
@@ -163,7 +163,7 @@ def read_whole_run(folder: Path) -> tuple[Settings, str, dict]:
     except FileNotFoundError as error:
         raise RunError(f"{folder}: not a run (it has no run.json)") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunError(f"{path}: damaged, or from another version or program ({error})") from error
+        raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
     if settings.data is None or settings.name is None or settings.precision == "auto":
         raise RunError(f"{path}: damaged, or from another version or program (its settings are not resolved)")
     return settings, digest, content

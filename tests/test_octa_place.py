@@ -46,6 +46,11 @@ def test_right_place_stands_out_from_chance_and_another_eyes_does_not(vessels):
     assert wrong.score < 1.2 * wrong.control
 
 
+@pytest.mark.parametrize(("octa", "side_mm"), [(np.full((50, 50), 0.5), 4.0), (lines(3, 150, spacing=12), 19.0)])
+def test_octa_without_vessels_or_larger_than_the_photograph_has_no_clear_place(vessels, octa, side_mm):
+    assert not find_place(octa, side_mm, Seen(vessels, np.ones_like(vessels, bool), PX_PER_MM)).is_clear
+
+
 def test_place_lies_in_the_camera_s_field(vessels):
     """Only half of the vessels are in the field: an OCT-A of the others is searched for there, and scores less."""
     left = np.broadcast_to(np.arange(SIDE) < 200, vessels.shape)

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from conftest import PROJECT, program
 
-from pix_command import VERSION, OptionError, atomic_file, exit_status, hold, progress_bar, report_error
+from pix_command import VERSION, OptionError, atomic_file, exit_status, hold, progress_bar, report_error, why
 
 
 def write_and_fail(path):
@@ -81,6 +81,18 @@ def test_ctrl_c_that_python_drops_ends_the_program_at_the_next_item(counted):
 
     assert exit_status("program", work, "stopped") == 130
     assert done == [0]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a.png"), "Permission denied"),
+        (OSError("image file is truncated"), "image file is truncated"),
+        (ValueError("no number"), "no number"),
+    ],
+)
+def test_reason_has_no_number_of_an_error(error, said):
+    assert why(error) == said
 
 
 @pytest.mark.parametrize("name", ["CITATION.cff", "CHANGELOG.md"])

@@ -3,8 +3,9 @@
     python tests/benchmarks/pictures.py RUN [--output docs]
 
 Writes whole_sample.jpg (a whole photograph, its OCT-A, its vessel map), failures.jpg (of EYES retinas of the stream,
-those in which the vessel map invents and misses most), drawn_retinas.jpg (what runs on sample retinas train on) and
-data_flow.jpg (the way of the data from a file to a table, and which module does what).
+those in which the vessel map invents and misses most), drawn_retinas.jpg (what runs on sample retinas train on),
+cut_photographs.jpg (where OCT-A lie in a photograph), and data_flow.jpg (the way of the data from a file to a table,
+and which module does what).
 """
 
 import argparse
@@ -19,18 +20,21 @@ load_tensorflow()
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
-from camera_field import find_field
+from camera_field import FIELD_MM, find_field
+from dataset_crop import PX_PER_MM
 from dataset_load_mod import Pair, black_outside, octa_to_grey
+from octa_place import Seen, corners, cut, find_place
 from patch_batches import TrainingPatches, training_image
-from phantom.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM
+from phantom.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom.stream import sample_pair
 from phantom_retina import make_eye, render_full_field
 from pix_predict import Prediction, Predictor, load_predictor
 from pix_run import read_run
-from ut_fsocta import CROP_PX
+from ut_fsocta import CROP_MM, CROP_PX, REGIONS
 from vessel_metrics import map_vessels, vessel_density, vessel_map, vessel_scores
 
 SUBJECT, SEED = 101, 7  # of the whole photograph: in no sample set that the program writes by itself
@@ -41,6 +45,7 @@ MISSED, INVENTED = (230, 159, 0), (86, 180, 233)  # Okabe and Ito's orange and s
 JPEG = {"quality": 88}
 STEPS = 5  # of the way of the data, in each row
 PATCH_PX = 256
+TURNED_BORDER = 40  # px, cut off an OCT-A that was turned
 
 
 def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path: Path, side: float = 3.6) -> None:
@@ -115,6 +120,24 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
     ]
     titles = ["Photograph (sample retina)", "Its OCT-A", "Vessel probability", "Missed (orange), invented (blue)"]
     draw([images for _, images in chosen], titles, [name for name, _ in chosen], path)
+
+
+def draw_places(predictor: Predictor, path: Path) -> None:
+    """Where turned OCT-A of an eye lie in its photograph, as found, and what is cut out of it."""
+    eye = make_eye(SUBJECT, "OD", SEED)
+    fundus = render_full_field(eye)
+    mask, diameter, predicted, _ = predicted_photograph(predictor, fundus)
+    rows = []
+    for region, degrees in zip(REGIONS, (6, -5), strict=True):
+        octa = Image.fromarray(octa_to_grey(render_crop(eye, region)["octa"]).astype(np.float32) / 255)  # [0, 1]
+        octa = np.asarray(octa.rotate(degrees))[TURNED_BORDER:-TURNED_BORDER, TURNED_BORDER:-TURNED_BORDER]
+        side_mm = CROP_MM[region] * len(octa) / CROP_PX
+        place = find_place(octa, side_mm, Seen(predicted.probability, mask, diameter / FIELD_MM))
+        whole = Image.fromarray(fundus)
+        outline = [tuple(map(float, corner[::-1])) for corner in corners(place, (side_mm, side_mm))]
+        ImageDraw.Draw(whole).polygon(outline, outline=INVENTED, width=8)
+        rows.append([np.asarray(whole), cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
+    draw(rows, ["Photograph (sample retina)", "Cut out", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
 
 
 def draw_retinas(path: Path) -> None:
@@ -199,6 +222,7 @@ def main() -> None:
     draw_whole_sample(predictor, args.output / "whole_sample.jpg")
     draw_failures(predictor, args.output / "failures.jpg")
     draw_retinas(args.output / "drawn_retinas.jpg")
+    draw_places(predictor, args.output / "cut_photographs.jpg")
     draw_data_flow(predictor, args.output / "data_flow.jpg")
 
 

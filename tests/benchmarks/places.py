@@ -27,9 +27,8 @@ from sample_retinas import header, table_row
 from scipy.ndimage import map_coordinates
 
 from camera_field import FIELD_MM
-from dataset_crop import CLEARLY
 from dataset_load_mod import field_to_use, octa_to_grey, read_fundus, read_image
-from octa_place import Place, Seen, find_place
+from octa_place import Seen, find_place
 from phantom.dataset import eye_of, render_crop, render_full_field
 from phantom.eye import crop_window, make_eye
 from pix_predict import Predictor, load_predictor
@@ -98,11 +97,6 @@ def photograph_cases(predictor: Predictor, table: Path, random: np.random.Genera
             yield Case(np.clip(0.6 * vessels + speckle, 0, 1), SCAN_MM, seen, centre, px_per_mm)
 
 
-def is_found(place: Place) -> bool:
-    """Whether the program would call it so."""
-    return place.score >= CLEARLY * place.control
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,8 +113,8 @@ def main() -> None:
         places = [find_place(case.octa, case.side_mm, case.seen) for case in some]
         errors = np.array([np.hypot(*(p.centre - c.centre)) / c.px_per_mm for p, c in zip(places, some, strict=True)])
         others = [(case, some[(number + step) % len(some)]) for number, case in enumerate(some)]
-        wrong = [is_found(find_place(other.octa, other.side_mm, case.seen)) for case, other in others]
-        found = [is_found(place) for place in places]
+        wrong = [find_place(other.octa, other.side_mm, case.seen).is_clear for case, other in others]
+        found = [place.is_clear for place in places]
         values = (len(some), np.sum(errors < NEAR_MM), np.median(errors), sum(found), sum(wrong))
         print(table_row(name, values), flush=True)
 
