@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset_load_mod import (
+    CUT,
     PUBLISHED_SPLITS,
     DataError,
     is_leftover,
@@ -36,6 +37,7 @@ class Findings:
     sizes: dict[str, int]  # pairs by size
     unknown: dict[str, int]  # pairs without eye, without region
     black: list[float]  # share of each usable crop that is outside the camera's field
+    whole: int  # photographs that show the camera's whole field
     obstacles: list[str]  # why training could not start; empty if it could
 
 
@@ -59,7 +61,7 @@ def check_dataset(dataset: Path) -> Findings:
         files = {path for path in folder.iterdir() if path.is_file() and not is_leftover(path.name)}
         ignored += sorted(files - set(eyes.values()))
     cases, unpaired = load_data_cases(dataset)
-    obstacles, faults, sizes, black = [], [], {}, []
+    obstacles, faults, sizes, black, whole = [], [], {}, [], 0
     for case in progress_bar(list(cases.itertuples(index=False)), unit="pair"):
         try:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
@@ -71,6 +73,7 @@ def check_dataset(dataset: Path) -> Findings:
         size = f"{pair.fov.shape[1]} x {pair.fov.shape[0]} px" + (", OCT-A resized" if pair.resized else "")
         sizes[size] = sizes.get(size, 0) + 1
         black.append(1 - pair.fov.mean())
+        whole += not pair.fov[[0, 0, -1, -1], [0, -1, 0, -1]].any()  # its corners
     for path in list_full_fields(dataset).values():
         try:
             read_fundus(path)
@@ -86,7 +89,7 @@ def check_dataset(dataset: Path) -> Findings:
         obstacles.append(f"no pair to train on; the split is: {origin} (see --train-subjects)")
     pairs = {split: int(splits.get(split, 0)) for split in (*PUBLISHED_SPLITS, "unused")}
     unknown = {"eye": int((cases["eye"] == "").sum()), "region": int((cases["region"] == OTHER_REGION).sum())}
-    return Findings(folders, pairs, origin, unpaired, ignored, faults, sizes, unknown, black, obstacles)
+    return Findings(folders, pairs, origin, unpaired, ignored, faults, sizes, unknown, black, whole, obstacles)
 
 
 def print_findings(dataset: Path, found: Findings) -> None:
@@ -107,6 +110,8 @@ def print_findings(dataset: Path, found: Findings) -> None:
     if found.black:
         shares = np.array(found.black)
         print(f"black background: {shares.mean():.1%} of a crop, from {shares.min():.1%} to {shares.max():.1%}")
+    if found.whole:
+        print(f"whole photographs: {found.whole}; if an OCT-A shows less of the eye, {CUT}")
     of_folder = ("without partner", found.unpaired), ("ignored: not named <subject>_<OD|OS>.png", found.ignored)
     for title, lines in (*(of_folder if found.folders else ()), ("cannot be used", found.faults)):
         print(f"{title}: {len(lines) or 'none'}")

@@ -55,6 +55,7 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
 ENTIRELY_DARK = "is entirely dark; remove it, or replace it by the right photograph"
+CUT = "cut the photograph to what its OCT-A shows (dataset_crop.py does)"
 SAME_SHAPE = 0.01  # relative difference in the ratio of height and width, at most: rounding
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
 
@@ -313,7 +314,7 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
     resized = resized_to(octa, fundus.shape[:2])
     if resized is None:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]} px" for image in (fundus, octa))
-        raise DataError(f"{fundus_path} and {octa_path} are a pair of two shapes, {sizes}; align them first")
+        raise DataError(f"{fundus_path} and {octa_path} are a pair of two shapes, {sizes}; {CUT}")
     fov = field_to_use(fundus, fov_mask).mask
     if not fov.any():
         raise DataError(f"{fundus_path}: {ENTIRELY_DARK}")

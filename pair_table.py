@@ -22,6 +22,7 @@ from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_sha
 NEEDED = ("fundus", "octa", "subject")
 CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # of columns that may be missing
 SUFFIX = ".csv"
+CUT_BOTH = ", or cut the photograph to what each OCT-A shows (dataset_crop.py does)"
 ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
 
 
@@ -73,7 +74,7 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     for number, row in rows:
         pairs[number] = pair = read_row(row, path.parent, f"{path}: row {number}")
         if (other := images.setdefault(os.path.abspath(getattr(pair, unique)), number)) != number:
-            raise PairTableError(f"{path}: row {number}: its {unique} is that of row {other}; remove one")
+            raise PairTableError(f"{path}: row {number}: its {unique} is that of row {other}; remove one{CUT_BOTH}")
     if "split" in rows[0][1]:
         splits = given_splits(path, pairs)
     else:

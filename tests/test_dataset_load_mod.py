@@ -401,6 +401,17 @@ def test_check_counts_images_pairs_sizes_and_black(root, capsys):
     assert f"pix_pix_train.py --data {root}" in lines[-1]
 
 
+def test_check_counts_photographs_that_show_the_whole_field(root, capsys):
+    for name, radius in (("1_OD", 90), ("2_OS", 150)):  # the second is a crop of a field
+        round_one = np.where(
+            disc(200, (100, 100), radius)[..., np.newaxis], fake_fundus(np.random.default_rng(0), 200, 200), 0
+        )
+        for kind in ("fundus", "octa"):
+            Image.fromarray(np.uint8(round_one)).save(root / "cropped" / kind / "disc" / f"{name}.png")
+    assert dlm.main(["check", str(root)]) == 0
+    assert "whole photographs: 1; if an OCT-A shows less of the eye, cut" in capsys.readouterr().out
+
+
 def test_check_names_every_odd_file(root, capsys):
     fundus, octa = root / "cropped" / "fundus" / "disc", root / "cropped" / "octa" / "disc"
     (octa / "31_OD.png").write_bytes(b"damaged")
