@@ -8,6 +8,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would wait for each o
 
 import numpy as np
 import pytest
+from narrow import narrow_networks
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -45,6 +46,15 @@ def write_tiny_dataset(folder: Path) -> None:
         Image.fromarray(fundus).save(root / "cropped" / "fundus" / "disc" / f"{name}.png")
         Image.fromarray(fake_octa(fundus)).save(root / "cropped" / "octa" / "disc" / f"{name}.png")
     Image.fromarray(fake_fundus(random, 150, 150)).save(root / "fov45" / "fundus" / "26_OD.jpg")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow(request):
+    """Networks are narrow, except in a module that says `COMPLETE_NETWORKS = True`, or loads none."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "pix_generator" in sys.modules and not hasattr(request.module, "COMPLETE_NETWORKS"):
+            narrow_networks(patch.setattr)
+        yield
 
 
 @pytest.fixture
@@ -145,6 +155,11 @@ def events_of(folder):
 def program(name: str, *options: str) -> list[str]:
     """The command line of a program of the project."""
     return [sys.executable, "-u", str(PROJECT / name), *options]
+
+
+def narrow_program(name: str, *options: str) -> list[str]:
+    """The same with narrow networks, as the tests themselves have."""
+    return [sys.executable, "-u", str(PROJECT / "tests" / "narrow.py"), str(PROJECT / name), *options]
 
 
 def bar(width, shape=(60, 80), top=20):

@@ -13,6 +13,8 @@ from pix_discriminator import Discriminator
 from pix_generator import Generator
 from pix_layers import FusedBatchNorm, downsample, layers_of, upsample
 
+COMPLETE_NETWORKS = True
+
 
 @pytest.fixture
 def bfloat16_policy():

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import PROJECT, checkpoint_values, fake_fundus, program, write_tiny_dataset
+from conftest import PROJECT, checkpoint_values, fake_fundus, narrow_program, write_tiny_dataset
 
 import pix_pix_train as train
 from pix_devices import Adam, check_shares, choose_strategy, compiled, resolve_precision
@@ -47,8 +47,10 @@ import numpy as np
 import tensorflow as tf
 from pix_devices import choose_strategy, resolve_precision
 from pix_layers import Dropout
+from narrow import narrow_networks
 from test_pix_devices import SETTINGS, eleven_steps
 
+narrow_networks()
 settings = replace(SETTINGS, devices=2)
 strategy = choose_strategy(settings)
 assert strategy.num_replicas_in_sync == 2
@@ -101,14 +103,14 @@ def test_two_devices_give_the_losses_of_one_and_checkpoints_move_both_ways(tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     two = np.load(tmp_path / "two.npy")
     assert (one.shape, two.shape) == ((10, 6), (11, 6))
-    assert one[-1, -1] < one[0, -1] - 0.2  # they did learn
+    assert one[-1, -1] < one[0, -1] - 0.05  # they did learn
     np.testing.assert_allclose(two[:10], one, rtol=1e-4)
 
     networks = train.Pix2Pix(SETTINGS)
     assert new_state(networks, tmp_path / "two").restore()
     with without_dropout(networks.generator):
         losses = networks.train_step(tf.constant(fundus), tf.constant(-fundus[..., 1:2]))
-    assert two[10, -1] < one[0, -1] - 0.2  # two devices continue what one device has learned
+    assert two[10, -1] < one[0, -1] - 0.05  # two devices continue what one device has learned
     np.testing.assert_allclose([float(losses[tag]) for tag in sorted(losses)], two[10], rtol=1e-3)
 
 
@@ -127,7 +129,7 @@ def start_workers(folder, options):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     return [
         subprocess.Popen(
-            program("pix_pix_train.py", *options),
+            narrow_program("pix_pix_train.py", *options),
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -11,7 +11,6 @@ from conftest import PROJECT
 from test_pix_predict import Nested, small_network
 
 import pix_export
-import pix_generator
 import pix_pix_gen
 from pix_generator import Generator
 from pix_predict import Predictor
@@ -37,20 +36,12 @@ octa = model.get_tensor(model.get_output_details()[0]["index"])
 WITHOUT_TENSORFLOW = "import sys; assert 'tensorflow' not in sys.modules\n"
 
 
-def narrow(block):
-    """A building block with an eighth of the channels."""
-    return lambda filters, *size, **options: block(filters // 8, *size, **options)
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A generator with an eighth of the channels, and the folder in which it is in all formats."""
+    """A generator, and the folder in which it is in all formats."""
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("downsample", "upsample"):
-            patch.setattr(pix_generator, name, narrow(getattr(pix_generator, name)))
-        generator = Generator(3, (None, None), 1)
+    generator = Generator(3, (None, None), 1)
     folder = tmp_path_factory.mktemp("exported")
     pix_export.export(generator, folder, list(EXPORT_FORMATS))
     return generator, folder

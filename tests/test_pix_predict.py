@@ -12,6 +12,8 @@ from pix_layers import layers_of
 from pix_predict import Predictor
 from pix_run import RunError
 
+COMPLETE_NETWORKS = True  # an untrained narrow one hardly depends on the image
+
 
 def everywhere(fundus):
     return np.ones(fundus.shape[:2], dtype=bool)

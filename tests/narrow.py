@@ -1,0 +1,35 @@
+"""Networks with an eighth of the channels, so that a checkpoint of the tests takes 7 MB in place of 365.
+
+    python tests/narrow.py PROGRAM OPTIONS...    # a program with such networks
+
+All else is as in the complete ones; `test_networks.py` tests these.
+"""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def narrow(block: Callable) -> Callable:
+    """A building block with an eighth of the channels."""
+    return lambda filters, *size, **options: block(filters // 8, *size, **options)
+
+
+def narrow_networks(replace: Callable = setattr) -> None:
+    """Make generator and discriminator narrow from now on; `replace` is like `setattr`."""
+    import pix_discriminator
+    import pix_generator
+
+    for module, name in ((pix_generator, "downsample"), (pix_generator, "upsample"), (pix_discriminator, "downsample")):
+        replace(module, name, narrow(getattr(module, name)))
+
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    from pix_command import load_tensorflow
+
+    load_tensorflow()
+    narrow_networks()
+    runpy.run_path(sys.argv[0], run_name="__main__")
