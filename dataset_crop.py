@@ -62,7 +62,7 @@ load_tensorflow()
 import numpy as np
 from PIL import Image, ImageDraw
 
-from camera_field import FIELD_MM
+from camera_field import DEGREES, FIELD_MM
 from dataset_load_mod import (
     ENTIRELY_DARK,
     DataError,
@@ -82,7 +82,7 @@ from pix_weights import run_to_use
 RECORD = "crop.csv"
 FIGURES = "crop"
 MM = "octa_mm"  # column of the table
-COLUMNS = ("name", "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "weights")
+COLUMNS = ("name", MM, "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "made_with")
 FOUND, DOUBTFUL = "found", "doubtful"
 PX_PER_MM = 1000 / FIELD_MM  # of the cut photographs: about that of UT-FSOCTA's, which the networks are made for
 FIGURE_PX = 600  # of a photograph's longer side
@@ -112,7 +112,12 @@ class Work:
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist."""
         wanted = [self.output / self.target(kind, case) for kind in ("fundus", "octa")] + [self.figure(case)]
-        return case.name in self.record.rows and all(path is None or path.exists() for path in wanted)
+        row = self.record.rows.get(case.name)
+        return (
+            row is not None
+            and row[MM] == f"{self.sides[case]:g}"
+            and all(path is None or path.exists() for path in wanted)
+        )
 
     def see(self, path: Path) -> tuple[np.ndarray, Seen]:
         """A photograph, and what the network sees in it.
@@ -153,7 +158,7 @@ class Work:
             *(f"{value:.1f}" for value in (*place.centre, place.px_per_mm, angle)),
             *(f"{s:.3f}" for s in scores),
         )
-        self.record.add((case.name, *numbers, verdict))
+        self.record.add((case.name, f"{side:g}", *numbers, verdict))
 
 
 def write_figure(path: Path, fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], octa: np.ndarray) -> None:
@@ -211,7 +216,8 @@ def run_cropping(options: argparse.Namespace) -> int:
     run = run_to_use(options.run)
     predictor, weights = announced_predictor(run, options.weights, read_run(run)[0])
     output.mkdir(parents=True, exist_ok=True)
-    record = Record(output / RECORD, COLUMNS, weights, [case.name for case in cases])
+    scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
+    record = Record(output / RECORD, COLUMNS, f"{weights}, {scale}", [case.name for case in cases])
     work = Work(options, predictor, record, output, sides)
     todo = [case for case in cases if not work.is_done(case)]
     if kept := len(cases) - len(todo):

@@ -38,28 +38,29 @@ def check_output(output: Path, target: Path, source: Path, record: str) -> None:
 class Record:
     """What is done: a table with a row for each pair, in the order of the pairs; rows of an earlier call are kept.
 
-    The first column is `name`, the last one `weights`.
+    The first column is `name`, the last one says what it was made with: weights, and options that change a result.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], weights: str, names: Sequence[str]):
+    def __init__(self, path: Path, columns: Sequence[str], made_with: str, names: Sequence[str]):
         """Read the existing table, or write an empty one, which marks the folder as this program's.
 
         Raises:
-            OptionError: it is damaged, or was made with other data or weights.
+            OptionError: it is damaged, of other data, or was made with something else.
         """
-        self.path, self.columns, self.weights, self.names = path, tuple(columns), weights, names
+        self.path, self.columns, self.made_with, self.names = path, tuple(columns), made_with, names
         self.rows: dict[str, dict] = {}
         for row in read_table(path) if path.exists() else ():
-            if tuple(row) != self.columns or not row["weights"] or row["name"] not in names:
+            before = row.get(self.columns[-1])
+            if tuple(row) != self.columns or not before or row["name"] not in names:
                 raise OptionError(f"{path}: damaged, or of other data or another program; choose another --output")
-            if row["weights"] != weights:
-                raise OptionError(f"{path}: was made with {row['weights']}, not {weights}; choose another --output")
+            if before != made_with:
+                raise OptionError(f"{path}: was made with {before}, not {made_with}; choose another --output")
             self.rows[row["name"]] = row
         self.write()
 
     def add(self, values: Sequence[str]) -> None:
-        """Set the row of one pair, all columns but `weights`, and write the table."""
-        row = dict(zip(self.columns, (*values, self.weights), strict=True))
+        """Set the row of one pair, all columns but the last one, and write the table."""
+        row = dict(zip(self.columns, (*values, self.made_with), strict=True))
         self.rows[row["name"]] = row
         self.write()
 

@@ -138,6 +138,18 @@ def test_existing_results_are_kept(folder, capsys):
     assert {name: (folder / "out" / name).stat().st_mtime_ns for name in before} == before
 
 
+def test_octa_of_another_width_is_searched_for_again(folder):
+    crop()
+    assert program.main(["pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{0.97 * OCTA_MM}"]) == 0
+    assert float(rows(folder)["a"]["octa_mm"]) == pytest.approx(0.97 * OCTA_MM, rel=1e-4)
+
+
+def test_other_scale_of_the_photographs_needs_another_folder(folder, capsys):
+    crop()
+    assert crop("--field-degrees", "50") == 2
+    assert "out/crop.csv: was made with run/ckpt-7, 45 degrees, not run/ckpt-7, 50 degrees" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [

@@ -59,6 +59,13 @@ def test_place_lies_in_the_camera_s_field(vessels):
     assert place.score < 0.5
 
 
+def test_octa_of_which_less_than_half_is_in_the_field_has_no_clear_place(vessels):
+    field = np.zeros_like(vessels, bool)
+    field[155:245, 155:245] = True  # the OCT-A has 160 px, at the smallest scale 134
+    octa = octa_at(vessels, (200, 200), 0.0, 1.0)
+    assert not find_place(octa, OCTA_MM, Seen(vessels * field, field, PX_PER_MM)).is_clear
+
+
 def photograph():
     """Red rises with the row, green with the column: a pixel tells where it is from."""
     rows, columns = np.indices((SIDE, SIDE)) // 2
