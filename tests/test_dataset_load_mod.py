@@ -402,12 +402,11 @@ def test_check_counts_images_pairs_sizes_and_black(root, capsys):
 
 
 def test_check_counts_photographs_that_show_the_whole_field(root, capsys):
-    for name, radius in (("1_OD", 90), ("2_OS", 150)):  # the second is a crop of a field
-        round_one = np.where(
-            disc(200, (100, 100), radius)[..., np.newaxis], fake_fundus(np.random.default_rng(0), 200, 200), 0
-        )
+    smooth = fake_fundus(np.random.default_rng(0), 200, 200)
+    for name, centre, radius in (("1_OD", (100, 100), 90), ("2_OS", (100, 30), 150)):  # the second is a crop of a field
+        round_one = np.uint8(smooth * disc(200, centre, radius)[..., np.newaxis])
         for kind in ("fundus", "octa"):
-            Image.fromarray(np.uint8(round_one)).save(root / "cropped" / kind / "disc" / f"{name}.png")
+            Image.fromarray(round_one).save(root / "cropped" / kind / "disc" / f"{name}.png")
     assert dlm.main(["check", str(root)]) == 0
     assert "whole photographs: 1; if an OCT-A shows less of the eye, cut" in capsys.readouterr().out
 

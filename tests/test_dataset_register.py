@@ -48,6 +48,7 @@ def register(folder, *options, weights="run/ckpt-7"):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), weights))
+        patch.setattr(program, "MOST_ALIKE", 1)  # so few eyes would else all be tried
         return program.main(["data", "--output", "out", "--run", "run", *options])
 
 

@@ -169,6 +169,12 @@ def test_reports_name_the_reference_by_what_it_is(complete, made, kind):
     assert "Vessels compared with the reference (exact map)" in text
 
 
+def test_report_and_printout_say_first_that_sample_retinas_are_no_real_eyes(complete, sparse):
+    assert "NO REAL EYES" in complete.report.partition("Disc, 10 eyes")[0]
+    assert "NO REAL EYES" in complete.printed
+    assert "NO REAL EYES" not in sparse.report
+
+
 def test_reference_of_a_data_set_s_own_maps_is_named_so(sparse):
     assert "Vessels compared with the reference (data set's map)" in sparse.report
 
