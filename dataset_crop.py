@@ -7,7 +7,7 @@ The network sees the vessels of the complete photograph, and the OCT-A is search
 
     DIR/pairs.csv            the table, of the photographs cut out and turned as their OCT-A, and copies of the OCT-A
     DIR/crop.csv             a row for each pair: place, scale and angle that were found, and whether that is doubtful
-    DIR/crop/<name>.jpg      with --figures
+    DIR/crop/<name>.jpg      with --figures: the photograph with the place, cyan if found, orange if doubtful
 
 A doubtful place is hardly better than chance gives: a wrong partner, or too few vessels. Such pairs are named and left
 out of DIR/pairs.csv. The next step is `dataset_register.py DIR/pairs.csv`, which moves each OCT-A exactly. The given
@@ -15,11 +15,13 @@ table is never written to. Existing results are kept, so that the same command r
 """
 
 import argparse
+import filecmp
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pair_table import ANY_SHARES, WIDTH, WIDTHS_MM, PairTableError, is_table, read_pairs, rows_of_pairs
 from pix_command import (
     OneLineParser,
     OptionError,
@@ -28,13 +30,11 @@ from pix_command import (
     exit_status,
     load_tensorflow,
     progress_bar,
-    read_table,
     report_error,
     write_table,
 )
 
 PROGRAM = "dataset_crop.py"
-SIDE_MM = 1.0, 20.0  # of an OCT-A, at least and at most
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,8 +50,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--figures", action="store_true", help="also a picture of each place that is found")
     options = parser.parse_args(argv)
     check_scale_options(parser, options)
-    if options.octa_mm is not None and not SIDE_MM[0] <= options.octa_mm <= SIDE_MM[1]:
-        parser.error(f"--octa-mm {options.octa_mm:g}: must be from {SIDE_MM[0]:g} to {SIDE_MM[1]:g} mm")
+    if options.octa_mm is not None and not WIDTHS_MM[0] <= options.octa_mm <= WIDTHS_MM[1]:
+        parser.error(f"--octa-mm {options.octa_mm:g}: must be from {WIDTHS_MM[0]:g} to {WIDTHS_MM[1]:g} mm")
     return options
 
 
@@ -74,19 +74,18 @@ from dataset_load_mod import (
 )
 from octa_place import Place, Seen, corners, cut, find_place
 from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, write_image
-from pair_table import ANY_SHARES, PairTableError, existing, is_table, read_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import run_to_use
 
 RECORD = "crop.csv"
 FIGURES = "crop"
-MM = "octa_mm"  # column of the table
-COLUMNS = ("name", MM, "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "made_with")
+COLUMNS = ("name", WIDTH, "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "made_with")
 FOUND, DOUBTFUL = "found", "doubtful"
+KINDS = ("fundus", "octa")
 PX_PER_MM = 1000 / FIELD_MM  # of the cut photographs: about that of UT-FSOCTA's, which the networks are made for
 FIGURE_PX = 600  # of a photograph's longer side
-MARK = (0, 255, 255)
+MARKS = {FOUND: (0, 255, 255), DOUBTFUL: (255, 140, 0)}  # cyan, orange
 
 
 @dataclass
@@ -111,13 +110,15 @@ class Work:
 
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist."""
-        wanted = [self.output / self.target(kind, case) for kind in ("fundus", "octa")] + [self.figure(case)]
+        wanted = [self.output / self.target(kind, case) for kind in KINDS] + [self.figure(case)]
         row = self.record.rows.get(case.name)
-        return (
-            row is not None
-            and row[MM] == f"{self.sides[case]:g}"
-            and all(path is None or path.exists() for path in wanted)
-        )
+        if (
+            row is None
+            or row[WIDTH] != f"{self.sides[case]:g}"
+            or not all(path is None or path.exists() for path in wanted)
+        ):
+            return False
+        return filecmp.cmp(case.octa, self.output / self.target("octa", case), shallow=False)  # else it was replaced
 
     def see(self, path: Path) -> tuple[np.ndarray, Seen]:
         """A photograph, and what the network sees in it.
@@ -150,9 +151,9 @@ class Work:
             self.output / self.target("fundus", case), np.dstack([part, np.full(part.shape[:2], 255, np.uint8)])
         )
         copy_file(case.octa, self.output / self.target("octa", case))
-        if (figure := self.figure(case)) is not None:
-            write_figure(figure, fundus, place, shape_mm, octa)
         verdict = FOUND if place.is_clear else DOUBTFUL
+        if (figure := self.figure(case)) is not None:
+            write_figure(figure, fundus, place, shape_mm, octa, MARKS[verdict])
         angle, scores = np.rad2deg(place.angle), (place.score, place.control)
         numbers = (
             *(f"{value:.1f}" for value in (*place.centre, place.px_per_mm, angle)),
@@ -161,12 +162,19 @@ class Work:
         self.record.add((case.name, f"{side:g}", *numbers, verdict))
 
 
-def write_figure(path: Path, fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], octa: np.ndarray) -> None:
-    """The photograph with the OCT-A's outline, what is cut out of it, and the OCT-A."""
+def write_figure(
+    path: Path,
+    fundus: np.ndarray,
+    place: Place,
+    shape_mm: tuple[float, float],
+    octa: np.ndarray,
+    colour: tuple[int, int, int],
+) -> None:
+    """The photograph with the OCT-A's outline in a colour, what is cut out of it, and the OCT-A."""
     factor = FIGURE_PX / max(fundus.shape[:2])
     whole = Image.fromarray(fundus).resize([round(side * factor) for side in fundus.shape[1::-1]])
     outline = [tuple(float(value) for value in corner[::-1] * factor) for corner in corners(place, shape_mm)]
-    ImageDraw.Draw(whole).polygon(outline, outline=MARK, width=3)
+    ImageDraw.Draw(whole).polygon(outline, outline=colour, width=3)
     panels = [whole]
     for image in (cut(fundus, place, shape_mm, PX_PER_MM), np.round(255 * octa).astype(np.uint8)):
         panel = Image.fromarray(image)
@@ -176,26 +184,13 @@ def write_figure(path: Path, fundus: np.ndarray, place: Place, shape_mm: tuple[f
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:
-    """The width of each OCT-A in mm, from the option or the table's column. Raises OptionError without either."""
-    if octa_mm is not None:
-        return dict.fromkeys(cases, octa_mm)
-    sides = {}
-    for row, case in rows_of(source, cases):
-        try:
-            sides[case] = float(row[MM])
-        except KeyError as error:
-            raise OptionError(f"{source}: has no column {MM}; give --octa-mm") from error
-        except ValueError as error:
-            raise PairTableError(f"{source}: {row['octa']}: {MM} {row[MM]!r} is no number") from error
-        if not SIDE_MM[0] <= sides[case] <= SIDE_MM[1]:
-            raise PairTableError(f"{source}: {row['octa']}: {MM} must be from {SIDE_MM[0]:g} to {SIDE_MM[1]:g} mm")
-    return sides
-
-
-def rows_of(source: Path, cases: Sequence[Case]) -> list[tuple[dict[str, str], Case]]:
-    """The rows of a table, with the pair that each one is."""
-    found = {case.octa: case for case in cases}
-    return [(row, found[existing(source.parent, row["octa"].strip(), str(source))]) for row in read_table(source)]
+    """The width of each OCT-A in mm, from the option or from the table's column: one of the two."""
+    missing = [case for case in cases if case.octa_mm is None]
+    if octa_mm is None and missing:
+        raise PairTableError(f"{source}: {missing[0].octa}: has no {WIDTH}; give each its width there, or --octa-mm")
+    if octa_mm is not None and len(missing) < len(cases):
+        raise OptionError(f"--octa-mm {octa_mm:g}: {source} has a column {WIDTH}; drop one of the two")
+    return {case: case.octa_mm if octa_mm is None else octa_mm for case in cases}
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -227,26 +222,30 @@ def run_cropping(options: argparse.Namespace) -> int:
             work.run(case)
         except DataError as error:
             work.failed.append(str(error))
+    work.failed = list(dict.fromkeys(work.failed))  # a photograph may have several OCT-A
     write_pairs(work, source, cases)
     doubtful = [name for name, row in record.rows.items() if row["verdict"] == DOUBTFUL]
     print(f"{FOUND} {len(record.rows) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
     for name in doubtful:
         print(f"{name}: {DOUBTFUL}, left out of {PAIRS}; a wrong partner, or too few vessels? See --figures")
-    print(f"Written: {output / PAIRS}; {record.path} has a row for each pair")
-    print(f"Next: python dataset_register.py {output / PAIRS} --output ANOTHER_DIR")
+    print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was searched for")
+    if len(doubtful) < len(record.rows):
+        print(f"Next: python dataset_register.py {output / PAIRS} --output ANOTHER_DIR --run {run}")
     for fault in work.failed:
         report_error(PROGRAM, fault)
     return 2 if work.failed else 0
 
 
 def write_pairs(work: Work, source: Path, cases: Sequence[Case]) -> None:
-    """Write the table of what is found, with all columns of the given one."""
+    """Write the table of what is found, with all columns of the given one, and the width of each OCT-A."""
+    given = rows_of_pairs(source, cases, unique="octa")
+    columns = tuple(dict.fromkeys([*given[0][0], WIDTH]))
     rows = [
-        row | {kind: work.target(kind, case).as_posix() for kind in ("fundus", "octa")}
-        for row, case in rows_of(source, cases)
+        row | {kind: work.target(kind, case).as_posix() for kind in KINDS} | {WIDTH: f"{work.sides[case]:g}"}
+        for row, case in given
         if work.record.rows.get(case.name, {}).get("verdict") == FOUND
     ]
-    write_table(work.output / PAIRS, tuple(read_table(source)[0]), rows)
+    write_table(work.output / PAIRS, columns, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

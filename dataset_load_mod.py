@@ -102,7 +102,8 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     if found is None and named is not None:
         raise DataError(
             f"{option} {folders[0]}: contains no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa), and "
-            f"is no table of pairs; `python {PROGRAM} download` fetches it, `check DATA` lists what it contains"
+            f"is no table of pairs, which is named .csv; `python {PROGRAM} download` fetches it, `check DATA` lists "
+            "what it contains"
         )
     return found
 
@@ -119,9 +120,9 @@ def load_data_cases(
 
     Returns:
         The cases, one row each, sorted: `subject` (int; text in a table), `eye` (OD, OS), `region` (disc, macula),
-        `split` (None for a subject that no split names), `fundus` and `octa` (paths), `name` (unique, such as
-        "disc/37_OS"). In a table eye and region may be unknown, see `pair_table.read_pairs`. And the files of a folder
-        that have no partner. Hidden files and foreign names are neither.
+        `split` (None for a subject that no split names), `fundus` and `octa` (paths), `octa_mm` (None: unknown), `name`
+        (unique, such as "disc/37_OS"). In a table eye and region may be unknown, see `pair_table.read_pairs`. And the
+        files of a folder that have no partner. Hidden files and foreign names are neither.
 
     Raises:
         DataError: two files of one folder are the same case.
@@ -136,7 +137,7 @@ def load_data_cases(
         octa = list_eyes(data_fold / "cropped" / "octa" / region)
         for subject, eye in fundus.keys() & octa.keys():
             files = fundus[subject, eye], octa[subject, eye]
-            rows.append((subject, eye, region, split_of.get(subject), *files, f"{region}/{subject}_{eye}"))
+            rows.append((subject, eye, region, split_of.get(subject), *files, None, f"{region}/{subject}_{eye}"))
         unpaired += [(fundus.get(key) or octa[key]) for key in fundus.keys() ^ octa.keys()]
     return pd.DataFrame(sorted(rows, key=lambda row: row[:3]), columns=CASE_COLUMNS), sorted(unpaired)
 

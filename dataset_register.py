@@ -30,7 +30,6 @@ from pix_command import (
     exit_status,
     load_tensorflow,
     progress_bar,
-    read_table,
     report_error,
     write_table,
 )
@@ -75,7 +74,7 @@ from dataset_load_mod import (
     visible_below,
 )
 from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, write_image
-from pair_table import ANY_SHARES, existing, is_table
+from pair_table import ANY_SHARES, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import run_to_use
@@ -88,7 +87,7 @@ IDENTITY = ("name", "subject", "eye", "region")
 COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits", "weights")
 REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
-REMARK = "; its OCT-A is copied as it lies"
+REMARK = "; its OCT-A is copied as it lies: remove the pair if it is wrong"
 CLEARLY = 0.12  # in correlation, that a pair fits better than others
 CONTROLS = 3  # other eyes that a pair is compared with
 NEIGHBOURS = 8  # in the table, among which these are chosen
@@ -136,12 +135,10 @@ class DataTable(DataSet):
 
     def copy_others(self) -> None:
         """Copy the photographs that do not exist yet, and write the table, with all its columns."""
-        found = {case.fundus: case for case in self.cases}
-        rows = read_table(self.source)
-        for row in rows:
-            case = found[existing(self.source.parent, row["fundus"].strip(), str(self.source))]
-            row |= {kind: beside_table(kind, case).as_posix() for kind in ("fundus", "octa")}
-            copy_file(case.fundus, self.target.parent / row["fundus"], keep=True)
+        rows = []
+        for row, case in rows_of_pairs(self.source, self.cases):
+            rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in ("fundus", "octa")})
+            copy_file(case.fundus, self.target.parent / rows[-1]["fundus"], keep=True)
         write_table(self.target, tuple(rows[0]), rows)
 
 
@@ -425,6 +422,7 @@ def run_registration(options: argparse.Namespace) -> int:
         if row["verdict"] not in (REGISTERED, UNCHANGED):
             print(f"{name}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
     print(f"Written: {data.target}; {table.path} has a row for each pair")
+    print(f"Next: python pix_pix_train.py --data {data.target} --init-from weights")
     for fault in work.failed:
         report_error(PROGRAM, fault)
     return 2 if work.failed else 0

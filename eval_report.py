@@ -223,11 +223,11 @@ def sentences(rows: Rows, region: str, reference: str) -> str:
         f"{shown_name(REAL, reference)} with a Dice of {with_interval(ours, 'mean')}"
         f"{limit if SEGMENTED in rows.names else ''}; of the other methods {best} comes nearest, with "
         f"{number(dice[best], '.2f')}. "
-        f"Its vessel density is {compared(density[0]['mean'], density[1], '.3f')}"
+        f"The run's vessel density is {compared(density[0]['mean'], density[1], '.3f')}"
         f"{correlated}, "
         f"and its skeleton density {compared(skeleton[0]['mean'], skeleton[1], '.2f')} mm/mm². "
-        f"Against the large vessels that are found in the OCT-A itself, its AUC is {agreement['']}, and "
-        f"{agreement['registered_']} with the OCT-A moved onto it; another eye's prediction reaches "
+        f"Against the large vessels that are found in the OCT-A itself, the run has an AUC of {agreement['']}, and of "
+        f"{agreement['registered_']} with the OCT-A moved onto its prediction; another eye's prediction reaches "
         f"{agreement['control_']}, which is what the moving gives alone."
     )
 

@@ -122,6 +122,7 @@ class Control:
 
     prediction: np.ndarray  # the vessel probability, float on [0, 1]
     fov: np.ndarray  # bool
+    is_other: bool = True  # False: the eye itself, upside down
 
 
 def measure_eye(eye: EyeToMeasure, control: Control) -> tuple[list[dict], dict[str, np.ndarray]]:

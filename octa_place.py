@@ -22,7 +22,7 @@ from registration import ENTIRELY, TURNS, blocks, vessel_contrast
 
 PX_PER_MM = 16.0  # at which the two are compared; they are filtered at twice of it
 ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
-SCALES = 1.06 ** np.arange(-3, 4)  # of the photograph, times what is assumed: eyes and cameras differ
+SCALES = 1.06 ** np.arange(-4, 5)  # of the photograph, times what is assumed: eyes and cameras differ
 SEEN = 0.5  # of the OCT-A lies in the camera's field, at least
 CLEARLY = 1.25  # times what chance gives
 
@@ -36,11 +36,12 @@ class Place:
     angle: float  # radians, by which its rows are turned from the photograph's, rows towards columns
     score: float  # correlation of the two
     control: float  # the best one in the photograph mirrored or turned by 180 degrees
+    at_limit: bool = False  # the scale is the smallest or largest of SCALES
 
     @property
     def is_clear(self) -> bool:
-        """Whether it is clearly better than chance gives."""
-        return self.score > 0 and self.score >= CLEARLY * self.control
+        """Whether it is clearly better than chance gives, at a scale that is not the limit of what eyes have."""
+        return self.score > 0 and self.score >= CLEARLY * self.control and not self.at_limit
 
 
 class Seen:
@@ -82,7 +83,8 @@ def find_place(octa: np.ndarray, side_mm: float, seen: Seen) -> Place:
     control = max(best_of(templates, seen.turned(*steps))[0] for steps in TURNS.values())
     middle = corner + (np.array(template.shape) - 1) / 2
     centre = (middle + 0.5) * seen.factor - 0.5
-    return Place(tuple(centre), seen.px_per_mm * template.scale, template.angle, score, control)
+    at_limit = template.scale in (SCALES[0], SCALES[-1])
+    return Place(tuple(centre), seen.px_per_mm * template.scale, template.angle, score, control, at_limit)
 
 
 def best_of(templates: Sequence["Template"], seen: Seen) -> tuple[float, np.ndarray, "Template"]:

@@ -51,10 +51,14 @@ class Record:
         self.rows: dict[str, dict] = {}
         for row in read_table(path) if path.exists() else ():
             before = row.get(self.columns[-1])
-            if tuple(row) != self.columns or not before or row["name"] not in names:
-                raise OptionError(f"{path}: damaged, or of other data or another program; choose another --output")
+            if tuple(row) != self.columns or not before:
+                raise OptionError(f"{path}: damaged, or of another program; choose another --output")
+            if row["name"] not in names:
+                raise OptionError(f"{path}: has {row['name']}, which the data have not; choose another --output")
             if before != made_with:
-                raise OptionError(f"{path}: was made with {before}, not {made_with}; choose another --output")
+                raise OptionError(
+                    f"{path}: was made with {before}, not {made_with}; give these (--run, ...), or another --output"
+                )
             self.rows[row["name"]] = row
         self.write()
 

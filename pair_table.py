@@ -4,8 +4,8 @@
     photos/a.tif,scans/a.tif,patient A,OD,disc,train
 
 `fundus`, `octa` and `subject` are needed. Paths start at the table. `subject` is any text. `eye` (OD, OS), `region`
-(disc, macula) and `split` (train, validation, test) may be missing or empty: what depends on them is then left out.
-Without a column `split` the subjects are shared out.
+(disc, macula), `split` (train, validation, test) and `octa_mm` (the width of the OCT-A) may be missing or empty: what
+depends on them is then left out. Without a column `split` the subjects are shared out.
 """
 
 import hashlib
@@ -21,6 +21,9 @@ from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_sha
 
 NEEDED = ("fundus", "octa", "subject")
 CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # of columns that may be missing
+WIDTH = "octa_mm"
+WIDTHS_MM = 1.0, 20.0  # of an OCT-A, at least and at most
+KNOWN = (*NEEDED, *CHOICES, WIDTH)
 SUFFIX = ".csv"
 CUT_BOTH = ", or cut the photograph to what each OCT-A shows (dataset_crop.py does)"
 ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
@@ -39,6 +42,7 @@ class PairRow(NamedTuple):
     split: str | None  # None: not used
     fundus: Path
     octa: Path
+    octa_mm: float | None  # width of the OCT-A; None: unknown
     name: str  # unique: the image's path below the folder that contains all, without suffix where it can be
 
 
@@ -63,12 +67,13 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
         PairTableError: it cannot be read, lacks a column, or has a mistake; the message names the row, as programs for
             tables count them: the header is row 1.
     """
-    rows = numbered_rows(path)
+    rows = table_rows(path)
     if not rows:
         raise PairTableError(f"{path}: has no row below the header")
     for column in NEEDED:
         if column not in rows[0][1]:
-            raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}")
+            has = ", ".join(rows[0][1])
+            raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}, and has {has}")
     pairs: dict[int, PairRow] = {}  # by the number of the row
     images: dict[str, int] = {}
     for number, row in rows:
@@ -88,9 +93,29 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
 
 
+def table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table of pairs with their numbers, see `numbered_rows`: text, without spaces around it.
+
+    Columns that mean something have their name, in whatever case it is written. Paths keep bytes that are no UTF-8.
+    """
+    rows = []
+    for number, row in numbered_rows(path):
+        found = {}
+        for column, cell in row.items():
+            name = next((known for known in KNOWN if known == column.strip().lower()), column)
+            found[name] = cell.strip() if name in ("fundus", "octa") else as_text(cell.strip())
+        rows.append((number, found))
+    return rows
+
+
+def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") -> list[tuple[dict[str, str], PairRow]]:
+    """The rows of a table, with the pair that each one is; `pairs` are all of `read_pairs`, with the same `unique`."""
+    found = {getattr(pair, unique): pair for pair in pairs}
+    return [(row, found[existing(path.parent, row[unique], str(path))]) for _, row in table_rows(path)]
+
+
 def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
     """A row, without a name. Raises PairTableError, naming the place, if a cell is missing or wrong."""
-    row = {column: cell.strip() for column, cell in row.items()}
     for column in NEEDED:
         if not row[column]:
             raise PairTableError(f"{place}: has no {column}")
@@ -98,12 +123,26 @@ def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
         one_of(row.get(column, ""), allowed, f"{place}: {column}") for column, allowed in CHOICES.items()
     )
     fundus, octa = (existing(folder, row[kind], f"{place}: {kind}") for kind in ("fundus", "octa"))
-    return PairRow(as_text(row["subject"]), eye, region or OTHER_REGION, split or None, fundus, octa, "")
+    width = width_of(row.get(WIDTH, ""), f"{place}: {WIDTH}")
+    return PairRow(row["subject"], eye, region or OTHER_REGION, split or None, fundus, octa, width, "")
+
+
+def width_of(cell: str, place: str) -> float | None:
+    """A width in mm, with a point or a comma; None for an empty cell. Raises PairTableError, naming the place."""
+    if not cell:
+        return None
+    try:
+        width = float(cell.replace(",", "."))
+    except ValueError as error:
+        raise PairTableError(f"{place} {cell}: is no number") from error
+    if not WIDTHS_MM[0] <= width <= WIDTHS_MM[1]:
+        raise PairTableError(f"{place} {cell}: must be from {WIDTHS_MM[0]:g} to {WIDTHS_MM[1]:g} mm")
+    return width
 
 
 def origin_of_splits(path: Path, shares: str) -> str:
     """Where the splits of a table are from, in words. Raises OptionError if it cannot be read."""
-    rows = numbered_rows(path)
+    rows = table_rows(path)
     if rows and "split" in rows[0][1]:
         return "by the table's column split"
     return f"subjects shared out {shares} to train, validate and test, always in the same way"

@@ -179,7 +179,12 @@ def progress_bar(items: Iterable | None = None, **options) -> ProgressBar:
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow and Keras without their start-up messages; call it before anything else imports them."""
+    """Import TensorFlow and Keras without their start-up messages; call it before anything else imports them.
+
+    Ctrl-C ends one of the programs at once while it loads its modules: a traceback would tell nothing.
+    """
+    if hasattr(sys.modules["__main__"], "PROGRAM"):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     with without_messages():
         importlib.import_module("keras")
 

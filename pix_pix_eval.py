@@ -139,6 +139,7 @@ class Evaluation:
     truth: Truth
     crop_mm: dict[str, float]
     faults: list[str] = field(default_factory=list)  # unusable files, a line each
+    alone: int = 0  # eyes without another one to compare with
 
     def note(self, fault: DataError) -> None:
         """Remember an unusable file, once: the montage reads its eyes again."""
@@ -183,7 +184,7 @@ class Evaluation:
                 candidates.append(Candidate(comparator.name, image, comparator.is_octa, vessels, averaged))
         octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
         vessels = None if truth is None else truth > 0.5
-        mm_per_px = self.crop_mm[case.region] / shape[1]
+        mm_per_px = (self.crop_mm[case.region] if pd.isna(case.octa_mm) else case.octa_mm) / shape[1]
         return EyeToMeasure(pair.fundus, octa, vessels, pair.fov, case.region, case.eye, mm_per_px, tuple(candidates))
 
 
@@ -203,9 +204,10 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
             some = cases[first : first + EYES_AT_ONCE]
             loaded = [(case, eye) for case in some if (eye := evaluation.load(case)) is not None]
             others = [[eye for other, eye in loaded if differ(other, case)] for case, _ in loaded]
+            controls = [control_for(eye, rest) for (_, eye), rest in zip(loaded, others, strict=True)]
+            evaluation.alone += sum(not control.is_other for control in controls)
             results = pool(
-                joblib.delayed(measure_eye)(eye, control_for(eye, rest))
-                for (_, eye), rest in zip(loaded, others, strict=True)
+                joblib.delayed(measure_eye)(eye, control) for (_, eye), control in zip(loaded, controls, strict=True)
             )
             for (case, _), (of_eye, of_counts) in zip(loaded, results, strict=True):
                 rows += [{column: getattr(case, column) for column in IDENTITY} | row for row in of_eye]
@@ -226,7 +228,7 @@ def control_for(eye: EyeToMeasure, eyes: Sequence[EyeToMeasure]) -> Control:
     """The one of some other eyes whose field of the same region shows most of an eye's; else itself upside down."""
     others = [one for one in eyes if (one.region, one.fov.shape) == (eye.region, eye.fov.shape)]
     if not others:
-        return Control(eye.candidates[0].seen[::-1], eye.fov[::-1])
+        return Control(eye.candidates[0].seen[::-1], eye.fov[::-1], is_other=False)
     other = max(others, key=lambda one: (one.fov & eye.fov).sum())
     return Control(other.candidates[0].seen, other.fov)
 
@@ -290,6 +292,11 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
             found.append(f"{comparator.name}: {lost} of {crops} crops are absent")
     if evaluation.left_out:
         found.append(f"{evaluation.left_out} subjects are left out: {HAS_SEEN.format('them')}; see --include-seen")
+    if evaluation.alone:
+        found.append(
+            f"{evaluation.alone} of {crops} crops have no other eye of their region and size: what is called another "
+            "eye's prediction is their own upside down"
+        )
     if unknown := int(np.sum(evaluation.cases["region"] == OTHER_REGION)):
         found.append(f"{unknown} of {len(evaluation.cases)} pairs have no region: without sectors, and what needs one")
     sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
@@ -310,7 +317,8 @@ def conditions(evaluation: Evaluation, regions: Sequence[str], options: argparse
         "registered: the real OCT-A moved onto the prediction. Real pairs lie some pixels apart, which lowers the "
         "scores of any prediction. The moving also forgives errors of place; how much it gives alone is shown by the "
         "prediction for another eye, registered in the same way. Densities are taken without it",
-        f"side of a crop, assumed unless given: {sides}",
+        "what each measure is, and which way is better: docs/evaluation.md",
+        f"side of a crop, assumed unless the table has it or an option gives it: {sides}",
         f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {options.resamples} resamples, seed {options.seed}; "
         "p: signed-rank test over subjects, not corrected for multiple tests",
     ]

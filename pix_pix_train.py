@@ -391,7 +391,7 @@ def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool)
 
 def duration(seconds: float) -> str:
     """Hours and minutes for people."""
-    minutes = round(seconds / 60)
+    minutes = max(1, round(seconds / 60))
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 

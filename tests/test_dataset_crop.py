@@ -89,7 +89,8 @@ def test_photographs_are_cut_to_what_their_octa_show(cropped):
 def test_table_of_the_cut_pairs_has_all_columns_and_names_their_files(cropped):
     with (cropped / "out/pairs.csv").open() as file:
         first = next(csv.DictReader(file))
-    assert first == {"fundus": "fundus/a.png", "octa": "octa/a.tif", "subject": "s0", "camera": "X"}
+    files = {"fundus": "fundus/a.png", "octa": "octa/a.tif"}
+    assert first == files | {"subject": "s0", "camera": "X", "octa_mm": f"{OCTA_MM:g}"}
     assert len(read_pairs(cropped / "out/pairs.csv", "1/0/0")) == 2
 
 
@@ -144,6 +145,14 @@ def test_octa_of_another_width_is_searched_for_again(folder):
     assert float(rows(folder)["a"]["octa_mm"]) == pytest.approx(0.97 * OCTA_MM, rel=1e-4)
 
 
+def test_octa_that_was_replaced_is_searched_for_again(folder):
+    crop()
+    write_eye(folder, 7, "c")
+    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
+    crop()
+    assert rows(folder)["a"]["verdict"] == "doubtful"
+
+
 def test_other_scale_of_the_photographs_needs_another_folder(folder, capsys):
     crop()
     assert crop("--field-degrees", "50") == 2
@@ -169,7 +178,7 @@ def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage,
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["pairs.csv", "--output", "out"], "has no column octa_mm; give --octa-mm"),
+        (["pairs.csv", "--output", "out"], "octa/a.tif: has no octa_mm; give each its width there, or --octa-mm"),
         (["pairs.csv", "--output", "out", "--octa-mm", "6000"], "--octa-mm 6000: must be from 1 to 20 mm"),
         (["pairs.csv", "--output", ".", "--octa-mm", "6"], "--output .: lies in the data set"),
         (["pairs.csv", "--output", "photos", "--octa-mm", "6"], "--output photos: exists"),
@@ -184,10 +193,11 @@ def test_what_is_refused(folder, refused, options, named):
     assert files_below(folder) == before
 
 
-@pytest.mark.parametrize("cell", ["", "six", "0.1"])
-def test_wrong_width_in_the_table_is_named(folder, refused, cell):
-    write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": cell}])
-    assert "octa/a.tif: octa_mm" in refused(program, "pairs.csv", "--output", "out", "--run", "run")
+def test_width_is_given_once(folder, refused):
+    write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": 6}])
+    assert "--octa-mm 4: pairs.csv has a column octa_mm" in refused(
+        program, "pairs.csv", "--output", "out", "--octa-mm", "4"
+    )
 
 
 def test_folder_in_the_study_s_layout_is_refused(dataset, refused):

@@ -63,7 +63,7 @@ def test_leftovers_of_a_mac_or_an_editor_are_not_visible(tmp_path, leftover):
 
 def test_cases_are_paired_by_name_and_split_by_subject(root):
     cases, unpaired = dlm.load_data_cases(root)
-    assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa", "name")
+    assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa", "octa_mm", "name")
     assert list(zip(cases["subject"], cases["eye"], cases["split"], strict=True)) == [
         (1, "OD", "train"),
         (2, "OS", "train"),

@@ -51,6 +51,13 @@ def test_octa_without_vessels_or_larger_than_the_photograph_has_no_clear_place(v
     assert not find_place(octa, side_mm, Seen(vessels, np.ones_like(vessels, bool), PX_PER_MM)).is_clear
 
 
+def test_place_at_the_limit_of_the_scales_is_not_clear(vessels):
+    octa = octa_at(vessels, (200, 200), 0.0, 1.0)
+    place = find_place(octa, OCTA_MM * 1.3, Seen(vessels, np.ones_like(vessels, bool), PX_PER_MM))
+    assert place.score > 1.25 * place.control
+    assert not place.is_clear
+
+
 def test_place_lies_in_the_camera_s_field(vessels):
     """Only half of the vessels are in the field: an OCT-A of the others is searched for there, and scores less."""
     left = np.broadcast_to(np.arange(SIDE) < 200, vessels.shape)

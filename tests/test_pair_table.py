@@ -29,7 +29,24 @@ def table(tmp_path):
 def test_a_row_becomes_a_case_with_its_paths_from_the_table_on(table):
     path = table("photos/a.tif,scans/b.jpg,Ann,od,Disc,Train")
     files = path.parent / "photos/a.tif", path.parent / "scans/b.jpg"
-    assert read_pairs(path, "80/10/10") == [("Ann", "OD", "disc", "train", *files, "a")]
+    assert read_pairs(path, "80/10/10") == [("Ann", "OD", "disc", "train", *files, None, "a")]
+
+
+@pytest.mark.parametrize(("cell", "width"), [("4.5", 4.5), ('"4,5"', 4.5), ("6", 6.0), ("", None)])
+def test_width_of_an_octa_is_read(table, cell, width):
+    path = table(f"a.png,b.png,Ann,{cell}", header="fundus,octa,subject,octa_mm")
+    assert read_pairs(path, "1/0/0")[0].octa_mm == width
+
+
+@pytest.mark.parametrize("cell", ["six", "0.1", "6000", "nan"])
+def test_wrong_width_is_named_with_its_row(table, cell):
+    with pytest.raises(ValueError, match=f"row 2: octa_mm {cell}: "):
+        read_pairs(table(f"a.png,b.png,Ann,{cell}", header="fundus,octa,subject,octa_mm"), "1/0/0")
+
+
+def test_names_of_columns_may_be_written_otherwise(table):
+    path = table("a.png,b.png,Ann,test", "c.png,d.png,Bob,train", header="Fundus, OCTA,Subject ,Split")
+    assert {pair.subject: pair.split for pair in read_pairs(path, "80/10/10")} == {"Ann": "test", "Bob": "train"}
 
 
 def test_eye_region_and_split_may_be_empty(table):

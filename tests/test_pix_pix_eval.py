@@ -175,6 +175,11 @@ def test_report_and_printout_say_first_that_sample_retinas_are_no_real_eyes(comp
     assert "NO REAL EYES" not in sparse.report
 
 
+def test_eye_without_another_one_to_compare_with_is_said(complete, sparse):
+    assert "2 of 2 crops have no other eye of their region and size" in sparse.report
+    assert "no other eye" not in complete.report
+
+
 def test_reference_of_a_data_set_s_own_maps_is_named_so(sparse):
     assert "Vessels compared with the reference (data set's map)" in sparse.report
 

@@ -33,9 +33,11 @@ from phantom.dataset import eye_of, render_crop, render_full_field
 from phantom.eye import crop_window, make_eye
 from pix_predict import Predictor, load_predictor
 from pix_run import read_run
-from ut_fsocta import CROP_MM, CROP_PX, REGIONS
+from ut_fsocta import CROP_MM, CROP_PX
 
 SUBJECTS = range(31, 51)
+MACULA_MM = 3.0
+KINDS = ("disc", "macula", f"macula, {MACULA_MM:g} mm")  # of sample retinas
 PLACES = 5  # of each photograph
 DEGREES, SCALE = 8.0, 0.15  # at most
 NEAR_MM = 0.25  # of a place that is found; registration moves an OCT-A that far
@@ -63,16 +65,19 @@ def seen_in(predictor: Predictor, fundus: np.ndarray, random: np.random.Generato
 
 
 def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[Case]:
-    """Disc and macula of some sample retinas."""
+    """Disc and macula of some sample retinas, the macula also cut to MACULA_MM."""
     for subject in SUBJECTS:
         eye = make_eye(subject, eye_of(subject), 0)
         fundus = render_full_field(eye)
         seen, _ = seen_in(predictor, fundus, random)
         px_per_mm = len(fundus) / FIELD_MM
-        for region in REGIONS:
+        for kind in KINDS:
+            region = kind.partition(",")[0]
             octa = octa_to_grey(render_crop(eye, region)["octa"]) / 255  # [0, 255] -> [0, 1]
             turned = Image.fromarray(octa.astype(np.float32)).rotate(random.uniform(-DEGREES, DEGREES))
             border = int(random.integers(20, 90))
+            if region != kind:
+                border = round(CROP_PX / 2 * (1 - MACULA_MM / CROP_MM[region]))
             octa = np.asarray(turned)[border:-border, border:-border]
             offset = (crop_window(eye, region).centre - eye.field.centre) * px_per_mm
             centre = (len(fundus) - 1) / 2 + np.array([offset.imag, offset.real])
@@ -104,12 +109,13 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, metavar="LIST.csv")
     args = parser.parse_args()
     predictor, random = load_predictor(args.run, None, read_run(args.run)[0])[0], np.random.default_rng(0)
-    cases = {"sample retinas": list(sample_cases(predictor, random))}
+    samples = list(sample_cases(predictor, random))
+    cases = {kind: samples[number :: len(KINDS)] for number, kind in enumerate(KINDS)}
     if args.photographs:
         cases["photographs"] = list(photograph_cases(predictor, args.photographs, random))
     print(header(COLUMNS))
     for name, some in cases.items():
-        step = len(REGIONS) if name == "sample retinas" else PLACES  # to the same place of the next eye
+        step = PLACES if name == "photographs" else 1  # to the next eye
         places = [find_place(case.octa, case.side_mm, case.seen) for case in some]
         errors = np.array([np.hypot(*(p.centre - c.centre)) / c.px_per_mm for p, c in zip(places, some, strict=True)])
         others = [(case, some[(number + step) % len(some)]) for number, case in enumerate(some)]
