@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 from conftest import PROJECT, program
@@ -57,6 +58,17 @@ def test_error_of_the_disk_names_the_file_and_what_to_do(capsys, code, to_do):
     said = capsys.readouterr().err
     assert said.startswith(f"program: error: some/file: {os.strerror(code)}; ")
     assert to_do in said
+
+
+@pytest.mark.parametrize("name", ["pix_pix_gen.py", "dataset_crop.py"])
+def test_ctrl_c_while_a_program_loads_its_modules_ends_it_without_a_traceback(name, tmp_path):
+    command = program(name, "x.csv", "--output", str(tmp_path / "out"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert "Traceback" not in said
+    assert process.returncode in (-signal.SIGINT, 2, 130)  # 2: it was faster, and misses x.csv
 
 
 class Interrupted:

@@ -4,8 +4,8 @@
 
 Each OCT-A is cut smaller, turned by up to 8 degrees, and searched for at a scale that is up to 15 % off. That
 of a photograph is made from its manual vessel map, 6 mm of it with speckle, at five places. LIST.csv as for
-`photographs.py`. Prints how many places are found, how far off they are, and how many the program calls found; also of
-wrong partners, whose OCT-A is the next eye's.
+`photographs.py`. Prints how many places are right, how far off they are, and how many the program calls found; also how
+many wrong ones, and of wrong partners, whose OCT-A is the next eye's.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PLACES = 5  # of each photograph
 DEGREES, SCALE = 8.0, 0.15  # at most
 NEAR_MM = 0.25  # of a place that is found; registration moves an OCT-A that far
 SCAN_MM, SCAN_PX = 6.0, 400
-COLUMNS = ("scans", "places found", "error, median, mm", "called found", "wrong partners called found")
+COLUMNS = ("scans", "right", "error, median, mm", "found", "wrong, but found", "wrong partners found")
 
 
 class Case(NamedTuple):
@@ -120,8 +120,8 @@ def main() -> None:
         errors = np.array([np.hypot(*(p.centre - c.centre)) / c.px_per_mm for p, c in zip(places, some, strict=True)])
         others = [(case, some[(number + step) % len(some)]) for number, case in enumerate(some)]
         wrong = [find_place(other.octa, other.side_mm, case.seen).is_clear for case, other in others]
-        found = [place.is_clear for place in places]
-        values = (len(some), np.sum(errors < NEAR_MM), np.median(errors), sum(found), sum(wrong))
+        found, right = np.array([place.is_clear for place in places]), errors < NEAR_MM
+        values = (len(some), right.sum(), np.median(errors), found.sum(), (found & ~right).sum(), sum(wrong))
         print(table_row(name, values), flush=True)
 
 
