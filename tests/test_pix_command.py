@@ -57,7 +57,7 @@ def test_file_is_held_by_one_process(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_file_system_without_locks_is_said_and_used(tmp_path, capsys, monkeypatch, code):
-    monkeypatch.setattr("filelock._unix.fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(code, "no locks")))
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(code, "no locks")))
     with hold(tmp_path / "lock", "busy"):
         said = capsys.readouterr().out
     assert said.startswith(f"NOTE: {tmp_path}: its file system keeps no locks")
