@@ -20,7 +20,7 @@ from skimage.transform import resize
 
 from registration import ENTIRELY, TURNS, blocks, vessel_contrast
 
-PX_PER_MM = 16.0  # at which the two are compared; they are filtered at twice of it
+PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice of it
 ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
 SCALES = 1.06 ** np.arange(-4, 5)  # of the photograph, times what is assumed: eyes and cameras differ
 SEEN = 0.5  # of the OCT-A lies in the camera's field, at least
@@ -79,21 +79,30 @@ def find_place(octa: np.ndarray, side_mm: float, seen: Seen) -> Place:
     scan = resize(octa.astype(np.float32), size, order=1, anti_aliasing=True)
     scan = blocks(vessel_contrast(scan, np.ones(size, bool), evenly=True), 2)
     templates = [Template(scan, angle, scale) for angle, scale in product(ANGLES, SCALES)]
-    score, corner, template = best_of(templates, seen)
-    control = max(best_of(templates, seen.turned(*steps))[0] for steps in TURNS.values())
+    longest = np.max([template.shape for template in templates], axis=0)
+    padded = [next_fast_len(int(side), real=True) for side in seen.inside.shape + longest]
+    right, *mirrored = (Spectra(one, padded) for one in (seen, *(seen.turned(*steps) for steps in TURNS.values())))
+    control, best = -1.0, (-2.0, np.zeros(2), templates[0])
+    for template in templates:
+        moving = template.spectra(padded)
+        best = max(best, (*best_shift(template, moving, right), template), key=lambda one: one[0])
+        control = max(control, *(best_shift(template, moving, one)[0] for one in mirrored))
+    score, corner, template = best
     middle = corner + (np.array(template.shape) - 1) / 2
     centre = (middle + 0.5) * seen.factor - 0.5
     at_limit = template.scale in (SCALES[0], SCALES[-1])
     return Place(tuple(centre), seen.px_per_mm * template.scale, template.angle, score, control, at_limit)
 
 
-def best_of(templates: Sequence["Template"], seen: Seen) -> tuple[float, np.ndarray, "Template"]:
-    """The best correlation of all templates and places; the upper left corner of that place, (2,), px; the template."""
-    longest = np.max([template.shape for template in templates], axis=0)
-    padded = [next_fast_len(int(side), real=True) for side in seen.inside.shape + longest]
-    fixed = [rfft2(image, padded) for image in (seen.contrast, seen.contrast**2, seen.inside)]
-    found = ((*best_shift(template, fixed, padded, seen), template) for template in templates)
-    return max(found, key=lambda one: one[0])
+class Spectra:
+    """The Fourier transforms of what is seen in a photograph, of a padded size."""
+
+    def __init__(self, seen: Seen, padded: Sequence[int]):
+        self.padded, self.shape = padded, seen.inside.shape
+        self.contrast, self.square, self.inside = (
+            rfft2(image, padded) for image in (seen.contrast, seen.contrast**2, seen.inside)
+        )
+        self.usual = np.mean(seen.contrast[seen.inside > 0.5] ** 2)
 
 
 def turning(angle: float) -> np.ndarray:
@@ -114,26 +123,31 @@ class Template:
         self.shown = ((there >= 0) & (there <= last)).all(axis=0).astype(np.float32)
         self.contrast = map_coordinates(scan, there, order=1) * self.shown
 
+    def spectra(self, padded: Sequence[int]) -> list[np.ndarray]:
+        """Those of its contrast, of its square, and of where it shows something, to be searched for: conjugate."""
+        return [np.conj(rfft2(image, padded)) for image in (self.contrast, self.contrast**2, self.shown)]
 
-def best_shift(
-    template: Template, fixed: Sequence[np.ndarray], padded: Sequence[int], seen: Seen
-) -> tuple[float, np.ndarray]:
+
+def best_shift(template: Template, moving: Sequence[np.ndarray], photograph: Spectra) -> tuple[float, np.ndarray]:
     """The best correlation of all places of a template, and its upper left corner there, (2,), px.
 
-    `fixed` are the spectra of the photograph's contrast, of its square, and of its field.
+    `moving` are the template's own spectra.
     """
-    contrast, square, inside = fixed
-    moving = [np.conj(rfft2(image, padded)) for image in (template.contrast, template.contrast**2, template.shown)]
-    together, power, other, area = (
-        irfft2(one * two, padded)
-        for one, two in ((contrast, moving[0]), (square, moving[2]), (inside, moving[1]), (inside, moving[2]))
+    contrast, square, shown = moving
+    products = np.stack(
+        [
+            photograph.contrast * contrast,
+            photograph.square * shown,
+            photograph.inside * square,
+            photograph.inside * shown,
+        ]
     )
-    usual = np.mean(seen.contrast[seen.inside > 0.5] ** 2)
-    power = np.maximum(power, 0) + 0.2 * usual * template.shown.sum()  # no chance fit to a place without vessels
+    together, power, other, area = irfft2(products, photograph.padded, workers=-1)
+    power = np.maximum(power, 0) + 0.2 * photograph.usual * template.shown.sum()  # no chance fit to bare places
     score = together / np.sqrt(power * np.maximum(other, 1e-3))
     score[area < SEEN * template.shown.sum()] = -1
     best = np.array(np.unravel_index(np.argmax(score), score.shape))
-    corner = np.where(best > np.array(seen.inside.shape), best - padded, best)
+    corner = np.where(best > np.array(photograph.shape), best - photograph.padded, best)
     return float(score[tuple(best)]), corner
 
 

@@ -42,6 +42,7 @@ def prepare(folder, patch):
     write_table(folder, [{"fundus": f"photos/{name}.png", "octa": f"octa/{name}.tif"} for name in "ab"])
     (folder / "run").mkdir()
     write_run(folder / "run", Settings(data="phantom", precision="float32", name="run"), "0")
+    patch.setattr("octa_place.ANGLES", [0.0])  # they are not turned
     patch.chdir(folder)
     patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
 
