@@ -102,10 +102,10 @@ def with_border(fundus, fov, random):
 
 @pytest.fixture(scope="module")
 def agreements():
-    """How well the field of 40 sample retinas is found: of those with a border, and of those without."""
+    """How well the field of 30 sample retinas is found: of those with a border, and of those without."""
     random = np.random.default_rng(0)
     with_one, without = [], []
-    for number in range(0, 40 * TREE_SHARED_BY, TREE_SHARED_BY):
+    for number in range(0, 30 * TREE_SHARED_BY, TREE_SHARED_BY):
         fundus, _, fov = sample_pair(5, number)
         found = find_field(with_border(fundus, fov, random)).mask
         (without if fov.all() else with_one).append(agreement(found, fov))
@@ -116,7 +116,7 @@ def agreements():
 def test_field_of_sample_retinas_with_a_grey_tinted_noisy_or_lettered_border(agreements):
     found, _ = agreements
     print(f"{len(found)} sample retinas with a border: IoU mean {found.mean():.3f}, worst {found.min():.3f}")
-    assert len(found) > 15
+    assert len(found) > 10
     assert found.mean() > 0.985
     assert (found > 0.97).mean() > 0.9
 
@@ -124,5 +124,5 @@ def test_field_of_sample_retinas_with_a_grey_tinted_noisy_or_lettered_border(agr
 @pytest.mark.slow
 def test_field_of_sample_retinas_without_border(agreements):
     _, found = agreements
-    assert len(found) > 5
+    assert len(found) > 3
     assert found.mean() > 0.99

@@ -75,6 +75,7 @@ def run(folder, *options):
         patch.chdir(folder)
         weights = "training_checkpoints/mine/ckpt-7"
         patch.setattr("eval_report.DPI", 60)
+        patch.setattr("eval_report.SCREEN_DPI", 40)
         patch.setattr(evaluate, "announced_predictor", lambda *_: (SeesVessels(), weights))
         status = evaluate.main(options)
     results = next(folder.glob("logs/eval/*"))

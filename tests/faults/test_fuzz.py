@@ -25,7 +25,7 @@ from pix_data import load_run_data
 from pix_settings import Settings
 
 IMAGES = 160
-COMMANDS = 120
+COMMANDS = 100
 SUFFIXES = (".png", ".jpg", ".tif", ".bmp")
 SETTINGS = Settings(patch_size=64, batch_size=4, precision="float32", name="x", data="data/UT-FSOCTA-v1")
 
