@@ -121,7 +121,9 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
     except (UserError, OSError) as error:
         report_error(program, error)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:  # a library may turn Ctrl-C into an error of its own
+        if not (ProgressBar.interrupted or isinstance(error, KeyboardInterrupt)):
+            raise
         print(f"\n{program}: {if_stopped}", file=sys.stderr)
         return 130
 

@@ -118,6 +118,21 @@ def test_reason_has_no_number_of_an_error(error, said):
     assert why(error) == said
 
 
+def test_ctrl_c_that_a_library_turns_into_another_error_is_still_ctrl_c():
+    def work():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    assert exit_status("program", work, "stopped") == 130
+
+
+def test_other_errors_are_not_taken_for_ctrl_c():
+    with pytest.raises(ZeroDivisionError):
+        exit_status("program", lambda: 1 // 0, "stopped")
+
+
 @pytest.mark.parametrize("name", ["CITATION.cff", "CHANGELOG.md"])
 def test_version_is_the_same_everywhere(name):
     text = (PROJECT / name).read_text(encoding="utf-8")
