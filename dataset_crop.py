@@ -33,6 +33,7 @@ from pix_command import (
     report_error,
     write_table,
 )
+from pix_settings import add_run_options
 
 PROGRAM = "dataset_crop.py"
 
@@ -45,8 +46,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", required=True, metavar="DIR", help="folder to write the cut photographs and their table to")
     add("--octa-mm", type=float, metavar="MM", help="width of an OCT-A (default: the table's column octa_mm)")
     add_scale_options(parser)
-    add("--run", metavar="DIR", help="the run's folder (default: the newest, else the program's own weights)")
-    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add_run_options(parser)
     add("--figures", action="store_true", help="also a picture of each place that is found")
     options = parser.parse_args(argv)
     check_scale_options(parser, options)
@@ -147,9 +147,7 @@ class Work:
         place = find_place(octa, side, seen)
         shape_mm = side * octa.shape[0] / octa.shape[1], side
         part = cut(fundus, place, shape_mm, PX_PER_MM)
-        write_image(
-            self.output / self.target("fundus", case), np.dstack([part, np.full(part.shape[:2], 255, np.uint8)])
-        )
+        write_image(self.output / self.target("fundus", case), part)
         copy_file(case.octa, self.output / self.target("octa", case))
         verdict = FOUND if place.is_clear else DOUBTFUL
         if (figure := self.figure(case)) is not None:
@@ -179,8 +177,7 @@ def write_figure(
     for image in (cut(fundus, place, shape_mm, PX_PER_MM), np.round(255 * octa).astype(np.uint8)):
         panel = Image.fromarray(image)
         panels.append(panel.convert("RGB").resize((round(whole.height * panel.width / panel.height), whole.height)))
-    picture = np.hstack([np.asarray(panel) for panel in panels])
-    write_image(path, np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)]))
+    write_image(path, np.hstack([np.asarray(panel) for panel in panels]))
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:

@@ -33,7 +33,7 @@ from pix_command import (
     report_error,
     write_table,
 )
-from pix_settings import REGISTRATION, SAMPLE_RETINAS
+from pix_settings import REGISTRATION, SAMPLE_RETINAS, add_run_options
 
 PROGRAM = "dataset_register.py"
 
@@ -44,8 +44,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("data", metavar="DATA", help="the data set: a folder, or a table of pairs")
     add("--output", required=True, metavar="DIR", help="folder to write the registered data set to")
-    add("--run", metavar="DIR", help="the run's folder (default: the newest, else the program's own weights)")
-    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add_run_options(parser)
     add("--figures", action="store_true", help="also a picture of each pair, before and after")
     return parser.parse_args(argv)
 

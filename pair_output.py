@@ -88,12 +88,13 @@ def copy_file(source: Path, target: Path, keep: bool = False) -> None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image (height, width, 4), uint8, in the format of the file's name; grey if it is, without alpha."""
+    """Write an image (height, width, 3 or 4), uint8, in the format of the file's name; grey if it is, without alpha."""
     kind = Image.registered_extensions()[path.suffix.lower()]
-    if (image == np.dstack([*3 * [image[..., 0]], np.full(image.shape[:2], 255)])).all():
-        image = image[..., 0]  # grey
+    colours, alpha = image[..., :3], image[..., 3:]
+    if (colours == colours[..., :1]).all() and (alpha == 255).all():
+        image = colours[..., 0]  # grey
     elif kind in ("JPEG", "BMP"):
-        image = image[..., :3]
+        image = colours
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as part:
         Image.fromarray(image).save(part, format=kind, quality=JPEG_QUALITY)

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pix_command import OneLineParser, OptionError, exit_status, load_tensorflow, progress_bar, report_error
-from pix_settings import CHECKPOINTS, SPLITS, Settings
+from pix_settings import SPLITS, Settings, add_run_options
 from ut_fsocta import CROP_MM, EYES, OTHER_REGION
 
 PROGRAM = "pix_pix_eval.py"
@@ -34,12 +34,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     repeatable = {"action": "append", "default": [], "metavar": "NAME=DIR"}
     add("--data", metavar="DATA", help="a folder in UT-FSOCTA's layout, or a table of pairs (default: the run's own)")
-    add(
-        "--run",
-        metavar="DIR",
-        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, else the weights that come with the program)",
-    )
-    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add_run_options(parser)
     add("--split", choices=(*SPLITS, "all"), default="test", help="the run's subjects of a split (default: test)")
     add(
         "--include-seen",

@@ -29,7 +29,7 @@ from pix_command import (
     progress_bar,
     report_error,
 )
-from pix_settings import CHECKPOINTS, EXPORT_FORMATS, ONE_FILE_FORMAT, SPLITS, Settings
+from pix_settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLITS, Settings, add_run_options
 from ut_fsocta import CROP_MM
 
 PROGRAM = "pix_pix_gen.py"
@@ -46,12 +46,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (and all below), or CSV with a path column")
-    add(
-        "--run",
-        metavar="DIR",
-        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, else the weights that come with the program)",
-    )
-    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add_run_options(parser)
     add("--output", default=OUTPUT, metavar="DIR", help="folder of the results (default: %(default)s)")
     add(
         "--vessels",

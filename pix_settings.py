@@ -271,6 +271,17 @@ def parse_command_line(argv: Sequence[str] | None, program: str, description: st
     return given
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all programs that use a run's weights: which run, and which of its checkpoints."""
+    add = parser.add_argument
+    add(
+        "--run",
+        metavar="DIR",
+        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, else the weights that come with the program)",
+    )
+    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+
+
 def as_options(settings: Settings, names: Collection[str] | None = None) -> dict[str, str]:
     """Settings, all or some, as the command line takes them: option -> value, without those that are None."""
     options = {}

@@ -61,7 +61,7 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
     """COLUMNS of one photograph."""
     fundus, truth = read_fundus(image), octa_to_grey(read_image(manual)) > 127
     field = find_field(fundus)
-    fov, diameter = field.mask, None if field.radius is None else 2 * field.radius
+    fov, diameter = field.mask, field.diameter()
     counts = fov if mask is None else octa_to_grey(read_image(mask)) > 127
     started = time.perf_counter()
     predicted = predictor.predict_photograph(fundus, fov, None if scale == "own" else diameter, scale == "fast")

@@ -86,7 +86,7 @@ def predicted_photograph(
 ) -> tuple[np.ndarray, float | None, Prediction, np.ndarray]:
     """A photograph's field, its diameter in px if it is seen, the prediction, and the vessel map."""
     field = find_field(fundus)
-    diameter = None if field.radius is None else 2 * field.radius
+    diameter = field.diameter()
     predicted = predictor.predict_photograph(fundus, field.mask, diameter)
     return field.mask, diameter, predicted, map_vessels(predicted.probability, field.mask, None, diameter)[0]
 
