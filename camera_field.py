@@ -1,7 +1,7 @@
 """The camera's field in a colour fundus photograph: the disc, perhaps with flat sides, in which the retina shows.
 
 Around it lies the camera's border: black, grey or tinted, perhaps noisy, with letters or a mark at the rim. A threshold
-takes a grey border for retina, and dark retina for border. This module fits the field's shape to the edges instead:
+mistakes a grey border for retina, and dark retina for border. This module fits the field's shape to the edges instead:
 
 1. Reduce the photograph and find the ridges of its colour gradient.
 2. Put circles through random triples of the ridge points that are met first from the sides of the image.
@@ -15,18 +15,18 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, label, map_coordinates, uniform_filter
 
-DEGREES = 45  # of a camera's field, unless told otherwise
+DEGREES = 45  # of a camera's field, unless specified
 FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
 
 MIN_BRIGHT = 0.01  # share of pixels; a photograph with fewer shows nothing
 DARK = 15  # brightest channel, of 255: a pixel that is not brighter shows nothing
 NOISE_PX = 5  # side of the squares over which it is averaged, so that single bright pixels on black are no photograph
-SMALLEST_SIDE = 24  # px; a smaller image is taken as all field
+SMALLEST_SIDE = 24  # px; a smaller image counts as all field
 REDUCED_SIDE = 400  # px, at most, of the reduced photograph; the lengths below are in its pixels
 
 # Ridges of the gradient
 SIGMA = 1.2  # of the Gaussian whose derivative is the gradient
-MIN_GRADIENT = 1.5  # grey levels per px: half of what a step of 10 levels has
+MIN_GRADIENT = 1.5  # grey levels per px: half of that at a step of 10 levels
 ABOVE_MEAN = 2.0  # times the mean gradient nearby, so that noise and texture leave no ridges
 NEARBY = 8
 MIN_RIDGE = 8
@@ -61,8 +61,8 @@ class Field:
     """The camera's field.
 
     mask: (height, width) bool, True inside. centre: (row, column) in px, and radius in px, of the circle around the
-    field; None where no round border is seen. sides: rows of the flat top and bottom, columns of the flat left and
-    right side; None where the field has none.
+    field; None if no round border is seen. sides: rows of the flat top and bottom, columns of the flat left and
+    right side; None for a side that is not flat.
     """
 
     mask: np.ndarray
@@ -71,7 +71,7 @@ class Field:
     sides: tuple[float | None, float | None, float | None, float | None] = (None, None, None, None)
 
     def diameter(self, degrees: float | None = None) -> float | None:
-        """Diameter in px that a field of 45 degrees has, or would have, if this one has so many; None: unknown."""
+        """Diameter in px of a field of 45 degrees at the same scale, if this one has `degrees` (45); None: unknown."""
         return None if self.radius is None else 2 * self.radius * DEGREES / (degrees or DEGREES)
 
 
@@ -102,8 +102,8 @@ def find_field(fundus: np.ndarray) -> Field:
         fundus: (height, width, 3), uint8, any size.
 
     Returns:
-        The field; its mask is all True where the photograph shows no border, all False if it is entirely dark. The
-        result depends on nothing but the pixels.
+        The field; its mask is all True if the photograph shows no border, all False if it is entirely dark. The
+        result depends only on the pixels.
     """
     shape = height, width = fundus.shape[:2]
     brightness = fundus[:: max(1, height // 500), :: max(1, width // 500)].max(axis=-1)
@@ -265,7 +265,7 @@ def compare(edges: Edges, points: np.ndarray, normals: np.ndarray) -> tuple[np.n
 
 
 def cut_sides(edges: Edges, centre: np.ndarray, radius: float) -> tuple[Outline, float, float]:
-    """Cut from a circle the flat sides that raise its worth. Returns the outline, its worth and its length in px."""
+    """Give a circle the flat sides that raise its worth. Returns the outline, its worth and its length in px."""
     shape = edges.ridge.shape
     sides = np.array([-np.inf, np.inf, -np.inf, np.inf])
     points, values, spacing = np.zeros((2, 0)), np.zeros(0), 0.0
@@ -284,7 +284,7 @@ def cut_sides(edges: Edges, centre: np.ndarray, radius: float) -> tuple[Outline,
         bordering = ((edges.colours > low) & (edges.colours < high)).all(axis=0)
     worth, length = values.sum(), spacing * len(values)
     for side, (axis, sign) in enumerate(((0, -1), (0, 1), (1, -1), (1, 1))):
-        # As for the top and bottom: "row" is a column for left and right.
+        # Names are those for the top and bottom: for left and right, "row" is a column.
         level = edges.ridge & (abs(edges.direction[axis]) > ALIGNED)
         turned = [np.swapaxes(values_of, 0, axis) for values_of in (level, bordering, edges.light)]
         count, across = turned[0].shape
@@ -363,7 +363,7 @@ def refine(fundus: np.ndarray, outline: Outline, scale: int) -> Outline:
 
 
 def border_points(colours: np.ndarray, points: np.ndarray, normals: np.ndarray, reach: int) -> np.ndarray:
-    """Where the colour becomes the border's, (n, 2), on normals at points (2, m) of an outline; n see a border."""
+    """Where the colour becomes the border's, (n, 2), on normals at points (2, m) of an outline; n of them see it."""
     steps = np.arange(-reach, reach + 1)
     profiles = at(colours, points[..., np.newaxis] + steps * normals[..., np.newaxis]).astype(np.float32)
     profiles = gaussian_filter1d(profiles, 2, axis=1)  # (3, points, steps)

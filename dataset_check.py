@@ -1,4 +1,4 @@
-"""What a data set contains, and whether training could start: the command `python dataset_load_mod.py check`."""
+"""List what a data set contains, and whether training could start: the command `python dataset_load_mod.py check`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Findings:
     origin: str  # of the splits
     unpaired: list[Path]
     ignored: list[Path]  # files of a folder that are not named as eyes
-    faults: list[str]  # pairs and photographs that cannot be used, a line each
+    faults: list[str]  # pairs and photographs that cannot be used, one line each
     sizes: dict[str, int]  # pairs by size
     unknown: dict[str, int]  # pairs without eye, without region
     black: list[float]  # share of each usable crop that is outside the camera's field
@@ -42,11 +42,11 @@ class Findings:
 
 
 def check_dataset(dataset: Path) -> Findings:
-    """Examine every image that training, validation or evaluation would read, with the published split, or a table's.
+    """Check every image that training, validation or evaluation would read; the split is the published or the table's.
 
     Raises:
         DataError: two files of one folder are the same eye.
-        PairTableError: see there.
+        PairTableError: see `pair_table.read_pairs`.
         OSError: a folder cannot be read.
     """
     folders, ignored = {}, []
@@ -93,7 +93,7 @@ def check_dataset(dataset: Path) -> Findings:
 
 
 def print_findings(dataset: Path, found: Findings) -> None:
-    """Print what is in a data set."""
+    """Print the findings on a data set."""
     print(f"Data set: {dataset}\n")
     if found.folders:
         width = max(map(len, found.folders))

@@ -1,17 +1,17 @@
-"""Crop: cut each photograph of a table of pairs to what its OCT-A shows, where photographs show more of the eye.
+"""Crop each photograph of a table of pairs to the area of its OCT-A, for photographs that show more of the eye.
 
-    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR             # the newest run, else the one in weights/
-    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR --figures    # also a picture of each place that is found
+    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR              # the newest run, or the supplied weights
+    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR --figures    # also a picture of each match
 
-The network sees the vessels of the complete photograph, and the OCT-A is searched for among them (`octa_place`). Writes
+The network finds the vessels of the complete photograph, and `octa_place` searches for the OCT-A among them. Writes
 
-    DIR/pairs.csv            the table, of the photographs cut out and turned as their OCT-A, and copies of the OCT-A
-    DIR/crop.csv             a row for each pair: place, scale and angle that were found, and whether that is doubtful
-    DIR/crop/<name>.jpg      with --figures: the photograph with the place, cyan if found, orange if doubtful
+    DIR/pairs.csv            the table of the photographs, cropped and rotated to match, and copies of their OCT-A
+    DIR/crop.csv             a row for each pair: position, scale and angle of the match, and whether it is doubtful
+    DIR/crop/<name>.jpg      with --figures: the photograph with the match outlined, cyan if found, orange if doubtful
 
-A doubtful place is hardly better than chance gives: a wrong partner, or too few vessels. Such pairs are named and left
-out of DIR/pairs.csv. The next step is `dataset_register.py DIR/pairs.csv`, which moves each OCT-A exactly. The given
-table is never written to. Existing results are kept, so that the same command resumes.
+A doubtful match is hardly better than chance: a wrong partner, or too few vessels. Such pairs are reported and left out
+of DIR/pairs.csv. Next, `dataset_register.py DIR/pairs.csv` aligns each OCT-A exactly. The input table is never changed.
+Existing results are kept, and the same command resumes.
 """
 
 import argparse
@@ -43,11 +43,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("data", metavar="TABLE", help="the table of pairs; a photograph may have several OCT-A")
-    add("--output", required=True, metavar="DIR", help="folder to write the cut photographs and their table to")
+    add("--output", required=True, metavar="DIR", help="folder to write the cropped photographs and their table to")
     add("--octa-mm", type=float, metavar="MM", help="width of an OCT-A (default: the table's column octa_mm)")
     add_scale_options(parser)
     add_run_options(parser)
-    add("--figures", action="store_true", help="also a picture of each place that is found")
+    add("--figures", action="store_true", help="also a picture of each match")
     options = parser.parse_args(argv)
     check_scale_options(parser, options)
     if options.octa_mm is not None and not WIDTHS_MM[0] <= options.octa_mm <= WIDTHS_MM[1]:
@@ -83,29 +83,29 @@ FIGURES = "crop"
 COLUMNS = ("name", WIDTH, "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "made_with")
 FOUND, DOUBTFUL = "found", "doubtful"
 KINDS = ("fundus", "octa")
-PX_PER_MM = 1000 / FIELD_MM  # of the cut photographs: about that of UT-FSOCTA's, which the networks are made for
+PX_PER_MM = 1000 / FIELD_MM  # of the cropped photographs: about that of UT-FSOCTA, which the networks are made for
 FIGURE_PX = 600  # of a photograph's longer side
 MARKS = {FOUND: (0, 255, 255), DOUBTFUL: (255, 140, 0)}  # cyan, orange
 
 
 @dataclass
 class Work:
-    """The cutting of a table's photographs."""
+    """The cropping of a table's photographs."""
 
     options: argparse.Namespace
     predictor: Predictor
     record: Record
     output: Path
     sides: dict[Case, float]  # width of each OCT-A, mm
-    failed: list[str] = field(default_factory=list)  # unusable files, a line each
-    last: tuple[Path, np.ndarray, Seen] | None = None  # a photograph and what is seen in it: the next row may have it
+    failed: list[str] = field(default_factory=list)  # unusable files, one line each
+    last: tuple[Path, np.ndarray, Seen] | None = None  # the last photograph read: the next row may use it too
 
     def target(self, kind: str, case: Case) -> Path:
-        """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, from the output on."""
+        """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the output."""
         return Path("fundus", f"{case.name}.png") if kind == "fundus" else beside_table("octa", case)
 
     def figure(self, case: Case) -> Path | None:
-        """Where the picture of a place goes, if one is wanted."""
+        """Where the picture of a match is written to; None if none is wanted."""
         return self.output / FIGURES / f"{case.name.replace('/', '_')}.jpg" if self.options.figures else None
 
     def is_done(self, case: Case) -> bool:
@@ -118,7 +118,7 @@ class Work:
             or not all(path is None or path.exists() for path in wanted)
         ):
             return False
-        return filecmp.cmp(case.octa, self.output / self.target("octa", case), shallow=False)  # else it was replaced
+        return filecmp.cmp(case.octa, self.output / self.target("octa", case), shallow=False)  # False: it was replaced
 
     def see(self, path: Path) -> tuple[np.ndarray, Seen]:
         """A photograph, and what the network sees in it.
@@ -140,7 +140,7 @@ class Work:
         return self.last[1:]
 
     def run(self, case: Case) -> None:
-        """Write the results of one pair. Raises DataError: an image is unusable."""
+        """Write the results of one pair. Raises DataError if an image is unusable."""
         octa = octa_to_grey(read_octa(case.octa, 1)) / 255  # [0, 255] -> [0, 1]
         fundus, seen = self.see(case.fundus)
         side = self.sides[case]
@@ -168,7 +168,7 @@ def write_figure(
     octa: np.ndarray,
     colour: tuple[int, int, int],
 ) -> None:
-    """The photograph with the OCT-A's outline in a colour, what is cut out of it, and the OCT-A."""
+    """Draw the photograph with the OCT-A's outline in a colour, the crop, and the OCT-A."""
     factor = FIGURE_PX / max(fundus.shape[:2])
     whole = Image.fromarray(fundus).resize([round(side * factor) for side in fundus.shape[1::-1]])
     outline = [tuple(float(value) for value in corner[::-1] * factor) for corner in corners(place, shape_mm)]
@@ -181,12 +181,12 @@ def write_figure(
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:
-    """The width of each OCT-A in mm, from the option or from the table's column: one of the two."""
+    """The width of each OCT-A in mm, either from the option or from the table's column."""
     missing = [case for case in cases if case.octa_mm is None]
     if octa_mm is None and missing:
-        raise PairTableError(f"{source}: {missing[0].octa}: has no {WIDTH}; give each its width there, or --octa-mm")
+        raise PairTableError(f"{source}: {missing[0].octa}: has no {WIDTH}; fill in that column, or use --octa-mm")
     if octa_mm is not None and len(missing) < len(cases):
-        raise OptionError(f"--octa-mm {octa_mm:g}: {source} has a column {WIDTH}; drop one of the two")
+        raise OptionError(f"--octa-mm {octa_mm:g}: {source} has a column {WIDTH}; use only one of the two")
     return {case: case.octa_mm if octa_mm is None else octa_mm for case in cases}
 
 
@@ -194,10 +194,10 @@ def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict
 
 
 def run_cropping(options: argparse.Namespace) -> int:
-    """Cut as the options ask; returns the exit status: 2 if a file was unusable.
+    """Crop as the options say; returns the exit status: 2 if a file was unusable.
 
     Raises:
-        UserError, OSError: nothing can be cut, or no more.
+        UserError, OSError: nothing can be cropped, or the program cannot continue.
     """
     source, output = find_dataset(options.data, "TABLE"), Path(options.output)
     if not is_table(source):
@@ -224,8 +224,8 @@ def run_cropping(options: argparse.Namespace) -> int:
     doubtful = [name for name, row in record.rows.items() if row["verdict"] == DOUBTFUL]
     print(f"{FOUND} {len(record.rows) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
     for name in doubtful:
-        print(f"{name}: {DOUBTFUL}, left out of {PAIRS}; a wrong partner, or too few vessels? See --figures")
-    print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was searched for")
+        print(f"{name}: {DOUBTFUL}, left out of {PAIRS}: a wrong partner, or too few vessels? See --figures")
+    print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was processed")
     if len(doubtful) < len(record.rows):
         print(f"Next: python dataset_register.py {output / PAIRS} --output ANOTHER_DIR --run {run}")
     for fault in work.failed:
@@ -234,7 +234,7 @@ def run_cropping(options: argparse.Namespace) -> int:
 
 
 def write_pairs(work: Work, source: Path, cases: Sequence[Case]) -> None:
-    """Write the table of what is found, with all columns of the given one, and the width of each OCT-A."""
+    """Write the table of the pairs that were found, with all columns of the input table and the width of each OCT-A."""
     given = rows_of_pairs(source, cases, unique="octa")
     columns = tuple(dict.fromkeys([*given[0][0], WIDTH]))
     rows = [
@@ -246,7 +246,7 @@ def write_pairs(work: Work, source: Path, cases: Sequence[Case]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, cut, and return the exit status: 2 for anything that the user can mend."""
+    """Read the command line, crop, and return the exit status: 2 for any error that the user can fix."""
     options = parse_command_line(argv)
     return exit_status(PROGRAM, lambda: run_cropping(options), "stopped; the same command resumes")
 

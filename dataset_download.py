@@ -1,15 +1,15 @@
-"""Fetch UT-FSOCTA from Zenodo, verify it and unpack it. `dataset_load_mod.py` has the command:
+"""Fetch UT-FSOCTA from Zenodo, verify it and unpack it. The command is part of `dataset_load_mod.py`:
 
     python dataset_load_mod.py download                     # into data/
     python dataset_load_mod.py download DIR
-    python dataset_load_mod.py download --archive FILE      # if you fetched the archive by hand
+    python dataset_load_mod.py download --archive FILE      # if you downloaded the archive by hand
 
 A download that was stopped or failed resumes with the same command. In the folder it writes
 
     UT-FSOCTA-v1/              the data set; appears atomically
-    .UT-FSOCTA-v1.zip.part     the archive, as far as it is fetched; removed in the end
-    .UT-FSOCTA-v1.unpacking/   files while they are unpacked; removed in the end
-    .UT-FSOCTA-v1.lock         keeps a second download out
+    .UT-FSOCTA-v1.zip.part     the part of the archive fetched so far; removed at the end
+    .UT-FSOCTA-v1.unpacking/   files while they are unpacked; removed at the end
+    .UT-FSOCTA-v1.lock         prevents a second download at the same time
 """
 
 import os
@@ -29,9 +29,9 @@ from tqdm import tqdm
 from pix_command import UserError, disk_errors_name, hold, progress_bar
 from ut_fsocta import DATASET_NAME
 
-USER_AGENT = "synthetic-octa/1.0 (+https://doi.org/10.1038/s41598-023-42062-9)"  # Zenodo asks programs for their name
+USER_AGENT = "synthetic-octa/1.0 (+https://doi.org/10.1038/s41598-023-42062-9)"  # Zenodo wants programs to give a name
 CHUNK = 1 << 14  # bytes read at once: when a connection breaks, at most one chunk is lost
-UNPACKING = f".{DATASET_NAME}.unpacking"  # beside the data set's folder, so on the same disk
+UNPACKING = f".{DATASET_NAME}.unpacking"  # next to the data set's folder, so on the same disk
 MAC_LEFTOVER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$)")
 
 
@@ -44,14 +44,14 @@ class DatasetArchive:
     page: str  # for a browser
     size: int  # bytes
     md5: str
-    unpacked: int  # bytes, about
+    unpacked: int  # bytes, approximately
     terms: str
     citation: str
 
     @property
     def by_hand(self) -> str:
         """What the user can do if the program cannot fetch the archive."""
-        return f"try later, or get {self.name} by hand from {self.page} and pass it with --archive"
+        return f"try later, or download {self.name} by hand from {self.page} and pass it with --archive"
 
 
 UT_FSOCTA = DatasetArchive(
@@ -68,7 +68,7 @@ UT_FSOCTA = DatasetArchive(
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to bear with a bad connection or a busy server."""
+    """How long to tolerate a bad connection or a busy server."""
 
     attempts: int = 8  # in a row without a new byte; 4 minutes with the waits between them
     first_wait: float = 2.0  # s; each further wait is twice as long
@@ -86,7 +86,7 @@ class DownloadError(UserError):
 
 
 class Interrupted(Exception):
-    """A connection failed, but another may succeed: the reason, and the wait that the server asks for in s, or None."""
+    """A connection failed, but another may succeed: the reason, and the wait in s that the server asks for, or None."""
 
 
 def holds_dataset(folder: Path) -> bool:
@@ -97,13 +97,13 @@ def holds_dataset(folder: Path) -> bool:
 def download(
     folder: Path, archive: Path | None = None, dataset: DatasetArchive = UT_FSOCTA, patience: Patience = PATIENCE
 ) -> Path:
-    """Fetch and unpack the data set, unless it exists. Prints its terms, its citation and what happens.
+    """Fetch and unpack the data set, unless it exists. Prints its terms, its citation and the progress.
 
     Args:
-        folder: made if missing. The data set becomes its subfolder `UT-FSOCTA-v1`.
-        archive: the archive, fetched by hand; it is not changed or removed. None: fetch it, unless the folder contains
-            it under its own name.
-        dataset: what to fetch, and what the archive must be.
+        folder: created if missing. The data set becomes its subfolder `UT-FSOCTA-v1`.
+        archive: the archive, if downloaded by hand; it is not changed or removed. None: fetch it, unless the folder
+            contains it under its own name.
+        dataset: what to fetch, and the size and md5 that the archive must have.
         patience: with connection and server.
 
     Returns:
@@ -119,15 +119,15 @@ def download(
     for place in (folder, target):
         if holds_dataset(place):
             print(f"{place} already exists")
-            part.unlink(missing_ok=True)  # left by a call that was killed after it had unpacked
+            part.unlink(missing_ok=True)  # left by a call that was killed after unpacking
             return place
     if os.path.lexists(target):
-        raise DownloadError(f"{target}: exists, but is no data set; move it away, or name another folder")
+        raise DownloadError(f"{target}: exists, but is not a data set; move it away, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another download into this folder is running; wait for it"
     with hold(folder / f".{DATASET_NAME}.lock", busy):
         print(f"{DATASET_NAME} ({dataset.page}) is {dataset.terms}. Cite {dataset.citation}")
-        shutil.rmtree(folder / UNPACKING, ignore_errors=True)  # left by a killed call; takes space
+        shutil.rmtree(folder / UNPACKING, ignore_errors=True)  # left by a killed call; it takes up space
         if archive is None and (folder / dataset.name).is_file():
             archive = folder / dataset.name
         if archive:
@@ -137,7 +137,7 @@ def download(
         needed, free = to_fetch + dataset.unpacked, shutil.disk_usage(folder).free
         amounts = f"{to_fetch / 1e9:.2f} GB to fetch, {dataset.unpacked / 1e9:.2f} GB to unpack"
         if free < needed:
-            raise DownloadError(f"{folder}: {amounts}, but {free / 1e9:.2f} GB free; make room, or name another folder")
+            raise DownloadError(f"{folder}: {amounts}, but {free / 1e9:.2f} GB free; make room, or use another folder")
         print(amounts)
         if not archive:
             fetch(dataset, part, patience)
@@ -147,12 +147,12 @@ def download(
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 if it does not exist."""
+    """Size of a file in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def check_archive(archive: Path, dataset: DatasetArchive, advice: str) -> None:
-    """Raises DownloadError, which ends with the advice, if a file is not the data set's archive."""
+    """Raise DownloadError, which ends with the advice, if a file is not the data set's archive."""
     with disk_errors_name(archive):
         size, md5 = archive.stat().st_size, pooch.file_hash(archive, alg="md5")
     if (size, md5) != (dataset.size, dataset.md5):
@@ -183,21 +183,21 @@ def fetch(dataset: DatasetArchive, part: Path, patience: Patience) -> None:
                 failures = 0 if size_of(part) > farthest else failures + 1
                 farthest = max(farthest, size_of(part))  # a server that begins at 0 every time makes no progress
                 if failures >= patience.attempts:
-                    advice = "what is fetched is kept, the same command resumes"
+                    advice = "what was fetched is kept; the same command resumes"
                     raise DownloadError(f"{dataset.url}: {reason}; {failures} attempts failed; {advice}") from trouble
                 if wait is None:
                     wait = min(patience.first_wait * 2 ** max(failures - 1, 0), patience.longest_wait)
                 bar.write(f"{reason}; waiting {wait:.0f} s, then resuming at {size_of(part) / 1e6:.1f} MB")
                 time.sleep(wait)
     try:
-        check_archive(part, dataset, f"it is removed, run the same command again; or {dataset.by_hand}")
+        check_archive(part, dataset, f"it was removed; run the same command again, {dataset.by_hand}")
     except DownloadError:
         part.unlink()
         raise
 
 
 def fetch_rest(session: requests.Session, dataset: DatasetArchive, part: Path, patience: Patience, bar: tqdm) -> None:
-    """Fetch the missing bytes over one connection. Raises DownloadError where another attempt would not help."""
+    """Fetch the missing bytes over one connection. Raises DownloadError if another attempt would not help."""
     at = size_of(part)
     headers = {"Range": f"bytes={at}-"} if at else {}
     try:
@@ -206,14 +206,14 @@ def fetch_rest(session: requests.Session, dataset: DatasetArchive, part: Path, p
             at = at if resumes(answer, dataset, part, at, patience) else 0
             bar.update(at - bar.n)
             with disk_errors_name(part), open(part, "ab" if at else "wb") as file:
-                for data in answer.raw.stream(CHUNK):  # not iter_content: its errors would pass for the disk's
+                for data in answer.raw.stream(CHUNK):  # not iter_content: its errors look like disk errors
                     file.write(data)
                     at += len(data)
                     bar.update(len(data))
     except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
         reason = root_cause(error)
         if "CERTIFICATE_VERIFY_FAILED" in reason:  # a hospital's proxy, or no root certificates: waiting does not help
-            advice = "behind a proxy, set REQUESTS_CA_BUNDLE to the file of its certificate"
+            advice = "behind a proxy, set REQUESTS_CA_BUNDLE to its certificate file"
             raise DownloadError(f"{dataset.url}: {reason}; {advice}; or {dataset.by_hand}") from error
         raise Interrupted(reason, None) from error
     except requests.RequestException as error:
@@ -241,7 +241,7 @@ def resumes(answer: requests.Response, dataset: DatasetArchive, part: Path, star
         return True
     if start and code in (206, 416):
         part.unlink()
-        raise Interrupted(f"{status}: the server does not continue at {start:,} bytes", None)
+        raise Interrupted(f"{status}: the server cannot resume at {start:,} bytes", None)
     raise DownloadError(f"{dataset.url}: {status}; {dataset.by_hand}")
 
 
@@ -256,10 +256,10 @@ def root_cause(error: BaseException) -> str:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack an archive so that the data set appears atomically. Its names are trusted: its md5 has been verified.
+    """Unpack an archive so that the data set appears atomically. Its file names are trusted: its md5 was verified.
 
     Args:
-        archive: a zip file. The data set is its top level, or a folder of any name. A Mac's leftovers are skipped.
+        archive: a zip file. The data set is its top level, or a folder of any name. Leftovers of macOS are skipped.
         target: the data set's folder; must not exist.
 
     Raises:
@@ -276,10 +276,10 @@ def unpack(archive: Path, target: Path) -> None:
                     file.extract(name, temporary)
         roots = [place for place in (temporary, *temporary.iterdir()) if holds_dataset(place)]
         if len(roots) != 1:
-            raise DownloadError(f"{archive}: not one folder with cropped/fundus and cropped/octa; not {DATASET_NAME}")
+            raise DownloadError(f"{archive}: not {DATASET_NAME}: not one folder with cropped/fundus and cropped/octa")
         os.rename(roots[0], target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DownloadError(f"{archive}: damaged, or not a zip archive ({error}); get it again") from error
+        raise DownloadError(f"{archive}: damaged, or not a zip archive ({error}); download it again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(f"{target}: {sum(path.is_file() for path in target.rglob('*'))} files")

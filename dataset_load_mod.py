@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 PROGRAM = "dataset_load_mod.py"
-DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the data set is searched for
+DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the program looks for the data set
 SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to try the programs on
-FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the record's name, and the one that the published script reads
+FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the Zenodo record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
 CASE_COLUMNS = PairRow._fields
 FUNDUS_CHANNELS = 3
@@ -53,10 +53,10 @@ EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  #
 TWELVE_BITS = 2**12 - 1  # brightest grey level
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
-RIM_OF_FIELD = 6  # px: nearer to its border the field fades into the black
-ENTIRELY_DARK = "is entirely dark; remove it, or replace it by the right photograph"
-CUT = "cut the photograph to what its OCT-A shows (dataset_crop.py does)"
-SAME_SHAPE = 0.01  # relative difference in the ratio of height and width, at most: rounding
+RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
+ENTIRELY_DARK = "is entirely dark; remove it, or replace it with the right photograph"
+CUT = "crop the photograph to the area of its OCT-A (with dataset_crop.py)"
+SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that rounding explains
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
 
 
@@ -81,12 +81,12 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     """Find a data set.
 
     Args:
-        named: a table of pairs; a folder that is, or contains, `UT-FSOCTA-v1`; or the word for sample retinas: their
-            set on disk; None: search DATA_FOLDERS.
-        option: what named it, for the error.
+        named: a table of pairs; a folder that is, or contains, `UT-FSOCTA-v1`; or SAMPLE_RETINAS, for the sample set
+            on disk. None: search DATA_FOLDERS.
+        option: the option that `named` comes from, for the error.
 
     Returns:
-        The table, or the folder that contains `cropped`; None if none was named and none is found.
+        The table, or the folder that contains `cropped`; None if `named` is None and none is found.
 
     Raises:
         DataError: there is no such table, or the named folder contains no data set.
@@ -102,7 +102,7 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     if found is None and named is not None:
         raise DataError(
             f"{option} {folders[0]}: contains no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa), and "
-            f"is no table of pairs, which is named .csv; `python {PROGRAM} download` fetches it, `check DATA` lists "
+            f"is not a table of pairs (.csv); `python {PROGRAM} download` fetches the data set, `check DATA` lists "
             "what it contains"
         )
     return found
@@ -115,18 +115,18 @@ def load_data_cases(
 
     Args:
         data_fold: the folder that contains `cropped`, or a table of pairs.
-        splits: subject ids of `train`, `validation` and `test`, in a folder.
-        shares: of the subjects in these, in a table without a column `split`.
+        splits: subject ids of `train`, `validation` and `test`, for a folder.
+        shares: of the subjects in these splits, for a table without a column `split`.
 
     Returns:
         The cases, one row each, sorted: `subject` (int; text in a table), `eye` (OD, OS), `region` (disc, macula),
         `split` (None for a subject that no split names), `fundus` and `octa` (paths), `octa_mm` (None: unknown), `name`
-        (unique, such as "disc/37_OS"). In a table eye and region may be unknown, see `pair_table.read_pairs`. And the
-        files of a folder that have no partner. Hidden files and foreign names are neither.
+        (unique, such as "disc/37_OS"). In a table eye and region may be unknown, see `pair_table.read_pairs`.
+        And the files of a folder that have no partner, except hidden files and those with other names.
 
     Raises:
         DataError: two files of one folder are the same case.
-        PairTableError: see there.
+        PairTableError: see `pair_table.read_pairs`.
     """
     if is_table(data_fold):
         return pd.DataFrame(read_pairs(data_fold, shares), columns=CASE_COLUMNS), []
@@ -180,7 +180,7 @@ def visible_below(folder: Path) -> list[Path]:
     """Files and folders below a folder, sorted, without the leftovers of a Mac or an editor.
 
     Raises:
-        OSError: a folder cannot be read; `Path.rglob` would leave it out without a word.
+        OSError: a folder cannot be read; `Path.rglob` would skip it silently.
     """
 
     def refuse(error: OSError) -> None:
@@ -208,23 +208,23 @@ def read_image(path: Path) -> np.ndarray:
         (height, width, 4), uint8: red, green, blue, alpha (255 where the file has none).
 
     Raises:
-        DataError: the file cannot be read, or has another kind of pixels.
+        DataError: the file cannot be read, or its pixel format is not supported.
     """
     if path.exists() and not path.is_file():
-        raise DataError(f"{path}: not a file (a folder, pipe or device)")  # a pipe would be waited for
+        raise DataError(f"{path}: not a file (a folder, pipe or device)")  # reading a pipe would block
     try:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise DataError(f"{path}: {file.width} x {file.height} px; at most {MAX_PIXELS // 10**6} megapixels")
-            if file.format in ("PNG", "TIFF") and file.n_frames > 1:  # a JPEG's others are previews
-                raise DataError(f"{path}: contains {file.n_frames} images; save the right one as a file of its own")
+            if file.format in ("PNG", "TIFF") and file.n_frames > 1:  # in a JPEG, the others are previews
+                raise DataError(f"{path}: contains {file.n_frames} images; save the right one as a separate file")
             image = ImageOps.exif_transpose(file)
             if image.mode in SIXTEEN_BIT_MODES:
                 image = Image.fromarray(from_sixteen_bits(np.asarray(image).astype(np.uint16)))
             elif image.mode == "I" and file.format == "PNG":  # how older Pillow versions return a grey PNG of 16 bits
                 image = Image.fromarray(from_sixteen_bits(np.asarray(image)))
             elif image.mode not in EIGHT_BIT_MODES:
-                raise DataError(f"{path}: pixels of kind {image.mode!r}; save it with 8 or 16 bits per channel")
+                raise DataError(f"{path}: pixel format {image.mode!r}; save it with 8 or 16 bits per channel")
             return np.array(image.convert("RGBA"))
     except DataError:
         raise
@@ -244,7 +244,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def from_sixteen_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey levels on [0, 65535], or on [0, 4095] as cameras of 12 bits leave them, as uint8 on [0, 255]."""
+    """Grey levels on [0, 65535], or on [0, 4095] from 12-bit cameras -> uint8 on [0, 255]."""
     return np.round(grey / (TWELVE_BITS if grey.max() <= TWELVE_BITS else 2**16 - 1) * 255).astype(np.uint8)
 
 
@@ -304,18 +304,18 @@ def black_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
 
 
 def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: bool) -> Pair:
-    """Read one case; with `fov_mask` find the camera's field, else take the whole image for it.
+    """Read one case; with `fov_mask` find the camera's field, otherwise use the whole image.
 
-    An OCT-A of another size, but of the same shape, is resized to its photograph's.
+    An OCT-A of another size, but the same aspect ratio, is resized to its photograph's size.
 
     Raises:
-        DataError: a file cannot be read, the two differ in shape, or the photograph shows nothing.
+        DataError: a file cannot be read, the two differ in aspect ratio, or the photograph shows nothing.
     """
     fundus, octa = read_fundus(fundus_path), read_octa(octa_path, octa_channels)
     resized = resized_to(octa, fundus.shape[:2])
     if resized is None:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]} px" for image in (fundus, octa))
-        raise DataError(f"{fundus_path} and {octa_path} are a pair of two shapes, {sizes}; {CUT}")
+        raise DataError(f"{fundus_path} and {octa_path} have different aspect ratios, {sizes}; {CUT}")
     fov = field_to_use(fundus, fov_mask).mask
     if not fov.any():
         raise DataError(f"{fundus_path}: {ENTIRELY_DARK}")
@@ -323,9 +323,9 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
 
 
 def resized_to(image: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
-    """An image (height, width, channels), uint8, in a height and width: itself, averaged or interpolated linearly.
+    """Resize an image (height, width, channels), uint8, to a height and width, by averaging or linear interpolation.
 
-    None if it has another shape than these.
+    Returns the image itself if it already has that size, None if it has another aspect ratio.
     """
     if image.shape[:2] == tuple(shape):
         return image
@@ -337,14 +337,14 @@ def resized_to(image: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
 
 
 def photo_digest(fundus: np.ndarray) -> str:
-    """What tells a photograph (height, width, 3), uint8, from all others, whatever its file is called: 16 digits."""
+    """A fingerprint of a photograph (height, width, 3), uint8, whatever its file is called: 16 hexadecimal digits."""
     content = hashlib.blake2b(repr(fundus.shape).encode(), digest_size=8)
     content.update(np.ascontiguousarray(fundus))
     return content.hexdigest()
 
 
 def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
-    """Subjects of some cases with a photograph that is among those of `photo_digest`; unreadable ones are none."""
+    """Subjects of some cases with a photograph whose `photo_digest` is in `seen`; unreadable ones do not count."""
     if not seen:
         return set()
 
@@ -360,7 +360,7 @@ def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
 
 
 def field_to_use(fundus: np.ndarray, fov_mask: bool) -> Field:
-    """The camera's field, where to predict and to score; without `fov_mask` its mask is True everywhere."""
+    """The camera's field, where predictions are made and scored; without `fov_mask` its mask is True everywhere."""
     field = find_field(fundus)
     return field if fov_mask else replace(field, mask=np.ones_like(field.mask))
 
@@ -376,7 +376,7 @@ def load_pairs(cases: pd.DataFrame, octa_channels: int, fov_mask: bool) -> Itera
 
 
 def in_own_pages(image: np.ndarray) -> np.ndarray:
-    """A copy outside the heap: there, fragmented by the many temporary arrays, images need half as much memory more."""
+    """A copy outside the heap: in the heap, which temporary arrays fragment, images need half as much memory again."""
     copy = np.ndarray(image.shape, image.dtype, mmap.mmap(-1, image.nbytes))
     copy[...] = image
     return copy
@@ -399,7 +399,7 @@ def patch_corners(img_resolution: Sequence[int], patch_size: Sequence[int], stri
         (patches, 2), int: row and column, the row running fastest, as in the published scripts.
 
     Raises:
-        ValueError: the image is smaller than a patch, or the stride is no integer from 1 to the patch's side.
+        ValueError: the image is smaller than a patch, or the stride is not an integer from 1 to the patch's side.
     """
     if img_resolution[0] < patch_size[0] or img_resolution[1] < patch_size[1]:
         raise ValueError(f"image {tuple(img_resolution[:2])} is smaller than a patch {tuple(patch_size[:2])}")
@@ -416,7 +416,7 @@ def patch_corners(img_resolution: Sequence[int], patch_size: Sequence[int], stri
 def break_img_to_patches(
     img_input: np.ndarray, img_label: np.ndarray | None = None, patch_size: Sequence[int] = (256, 256), stride: int = 1
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cut an image, and its label alike, into the study's grid of patches.
+    """Cut an image, and its label in the same way, into the study's grid of patches.
 
     Args:
         img_input: (height, width, channels).
@@ -482,7 +482,7 @@ def put_img_back_from_patches(
         count += 1
     if total is None or count != len(corners):
         wanted = "at least one" if corners is None else len(corners)
-        raise ValueError(f"{count} patches for an image of {height} x {width} px at stride {stride}: want {wanted}")
+        raise ValueError(f"{count} patches for an image of {height} x {width} px at stride {stride}: expected {wanted}")
     return (total / weight).astype(dtype)
 
 
@@ -498,12 +498,12 @@ def reflect_to_patch(image: np.ndarray, patch_size: Sequence[int]) -> np.ndarray
 
 
 def reflect_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
-    """Extend (height, width, channels) by reflection, below and to the right, until its sides are such multiples."""
+    """Extend (height, width, channels) by reflection, below and to the right, until its sides are multiples of this."""
     return reflect_out(image, [-size % multiple for size in image.shape[:2]])
 
 
 def reflect_out(image: np.ndarray, missing: Sequence[int]) -> np.ndarray:
-    """Extend (height, width, channels) by reflection by so many px below and to the right."""
+    """Extend (height, width, channels) by reflection by that many px below and to the right."""
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="reflect") if any(missing) else image
 
 
@@ -542,7 +542,7 @@ def run_command(options: argparse.Namespace) -> int:
     if dataset is None:
         where = " and ".join(map(str, DATA_FOLDERS))
         raise DataError(f"no data set in {where}; `python {PROGRAM} download` fetches it")
-    from dataset_check import check_dataset, print_findings  # here, for it is made from this module
+    from dataset_check import check_dataset, print_findings  # here, because it imports this module
 
     found = check_dataset(dataset)
     print_findings(dataset, found)

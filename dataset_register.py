@@ -1,18 +1,18 @@
-"""Register: move each OCT-A of a data set onto its photograph, for real pairs lie some pixels apart.
+"""Register each OCT-A of a data set to its photograph, because real pairs lie some pixels apart.
 
-    python dataset_register.py DATA --output DIR              # with the newest run, else the program's own weights
+    python dataset_register.py DATA --output DIR              # with the newest run, or the supplied weights
     python dataset_register.py DATA --output DIR --figures    # also a picture of each pair, before and after
 
-A run that was trained on sample retinas predicts an OCT-A that lies exactly on the photograph. The real OCT-A is moved
-onto it, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied, and DATA is never
-written to. Writes the layout that it found to DIR, or for a table of pairs DIR/pairs.csv with the images, and:
+A run that was trained on sample retinas predicts an OCT-A that is exactly aligned with the photograph. The real OCT-A
+is moved onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied,
+and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images, and:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
     DIR/registration/<region>_<subject>_<eye>.png    with --figures
 
-A pair is moved only if it then fits better than before and clearly better than other eyes' predictions do, moved in
-the same way. Else it is copied as it lies and named, with what it does fit: a mirror image, or another photograph.
-Existing results are kept, so that the same command resumes.
+An OCT-A is moved only if it then fits better than before, and clearly better than it fits the predictions for other
+eyes when moved in the same way. Otherwise it is copied unregistered and reported, with what it does fit: a mirror
+image, or another photograph. Existing results are kept, and the same command resumes.
 """
 
 import argparse
@@ -86,14 +86,14 @@ IDENTITY = ("name", "subject", "eye", "region")
 COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits", "weights")
 REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
-REMARK = "; its OCT-A is copied as it lies: remove the pair if it is wrong"
-CLEARLY = 0.12  # in correlation, that a pair fits better than others
+REMARK = "; its OCT-A is copied unregistered: remove the pair if it is wrong"
+CLEARLY = 0.12  # in correlation: by how much a pair must fit better than others
 CONTROLS = 3  # other eyes that a pair is compared with
-NEIGHBOURS = 8  # in the table, among which these are chosen
-MOST_OF_FIELD = 0.7  # of a pair's field, that these show
-PAIRS_AT_ONCE = 16  # are predicted before they are registered: limits the memory
-PAIRS_PER_PROCESS = 4  # a process takes two seconds to start, which fewer pairs do not repay
-MOST_ALIKE = 5  # photographs of all others that a refused OCT-A is registered with, to find its own
+NEIGHBOURS = 8  # cases next in the table, from which the controls are chosen
+MOST_OF_FIELD = 0.7  # of a pair's field, that a control must show
+PAIRS_AT_ONCE = 16  # predicted before they are registered: limits the memory
+PAIRS_PER_PROCESS = 4  # a process takes two seconds to start: not worth it for fewer pairs
+MOST_ALIKE = 5  # other photographs that a rejected OCT-A is registered with, to find its own
 
 
 # --- data set --------------------------------------------------------------------------------------------------------
@@ -108,17 +108,17 @@ class DataSet:
     cases: list[Case]
 
     def moving(self, case: Case) -> list[tuple[Path, Path]]:
-        """The OCT-A of a case, and the maps made from it, and where each is written to."""
+        """The OCT-A of a case and the maps made from it, each with the path that it is written to."""
         key = case.subject, case.eye
         maps = (list_eyes(self.source / "cropped" / name / case.region).get(key) for name in MADE_FROM_OCTA)
         return [self.placed(path) for path in (case.octa, *maps) if path is not None]
 
     def placed(self, path: Path) -> tuple[Path, Path]:
-        """A file, and where it is written to."""
+        """A file and the path that it is written to."""
         return path, self.target / path.relative_to(self.source)
 
     def copy_others(self) -> None:
-        """Copy the files that do not move, except existing ones and hidden ones."""
+        """Copy the files that do not move, except hidden files and those already copied."""
         moving = {path for case in self.cases for path, _ in self.moving(case)}
         for path in visible_below(self.source):
             if path.is_file() and path not in moving:
@@ -129,11 +129,11 @@ class DataTable(DataSet):
     """A table of pairs that is registered, and where it is written to, with its images in fundus/ and octa/."""
 
     def moving(self, case: Case) -> list[tuple[Path, Path]]:
-        """The OCT-A of a case, and where it is written to."""
+        """The OCT-A of a case and the path that it is written to."""
         return [(case.octa, self.target.parent / beside_table("octa", case))]
 
     def copy_others(self) -> None:
-        """Copy the photographs that do not exist yet, and write the table, with all its columns."""
+        """Copy the photographs that are not copied yet, and write the table, with all its columns."""
         rows = []
         for row, case in rows_of_pairs(self.source, self.cases):
             rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in ("fundus", "octa")})
@@ -145,7 +145,7 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     """The data set, and a folder for it that this program may write to.
 
     Raises:
-        UserError: there is no pair, or the folder is not for this.
+        UserError: there is no pair, or the folder cannot be used.
     """
     source, output = find_dataset(options.data, "DATA"), Path(options.output)
     below = source.relative_to(options.data) if source.is_relative_to(options.data) else Path()
@@ -165,15 +165,15 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
 def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
     """An image moved by a displacement (2, height, width), px: (height, width, 4), uint8, as from `read_image`.
 
-    A map of two values keeps them. Transparency stays where it is. One of another size is resized first.
+    A map of two values keeps them. Transparency is not moved. An image of another size is resized first.
 
     Raises:
-        DataError: it cannot be read, or has another shape than the displacement.
+        DataError: it cannot be read, or has another aspect ratio than the displacement.
     """
     read = read_image(source)
     image = resized_to(read, displacement.shape[1:])  # (height, width, 4), uint8
     if image is None:
-        raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another shape than its photograph")
+        raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another aspect ratio than its photograph")
     colours = image[..., :3]
     order = 0 if len(np.unique(colours)) <= 2 else 3
     for channel in range(3):
@@ -183,7 +183,7 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
 
 
 def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
-    """The photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
+    """Draw the photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
     prediction = resize(eye.prediction.astype(np.float32), pair.fov.shape, order=1)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
     panels = [pair.fundus / 255]
@@ -198,15 +198,15 @@ def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> 
 
 @dataclass(frozen=True)
 class Rival:
-    """What an OCT-A may fit in place of its photograph."""
+    """An eye that an OCT-A may fit instead of its own photograph."""
 
-    verdict: str  # if it does
+    verdict: str  # on the pair, if it does
     name: str
     eye: Eye
 
 
 def verdict_of(own: Fit, rivals: Sequence[Rival], fits: Sequence[Fit]) -> tuple[str, str]:
-    """The verdict on a pair, and what it fits if that is a rival; `fits` are with the rivals, two or more."""
+    """The verdict on a pair, and the rival that it fits, if any; `fits` are with the rivals, two or more."""
     best, *others = sorted(zip((fit.after for fit in fits), range(len(fits)), strict=True), reverse=True)
     if own.after >= best[0] + CLEARLY:
         return (REGISTERED if own.after > own.before else UNCHANGED), ""
@@ -224,11 +224,11 @@ class Work:
     table: Record
     figures: Path | None  # the folder for them
     eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
-    sought: dict[tuple[Case, tuple], Sought] = field(default_factory=dict)  # eyes made ready for OCT-A of a shape
-    failed: list[str] = field(default_factory=list)  # unusable files, a line each
+    sought: dict[tuple[Case, tuple], Sought] = field(default_factory=dict)  # eyes prepared for OCT-A of a shape
+    failed: list[str] = field(default_factory=list)  # unusable files, one line each
 
     def figure(self, case: Case) -> Path | None:
-        """Where the picture of a pair goes, if one is wanted."""
+        """Where the picture of a pair is written to; None if none is wanted."""
         return None if self.figures is None else self.figures / f"{case.name.replace('/', '_')}.png"
 
     def is_done(self, case: Case) -> bool:
@@ -237,14 +237,14 @@ class Work:
         return case.name in self.table.rows and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
-        """What the network sees in a photograph, which is remembered."""
+        """What the network sees in a photograph; the result is kept."""
         if case not in self.eyes:
             seen = octa_to_grey(self.predictor.predict(fundus, fov, with_noise=False))
             self.eyes[case] = seen_eye(seen, fov)
         return self.eyes[case]
 
     def eye(self, case: Case) -> Eye | None:
-        """The same of a case; None if its photograph is unusable, which is reported with its pair."""
+        """The same for a case; None if its photograph is unusable, which is reported with its pair."""
         if case not in self.eyes:
             try:
                 fundus = read_fundus(case.fundus)
@@ -254,7 +254,7 @@ class Work:
         return self.eyes[case]
 
     def load(self, case: Case) -> tuple[Case, Pair, Eye] | None:
-        """Read and predict a pair. If it is unusable: None, noted, and copied as it lies."""
+        """Read and predict a pair. If it is unusable, note it, copy it unregistered and return None."""
         try:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
         except DataError as error:
@@ -264,12 +264,12 @@ class Work:
         return case, pair, self.see(case, pair.fundus, pair.fov)
 
     def copy(self, case: Case) -> None:
-        """Copy a pair's OCT-A, and what was made from it, as they lie."""
+        """Copy a pair's OCT-A, and the maps made from it, unregistered."""
         for path, target in self.data.moving(case):
             copy_file(path, target)
 
     def others_of(self, case: Case) -> list[Case]:
-        """The cases of the region that show other eyes, in the order of the table, from this one on."""
+        """The cases of the same region that show other eyes, in the order of the table, starting after this case."""
         place = self.data.cases.index(case)
         following = self.data.cases[place + 1 :] + self.data.cases[:place]
         return [other for other in following if other.region == case.region and not may_be_one_eye(case, other)]
@@ -284,7 +284,7 @@ class Work:
         return chosen_controls(own, [self.rival(case, other) for other in self.others_of(case)[:NEIGHBOURS]])
 
     def alike(self, case: Case, scan: np.ndarray, known: Sequence[Rival]) -> list[Rival]:
-        """What a refused OCT-A may fit besides `known`: its photograph mirrored, and those of all others most alike."""
+        """What a rejected OCT-A may fit besides `known`: its photograph mirrored, and the most similar others."""
         names = {rival.name for rival in known}
         others = [other for other in self.data.cases if other.name not in names and not may_be_one_eye(case, other)]
         others = [other for other in others if self.eye(other) is not None]
@@ -299,7 +299,7 @@ class Work:
     def finish(self, case: Case, pair: Pair, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
         """Write the results of a pair; `fits` are with its own photograph and with the rivals.
 
-        If a map that was made from the OCT-A is unusable, so is the pair: noted, and copied as it lies.
+        If a map that was made from the OCT-A is unusable, so is the pair: it is noted and copied unregistered.
         """
         own, verdict, fitting = fits[0], *verdict_of(fits[0], rivals, fits[1:])
         displacement = enlarged(own.displacement, pair.fov.shape)
@@ -323,15 +323,15 @@ class Work:
 
 
 def may_be_one_eye(case: Case, other: Case) -> bool:
-    """Whether two cases may show the same region of one eye: a table may contain that twice, or without its side."""
+    """Whether two cases may show the same region of one eye: a table may list it twice, or without its side."""
     same = (case.subject, case.region) == (other.subject, other.region)
     return same and (case.eye == other.eye or "" in (case.eye, other.eye))
 
 
 def chosen_controls(own: Eye, near: Sequence[Rival]) -> list[Rival]:
-    """CONTROLS of some rivals that show most of an eye's field, seen in it; and its own mirror images if these are few.
+    """The CONTROLS rivals that show most of an eye's field, limited to it; with its mirror images if there are too few.
 
-    One that shows little of it might fit by chance.
+    A rival that shows little of the field might fit by chance.
     """
     seen = [replace(rival, eye=rival.eye.within(own.fov)) for rival in near if rival.eye is not None]
     usable = [rival for rival in seen if rival.eye.fov.sum() >= MOST_OF_FIELD * own.fov.sum()]
@@ -340,7 +340,7 @@ def chosen_controls(own: Eye, near: Sequence[Rival]) -> list[Rival]:
 
 
 def turned(own: Eye) -> list[Rival]:
-    """An eye's mirror images, as rivals of its own."""
+    """An eye's mirror images, as rivals of the eye itself."""
     return [Rival(MIRRORED, name, own.turned(*directions)) for name, directions in TURNS.items()]
 
 
@@ -374,7 +374,7 @@ def register(work: Work) -> None:
                 else:
                     refused.append((case, rivals, fits))
             progress.update(len(some))
-        title = "looking for what they fit"
+        title = "finding what rejected OCT-A fit"
         with progress_bar(total=len(refused), desc=title, unit="pair", disable=not refused) as progress:
             for first in range(0, len(refused), PAIRS_AT_ONCE):
                 some = refused[first : first + PAIRS_AT_ONCE]
@@ -394,17 +394,17 @@ def register(work: Work) -> None:
 
 
 def run_registration(options: argparse.Namespace) -> int:
-    """Register as the options ask; returns the exit status: 2 if a file was unusable.
+    """Register as the options say; returns the exit status: 2 if a file was unusable.
 
     Raises:
-        UserError, OSError: nothing can be registered, or no more.
+        UserError, OSError: nothing can be registered, or the program cannot continue.
     """
     data = open_data_set(options)
     run = run_to_use(options.run)
     settings, _ = read_run(run)
     predictor, weights = announced_predictor(run, options.weights, settings)
     if settings.data != SAMPLE_RETINAS:
-        print("NOTE: this run has learnt from pairs as they lie; one that was trained on sample retinas lies exactly")
+        print("NOTE: this run was trained on unregistered pairs; one trained on sample retinas is exactly aligned")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     table = Record(output / REGISTRATION, COLUMNS, weights, [case.name for case in data.cases])
@@ -428,7 +428,7 @@ def run_registration(options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, register, and return the exit status: 2 for anything that the user can mend."""
+    """Read the command line, register, and return the exit status: 2 for any error that the user can fix."""
     options = parse_command_line(argv)
     return exit_status(PROGRAM, lambda: run_registration(options), "stopped; the same command resumes")
 

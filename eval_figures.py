@@ -1,4 +1,4 @@
-"""Figures of an evaluation, from the data handed in: see `eval_report` for what these are."""
+"""Figures of an evaluation; `eval_report` describes the data that they are drawn from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from vessel_statistics import pooled_curve
 
 DENSITY_MARGIN = 0.02  # around the points of a figure
 FAR = 1.5  # interquartile ranges beyond the quartiles: other methods' points farther away are shown at the edge
-OUTLIER = 0.1  # in r, that leaving one eye out changes: it is named
+OUTLIER = 0.1  # change of r without one eye, above which that eye is marked
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")  # Okabe and Ito
 STATISTICS = [
     f"{name}{end}" for name in ("pearson", "bias", "limit_low", "limit_high") for end in ("", "_low", "_high")
@@ -30,7 +30,7 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
     """Vessel density of each candidate against the reference's; with `agreement` as a Bland-Altman plot.
 
     Each panel has a letter, the number of eyes, and r or the bias with its interval. Points beyond the axes are
-    triangles at the edge. The eye that changes r most has a ring and is named, if that is more than OUTLIER.
+    triangles at the edge. The eye that changes r most has a ring and its name, if the change is more than OUTLIER.
     """
     regions, names = regions_of(per_eye), [name for name in per_eye["candidate"].unique() if name != REAL]
     of_density = (summary["sector"] == WHOLE) & (summary["measure"] == "vessel_density")
@@ -79,7 +79,7 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
 
 
 def axis_limits(groups: Sequence[np.ndarray], always: np.ndarray | None) -> tuple[float, float]:
-    """Limits that show some groups of values without those FAR from the rest of their group, and all of `always`."""
+    """Limits that show all of `always`, and some groups of values except those FAR from the rest of their group."""
     kept = [] if always is None else [always[np.isfinite(always)]]
     for values in groups:
         values = values[np.isfinite(values)]
@@ -121,7 +121,7 @@ def draw_limits(panel, row: Mapping, colour: str) -> None:
 
 
 def find_outlier(real: np.ndarray, values: np.ndarray) -> tuple[int, float] | None:
-    """The place of the eye without which r is most different, with that r; None: by no more than OUTLIER."""
+    """The index of the eye that changes r most if left out, with r without it; None if by no more than OUTLIER."""
     found = np.flatnonzero(np.isfinite(real) & np.isfinite(values))
     if len(found) < 5 or np.ptp(real[found]) == 0 or np.ptp(values[found]) == 0:
         return None
@@ -132,7 +132,7 @@ def find_outlier(real: np.ndarray, values: np.ndarray) -> tuple[int, float] | No
 
 
 def correlation_without(real: np.ndarray, values: np.ndarray, found: np.ndarray, place: int) -> float:
-    """Pearson's r without one eye; nan if the others have one value."""
+    """Pearson's r without one eye; nan if the others are all equal."""
     kept = found[found != place]
     if np.ptp(real[kept]) == 0 or np.ptp(values[kept]) == 0:
         return np.nan
@@ -202,15 +202,15 @@ def draw_montage(rows: Sequence[MontageRow], reference: str) -> Figure:
 
 
 def caption_of(name: str) -> str:
-    """What a figure shows, for the report."""
+    """The caption of a figure in the report."""
     captions = {
         "density_scatter": "Vessel density of each eye against the reference's; on the line they are equal. Triangles "
-        "lie beyond the axis. A ring: the eye without which r differs by more than 0.1.",
+        "mark eyes beyond the axis. A ring marks the eye without which r differs by more than 0.1.",
         "bland_altman": "Difference of each eye's vessel density from the reference's: mean (line), limits within "
-        "which 95 % of the differences lie (dashed), the limits' own 95 % intervals (bands). Triangles lie beyond the "
-        "axis.",
+        "which 95 % of the differences lie (dashed), the limits' own 95 % intervals (bands). Triangles mark eyes "
+        "beyond the axis.",
         "precision_recall": "Precision and recall at every threshold of the vessel probability, all pixels of all eyes "
         "together: an eye with a higher probability throughout counts more here than in the tables. Dots: mean of the "
-        "eyes' vessel maps, each at its own threshold; they may lie beside the curve.",
+        "eyes' vessel maps, each at its own threshold; they may lie off the curve.",
     }
     return captions.get(name, "Eyes with the best, the median and the worst Dice of this run.")

@@ -23,7 +23,7 @@ PUBLISHED = {
     "SA_Unet": ("SA_Unet", False, None),
     "Iternet": ("Iternet", False, None),
 }
-# Below cropped/, by preference: what it is in a word or two, and in full
+# Folders below cropped/, by preference: a short description, and a full one
 DRAWN = "truth"  # only sample retinas have it
 TRUTH_FOLDERS = {
     DRAWN: ("exact map", "the exact vessels of the sample retinas (cropped/truth)"),
@@ -40,13 +40,13 @@ class Comparator:
     is_octa: bool
     images: dict[str, Path]
     binary: dict[str, Path] = field(default_factory=dict)
-    averaged: dict[str, Path] = field(default_factory=dict)  # NAME_probability.png beside OCT-A
+    averaged: dict[str, Path] = field(default_factory=dict)  # NAME_probability.png next to OCT-A
 
 
 def list_images(folder: Path, regions: Sequence[str]) -> dict[str, Path]:
     """The images of a folder in the layout by the name of the case.
 
-    They lie in disc/ and macula/ below it, or in itself if the data have one region only.
+    They are in its subfolders disc/ and macula/, or in the folder itself if the data have one region only.
     """
     places = {region: list_eyes(folder / region) for region in regions}
     if len(regions) == 1 and not places[regions[0]]:
@@ -55,7 +55,7 @@ def list_images(folder: Path, regions: Sequence[str]) -> dict[str, Path]:
 
 
 def list_compared(folder: Path, data: Path, cases: pd.DataFrame) -> dict[str, Path]:
-    """The images of a folder of another method by the name of the case: NAME.png, or in the layout if the data are."""
+    """The images of a folder of another method by the name of the case: NAME.png, or as in the data's layout."""
     if not is_table(data):
         return list_images(folder, regions_of(cases))
     paths = {name: folder / f"{name}.png" for name in cases["name"]}
@@ -121,7 +121,7 @@ def find_cases(
         seen: what the run has seen, see `pix_run.seen_by`.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no such pair.
     """
     cases, unpaired = load_data_cases(data, settings.splits(), settings.split)
     if unpaired:
@@ -129,7 +129,7 @@ def find_cases(
     if options.split != "all":
         cases = cases[cases["split"] == options.split]
     if cases.empty:
-        raise OptionError(f"--split {options.split}: {data} has no pair of it")
+        raise OptionError(f"--split {options.split}: {data} has no pair in this split")
     cases = cases.assign(seen=cases["subject"].isin(seen_subjects(cases, seen)))
     if options.split in ("test", "all") and not options.include_seen and cases["seen"].any():
         known, cases = cases[cases["seen"]]["subject"].nunique(), cases[~cases["seen"]]

@@ -1,8 +1,8 @@
-"""The report of an evaluation, from the data handed in: Markdown, a page of HTML, CSV, figures as PNG and PDF.
+"""The report of an evaluation: Markdown, a page of HTML, CSV, figures as PNG and PDF.
 
 `per_eye` has a row for each case, candidate and sector (`eye_measures.measure_eye`), `summary` a row for each region,
 candidate, sector and measure (`vessel_statistics.summarise`), and `counts` the pixels at each vessel probability for
-each (region, candidate). `reference` says in a few words what the densities and vessels are compared with.
+each (region, candidate). `reference` describes in a few words what the densities and vessels are compared with.
 """
 
 import base64
@@ -30,7 +30,7 @@ HEADINGS = SYMBOLS | {"skeleton_density": "skeleton density, mm/mm²", "faz_mm2"
 COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
 CORRELATIONS = ("pearson", "spearman")
 DIGITS = {"vessel_density": 3, "grey_levels": 3}  # after the point; of other measures two
-LEAST_P = "\\*"  # behind a p value that is the least which so many subjects can give
+LEAST_P = "\\*"  # after a p value that is the smallest possible with that many subjects
 MONTAGE = "montage_"  # before a region: the name of a figure
 STYLE = """body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 }
@@ -70,7 +70,7 @@ Block = Heading | Table | Picture | str | tuple  # text is a paragraph, a tuple 
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """Blocks as Markdown, with figures beside it."""
+    """Blocks as Markdown; its figures are files in the same folder."""
     lines = []
     for block in blocks:
         if isinstance(block, Heading):
@@ -88,7 +88,7 @@ def as_markdown(blocks: Sequence[Block]) -> str:
 
 
 def as_html(title: str, blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
-    """Blocks as a page that needs no other file; `pictures` are PNG by name."""
+    """Blocks as an HTML page that needs no other file; `pictures` are PNG by name."""
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"]
     parts.append(f"<style>{STYLE}</style>")
     for block in blocks:
@@ -120,7 +120,7 @@ def heading(measure: str) -> str:
 
 
 def shown_name(candidate: str, reference: str) -> str:
-    """A candidate's name for people: the reference is named by what it is."""
+    """A candidate's name for readers: that of the reference says what it is."""
     return f"reference ({reference})" if candidate == REAL else candidate
 
 
@@ -133,9 +133,9 @@ def number(value: float, form: str = ".3f") -> str:
 
 
 def with_interval(row: Mapping, name: str) -> str:
-    """A statistic of a row of `summary`: with its interval two decimals, or as many as DIGITS has; without it three.
+    """A statistic of a row of `summary`: with its interval two decimals, or as in DIGITS; without an interval three.
 
-    Correlations have no unit, and so always two.
+    Correlations have no unit, so with an interval they always have two.
     """
     low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
     if not np.isfinite(row[low]):
@@ -146,7 +146,7 @@ def with_interval(row: Mapping, name: str) -> str:
 
 
 def p_value(row: Mapping) -> str:
-    """The p value of a row of `summary`, marked if no smaller one is possible with so many subjects."""
+    """The p value of a row of `summary`, marked if no smaller one is possible with that many subjects."""
     least = 2 / 2 ** row["subjects"]
     return number(row["p"], ".2g") + (LEAST_P if row["p"] <= least * 1.001 else "")
 
@@ -185,11 +185,11 @@ def describe(
 
     Args:
         title: of the page.
-        opening: paragraphs: of what, and what a reader must know first.
+        opening: paragraphs: what was evaluated, and what a reader must know first.
         notes: how it was made, an item each.
         summary: see the top of this file.
         reference: see there.
-        captions: those of the figures by name; that of a region's montage is MONTAGE + region.
+        captions: of the figures, by name; the name of a region's montage is MONTAGE + region.
     """
     blocks: list[Block] = [Heading(title, 1), *opening]
     regions = regions_of(summary)
@@ -221,19 +221,19 @@ def sentences(rows: Rows, region: str, reference: str) -> str:
     return (
         f"{title_of(region)}, {ours['eyes']} eyes: the vessels of this run overlap those of the "
         f"{shown_name(REAL, reference)} with a Dice of {with_interval(ours, 'mean')}"
-        f"{limit if SEGMENTED in rows.names else ''}; of the other methods {best} comes nearest, with "
+        f"{limit if SEGMENTED in rows.names else ''}; of the other methods {best} comes closest, with "
         f"{number(dice[best], '.2f')}. "
         f"The run's vessel density is {compared(density[0]['mean'], density[1], '.3f')}"
         f"{correlated}, "
         f"and its skeleton density {compared(skeleton[0]['mean'], skeleton[1], '.2f')} mm/mm². "
-        f"Against the large vessels that are found in the OCT-A itself, the run has an AUC of {agreement['']}, and of "
-        f"{agreement['registered_']} with the OCT-A moved onto its prediction; another eye's prediction reaches "
-        f"{agreement['control_']}, which is what the moving gives alone."
+        f"Compared with the large vessels in the OCT-A itself, the run has an AUC of {agreement['']}, and of "
+        f"{agreement['registered_']} with the OCT-A registered to its prediction; another eye's prediction reaches "
+        f"{agreement['control_']}, which is the effect of registration alone."
     )
 
 
 def compared(value: float, reference: float, form: str) -> str:
-    """A density beside the reference's, and by how many percent they differ."""
+    """A density and the reference's, and by how many percent they differ."""
     text = f"{number(value, form)} (reference {number(reference, form)}"
     return text + (f": {100 * (value / reference - 1):+.0f} %)" if reference > 0 and np.isfinite(value) else ")")
 
@@ -271,7 +271,7 @@ def tables(rows: Rows, region: str, reference: str) -> list[Block]:
     headings = chain(*((heading(measure), "p") for measure in COMPARED))
     title = "Difference from this run, on the eyes that both have"
     if any(LEAST_P in cell for row in cells for cell in row):
-        title += f" ({LEAST_P} the least p that so few subjects can give)"
+        title += f" ({LEAST_P} the smallest p possible with so few subjects)"
     return [*found, Table(title, ["", *headings], cells)]
 
 
@@ -298,7 +298,7 @@ def properties(rows: Rows, measure: str, reference: str) -> Table:
 def headlines(summary: pd.DataFrame) -> list[str]:
     """Lines to print: ROC AUC, Dice, clDice, density and its correlation of every candidate.
 
-    And how this run agrees with the real OCT-A as it lies and registered.
+    And how this run agrees with the real OCT-A, unregistered and registered.
     """
     lines = []
     for region, part in summary[summary["sector"] == WHOLE].groupby("region", sort=False):
@@ -331,10 +331,10 @@ def write_results(
     """Write NAME.csv for each table, summary.md, report.html, NAME.png and NAME.pdf for each figure, atomically.
 
     Returns:
-        The new folder; with a number behind its name if the name was taken.
+        The new folder; with a number after its name if the name was taken.
 
     Raises:
-        OSError: of the disk; it names the folder, and nothing is left behind.
+        OSError: from the disk; names the folder, and nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors_name(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as hidden:

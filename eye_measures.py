@@ -1,4 +1,4 @@
-"""Everything that the evaluation measures of one region of one eye: arrays in, rows of numbers out.
+"""Everything that the evaluation measures in one region of one eye: arrays in, rows of numbers out.
 
 Candidates are compared with the real OCT-A and with the ground truth of the vessels: this run's synthetic OCT-A, other
 methods' images, and two baselines that need no training.
@@ -68,7 +68,7 @@ DENSITY_NAMES = ("vessel_density", "skeleton_density")  # of vessel maps, also b
 OCTA_MEASURES = {"macula": "faz_mm2", "disc": "grain"}  # by region, of an OCT-A alone
 PROPERTIES = (*DENSITY_NAMES, *OCTA_MEASURES.values())  # of one image each: compared with the real one's across eyes
 AGREEMENTS = {"vessel_auc": "vessel AUC", "vessel_correlation": "correlation"}  # with the large vessels of an OCT-A
-WAYS = {"": "as it lies", "registered_": "registered", "control_": "another eye, registered"}  # the real OCT-A
+WAYS = {"": "unregistered", "registered_": "registered", "control_": "another eye, registered"}  # the real OCT-A
 REGISTERED_NAMES = tuple(f"{way}{name}" for name in AGREEMENTS for way in WAYS)  # of this run
 MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *PROPERTIES, *REGISTERED_NAMES)
 
@@ -81,7 +81,7 @@ class Candidate:
     image: np.ndarray  # (height, width), float on [0, 1]: an OCT-A, or a vessel probability
     is_octa: bool
     vessels: np.ndarray | None = None  # (height, width), bool: a map that comes with it; None: made from the image
-    averaged: np.ndarray | None = None  # like the image, if an OCT-A comes with one whose speckle is averaged out
+    averaged: np.ndarray | None = None  # the image without speckle (averaged out), if it comes with one
 
     @property
     def seen(self) -> np.ndarray:
@@ -118,7 +118,7 @@ class EyeToMeasure:
 
 @dataclass(frozen=True)
 class Control:
-    """What this run predicts for another eye, with which an OCT-A cannot agree; the arrays are (height, width)."""
+    """This run's prediction for another eye, with which an OCT-A cannot agree; the arrays are (height, width)."""
 
     prediction: np.ndarray  # the vessel probability, float on [0, 1]
     fov: np.ndarray  # bool
@@ -126,7 +126,7 @@ class Control:
 
 
 def measure_eye(eye: EyeToMeasure, control: Control) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Every measure of one region of one eye; the control has the eye's size.
+    """Compute every measure of one region of one eye; the control has the eye's size.
 
     Returns a row for each candidate and sector, and for the real OCT-A (REAL), with `candidate`, `sector` and those of
     MEASURES that apply; nan if they cannot be measured. The baselines are candidates too, and the segmenter's map of
@@ -159,11 +159,11 @@ def measure_eye(eye: EyeToMeasure, control: Control) -> tuple[list[dict], dict[s
 
 
 def agreements(eye: EyeToMeasure, ours: Candidate, control: Control) -> dict[str, float]:
-    """REGISTERED_NAMES: `vessel_agreement` with the real OCT-A as it lies, registered, and with another eye registered.
+    """REGISTERED_NAMES: `vessel_agreement` with the real OCT-A unregistered, registered, and registered to another eye.
 
-    Real pairs lie some pixels apart, which no prediction can know. Registered, the real OCT-A is moved onto what it is
-    compared with. That forgives errors of place too. The control shows what registration alone gives: the prediction
-    for another eye, onto which the real OCT-A is moved in the same way.
+    Real pairs lie some pixels apart, which no prediction can know. Registration moves the real OCT-A onto the
+    prediction that it is compared with, and so also hides errors of position. The control shows the effect of
+    registration alone: the real OCT-A is moved in the same way onto the prediction for another eye.
     """
     prediction = ours.seen
     compared = {

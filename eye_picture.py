@@ -12,7 +12,7 @@ from vessel_metrics import vessel_map
 MISSED, INVENTED = (0.84, 0.37, 0.0), (0.34, 0.71, 0.91)  # vermillion and sky blue: seen by the colour-blind too
 LARGE = "Eyes"  # the tag of the pictures side by side
 PANEL_PX = 400  # height of a panel at least
-WHOLE_PX = 1000  # longer side of a whole photograph, nearly: one in full would take 10 MB
+WHOLE_PX = 1000  # longer side of a whole photograph, about: at full size it would take 10 MB
 TITLE_PX = 20  # height of the letters
 
 
@@ -22,9 +22,9 @@ def pictures_of(
     """Pictures for TensorBoard by tag, of some pairs by name.
 
     Args:
-        pairs: what is shown.
+        pairs: the pairs to show.
         results: for each the prediction (height, width, channels), float on [0, 1], and its scores.
-        predictor: to see the vessels without noise.
+        predictor: to predict the vessels without noise.
     """
     pictures = {tag: [] for tag in ("Fundus", "Target OCT", "Predicted OCT", LARGE)}
     for (name, pair), (prediction, scores) in zip(pairs.items(), results, strict=True):
@@ -42,14 +42,14 @@ def pictures_of(
 
 
 def beside_fundus(fundus: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """A photograph (height, width, 3), uint8, and beside it its prediction (.., channels), float on [0, 1]: uint8."""
+    """A photograph (height, width, 3), uint8, next to its prediction (.., channels), float on [0, 1]: uint8."""
     step = max(1, max(fundus.shape) // WHOLE_PX)
     grey = np.uint8(np.round(255 * octa_to_grey(prediction)))  # [0, 1] -> [0, 255]
     return np.hstack([fundus, np.dstack([grey] * 3)])[::step, ::step]
 
 
 def missed_and_invented(truth: np.ndarray, vessels: np.ndarray) -> np.ndarray:
-    """Vessels of two maps (height, width), bool, in colour: white in both, else MISSED, INVENTED; float on [0, 1]."""
+    """Vessels of two maps (height, width), bool, in colour: white in both, or MISSED, INVENTED; float on [0, 1]."""
     overlay = np.zeros((*truth.shape, 3))
     overlay[truth & vessels] = 1
     overlay[truth & ~vessels] = MISSED

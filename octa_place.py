@@ -1,10 +1,10 @@
-"""Where in a photograph an OCT-A lies that shows only a part of it, found by the vessels that a network sees there.
+"""Find an OCT-A in a photograph that shows more of the eye, by the vessels that a network sees in the photograph.
 
 Both are reduced to PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts within a
-range are compared, by the correlation of the two where both show something (as for a template, Lewis, Vision Interface
-1995;95:120). What this leaves, 2 degrees and 3 % of scale, is the work of `registration`.
+range are compared, by the correlation of the two where both show something (template matching: Lewis, Vision Interface
+1995;95:120). `registration` corrects the rest, 2 degrees and 3 % of scale.
 
-How much chance gives is known from the photograph mirrored, in which the OCT-A has no place.
+The mirrored photograph, which does not contain the OCT-A, shows how well an OCT-A matches by chance.
 """
 
 from collections.abc import Sequence
@@ -20,32 +20,32 @@ from skimage.transform import resize
 
 from registration import ENTIRELY, TURNS, blocks, vessel_contrast
 
-PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice of it
+PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice this scale
 ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
-SCALES = 1.06 ** np.arange(-4, 5)  # of the photograph, times what is assumed: eyes and cameras differ
-SEEN = 0.5  # of the OCT-A lies in the camera's field, at least
-CLEARLY = 1.25  # times what chance gives
+SCALES = 1.06 ** np.arange(-4, 5)  # factors of the photograph's assumed scale: eyes and cameras differ
+SEEN = 0.5  # least share of the OCT-A inside the camera's field
+CLEARLY = 1.25  # times the correlation by chance
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a photograph an OCT-A lies."""
+    """The position of an OCT-A in a photograph."""
 
     centre: tuple[float, float]  # row and column of its middle, px of the photograph
     px_per_mm: float  # of the photograph, as found
-    angle: float  # radians, by which its rows are turned from the photograph's, rows towards columns
+    angle: float  # radians, by which its rows are rotated from the photograph's, rows towards columns
     score: float  # correlation of the two
-    control: float  # the best one in the photograph mirrored or turned by 180 degrees
+    control: float  # the best one in the photograph mirrored or rotated by 180 degrees
     at_limit: bool = False  # the scale is the smallest or largest of SCALES
 
     @property
     def is_clear(self) -> bool:
-        """Whether it is clearly better than chance gives, at a scale that is not the limit of what eyes have."""
+        """Whether it is clearly better than chance, at a scale that is not at the limit of the search."""
         return self.score > 0 and self.score >= CLEARLY * self.control and not self.at_limit
 
 
 class Seen:
-    """What a network sees in a photograph, ready to be searched in."""
+    """What a network sees in a photograph, prepared for the search."""
 
     def __init__(self, probability: np.ndarray, fov: np.ndarray, px_per_mm: float):
         """Args:
@@ -62,7 +62,7 @@ class Seen:
         self.factor = np.divide(fov.shape, size) * 2  # px of the photograph per px here, of rows and columns
 
     def turned(self, down: int, right: int) -> "Seen":
-        """With rows and columns in this direction, 1 or -1."""
+        """The same with rows and columns in these directions, 1 or -1."""
         other = copy(self)
         other.inside, other.contrast = (image[::down, ::right] for image in (self.inside, self.contrast))
         return other
@@ -74,7 +74,7 @@ def at_double_scale(shape: Sequence[int], px_per_mm: float) -> tuple[int, int]:
 
 
 def find_place(octa: np.ndarray, side_mm: float, seen: Seen) -> Place:
-    """The place of an OCT-A (height, width), float on [0, 1], whose width is `side_mm`, in a photograph."""
+    """Find an OCT-A (height, width), float on [0, 1], whose width is `side_mm`, in a photograph."""
     size = at_double_scale(octa.shape, octa.shape[1] / side_mm)
     scan = resize(octa.astype(np.float32), size, order=1, anti_aliasing=True)
     scan = blocks(vessel_contrast(scan, np.ones(size, bool), evenly=True), 2)
@@ -95,7 +95,7 @@ def find_place(octa: np.ndarray, side_mm: float, seen: Seen) -> Place:
 
 
 class Spectra:
-    """The Fourier transforms of what is seen in a photograph, of a padded size."""
+    """The Fourier transforms of what is seen in a photograph, padded to a size."""
 
     def __init__(self, seen: Seen, padded: Sequence[int]):
         self.padded, self.shape = padded, seen.inside.shape
@@ -106,7 +106,7 @@ class Spectra:
 
 
 def turning(angle: float) -> np.ndarray:
-    """The matrix (2, 2) that turns a direction in the photograph, row and column, to that in the OCT-A."""
+    """The matrix (2, 2) that rotates a direction in the photograph, row and column, to that in the OCT-A."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
@@ -124,12 +124,12 @@ class Template:
         self.contrast = map_coordinates(scan, there, order=1) * self.shown
 
     def spectra(self, padded: Sequence[int]) -> list[np.ndarray]:
-        """Those of its contrast, of its square, and of where it shows something, to be searched for: conjugate."""
+        """The conjugate spectra of its contrast, of the square of that, and of where it shows something."""
         return [np.conj(rfft2(image, padded)) for image in (self.contrast, self.contrast**2, self.shown)]
 
 
 def best_shift(template: Template, moving: Sequence[np.ndarray], photograph: Spectra) -> tuple[float, np.ndarray]:
-    """The best correlation of all places of a template, and its upper left corner there, (2,), px.
+    """The best correlation of all positions of a template, and its upper left corner there, (2,), px.
 
     `moving` are the template's own spectra.
     """
@@ -143,7 +143,7 @@ def best_shift(template: Template, moving: Sequence[np.ndarray], photograph: Spe
         ]
     )
     together, power, other, area = irfft2(products, photograph.padded, workers=-1)
-    power = np.maximum(power, 0) + 0.2 * photograph.usual * template.shown.sum()  # no chance fit to bare places
+    power = np.maximum(power, 0) + 0.2 * photograph.usual * template.shown.sum()  # no chance fit to bare areas
     score = together / np.sqrt(power * np.maximum(other, 1e-3))
     score[area < SEEN * template.shown.sum()] = -1
     best = np.array(np.unravel_index(np.argmax(score), score.shape))
@@ -152,9 +152,9 @@ def best_shift(template: Template, moving: Sequence[np.ndarray], photograph: Spe
 
 
 def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_mm: float) -> np.ndarray:
-    """The part of a photograph (height, width, 3), uint8, that an OCT-A of a height and width in mm shows.
+    """Crop a photograph (height, width, 3), uint8, to what an OCT-A of a height and width in mm shows.
 
-    Turned as the OCT-A, at a scale; black beyond the photograph's border.
+    The crop is rotated like the OCT-A and has a scale of `px_per_mm`; it is black beyond the photograph's border.
     """
     factor = px_per_mm / place.px_per_mm
     whole = tuple(max(1, round(side * factor)) for side in fundus.shape[:2])

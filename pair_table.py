@@ -1,11 +1,11 @@
-"""A table of pairs: files of any names as a data set, each row a photograph and what is to be predicted from it.
+"""A table of pairs turns any files into a data set: each row is a photograph and the image to predict from it.
 
     fundus,octa,subject,eye,region,split
     photos/a.tif,scans/a.tif,patient A,OD,disc,train
 
-`fundus`, `octa` and `subject` are needed. Paths start at the table. `subject` is any text. `eye` (OD, OS), `region`
-(disc, macula), `split` (train, validation, test) and `octa_mm` (the width of the OCT-A) may be missing or empty: what
-depends on them is then left out. Without a column `split` the subjects are shared out.
+`fundus`, `octa` and `subject` are required. Paths are relative to the table. `subject` is any text. `eye` (OD, OS),
+`region` (disc, macula), `split` (train, validation, test) and `octa_mm` (the width of the OCT-A) may be missing or
+empty: results that depend on them are then left out. Without a column `split` shares divide the subjects.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from pix_command import UserError, numbered_rows
 from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_shares
 
 NEEDED = ("fundus", "octa", "subject")
-CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # of columns that may be missing
+CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # values of optional columns
 WIDTH = "octa_mm"
-WIDTHS_MM = 1.0, 20.0  # of an OCT-A, at least and at most
+WIDTHS_MM = 1.0, 20.0  # least and greatest, of an OCT-A
 KNOWN = (*NEEDED, *CHOICES, WIDTH)
 SUFFIX = ".csv"
-CUT_BOTH = ", or cut the photograph to what each OCT-A shows (dataset_crop.py does)"
+CUT_BOTH = ", or crop the photograph to the area of each OCT-A (with dataset_crop.py)"
 ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
 
 
@@ -43,11 +43,11 @@ class PairRow(NamedTuple):
     fundus: Path
     octa: Path
     octa_mm: float | None  # width of the OCT-A; None: unknown
-    name: str  # unique: the image's path below the folder that contains all, without suffix where it can be
+    name: str  # unique: the image's path below the folder that contains all, without suffix if possible
 
 
 def is_table(data: str | Path) -> bool:
-    """Whether a data set is named that is a table, and no folder."""
+    """Whether a data set is a table and not a folder."""
     return Path(data).suffix.lower() == SUFFIX and not Path(data).is_dir()
 
 
@@ -55,17 +55,17 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     """The pairs of a table.
 
     Args:
-        path: of the table, as programs for tables write CSV.
+        path: of the table, a CSV file as spreadsheet programs write it.
         shares: of subjects in train, validation and test, such as "80/10/10", for a table without a column `split`.
-        unique: the column that no two rows have alike, and that names are made from: with "octa" a photograph may have
+        unique: the column whose values must differ, and from which names are made: with "octa" a photograph may have
             several OCT-A.
 
     Returns:
-        Sorted by subject, eye, region and name, whatever the order of the rows; subjects that are numbers by value.
+        The pairs, sorted by subject, eye, region and name, whatever the order of the rows; numeric subjects by value.
 
     Raises:
-        PairTableError: it cannot be read, lacks a column, or has a mistake; the message names the row, as programs for
-            tables count them: the header is row 1.
+        PairTableError: it cannot be read, lacks a column, or has a mistake; the message names the row as spreadsheet
+            programs count: the header is row 1.
     """
     rows = table_rows(path)
     if not rows:
@@ -96,7 +96,7 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
 def table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table of pairs with their numbers, see `numbered_rows`: text, without spaces around it.
 
-    Columns that mean something have their name, in whatever case it is written. Paths keep bytes that are no UTF-8.
+    Known columns are found in any case and named as in KNOWN. Paths keep bytes that are not UTF-8.
     """
     rows = []
     for number, row in numbered_rows(path):
@@ -109,13 +109,13 @@ def table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") -> list[tuple[dict[str, str], PairRow]]:
-    """The rows of a table, with the pair that each one is; `pairs` are all of `read_pairs`, with the same `unique`."""
+    """The rows of a table, each with its pair; `pairs` are all those of `read_pairs`, with the same `unique`."""
     found = {getattr(pair, unique): pair for pair in pairs}
     return [(row, found[existing(path.parent, row[unique], str(path))]) for _, row in table_rows(path)]
 
 
 def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
-    """A row, without a name. Raises PairTableError, naming the place, if a cell is missing or wrong."""
+    """Read a row; the name stays empty. Raises PairTableError, naming the place, if a cell is missing or wrong."""
     for column in NEEDED:
         if not row[column]:
             raise PairTableError(f"{place}: has no {column}")
@@ -134,18 +134,18 @@ def width_of(cell: str, place: str) -> float | None:
     try:
         width = float(cell.replace(",", "."))
     except ValueError as error:
-        raise PairTableError(f"{place} {cell}: is no number") from error
+        raise PairTableError(f"{place} {cell}: is not a number") from error
     if not WIDTHS_MM[0] <= width <= WIDTHS_MM[1]:
         raise PairTableError(f"{place} {cell}: must be from {WIDTHS_MM[0]:g} to {WIDTHS_MM[1]:g} mm")
     return width
 
 
 def origin_of_splits(path: Path, shares: str) -> str:
-    """Where the splits of a table are from, in words. Raises OptionError if it cannot be read."""
+    """Where the splits of a table come from, in words. Raises OptionError if it cannot be read."""
     rows = table_rows(path)
     if rows and "split" in rows[0][1]:
         return "by the table's column split"
-    return f"subjects shared out {shares} to train, validate and test, always in the same way"
+    return f"subjects divided {shares} into train, validation and test, always in the same way"
 
 
 def one_of(cell: str, allowed: Sequence[str], place: str) -> str:
@@ -157,19 +157,19 @@ def one_of(cell: str, allowed: Sequence[str], place: str) -> str:
 
 
 def existing(folder: Path, cell: str, place: str) -> Path:
-    """The file that a cell names, from a folder on; a cell that is no UTF-8 may be in the code page of Windows.
+    """The file that a cell names, relative to a folder; a cell that is not UTF-8 may be in a Windows code page.
 
     Raises:
-        PairTableError: there is none; the message names the place.
+        PairTableError: there is no such file; the message names the place.
     """
     for reading in (cell, as_text(cell), as_text(cell).replace("\\", "/")):
         if (folder / reading).is_file():
             return folder / reading
-    raise PairTableError(f"{place} {cell}: no such file below {folder}; paths start at the table")
+    raise PairTableError(f"{place} {cell}: no such file below {folder}; paths are relative to the table")
 
 
 def as_text(cell: str) -> str:
-    """A cell whose bytes are no UTF-8, in Windows' code page of Western Europe; any other as it is."""
+    """Decode a cell whose bytes are not UTF-8 from the Western European Windows code page; any other is unchanged."""
     try:
         return os.fsencode(cell).decode()
     except UnicodeDecodeError:
@@ -183,13 +183,13 @@ def given_splits(path: Path, pairs: Mapping[int, PairRow]) -> dict[str, str | No
         if (other := splits.setdefault(pair.subject, pair.split)) != pair.split:
             both = f"{other or 'none'} and {pair.split or 'none'}"
             raise PairTableError(
-                f"{path}: row {number}: subject {pair.subject} is in two splits, {both}; give all its rows one"
+                f"{path}: row {number}: subject {pair.subject} is in two splits, {both}; give all its rows the same"
             )
     return splits
 
 
 def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
-    """The split of each subject by shares: the same for every run, whatever its seed. No share is without a subject.
+    """The split of each subject by shares, the same for every run, whatever its seed. Each share but 0 gets a subject.
 
     Raises:
         ValueError: as `parse_shares`, or there are too few subjects.
@@ -199,7 +199,7 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
     counts = [max(1, round(share * len(ranked))) if share else 0 for share in others]
     counts = [len(ranked) - sum(counts), *counts]
     if counts[0] < 1:
-        raise ValueError(f"{len(ranked)} are too few to be shared out {shares}; give a column split, or --split 1/0/0")
+        raise ValueError(f"{len(ranked)} are too few to divide {shares}; add a column split, or use --split 1/0/0")
     splits = chain(*([split] * number for split, number in zip(CHOICES["split"], counts, strict=True)))
     return dict(zip(ranked, splits, strict=True))
 
@@ -215,6 +215,6 @@ def names_of(files: Sequence[Path]) -> list[str]:
 
 
 def by_value(text: str) -> tuple[bool, int, str]:
-    """Sorts texts: numbers first, by their value."""
+    """Sort key for texts: numbers first, by their value."""
     number = text.isascii() and text.isdecimal() and len(text) < 19
     return not number, int(text) if number else 0, text

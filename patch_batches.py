@@ -1,4 +1,4 @@
-"""Training pairs -> batches of patches, by `tf.data`: shuffled, cut, augmented, batched, prefetched.
+"""Training pairs -> batches of patches, with `tf.data`: shuffled, cut, augmented, batched, prefetched.
 
 The patches and their order depend on the run's seed and the step alone, so that a run can resume at any step.
 """
@@ -22,13 +22,13 @@ from pix_command import UserError
 
 SAMPLE_PATCHES_PER_EPOCH = 320  # between two validations, in a run on sample retinas alone
 RETINAS_PER_BLOCK = 16  # sample retinas whose patches are shuffled together
-PATCHES_PER_RETINA = 4  # so that drawing, 0.2 s of a core per retina, leaves the cores to training
+PATCHES_PER_RETINA = 4  # drawing a retina takes a core 0.2 s: enough patches to leave the cores to training
 
 
 def training_image(pair: Pair, patch_size: int) -> np.ndarray:
-    """Fundus and OCT-A as channels of one array, so that they are cut, flipped and turned together.
+    """Fundus and OCT-A as channels of one array, so that they are cut, flipped and rotated together.
 
-    Outside the field both are continued, as the fundus is in prediction: from black borders the network would learn
+    Both are continued outside the field, as the fundus is in prediction: from black borders the network would learn
     that dark retina is black.
 
     Returns:
@@ -39,7 +39,7 @@ def training_image(pair: Pair, patch_size: int) -> np.ndarray:
 
 
 def turned_patch(pair: tf.Tensor, turns: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turn and flip one patch of a fundus and of its OCT-A together.
+    """Rotate and flip a fundus patch and its OCT-A patch together.
 
     Args:
         pair: (size, size, 3 + octa channels), uint8.
@@ -59,17 +59,17 @@ class TrainingPatches:
     """Batches of patches cut from training images.
 
     Attributes:
-        patches_per_epoch: as many as the study's grid at stride 1 has, over all images.
+        patches_per_epoch: the number in the study's grid at stride 1, over all images.
         steps_per_epoch: batches per epoch; the last may be smaller.
     """
 
     def __init__(self, images: Sequence[np.ndarray], patch_size: int, batch_size: int, seed: int, augment: bool):
         """Args:
-        images: of `training_image`, any sizes.
+        images: from `training_image`, of any sizes.
         patch_size: side of a patch in px.
         batch_size: patches per batch.
         seed: of the run.
-        augment: random crops, turned and flipped; False: the study's grid.
+        augment: random crops, rotated and flipped; False: the study's grid.
         """
         self.images, self.patch_size, self.batch_size = images, patch_size, batch_size
         self.seed, self.augment = seed, augment
@@ -86,7 +86,7 @@ class TrainingPatches:
         return np.concatenate(parts)
 
     def plan(self, epoch: int) -> np.ndarray:
-        """The patches of an epoch (from 0) in order, from the run's seed and the epoch alone.
+        """The patches of an epoch (from 0) in order; they depend on the run's seed and the epoch alone.
 
         Returns:
             (patches, 5), int32: image, row, column, quarter turns (0 to 3), flip (0 or 1).
@@ -113,7 +113,7 @@ class TrainingPatches:
         return turned_patch(tf.ensure_shape(pair, (size, size, self.images[0].shape[-1])), place[3], place[4])
 
     def epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        """The batches of one epoch: shuffled (the plan is), cut and augmented, batched."""
+        """The batches of one epoch: shuffled (by the plan), cut and augmented, batched."""
         plan = tf.numpy_function(self.plan, [epoch], tf.int32, stateful=False)
         return (
             tf.data.Dataset.from_tensor_slices(tf.ensure_shape(plan, (self.patches_per_epoch, 5)))
@@ -122,7 +122,7 @@ class TrainingPatches:
         )
 
     def patches(self, first: int) -> tf.data.Dataset:
-        """Single patches, (input_image, target), without end, starting at a global number: epoch after epoch."""
+        """Single patches, (input_image, target), epoch after epoch without end, starting at a global number."""
         first_epoch, done = divmod(first, self.patches_per_epoch)
         return tf.data.Dataset.counter(first_epoch).flat_map(self.epoch).unbatch().skip(done)
 
@@ -139,8 +139,9 @@ class TrainingPatches:
 class SamplePatches:
     """Batches of patches from sample retinas, which are drawn as needed, alone or mixed with patches of real pairs.
 
-    Each sample retina gives a few patches and is never used again. The patches of a block of retinas are shuffled, so
-    that a batch contains several. All of it depends on the seed and the patch's number alone, so that a run can resume.
+    Each sample retina yields a few patches and is never used again. The patches of a block of retinas are shuffled, so
+    that a batch contains several retinas. Everything depends on the seed and the patch's number alone, so that a run
+    can resume.
 
     Attributes:
         patches_per_epoch: from sample retinas and real pairs together.
@@ -180,7 +181,7 @@ class SamplePatches:
 
     def plan(self, block: int) -> np.ndarray:
         """The patches of a block of retinas in order: (patches, 5), int32, as in `TrainingPatches.plan`."""
-        random = np.random.default_rng([self.seed, block, 1])  # 1: apart from the plans of real pairs
+        random = np.random.default_rng([self.seed, block, 1])  # 1: other random numbers than in the plans of real pairs
         count = RETINAS_PER_BLOCK * PATCHES_PER_RETINA
         corners = random.integers(0, self.size - self.patch_size, (count, 2), endpoint=True)
         turns, flips = random.integers(0, 4, count), random.integers(0, 2, count)
@@ -211,7 +212,7 @@ class SamplePatches:
         """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
 
         Raises:
-            UserError: `draw` failed; the message is its own.
+            UserError: `draw` failed; the message is that of its error.
         """
         dataset = self.patches(first_step * self.sample_per_batch).batch(self.sample_per_batch)
         if self.real is not None:
@@ -222,5 +223,5 @@ class SamplePatches:
             )
         try:
             yield from dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE)
-        except tf.errors.UnknownError as error:  # tf.data's wrapping of an OSError
+        except tf.errors.UnknownError as error:  # how tf.data wraps an OSError
             raise UserError(re.sub(r".*?OSError: (.*?)\n.*", r"\1", str(error), flags=re.DOTALL)) from error

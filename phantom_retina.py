@@ -4,7 +4,7 @@
   healthy and seen by one camera. Each subject has one eye, OD (right) for odd ids and OS (left) for even ones.
 - The sample stream, endless pairs of fundus and OCT-A to train on (`python pix_pix_train.py --data phantom`). They
   cover what real photographs vary in, and more: scale, place, trees, pigment, light, blur, the field's border, and
-  features that look like a vessel and show in the fundus only.
+  vessel-like features that show in the fundus only.
 
 Everything follows from the seed; no eye depends on which others are made.
 
@@ -16,7 +16,7 @@ Everything follows from the seed; no eye depends on which others are made.
 
     DIR/cropped/fundus/{disc,macula}/<subject>_<eye>.png    RGB, 400 x 400
     DIR/cropped/octa/{disc,macula}/<subject>_<eye>.png      RGBA, alpha 255, 400 x 400
-    DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, else 0
+    DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, 0 elsewhere
     DIR/fov45/fundus/<subject>_<eye>.jpg                    RGB, round field of 45 degrees on black
 
 --preview writes a contact sheet of the stream. To train without an ingredient, see phantom/looks.py.
@@ -44,14 +44,14 @@ PROGRAM = "phantom_retina.py"
 def build_parser() -> OneLineParser:
     parser = OneLineParser(prog=PROGRAM, description="Make sample retinas: fundus, OCT-A and ground truth vessels.")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the set to; must be empty or new")
-    parser.add_argument("--subjects", default=DEFAULT_SUBJECTS, help="ids (default: %(default)s)")
+    parser.add_argument("--subjects", default=DEFAULT_SUBJECTS, help="subject ids (default: %(default)s)")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="PNG to write a contact sheet of the stream to")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other eyes (default: %(default)s)")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write what the options ask for; returns 0. Raises OptionError, or OSError if the disk refuses."""
+    """Write what the options ask for; returns 0. Raises OptionError, or OSError if writing fails."""
     if args.output is None and args.preview is None:
         raise OptionError("give --output DIR or --preview FILE")
     if not 0 <= args.seed < 2**32:
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"--subjects: {error}") from None
     if args.preview is not None:
         if args.preview.suffix.lower() != ".png" or args.preview.is_dir():
-            raise OptionError(f"--preview {args.preview}: is not the name of a PNG file; end it in .png")
-        args.preview.parent.mkdir(parents=True, exist_ok=True)  # before the set is made: this place may be refused
+            raise OptionError(f"--preview {args.preview}: is not the name of a PNG file; it must end in .png")
+        args.preview.parent.mkdir(parents=True, exist_ok=True)  # before the set is made, because this may fail
     if args.output is not None:
         write_dataset(args.output, subjects, args.seed)
     if args.preview is not None:

@@ -1,4 +1,4 @@
-"""Figures to look at: one for each photograph, and sheets of many, on which an odd one is found."""
+"""Figures for checking: one for each photograph, and sheets of many, on which an odd one stands out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ class Shown:
     vessels: np.ndarray  # bool
     disagreement: np.ndarray | None  # between passes, float on [0, 0.5]; None: there was one
     px_per_mm: float | None  # None: unknown
-    is_assumed: bool  # that scale, and not given
+    is_assumed: bool  # the scale is assumed, not given
     density: float  # of vessels
-    weights: str  # where they are from
+    weights: str  # their path, with a remark
     verdict: str
 
 
@@ -83,7 +83,7 @@ def caption(shown: Shown) -> str:
 
 
 def printable(name: str) -> str:
-    """A name as matplotlib can draw it: no formula, and bytes that are no UTF-8 written out."""
+    """A name that matplotlib can draw: not as a formula, and with bytes that are not UTF-8 written out."""
     return one_line(name.encode("utf-8", "backslashreplace").decode()).replace("$", r"\$")
 
 
@@ -131,7 +131,7 @@ def write_sheets(figures: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def framed(path: Path) -> Image.Image:
-    """A figure as it is on a sheet: small, in a frame that is green if its photograph is usable, else red."""
+    """A figure for a sheet: small, in a frame that is green if its photograph is usable, otherwise red."""
     with Image.open(path) as figure:
         usable = figure.text.get(VERDICT) == "usable"
         small = figure.convert("RGB")

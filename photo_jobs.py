@@ -27,7 +27,7 @@ DENSITY_COLUMNS = (
 )
 MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
 FIGURE = "figure"
-SHEET = "sheet_{}.png"  # of the figures of several photographs, beside the results; numbered from 1
+SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -45,10 +45,10 @@ class Job:
 
 
 def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
-    """Photographs named as files, in folders (and all below, the tree kept) and in CSV tables with a `path` column.
+    """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
-    Hidden files and files in the output folder are no input. A table's relative paths start at the table, and keep
-    their tree.
+    Hidden files and files in the output folder are skipped. Relative paths in a table start at the table, and keep
+    their subfolders.
 
     Raises:
         OptionError: an input does not exist, contains no photograph, or is the output folder.
@@ -73,7 +73,7 @@ def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
 
 
 def target_of_row(path: Path) -> Path:
-    """Where the result for a path of a table goes: into the same tree if the path is relative and stays below."""
+    """Where the result for a path of a table goes: into the same subfolder if the path is relative and stays below."""
     inside = not path.is_absolute() and ".." not in path.parts
     return (path if inside else Path(path.name)).with_suffix(".png")
 
@@ -149,7 +149,7 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
         for target in (job.target, *map(job.beside, (*MAPS, FIGURE))):
             place = output / target
             if place.resolve() in sources:
-                raise OptionError(f"{place}: would be written over an input; choose another --output")
+                raise OptionError(f"{place}: would overwrite an input; choose another --output")
             other = taken.setdefault(place, job.source)
             if other != job.source:
                 raise OptionError(
@@ -158,7 +158,7 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
 
 
 def printable(path: Path) -> str:
-    """A path as text that every table can hold: bytes that are no UTF-8 are written out."""
+    """A path as text that every table can hold: bytes that are not UTF-8 are written out."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
@@ -166,7 +166,7 @@ class Densities:
     """The table of vessel densities, one row per photograph; rows of an earlier call are kept."""
 
     def __init__(self, path: Path):
-        """Read the existing table, which Excel may have saved. Photographs with incomplete rows are done again.
+        """Read the existing table, which Excel may have saved. Photographs with incomplete rows are processed again.
 
         Raises:
             OptionError: it cannot be read, or has other columns.
@@ -175,7 +175,7 @@ class Densities:
         self.rows: dict[str, dict] = {}
         for row in read_table(path) if path.exists() else ():
             if set(row) != set(DENSITY_COLUMNS):
-                raise OptionError(f"{path}: has other columns than this version writes; move it, or choose --output")
+                raise OptionError(f"{path}: has other columns than this version writes; move it, or change --output")
             if all(row.values()):
                 self.rows[row["path"]] = row
 
@@ -184,7 +184,7 @@ class Densities:
         return printable(target) in self.rows
 
     def add(self, target: Path, values: Sequence) -> None:
-        """Set the row of the photograph with this OCT-A, by DENSITY_COLUMNS without the path, and write the table."""
+        """Set the row of the photograph with this OCT-A to `values` (DENSITY_COLUMNS without path); write the table."""
         path = printable(target)
         self.rows[path] = dict(zip(DENSITY_COLUMNS, (path, *values), strict=True))
         write_table(self.path, DENSITY_COLUMNS, self.rows.values())

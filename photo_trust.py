@@ -1,7 +1,7 @@
 """Whether the vessel map of a photograph can be trusted: four measures, and a verdict in plain words.
 
-The limits were set on sample retinas, as they are and blurred, darkened and cut on purpose, beside pictures of other
-things: `python tests/benchmarks/trust.py RUN` prints how they fare.
+The limits were set on sample retinas, both unchanged and deliberately blurred, darkened or cropped, and on pictures of
+other things: `python tests/benchmarks/trust.py RUN` prints the results.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 
 FIELD_PX = 700  # diameter of the field at which sharpness is measured
 FINE, COARSE, GROUND = 1.0, 2.0, 8.0  # px at FIELD_PX: Gaussians; between the first two lie the thinnest vessels
-RIM = 8  # px at FIELD_PX: as near to the field's border nothing counts as detail
+RIM = 8  # px at FIELD_PX: nothing so near to the field's border counts as detail
 DARK_GROUND = 4.0  # grey level: darker ground counts as if it had this one
 
 # Limits of a usable photograph
@@ -28,7 +28,7 @@ LEAST_WITHOUT_BORDER = 0.3  # the same where no border of the camera's field is 
 class Trust:
     """How far a vessel map can be trusted.
 
-    field_share: of the picture that is inside the camera's field. sharpness: see there. brightness: median of the
+    field_share: of the picture that is inside the camera's field. sharpness: see `sharpness`. brightness: median of the
     brightest channel, 0 to 255. contrast: mean vessel probability in the map minus that of the ground, 0 to 1. doubts:
     why the map is doubtful; none if it is usable.
     """

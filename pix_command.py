@@ -1,6 +1,6 @@
-"""What all programs share: command lines, errors in one line, files that are written atomically.
+"""Shared by all programs: command lines, one-line errors, files that are written atomically.
 
-A leaf: it imports nothing of ours, and nothing that takes long to load.
+It imports no other module of the project, and nothing that takes long to load.
 """
 
 import argparse
@@ -22,22 +22,22 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-VERSION = "1.0.0"  # of the program; CITATION.cff and CHANGELOG.md name it too
+VERSION = "1.0.0"  # of the program; also in CITATION.cff and CHANGELOG.md
 QUIET = "3"  # TensorFlow's log level that hides all but fatal errors
 
 
-NO_PERMISSION = "; choose another place, or change its permissions"
-# What to do about an error of the disk.
+NO_PERMISSION = "; choose another location, or change its permissions"
+# Advice for disk errors.
 TO_DO = {
     errno.EACCES: NO_PERMISSION,
     errno.EPERM: NO_PERMISSION,
     errno.EROFS: NO_PERMISSION,
-    errno.ENOSPC: "; make room, or choose another place",
+    errno.ENOSPC: "; make room, or choose another location",
 }
 
 
 class UserError(ValueError):
-    """Something that the user can mend; the message is one line that names the file or option and says what to do."""
+    """An error that the user can fix; the message is one line with the file or option, and what to do."""
 
 
 class OptionError(UserError):
@@ -62,7 +62,7 @@ SCALES = {"field_degrees": (10, 200), "px_per_mm": (5, 2000)}  # least and most
 
 
 def add_scale_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how large what a photograph shows is."""
+    """Add the options for the scale of the photographs."""
     add = parser.add_argument
     add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
     add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
@@ -71,7 +71,7 @@ def add_scale_options(parser: argparse.ArgumentParser) -> None:
 def check_scale_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the program if both are given, or one is out of its range."""
     if options.field_degrees is not None and options.px_per_mm is not None:
-        parser.error("--field-degrees and --px-per-mm: give one of them")
+        parser.error("--field-degrees and --px-per-mm: give only one of them")
     for name, (low, high) in SCALES.items():
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
@@ -79,7 +79,7 @@ def check_scale_options(parser: argparse.ArgumentParser, options: argparse.Names
 
 
 def flag(name: str) -> str:
-    """The command line's name of an option."""
+    """The name of an option on the command line."""
     return "--" + name.replace("_", "-")
 
 
@@ -89,7 +89,7 @@ def one_line(message: object) -> str:
 
 
 def why(error: Exception) -> str:
-    """What an error says; one of the disk without its number and file."""
+    """The message of an error; for disk errors, without number and file name."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -109,7 +109,7 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
         if_stopped: what to tell the user after Ctrl-C.
 
     Returns:
-        What `work` returns; 2, with one line on standard error, for an error that the user can mend; 130 after Ctrl-C.
+        What `work` returns; 2, with one line on standard error, for an error that the user can fix; 130 after Ctrl-C.
     """
     ProgressBar.interrupted = False
     signal.signal(signal.SIGINT, ProgressBar.interrupt)
@@ -121,7 +121,7 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
     except (UserError, OSError) as error:
         report_error(program, error)
         return 2
-    except (KeyboardInterrupt, Exception) as error:  # a library may turn Ctrl-C into an error of its own
+    except (KeyboardInterrupt, Exception) as error:  # a library may turn Ctrl-C into its own error
         if not (ProgressBar.interrupted or isinstance(error, KeyboardInterrupt)):
             raise
         print(f"\n{program}: {if_stopped}", file=sys.stderr)
@@ -131,7 +131,7 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
 class StopRequest:
     """Takes the first Ctrl-C or SIGTERM as a request to stop after the step; a second one ends the program at once."""
 
-    number = 0  # of the signal; 0: none came
+    number = 0  # of the signal; 0: none was received
 
     def __enter__(self) -> "StopRequest":
         self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -146,11 +146,11 @@ class StopRequest:
         self.number = number
         for other in self.before:
             signal.signal(other, signal.SIG_DFL)
-        print("\nStopping: finishing the step, then saving. Press again to stop without saving.", file=sys.stderr)
+        print("\nStopping: finishing the step, then saving. Ctrl-C again stops without saving.", file=sys.stderr)
 
 
 class ProgressBar(tqdm):
-    """A bar that ends with Ctrl-C at the next item, at the latest: Python drops an exception raised in a destructor."""
+    """A progress bar that Ctrl-C ends, at the next item if Python drops the exception, as it does in a destructor."""
 
     interrupted = False
 
@@ -173,7 +173,7 @@ class ProgressBar(tqdm):
 
 
 def progress_bar(items: Iterable | None = None, **options) -> ProgressBar:
-    """A bar that is redrawn rarely where it goes to a log file."""
+    """A progress bar, redrawn rarely if the output goes to a log file."""
     return ProgressBar(items, mininterval=0.5 if sys.stderr.isatty() else 30, **options)  # s
 
 
@@ -183,7 +183,7 @@ def progress_bar(items: Iterable | None = None, **options) -> ProgressBar:
 def load_tensorflow() -> None:
     """Import TensorFlow and Keras without their start-up messages; call it before anything else imports them.
 
-    Ctrl-C ends one of the programs at once while it loads its modules: a traceback would tell nothing.
+    While a program loads its modules, Ctrl-C ends it at once: a traceback would not help the user.
     """
     if hasattr(sys.modules["__main__"], "PROGRAM"):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -215,8 +215,8 @@ def without_messages() -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Where to write a file so that it appears complete, or not at all. Errors of the disk name the file."""
-    # Short, whatever the file's name: that may be as long as the system allows.
+    """Yield a path to write a file to, so that it appears complete, or not at all. Disk errors name the file."""
+    # Short, because the file's name may be as long as the system allows.
     part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     try:
         yield part
@@ -231,7 +231,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def hold(path: Path, busy: str) -> Iterator[None]:
     """Hold a file for one process; the system releases it when the process ends, however it ends.
 
-    On a file system without locks (some network drives) it is not held, which is said.
+    On a file system without locks (some network drives) it is not held, and a note is printed.
 
     Args:
         path: the file; made if it does not exist.
@@ -251,7 +251,7 @@ def hold(path: Path, busy: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise
-        print(f"NOTE: {path.parent}: its file system keeps no locks; let only one process write to it")
+        print(f"NOTE: {path.parent}: its file system does not support locks; let only one process write to it")
     try:
         yield
     finally:
@@ -264,10 +264,10 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV table by column, as text, with the number that programs for tables give them: the header is 1.
+    """The rows of a CSV table by column, as text, with their row numbers in a spreadsheet: the header is 1.
 
-    Empty rows are left out, missing cells are empty. In UTF-8 or UTF-16, with commas, semicolons or tabs: as programs
-    for tables write it. Bytes that are no UTF-8 become surrogates, as in the names of files.
+    Empty rows are left out, missing cells are empty. Reads UTF-8 or UTF-16, with commas, semicolons or tabs, as
+    spreadsheet programs write them. Bytes that are not UTF-8 become surrogates, as in file names.
 
     Raises:
         OptionError: it cannot be read, or a row has more cells than there are columns.
@@ -291,7 +291,7 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """Write a CSV table, in UTF-8, atomically; bytes of names that are no UTF-8 are kept."""
+    """Write a CSV table, in UTF-8, atomically; bytes of names that are not UTF-8 are kept."""
     with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -300,7 +300,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> Non
 
 @contextmanager
 def disk_errors_name(path: Path) -> Iterator[None]:
-    """Let errors of the disk that name no file name this one."""
+    """Add this path to disk errors that name no file."""
     try:
         yield
     except OSError as error:

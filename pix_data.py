@@ -1,4 +1,4 @@
-"""What a training run reads: which data, loaded and announced, and the batches cut from them."""
+"""The data of a training run: chosen, loaded and listed; and the batches cut from them."""
 
 import os
 import zlib
@@ -32,26 +32,26 @@ from phantom.stream import sample_pair, stream
 from pix_settings import REGISTRATION, SAMPLE_RETINAS, Settings
 from ut_fsocta import CROP_PX, parse_subjects
 
-NAMED = 5  # subjects in an error
+NAMED = 5  # subjects listed in an error
 PICTURED = 3  # pairs shown in TensorBoard
 VALIDATION_RETINAS = 24
-FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # in the stream of seed 0: beyond all that training reaches
+FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # its number in the stream of seed 0: training never gets that far
 MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads."""
+    """The data of a run."""
 
-    train: list[np.ndarray]  # of `training_image`
+    train: list[np.ndarray]  # from `training_image`
     validation: list[Pair]
     names: list[str]  # of the validation pairs
     full_field: np.ndarray | None  # whole photograph (height, width, 3), uint8, of the first validation eye with one
-    digest: str  # of the training and validation images: the same data give the same
-    seen: frozenset[str]  # `photo_digest` of their photographs, without sample retinas
+    digest: str  # of the training and validation images: the same for the same data
+    seen: frozenset[str]  # `photo_digest` of their photographs, except sample retinas
 
     def pictured(self) -> dict[str, Pair]:
-        """A few pairs to show, by name: of validation, evenly spread, or without any the first training pairs."""
+        """A few pairs to show, by name: validation pairs, evenly spread, or without any the first training pairs."""
         if self.validation:
             places = sorted({round(place) for place in np.linspace(0, len(self.validation) - 1, PICTURED)})
             return {self.names[place]: self.validation[place] for place in places}
@@ -63,10 +63,10 @@ class RunData:
 
 
 def choose_data(given: str | None) -> str:
-    """The data set that was named, else the one in its usual place, else the word for sample retinas.
+    """The given data set, otherwise the one in its usual folder, otherwise the word for sample retinas.
 
     Raises:
-        DataError: the named folder contains no data set.
+        DataError: the given folder contains no data set.
     """
     found = None if given == SAMPLE_RETINAS else find_dataset(given, "--data")
     return SAMPLE_RETINAS if found is None else str(found)
@@ -76,7 +76,7 @@ def use_sample_retinas() -> None:
     """Print, in a box that no one can miss, that a run uses sample retinas; make their set if it does not exist yet."""
     lines = [
         "NO REAL DATA: THIS RUN USES SAMPLE RETINAS, drawn by this program.",
-        "Use it to try the program; what it learns is nothing to publish.",
+        "Use it to try the program; do not publish what it learns.",
         "",
         f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
         "  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,",
@@ -91,20 +91,20 @@ def use_sample_retinas() -> None:
         try:
             write_dataset(SAMPLE_SET, parse_subjects(DEFAULT_SUBJECTS))
         except OSError:
-            if not SAMPLE_SET.exists():  # else another run was faster
+            if not SAMPLE_SET.exists():  # otherwise another run has made it
                 raise
 
 
 def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str] = ()) -> RunData:
-    """Read, or draw, all images that a run needs, and print what there is.
+    """Read, or draw, all images that a run needs, and print a summary.
 
-    `seen_before` are the photographs (`photo_digest`) that the run which this one starts from has seen.
+    `seen_before` are the photographs (`photo_digest`) seen by the run from which this one starts.
 
-    A run on sample retinas validates on others that are as varied: crops of one kind do not rank its weights as
+    A run on sample retinas validates on others that vary as much: crops of one kind do not rank its weights as
     photographs do.
 
     Raises:
-        DataError: no training case, a file that cannot be used, or a test subject that was seen before.
+        DataError: there is no training case, a file cannot be used, or a test subject was seen before.
     """
     sample_only = settings.data == SAMPLE_RETINAS
     data_fold = SAMPLE_SET if sample_only else Path(settings.data)
@@ -122,12 +122,12 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     if chosen["train"].empty:
         subjects = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
         wanted = "the split train" if is_table(data_fold) else f"--train-subjects {settings.train_subjects}"
-        raise DataError(f"{data_fold}: no case of {wanted}; it has: {subjects}")
+        raise DataError(f"{data_fold}: no case of {wanted}; its subjects: {subjects}")
     if known := seen_subjects(chosen["test"], seen_before):
         examples = ", ".join(sorted(map(str, known))[:NAMED])
         raise DataError(
-            f"--init-from {settings.init_from}: has seen {len(known)} of this run's test subjects ({examples}); take "
-            "them out of the test split, or train them here too"
+            f"--init-from {settings.init_from}: has seen {len(known)} of this run's test subjects ({examples}); "
+            "remove them from the test split, or train on them here too"
         )
 
     if settings.mix:
@@ -135,18 +135,18 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
     if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
-        print("  NOTE: pairs as they lie, mostly some pixels apart; dataset_register.py moves each OCT-A first")
+        print("  NOTE: unregistered pairs, mostly some pixels apart; align them with dataset_register.py first")
     for split, rows in chosen.items():
         regions = ", ".join(f"{region} {number}" for region, number in rows["region"].value_counts(sort=False).items())
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")
     if unused := int(cases["split"].isna().sum()):
-        print(f"  unused     {unused} pairs of subjects that no split names")
+        print(f"  unused     {unused} pairs of subjects that are in no split")
     if unpaired:
-        print(f"  {len(unpaired)} files have no partner" + ("" if verbose else "; --verbose names them"))
+        print(f"  {len(unpaired)} files have no partner" + ("" if verbose else "; --verbose lists them"))
         for path in unpaired if verbose else ():
             print(f"    {path}")
     if chosen["validation"].empty:
-        print("  NOTE: no validation pair: no scores or best checkpoint; see --validation-subjects, --split")
+        print("  NOTE: no validation pairs, so no scores and no best checkpoint; see --validation-subjects, --split")
         print("  NOTE: pictures in TensorBoard show training pairs")
 
     train, seen, digest, resized = [], [], 0, 0
@@ -157,7 +157,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         resized += pair.resized
     validation = list(load_pairs(chosen["validation"], settings.octa_channels, settings.fov_mask))
     if resized := resized + sum(pair.resized for pair in validation):
-        print(f"  {resized} OCT-A are resized to their photograph's size")
+        print(f"  {resized} OCT-A are resized to the size of their photograph")
     seen += [photo_digest(pair.fundus) for pair in validation]
     names = list(chosen["validation"]["name"])
     return RunData(train, validation, names, full_field, f"{digest_of(validation, digest):08x}", frozenset(seen))
@@ -172,7 +172,7 @@ def digest_of(pairs: list[Pair], digest: int = 0) -> int:
 
 
 def sample_validation(settings: Settings) -> list[Pair]:
-    """Sample retinas that no run is trained on: the same for every seed, each from a tree of its own."""
+    """Sample retinas that no run is trained on: the same for every seed, each from its own tree."""
     pairs = []
     for number in range(VALIDATION_RETINAS):
         fundus, octa, fov = sample_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)

@@ -1,4 +1,4 @@
-"""Devices: which there are, in which precision they compute, and how they share a batch."""
+"""Devices: which are available, in which precision they compute, and how they share a batch."""
 
 import os
 import threading
@@ -30,15 +30,15 @@ def resolve_precision(choice: str) -> tuple[str, str]:
     """Keras' dtype policy for a choice of precision, and the reason for it."""
     gpus = tf.config.list_physical_devices("GPU")
     if choice == "mixed_float16" and not gpus:
-        return choice, "as asked for; without a GPU float16 is emulated, many times slower than float32"
+        return choice, "as requested; without a GPU float16 is emulated, many times slower than float32"
     if choice != "auto":
-        return choice, "as asked for"
+        return choice, "as requested"
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         if all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details):  # Ampere and later
             return "mixed_bfloat16", "the GPU computes in bfloat16"
         return "float32", "the GPU does not compute in bfloat16"
-    cpu_info = Path("/proc/cpuinfo")  # Linux only; elsewhere nothing tells, and emulated bfloat16 is slow
+    cpu_info = Path("/proc/cpuinfo")  # Linux only; other systems do not tell, and emulated bfloat16 is slow
     flags = set(cpu_info.read_text().split()) if cpu_info.exists() else set()
     if flags & {"avx512_bf16", "amx_bf16", "bf16"}:  # Intel and AMD, Intel, Arm
         return "mixed_bfloat16", "the processor computes in bfloat16"
@@ -51,13 +51,13 @@ def precision_to_predict(trained_with: str) -> str:
 
 
 def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
-    """How to train on the available devices: one, several, or together with other workers that TF_CONFIG names.
+    """How to train on the available devices: one, several, or together with other workers listed in TF_CONFIG.
 
-    With TF_CONFIG all devices of a worker take part; else as many as `--devices` names, or all GPUs, at most one per
-    patch of a batch.
+    With TF_CONFIG, all devices of a worker take part. Otherwise `--devices` of them do or, by default, all GPUs, at
+    most one per patch of a batch.
 
     Raises:
-        SettingsError: there are not so many GPUs.
+        SettingsError: there are fewer GPUs.
         OptionError: TF_CONFIG cannot be used.
     """
     if "TF_CONFIG" in os.environ:
@@ -67,7 +67,7 @@ def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
             raise OptionError(f"TF_CONFIG: {error}") from error
     gpus, devices = tf.config.list_physical_devices("GPU"), settings.devices
     if devices > len(gpus) > 0:
-        raise SettingsError(f"--devices {devices}: there are {len(gpus)} GPUs")
+        raise SettingsError(f"--devices {devices}: only {len(gpus)} available")
     if devices > 1 and not gpus:
         parts = [tf.config.LogicalDeviceConfiguration()] * devices
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
@@ -91,7 +91,7 @@ def check_shares(smallest: int, batch_size: int, strategy: tf.distribute.Strateg
     if smallest < devices:
         raise SettingsError(
             f"--batch-size {batch_size}: the last batch of an epoch has {smallest} patches "
-            f"for {devices} devices; choose another, or fewer --devices"
+            f"for {devices} devices; choose another size, or fewer --devices"
         )
 
 
@@ -101,9 +101,9 @@ def check_shares(smallest: int, batch_size: int, strategy: tf.distribute.Strateg
 def compiled(step: Step, signature: Sequence[tf.TensorSpec], strategy: tf.distribute.Strategy) -> Step:
     """Compile a training step, to be called with batches of any length; several devices share each batch.
 
-    The step computes means over its images, and need not know that they are a part of a batch: each device's losses,
-    and what it differentiates (`Adam.scale_loss`), are weighted by its share of the batch; the sums over devices are
-    then the means over the batch.
+    The step computes means over its images, as if they were the whole batch. Each device's losses, and the loss that
+    it differentiates (`Adam.scale_loss`), are weighted by its share of the batch, so that their sums over devices are
+    the means over the batch.
 
     Args:
         step: (fundus, OCT-A) -> scalars by name.
@@ -136,7 +136,7 @@ class Adam(keras.optimizers.Adam):
     whose gradients Keras sums, a loss is weighted by the device's share of the batch, see `compiled`.
     """
 
-    share = threading.local()  # `of_batch`, on several devices: each is traced in a thread of its own
+    share = threading.local()  # `of_batch`, on several devices: each is traced in its own thread
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to differentiate."""
@@ -163,7 +163,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     """Keras' loss scaling for float16, on several devices too."""
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """The loss to differentiate, so large that small gradients do not vanish; `apply` scales them back."""
+        """The loss to differentiate, scaled up so that small gradients do not vanish; `apply` scales them back."""
         return super().scale_loss(self.inner_optimizer.scale_loss(loss))
 
 
@@ -178,7 +178,7 @@ def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Raise UserError for TensorFlow's errors of lost workers and of too little memory."""
+    """Turn TensorFlow's errors about lost workers and lack of memory into a UserError."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:

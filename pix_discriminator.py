@@ -23,7 +23,7 @@ def Discriminator(in_channels: int, out_channels: int, patch_dim: tuple[int, int
         2,647,041 parameters at 3 + 4 channels, 2,640,897 at 3 + 1.
 
     Raises:
-        ValueError: a side of the patch is no multiple of 64.
+        ValueError: a side of the patch is not a multiple of 64.
     """
     check_patch_dim(patch_dim)
     # Shapes are those of a 256 x 256 patch.

@@ -3,7 +3,7 @@
     python pix_pix_gen.py --export model --format saved_model,keras,onnx,litert
 
 Each takes (batch, height, width, 3), float32 on [-1, 1], sides any multiples of 64, and returns (batch, height, width,
-channels), float32 on [-1, 1]: what `Predictor` gives for each image alone, in float32.
+channels), float32 on [-1, 1]: the same as `Predictor` predicts for each image alone, in float32.
 """
 
 import shutil
@@ -28,12 +28,12 @@ def export(generator: keras.Model, folder: Path, formats: Sequence[str]) -> list
     Raises:
         RunError: the generator has a layer that programs without these modules could not load, or a format needs a
             package that is not installed.
-        OSError: the disk refuses.
+        OSError: writing fails.
     """
     model = with_keras_layers(generator)
     folder.mkdir(parents=True, exist_ok=True)
     names = [EXPORT_FORMATS[kind] for kind in formats]
-    # Written beside its place first, so that nothing partial appears.
+    # Written to a temporary folder first, so that nothing partial appears.
     with disk_errors_name(folder), tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
         made = Path(temporary)
         for kind, name in zip(formats, names, strict=True):
@@ -49,7 +49,7 @@ def export(generator: keras.Model, folder: Path, formats: Sequence[str]) -> list
 
 
 def write(model: keras.Model, path: Path, kind: str) -> None:
-    """Write a model in one format. Raises ImportError if that needs a package that is not installed."""
+    """Write a model in one format. Raises ImportError if the format needs a package that is not installed."""
     if kind == "keras":
         model.save(path)
         return
@@ -63,10 +63,10 @@ def write(model: keras.Model, path: Path, kind: str) -> None:
 
 
 def with_keras_layers(generator: keras.Model) -> keras.Model:
-    """A generator of Keras' own layers that gives each image of a batch what it gives alone.
+    """A generator of Keras' own layers that treats each image of a batch as if it were alone.
 
-    Batch normalisation with the statistics of one image is instance normalisation (Ulyanov et al., 2016), and becomes
-    that.
+    Batch normalisation with the statistics of one image is instance normalisation (Ulyanov et al., 2016), and is
+    replaced by that.
 
     Raises:
         RunError: the generator has a layer that is neither Keras' nor one of pix_layers.py.
@@ -78,7 +78,7 @@ def with_keras_layers(generator: keras.Model) -> keras.Model:
         if isinstance(layer, keras.layers.Dropout):
             return keras.layers.Dropout(layer.rate, name=layer.name)
         if not type(layer).__module__.startswith("keras."):
-            raise RunError(f"--export: cannot export the layer {layer.name} ({type(layer).__name__}): it is not Keras'")
+            raise RunError(f"--export: cannot export the layer {layer.name} ({type(layer).__name__}): not Keras' own")
         return type(layer).from_config(layer.get_config())
 
     model = keras.models.clone_model(generator, clone_function=exported_layer, recursive=True)

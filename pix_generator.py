@@ -14,8 +14,7 @@ def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_ch
 
     Args:
         in_channels: channels of the fundus, 3.
-        patch_dim: height and width of a patch in px, multiples of 64; None leaves a side free, for images of any size
-            whose sides are such multiples.
+        patch_dim: height and width of a patch in px, multiples of 64; None allows any such multiple for a side.
         out_channels: channels of the OCT-A, 1 or 4.
 
     Returns:
@@ -23,7 +22,7 @@ def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_ch
         29,253,892 parameters at 3 -> 4 channels, 29,247,745 at 3 -> 1.
 
     Raises:
-        ValueError: a side of the patch is no multiple of 64.
+        ValueError: a side of the patch is not a multiple of 64.
     """
     check_patch_dim(patch_dim)
     # Shapes are those of a 256 x 256 patch.

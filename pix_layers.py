@@ -57,13 +57,13 @@ def upsample(filters: int, size: int, apply_dropout: bool = False) -> keras.Sequ
 
 @keras.saving.register_keras_serializable("pix_layers")
 class FusedBatchNorm(keras.layers.BatchNormalization):
-    """Keras' batch normalisation by TensorFlow's fused kernel; Keras 3 itself passes over the images a dozen times.
+    """Keras' batch normalisation with TensorFlow's fused kernel; that of Keras 3 reads the images a dozen times.
 
     For images (batch, height, width, channels), over the last axis, on one device.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: None = None) -> tf.Tensor:
-        """Normalise with the batch's statistics, and update the moving ones; or, outside training, with the latter.
+        """In training, normalise with the batch's statistics and update the moving ones; otherwise use the moving ones.
 
         Args:
             inputs: (batch, height, width, channels), any floating type; statistics are float32.
@@ -103,7 +103,7 @@ class Dropout(keras.layers.Dropout):
 
 
 def batch_norm() -> keras.layers.Layer:
-    """Batch normalisation over the whole batch, on one device or several: a run gives the same on any number."""
+    """Batch normalisation over the whole batch, so a run gives the same result on one device or several."""
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return keras.layers.BatchNormalization(synchronized=True)
     return FusedBatchNorm()
@@ -121,5 +121,5 @@ def check_patch_dim(patch_dim: tuple[int | None, int | None]) -> None:
 
 
 def layers_of(model: keras.Model, kind: type | tuple[type, ...] = keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """The layers of one kind, in blocks and custom layers of any nesting too."""
+    """All layers of one kind, including those nested in blocks and custom layers."""
     return (layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kind))

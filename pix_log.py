@@ -28,7 +28,7 @@ class RunLog:
     def __init__(self, folder: Path, epochs: int = 0):
         """Args: the run's folder of logs; the validated epochs that the run resumes after, 0 for a new one.
 
-        A damaged metrics.csv is kept under another name, and named.
+        A damaged metrics.csv is kept under another name, which is printed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.table = folder, folder / "metrics.csv"
@@ -50,11 +50,11 @@ class RunLog:
         self.writer.flush()
 
     def _make_again(self) -> None:
-        """Make the folder again if it was deleted meanwhile: that need not stop a training."""
+        """Make the folder again if it was deleted meanwhile: this need not stop training."""
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
             self.writer = tf.summary.create_file_writer(str(self.folder))
-            print(f"\n{self.folder} was deleted: made again, without the curves up to here")
+            print(f"\n{self.folder} was deleted: made again, without its earlier curves")
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers by tag."""
@@ -69,7 +69,7 @@ class RunLog:
             tf.summary.image(tag, as_batch(images), max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
     def start(self, settings: Settings, facts: dict[str, str], step: int) -> None:
-        """Log what the run is: settings that differ from the defaults, facts, the others; and the charts' layout."""
+        """Log a description of the run (facts, changed settings, the other settings) and the charts' layout."""
         used, defaults = as_options(settings), as_options(Settings())
         differing = {option: value for option, value in used.items() if defaults.get(option) != value}
         lines = [f"| {name} | {value} |" for name, value in (facts | differing).items()]
@@ -83,7 +83,7 @@ class RunLog:
             tf.summary.write("custom_scalars__config__", layout().SerializeToString(), metadata=metadata)
 
     def scores(self, scores: dict[str, float], epoch: int, step: int) -> None:
-        """Log validation scores, to TensorBoard and, by name, to metrics.csv: nan where a row has no such score."""
+        """Log validation scores, to TensorBoard and, by name, to metrics.csv, where a missing score is nan."""
         self.scalars({VALIDATION + name: value for name, value in scores.items()}, step)
         self.rows.append({"epoch": epoch, "step": step} | scores)
         with atomic_file(self.table) as part:
@@ -91,7 +91,7 @@ class RunLog:
 
 
 def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
-    """The rows of metrics.csv of the first epochs; later ones will come again.
+    """The rows of metrics.csv of the first epochs; later ones will be written again.
 
     Raises:
         UserError, ValueError: it is damaged; the message says how.
@@ -113,10 +113,10 @@ def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
 def kept_aside(table: Path) -> str:
     """Rename a damaged table; returns what was done, in words."""
     if not table.exists():
-        return "; begun anew"
+        return "; a new one is started"
     places = (table.with_name(f"{table.stem}-damaged-{number}.csv") for number in count(1))
     place = table.rename(next(place for place in places if not place.exists()))
-    return f"; kept as {place.name}, and begun anew"
+    return f"; kept as {place.name}, and a new one is started"
 
 
 def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -24,7 +24,7 @@ from pix_settings import SPLITS, Settings, add_run_options
 from ut_fsocta import CROP_MM, EYES, OTHER_REGION
 
 PROGRAM = "pix_pix_eval.py"
-SIDE_MM = 0.5, 50.0  # of a crop, at least and at most: else it is in other units
+SIDE_MM = 0.5, 50.0  # least and greatest side of a crop: others are in other units
 MAX_RESAMPLES = 100_000  # more would change no digit, and take gigabytes
 
 
@@ -35,16 +35,16 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     repeatable = {"action": "append", "default": [], "metavar": "NAME=DIR"}
     add("--data", metavar="DATA", help="a folder in UT-FSOCTA's layout, or a table of pairs (default: the run's own)")
     add_run_options(parser)
-    add("--split", choices=(*SPLITS, "all"), default="test", help="the run's subjects of a split (default: test)")
+    add("--split", choices=(*SPLITS, "all"), default="test", help="the run's split to evaluate (default: test)")
     add(
         "--include-seen",
         action="store_true",
-        help="also subjects that the run, or one that it started from, was trained or validated on; else these are "
-        "left out of the splits test and all",
+        help="also evaluate subjects that the run, or one that it started from, was trained or validated on; otherwise "
+        "these are left out of the splits test and all",
     )
     add("--compare", **repeatable, help="a folder of synthetic OCT-A; repeatable")
     add("--compare-vessels", **repeatable, help="a folder of vessel maps or vessel probabilities; repeatable")
-    add("--segmenter", action="store_true", help="ground truth by the segmenter, even if the data contain one")
+    add("--segmenter", action="store_true", help="ground truth from the segmenter, even if the data contain one")
     for region, side in CROP_MM.items():
         add(
             f"--{region}-mm",
@@ -53,9 +53,9 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             metavar="MM",
             help=f"side of a crop, region {region} (default: {side:g})",
         )
-    add("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
-    add("--output", default="logs/eval", metavar="DIR", help="results go to its TIME/ (default: %(default)s)")
+    add("--resamples", type=int, default=2000, metavar="N", help="number of bootstrap resamples (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: %(default)s)")
+    add("--output", default="logs/eval", metavar="DIR", help="results are written to DIR/TIME/ (default: %(default)s)")
     options = parser.parse_args(argv)
     for region in CROP_MM:
         if not SIDE_MM[0] <= (side := getattr(options, f"{region}_mm")) <= SIDE_MM[1]:
@@ -67,7 +67,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_command_line(None)  # help and mistakes, before TensorFlow takes its seconds to load
+    parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
 load_tensorflow()
 
 import joblib
@@ -114,8 +114,8 @@ from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
 
 IDENTITY = ("name", "subject", "eye", "region", "seen")  # of a case, in per_eye.csv
-EYES_AT_ONCE = 16  # are read and synthesised before they are measured: limits the memory
-EYES_PER_PROCESS = 8  # a process takes two seconds to start, which fewer eyes do not repay
+EYES_AT_ONCE = 16  # read and synthesised before they are measured: limits the memory
+EYES_PER_PROCESS = 8  # a process takes two seconds to start: not worth it for fewer eyes
 
 
 # --- measure ---------------------------------------------------------------------------------------------------------
@@ -129,11 +129,11 @@ class Evaluation:
     fov_mask: bool
     cases: pd.DataFrame
     left_out: int  # subjects that the run has seen
-    is_table: bool  # the data: they have no other methods
+    is_table: bool  # the data: a table has no other methods
     comparators: list[Comparator]
     truth: Truth
     crop_mm: dict[str, float]
-    faults: list[str] = field(default_factory=list)  # unusable files, a line each
+    faults: list[str] = field(default_factory=list)  # unusable files, one line each
     alone: int = 0  # eyes without another one to compare with
 
     def note(self, fault: DataError) -> None:
@@ -220,7 +220,7 @@ def differ(one: Sequence, other: Sequence) -> bool:
 
 
 def control_for(eye: EyeToMeasure, eyes: Sequence[EyeToMeasure]) -> Control:
-    """The one of some other eyes whose field of the same region shows most of an eye's; else itself upside down."""
+    """The other eye of the same region whose field overlaps most with an eye's; without any, the eye upside down."""
     others = [one for one in eyes if (one.region, one.fov.shape) == (eye.region, eye.fov.shape)]
     if not others:
         return Control(eye.candidates[0].seen[::-1], eye.fov[::-1], is_other=False)
@@ -293,7 +293,7 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
             "eye's prediction is their own upside down"
         )
     if unknown := int(np.sum(evaluation.cases["region"] == OTHER_REGION)):
-        found.append(f"{unknown} of {len(evaluation.cases)} pairs have no region: without sectors, and what needs one")
+        found.append(f"{unknown} of {len(evaluation.cases)} pairs have no region: no sectors or measures that need one")
     sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
     if lost := int(sectors["vessel_density"].isna().sum()):
         why = "not inside crop and camera's field, or of an unknown eye"
@@ -310,10 +310,10 @@ def conditions(evaluation: Evaluation, regions: Sequence[str], options: argparse
         f"segmenter, the same for every OCT-A: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of {classes} "
         "(multi-Otsu); vessel probabilities: above Otsu's threshold, or the binary map that comes with them",
         "registered: the real OCT-A moved onto the prediction. Real pairs lie some pixels apart, which lowers the "
-        "scores of any prediction. The moving also forgives errors of place; how much it gives alone is shown by the "
-        "prediction for another eye, registered in the same way. Densities are taken without it",
+        "scores of any prediction. Registration also hides errors of position; the prediction for another eye, "
+        "registered in the same way, shows its effect alone. Densities are measured without registration",
         "what each measure is, and which way is better: docs/evaluation.md",
-        f"side of a crop, assumed unless the table has it or an option gives it: {sides}",
+        f"side of a crop, assumed unless the table or an option specifies it: {sides}",
         f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {options.resamples} resamples, seed {options.seed}; "
         "p: signed-rank test over subjects, not corrected for multiple tests",
     ]
@@ -324,7 +324,7 @@ def write_summaries(
 ) -> Path:
     """The main results of this run for TensorBoard, at the step of its weights; returns the folder.
 
-    Its scores, the report as Markdown, and the montages by region; the settings stand beside the scores under HParams.
+    Its scores, the report as Markdown, and the montages by region; the settings are next to the scores under HParams.
     """
     folder = Path(settings.logs) / "fit" / run.resolve().name / "evaluation"
     writer = tf.summary.create_file_writer(str(folder))
@@ -343,7 +343,7 @@ def write_summaries(
 
 
 def run_evaluation(options: argparse.Namespace) -> int:
-    """Evaluate as the options ask; returns the exit status: 2 if a file was unusable.
+    """Evaluate as the options say; returns the exit status: 2 if a file was unusable.
 
     Raises:
         UserError, OSError: nothing can be evaluated, or written.
@@ -391,7 +391,7 @@ def run_evaluation(options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, evaluate, and return the exit status: 2 for anything that the user can mend."""
+    """Read the command line, evaluate, and return the exit status: 2 for any error that the user can fix."""
     return exit_status(PROGRAM, lambda: run_evaluation(parse_command_line(argv)), "stopped; nothing is written")
 
 

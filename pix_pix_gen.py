@@ -45,52 +45,53 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options. Ends the program with status 2 and one line if they are invalid."""
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (and all below), or CSV with a path column")
+    add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (with subfolders), or CSV with a path column")
     add_run_options(parser)
     add("--output", default=OUTPUT, metavar="DIR", help="folder of the results (default: %(default)s)")
     add(
         "--vessels",
         action="store_true",
-        help="also NAME_vessels.png, the binary vessel map, NAME_probability.png, which it is made from, "
-        f"NAME_disagreement.png, and {DENSITIES}",
+        help="also write NAME_vessels.png (the binary vessel map), NAME_probability.png (from which it is made), "
+        f"NAME_disagreement.png and {DENSITIES}",
     )
     add(
         "--figure",
         action="store_true",
-        help="also NAME_figure.png: fundus, synthetic OCT-A, vessels, disagreement; of several photographs also sheets",
+        help="also write NAME_figure.png (fundus, synthetic OCT-A, vessels, disagreement) and, for several "
+        "photographs, sheets of figures",
     )
-    add("--fast", action="store_true", help="one pass, also for the vessel probability, in place of a mean of several")
+    add("--fast", action="store_true", help="one pass, for the vessel probability too, not a mean of several")
     add_scale_options(parser)
     add("--overwrite", action="store_true", help="replace existing results")
-    add("--dataset", nargs="?", const="", metavar="DATA", help="a data set's photographs (default: the run's own data)")
-    add("--split", choices=(*SPLITS, "all"), help="with --dataset: the run's subjects of a split (default: test)")
+    add("--dataset", nargs="?", const="", metavar="DATA", help="use the photographs of a data set (default: the run's)")
+    add("--split", choices=(*SPLITS, "all"), help="with --dataset: split of the run's subjects (default: test)")
     add(
         "--published",
         action="store_true",
-        help="predict as published, to compare: by overlapping patches, with dropout and the statistics of their batch",
+        help="predict as published, for comparison: from overlapping patches, with dropout and batch statistics",
     )
     add("--stride", type=int, metavar="N", help=f"with --published: steps per patch (default: {PUBLISHED_STRIDE})")
-    add("--batch-size", type=int, metavar="N", help="with --published: patches at once (default: that of the run)")
+    add("--batch-size", type=int, metavar="N", help="with --published: patches at once (default: the run's)")
     add("--export", metavar="DIR", help="write the generator for other programs, in the formats of --format")
     add(
         "--format",
         metavar="LIST",
-        help=f"with --export: some of {','.join(FORMATS)}, the last for this program (default: {DEFAULT_FORMATS})",
+        help=f"with --export: any of {','.join(FORMATS)}; the last is for this program (default: {DEFAULT_FORMATS})",
     )
     options = parser.parse_args(argv)
     if options.inputs and options.dataset is not None:
-        parser.error("INPUT and --dataset: give one of them")
+        parser.error("INPUT and --dataset: give only one of them")
     if not options.inputs and options.dataset is None and options.export is None:
         parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
     if options.format and options.export is None:
         parser.error("--format needs --export")
     options.format = (options.format or DEFAULT_FORMATS).split(",")
     if unknown := sorted(set(options.format) - set(FORMATS)):
-        parser.error(f"--format {unknown[0]}: must be some of {', '.join(FORMATS)}, with commas between them")
+        parser.error(f"--format {unknown[0]}: must be any of {', '.join(FORMATS)}, separated by commas")
     if options.split and options.dataset is None:
         parser.error("--split needs --dataset")
     if options.published and (options.fast or options.field_degrees or options.px_per_mm):
-        parser.error("--published predicts photographs as they are: without --fast, --field-degrees and --px-per-mm")
+        parser.error("--published predicts photographs unchanged; drop --fast, --field-degrees and --px-per-mm")
     check_scale_options(parser, options)
     for name in ("stride", "batch_size"):
         value = getattr(options, name)
@@ -102,7 +103,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
+    parse_command_line(None)  # help and errors at once: loading TensorFlow takes seconds
 load_tensorflow()
 
 import numpy as np
@@ -127,7 +128,7 @@ from pix_run import read_run
 from pix_weights import describe, run_to_use, write_weights
 from vessel_metrics import map_vessels, vessel_density
 
-NAMED = 5  # doubtful photographs in the printout; the table has all
+NAMED = 5  # doubtful photographs listed in the printout; the table has all
 DISAGREEING = 0.1  # standard deviation between passes, of OCT-A on [0, 1], from which they disagree
 
 
@@ -173,7 +174,7 @@ class Synthesis:
         return Path(self.options.output)
 
     def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None) -> Prediction:
-        """What the generator makes of a photograph; arguments as for `Predictor.predict_photograph`."""
+        """The generator's prediction for a photograph; arguments as for `Predictor.predict_photograph`."""
         options = self.options
         if not options.published:
             return self.predictor.predict_photograph(fundus, fov, diameter, options.fast)
@@ -189,7 +190,7 @@ class Synthesis:
         return None if job.region else field.diameter(self.options.field_degrees)
 
     def px_per_mm(self, job: Job, diameter: float | None, width: int) -> float | None:
-        """The scale of a photograph of a diameter (see `diameter`), or of a crop of a width, px; None: unknown."""
+        """The scale of a photograph with this `diameter`, or of a crop with this width, in px; None: unknown."""
         if diameter is not None:
             return diameter / FIELD_MM
         return width / CROP_MM[job.region] if job.region else None
@@ -201,7 +202,7 @@ class Synthesis:
             DataError: it cannot be read, or shows nothing, or its name is too long.
         """
         if any(len(os.fsencode(path.name)) > LONGEST_NAME for path in self.wanted(job)):
-            raise DataError(f"{job.source}: names of its results would exceed {LONGEST_NAME} bytes; rename it")
+            raise DataError(f"{job.source}: the names of its results would exceed {LONGEST_NAME} bytes; rename it")
         fundus = read_fundus(job.source)
         field = field_to_use(fundus, self.settings.fov_mask)
         fov = field.mask
@@ -254,15 +255,15 @@ class Synthesis:
             return trust, ""
         return (
             trust,
-            f"{job.source}: shows no border of the camera's field, predicted at its own scale; see --px-per-mm",
+            f"{job.source}: shows no border of the camera's field; predicted at its own scale, see --px-per-mm",
         )
 
 
 def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
-    """Process the photographs; returns why some failed, a line each."""
+    """Process the photographs; returns one line for each that failed."""
     todo = [job for job in jobs if synthesis.options.overwrite or not synthesis.is_done(job)]
     if kept := len(jobs) - len(todo):
-        print(f"{kept} of {len(jobs)} exist and are kept (--overwrite replaces them)")
+        print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
     failed, verdicts = [], {}
     with progress_bar(todo, unit="photo", disable=len(todo) < 2) as photographs:  # closes the bar's line, too
         for job in photographs:
@@ -296,7 +297,7 @@ def in_one_line(verdicts: dict[Path, Trust]) -> str:
 
 
 def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
-    """The photographs that the options name. Raises OptionError, DataError if none, or if results would clash."""
+    """The photographs given by the options. Raises OptionError, DataError if none, or if results would clash."""
     if options.dataset is not None:
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
         jobs = list_dataset_jobs(dataset, options.split or "test", settings)
@@ -310,12 +311,12 @@ def run_synthesis(options: argparse.Namespace) -> int:
     """Do what the options ask for; returns the exit status: 2 if a photograph failed.
 
     Raises:
-        UserError, OSError: nothing can be done, or no more.
+        UserError, OSError: nothing, or nothing more, can be done.
     """
     run = run_to_use(options.run)
     settings, _ = read_run(run)
     if options.stride is not None and options.stride > settings.patch_size:
-        raise OptionError(f"--stride {options.stride}: at most the run's patch, {settings.patch_size} px")
+        raise OptionError(f"--stride {options.stride}: must be at most the run's patch size, {settings.patch_size} px")
     jobs = jobs_of(options, settings) if options.inputs or options.dataset is not None else []
     if options.export:
         settings = replace(settings, precision="float32")  # for machines of any kind
@@ -338,7 +339,7 @@ def run_synthesis(options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, synthesise, and return the exit status: 2 for anything that the user can mend."""
+    """Read the command line, synthesise, and return the exit status: 2 for an error that the user can fix."""
     options = parse_command_line(argv)
     return exit_status(PROGRAM, lambda: run_synthesis(options), "stopped; the same command resumes")
 

@@ -23,7 +23,7 @@ from pix_settings import BEST_BY, DEFAULT_BEST_BY, Settings, as_options, parse_c
 
 PROGRAM = "pix_pix_train.py"
 if __name__ == "__main__":
-    parse_command_line(None, PROGRAM, __doc__)  # help and mistakes, before TensorFlow takes seconds to load
+    parse_command_line(None, PROGRAM, __doc__)  # help and errors at once: loading TensorFlow takes seconds
 load_tensorflow()
 
 import keras
@@ -65,12 +65,12 @@ from step_schedule import has_discriminator, is_past_l1_only, learning_rate, wit
 from vessel_metrics import mean_scores, validation_scores, vessel_agreement
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
-CHECKPOINT_SECONDS = 300  # at most between checkpoints, however long an epoch: a crash loses no more
+CHECKPOINT_SECONDS = 300  # at most between checkpoints, within a long epoch too: a crash loses no more
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
-LARGE_PICTURES = 25  # of each eye in a run: each takes a megabyte
-GRID_PX = 16  # the last four transposed convolutions, each of step 2, can leave patterns that repeat after 2 to 16 px
-SPECKLE_WEIGHT = 0.01  # of vessel AUC, that a run which learns speckle gives for half the error of its power
+LARGE_PICTURES = 25  # of each eye in a run; each takes a megabyte
+GRID_PX = 16  # the last four transposed convolutions, each of stride 2, can leave patterns with periods of 2 to 16 px
+SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -99,10 +99,10 @@ def generator_loss(
 def l1_loss(gen_output: tf.Tensor, target: tf.Tensor, l1_scale: int = 1) -> tf.Tensor:
     """Mean absolute error of images (batch, height, width, channels), [-1, 1], averaged over l1_scale x l1_scale px.
 
-    A photograph does not show where the speckle of an OCT-A lies. Pixel by pixel, the best guess is therefore none at
-    all; of averages, any speckle with the right mean is as good, and the discriminator asks for one. The cheapest would
-    be a grid, at the steps of the transposed convolutions. So above 1 the error of the mean tile is added, in which
-    speckle averages out and a grid does not.
+    A photograph does not show where an OCT-A has speckle, so pixel by pixel the best prediction has none. After
+    averaging, any speckle with the right mean scores equally well, and the discriminator demands some. The cheapest
+    would be a grid with the stride of the transposed convolutions. So above 1 the error of the mean tile is added, in
+    which speckle averages out but a grid does not.
     """
     difference = target - gen_output
     if l1_scale == 1:
@@ -153,8 +153,8 @@ class Pix2Pix:
         """Train both networks on a batch of fundus (batch, patch, patch, 3) and OCT-A (.., channels), [-1, 1].
 
         Returns:
-            Scalars: the four losses, and the mean probability that the discriminator gives to real and to generated
-            images of being real.
+            Scalars: the four losses, and the mean probability of being real that the discriminator assigns to real and
+            to generated images.
         """
         with tf.GradientTape() as gen_tape, tf.GradientTape() as disc_tape:
             gen_output = self.generator(input_image, training=True)
@@ -206,7 +206,7 @@ class Run:
     strategy: tf.distribute.Strategy
     state: RunState
     log: RunLog | None  # None: another process writes logs and checkpoints
-    seen: frozenset[str]  # `photo_digest` of what it, or a run it started from, is trained or validated on
+    seen: frozenset[str]  # `photo_digest` of what this run, or one it started from, is trained or validated on
 
     def __post_init__(self):
         self.train_step = compiled(self.networks.train_step, self.networks.signature, self.strategy)
@@ -215,7 +215,7 @@ class Run:
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Save log, checkpoint, and run.json lest the folder was deleted. Raises UserError if the disk is full."""
+        """Save log, checkpoint and, in case the folder was deleted, run.json. Raises UserError if the disk is full."""
         if self.log is not None:
             self.log.flush()
             self.state.save()
@@ -290,7 +290,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             if time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
                 run.save()
     run.log_scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
-    if not done:  # else the mean would not be that of an unbroken run
+    if not done:  # otherwise the mean would differ from that of an unbroken run
         run.log_scalars({EPOCH + tag: float(np.mean(losses)) for tag, losses in of_epoch.items()}, last)
     return True
 
@@ -331,9 +331,9 @@ def end_epoch(run: Run) -> None:
 
 
 def best_score(settings: Settings, scores: dict[str, float]) -> float:
-    """What the best checkpoint has most of: vessels; with `--l1-scale` above 1, which teaches speckle, that too.
+    """A checkpoint's score, higher is better: vessel AUC, with `--l1-scale` above 1 less a penalty for wrong speckle.
 
-    With another `--best-by` that score alone, turned so that more is better.
+    With another `--best-by`, that score alone, negated if lower is better.
     """
     score = scores[settings.best_by]
     if settings.best_by == DEFAULT_BEST_BY and settings.l1_scale > 1:
@@ -342,7 +342,7 @@ def best_score(settings: Settings, scores: dict[str, float]) -> float:
 
 
 def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
-    """Predict all validation crops; log pictures of a few of them and the mean scores, which are returned."""
+    """Predict all validation crops; log pictures of a few of them; log and return the mean scores."""
     pairs = run.data.validation
     try:
         results = [generate_fundus_oct_pair(run.networks, pair) for pair in pairs]
@@ -366,7 +366,7 @@ def log_pictures(run: Run, step: int, known: dict[str, tuple[np.ndarray, dict[st
 
 
 def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray, dict[str, float]]:
-    """Predict the OCT-A of a pair and score it against the real one; its vessels as they are predicted without noise.
+    """Predict the OCT-A of a pair and score it against the real one; vessels are scored without noise.
 
     Returns:
         The prediction (height, width, channels), float32 on [0, 1], black outside the field; and the scores by name.
@@ -390,7 +390,7 @@ def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool)
 
 
 def duration(seconds: float) -> str:
-    """Hours and minutes for people."""
+    """A duration in words: hours and minutes."""
     minutes = max(1, round(seconds / 60))
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
@@ -402,15 +402,15 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     """Run the training that the settings describe.
 
     Args:
-        settings: resolved: with a data folder, and a precision that is a dtype policy; a resumed run's with its name.
-        data_digest: to resume the run of that name: the digest of its data.
-        verbose: name the files that have no partner.
+        settings: resolved: with a data folder, and a dtype policy as precision; for a resumed run, with its name.
+        data_digest: to resume the run of that name, the digest of its data; None for a new run.
+        verbose: list the files that have no partner.
 
     Returns:
         The exit status: 0; or 128 + the signal that stopped the run (130 Ctrl-C, 143 SIGTERM).
 
     Raises:
-        DataError, RunError, SettingsError: see there.
+        DataError, RunError, SettingsError: see these classes.
     """
     resume = data_digest is not None
     strategy = choose_strategy(settings)
@@ -420,7 +420,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     data = load_run_data(settings, verbose, () if resume else seen_before)
     seen = data.seen | seen_before
     if resume and data.digest != data_digest:
-        raise RunError(f"{settings.data}: not the training and validation images that the run was made with")
+        raise RunError(f"{settings.data}: its training and validation images differ from the run's")
     patches = training_patches(data.train, settings)
     check_shares(patches.patches_per_epoch % patches.batch_size or patches.batch_size, patches.batch_size, strategy)
     with strategy.scope():
@@ -443,7 +443,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
         elif resume:
             print(f"Continuing after epoch {int(state.epoch)}, step {int(state.step)}, from {state.folder}")
         if int(state.epoch) >= settings.epochs:
-            raise RunError(f"--resume: {state.folder} has its {settings.epochs} epochs already; give a larger --epochs")
+            raise RunError(f"--resume: {state.folder} has completed {settings.epochs} epochs; give a larger --epochs")
         if chief:
             state.remove_unfinished()
             write_run(state.folder, settings, data.digest, seen)
@@ -453,7 +453,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
 
 
 def facts(data: RunData, patches: TrainingPatches | SamplePatches) -> dict[str, str]:
-    """What TensorBoard says of a run besides its settings."""
+    """Facts about a run that TensorBoard shows in addition to its settings."""
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "device": ", ".join(gpu.name for gpu in gpus) or "CPU",
@@ -491,7 +491,7 @@ def run_training(given: dict) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, train, and return the exit status: 2 for anything that the user can mend."""
+    """Read the command line, train, and return the exit status: 2 for an error that the user can fix."""
     given = parse_command_line(argv, PROGRAM, __doc__)
     return exit_status(PROGRAM, lambda: run_training(given), "stopped before training began; nothing to resume")
 

@@ -1,9 +1,9 @@
 """Prediction: a fundus photograph -> its OCT-A, for training, synthesis and evaluation alike.
 
-The OCT-A comes from one pass through the generator. The vessel probability is the mean of several, at several scales
-and orientations: what the network invents, above all the speckle, differs between them and averages out, vessels stay.
+The OCT-A comes from one pass through the generator. The vessel probability is the mean of several passes, at several
+scales and orientations: what the network invents, mainly speckle, differs between them and averages out; vessels stay.
 Batch normalisation uses the statistics of that image alone, and dropout is off, so that a result depends on the
-photograph and the weights only. Outside the camera's field the network sees the retina mirrored, and draws no rim.
+photograph and the weights only. Outside the camera's field the network sees the retina mirrored, so it draws no rim.
 """
 
 from collections.abc import Iterator
@@ -43,18 +43,18 @@ TILE = 24 * SIZE_MULTIPLE  # px: larger images are tiled, which limits the memor
 
 # Diameters of the camera's field, in px, at which a photograph is predicted. No single one suits all cameras: small
 # old photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk to less than half their
-# size. So all are averaged that shrink it to no less than MOST_SHRUNK and enlarge it, if at all, to no more than
-# ENLARGED; docs/synthesis.md has the measurements.
+# size. So the prediction averages all sizes that shrink it to no less than MOST_SHRUNK and enlarge it, if at all, to no
+# more than ENLARGED; docs/synthesis.md has the measurements.
 DIAMETERS = (700, 1000, 1400, 2000, 2800)
 ENLARGED = 1400
-MOST_ENLARGED = 3.0  # times: beyond it there is nothing more to see, and memory grows with the square
+MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the square
 MOST_SHRUNK = 0.45  # times
-# Steps along rows and columns: as it is, turned by 180 degrees, mirrored, upside down. The first ones are used, two or
-# more at each scale, and at least PASSES in all.
+# Steps along rows and columns: unchanged, rotated by 180 degrees, mirrored, upside down. At each scale the first two or
+# more are used, so that there are at least PASSES passes in total.
 ORIENTATIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 PASSES = 4
 
-NOISE_PX = 512  # the noise on a photograph repeats after so many px
+NOISE_PX = 512  # period of the noise on a photograph
 LIGHT_SIGMA = 0.06  # of the field's diameter: wider than any vessel, narrower than the shadows of a photograph
 LIGHT_PX = 250  # diameter of the field at which the light is measured
 DARKEST = 4.0  # grey level: darker places are lightened as if they had this one
@@ -62,7 +62,7 @@ DARKEST = 4.0  # grey level: darker places are lightened as if they had this one
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the generator makes of a photograph; 0 outside the camera's field."""
+    """The generator's prediction for a photograph; 0 outside the camera's field."""
 
     octa: np.ndarray  # (height, width, channels), float32 on [0, 1], from one pass; alpha, if any, as predicted
     probability: np.ndarray  # of a vessel: (height, width), float32 on [0, 1], the mean of all passes
@@ -70,7 +70,7 @@ class Prediction:
 
 
 class Predictor:
-    """A generator ready to predict. It may continue to learn: the newest weights are used, and nothing is changed."""
+    """A generator ready to predict. It may still be in training: predictions use the newest weights, change nothing."""
 
     def __init__(self, generator: keras.Model, input_noise: float = 0.0):
         """A generator for images of any size, `Generator(3, (None, None), channels)`, and the run's `input_noise`."""
@@ -114,13 +114,13 @@ class Predictor:
         return self.generator.stateless_call(*variables, fundus, training=True)[0]
 
     def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE, with_noise: bool = True) -> np.ndarray:
-        """OCT-A of an image as it is, at the scale of UT-FSOCTA's crops: training and evaluation predict crops so.
+        """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
 
         Args:
             fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the camera's field. Outside the network sees the retina continued.
+            fov: (height, width), bool: inside the camera's field. Outside it, the network sees the retina continued.
             tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
-            with_noise: with the run's noise, from which the network makes speckle; it sees thin vessels best without.
+            with_noise: add the run's noise, from which the network makes speckle; thin vessels come out best without.
 
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
@@ -138,7 +138,7 @@ class Predictor:
         Args:
             fundus: (height, width, 3), uint8.
             fov: (height, width), bool: inside the camera's field.
-            diameter: of a field of 45 degrees in px; None: unknown, the photograph is predicted as it is.
+            diameter: of a field of 45 degrees in px; None: unknown; the photograph is predicted unchanged.
             fast: a single pass for each.
 
         Raises:
@@ -146,7 +146,7 @@ class Predictor:
         """
         fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
         factors = scale_factors(diameter)
-        chosen = factors[max(0, len(factors) - 2)]  # to be enlarged further helps the thinnest vessels only
+        chosen = factors[max(0, len(factors) - 2)]  # enlarging it further helps the thinnest vessels only
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
         passes = [(chosen, ORIENTATIONS[0])] if fast else list(product(factors, orientations))
         octas = {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
@@ -158,7 +158,7 @@ class Predictor:
     def one_pass(
         self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
     ) -> np.ndarray:
-        """OCT-A as from `predict`, of a photograph that is resized by a factor and turned; resized and turned back."""
+        """OCT-A as from `predict`: the photograph is resized by a factor and reoriented, and the result put back."""
         size = tuple(max(1, round(side * factor)) for side in fov.shape)
         turned = tuple(slice(None, None, step) for step in orientation)
         output = self.generated(resized(fundus, size)[turned], resized_fov(fov, size)[turned], TILE, with_noise)[turned]
@@ -232,7 +232,7 @@ class Predictor:
 def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
     """Divide a side of `size` px, a multiple of 64, into tiles of at most `tile` px that see MARGIN px around them.
 
-    All see equally much, for TensorFlow holds memory for every shape of image that it meets.
+    All see areas of the same size, because TensorFlow holds memory for every image shape that it meets.
 
     Returns:
         For each tile what it covers, and what it sees.
@@ -246,20 +246,21 @@ def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
 
 
 def scale_factors(diameter: float | None) -> list[float]:
-    """By which factors to resize a photograph whose field has a diameter in px, in ascending order."""
+    """Factors by which to resize a photograph whose field has this diameter in px, in ascending order."""
     if diameter is None:
         return [1.0]
     factors = [px / diameter for px in DIAMETERS]
     largest = min(max(1, ENLARGED / diameter), MOST_ENLARGED)
     chosen = [factor for factor in factors if MOST_SHRUNK <= factor <= largest]
-    return chosen or [min(factors[-1], MOST_ENLARGED)]  # a very large, or a very small photograph
+    return chosen or [min(factors[-1], MOST_ENLARGED)]  # for a very large or a very small photograph
 
 
 def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.ndarray:
-    """A photograph (height, width, 3), uint8, whose surroundings of each place are equally bright inside the field.
+    """Even out the light of a photograph (height, width, 3), uint8.
 
-    All three channels are multiplied by the same factor, so that colours and contrasts stay. `diameter` of the field
-    in px, as for `Predictor.predict_photograph`.
+    Inside the field, the surroundings of all pixels become equally bright. All three channels are multiplied by the
+    same factor, so that colours and contrasts stay. `diameter` is that of the field in px, as for
+    `Predictor.predict_photograph`.
     """
     size = tuple(max(1, round(side * min(1, LIGHT_PX / diameter))) for side in fov.shape)
     inside = resized_fov(fov, size)
@@ -273,7 +274,7 @@ def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image (height, width, channels), uint8 or float32, of another height and width in px."""
+    """An image (height, width, channels), uint8 or float32, resized to this height and width in px."""
     if image.shape[:2] == size:
         return image
     kernel = Image.Resampling.LANCZOS if size[0] < image.shape[0] else Image.Resampling.BICUBIC
@@ -283,7 +284,7 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resized_fov(fov: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A field (height, width), bool, of another height and width in px."""
+    """A field (height, width), bool, resized to this height and width in px."""
     return resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
 
 
@@ -305,7 +306,8 @@ def seen_by_network(
 ) -> np.ndarray:
     """Part of an image (height, width, 3), uint8, as the generator sees it: (1, rows, columns, 3), float32, [-1, 1].
 
-    With noise of a standard deviation. It is the same at a place of an image whatever part is seen, and in every call.
+    `noise` is the standard deviation of added noise. A pixel of an image gets the same noise in every call and
+    whichever part is seen.
     """
     fundus = to_model(image[rows, columns])[np.newaxis]
     if not noise:
@@ -350,7 +352,7 @@ def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[
     Raises:
         RunError: there are no such weights, or they are damaged and so are those to fall back on.
     """
-    keras.utils.set_random_seed(settings.seed)  # of the dropout in the published way of predicting
+    keras.utils.set_random_seed(settings.seed)  # for the dropout of the published prediction
     keras.config.set_dtype_policy(precision_to_predict(settings.precision))
     generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
     path = load_weights(generator, run, weights)

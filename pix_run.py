@@ -34,7 +34,7 @@ from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 BEST = "best"
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
 ONE_FILE, SEEN = "weights", "seen"  # in run.json
-UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before it gives it its name
+UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before renaming it
 
 
 class RunError(UserError):
@@ -72,13 +72,13 @@ def claim_folders(settings: Settings, digest: str, seen: Collection[str]) -> Set
             make_folders(named, digest, seen)
         except FileExistsError:
             if not (log_folder(named).exists() or checkpoint_folder(named).exists()):
-                raise  # a file is in the place of the folder of all runs
+                raise  # a file has the name of the folder of all runs
             continue
         return named
 
 
 def make_folders(settings: Settings, digest: str, seen: Collection[str]) -> None:
-    """Make both folders of a run, that of the checkpoints together with its run.json, or neither.
+    """Make both folders of a run, with run.json in that of the checkpoints; or neither.
 
     Raises:
         OSError: one cannot be made, or exists already.
@@ -100,7 +100,7 @@ def make_folders(settings: Settings, digest: str, seen: Collection[str]) -> None
 
 
 def newest_run(checkpoints: Path, option: str, untrained: bool = False) -> Path:
-    """The run whose newest checkpoint, or with `untrained` run.json, is the newest.
+    """The run with the newest checkpoint or, with `untrained`, the newest checkpoint or run.json.
 
     Raises:
         RunError: there is none; the message names the option.
@@ -113,7 +113,7 @@ def newest_run(checkpoints: Path, option: str, untrained: bool = False) -> Path:
 
 def lock(folder: Path) -> AbstractContextManager[None]:
     """Hold a run for one process, see `hold`. Raises OptionError if another one holds it."""
-    return hold(folder / ".lock", f"{folder}: another process trains this run; wait for it, or start another run")
+    return hold(folder / ".lock", f"{folder}: another process is training this run; wait for it, or start another run")
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def lock(folder: Path) -> AbstractContextManager[None]:
 def write_run(
     folder: Path, settings: Settings, digest: str, seen: Collection[str] = (), weights: dict | None = None
 ) -> None:
-    """Write run.json: the resolved settings, what was seen, and the versions of what ran it.
+    """Write run.json: the resolved settings, the photographs seen, and the versions of the software.
 
     Args:
         folder: the run's.
@@ -194,7 +194,7 @@ def one_file(folder: Path) -> dict | None:
 
 
 def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
-    """The settings of a run that is to be resumed, and the digest of its data.
+    """The settings of a run to resume, and the digest of its data.
 
     Args:
         given: options of the command line by field of Settings.
@@ -207,7 +207,7 @@ def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
     folder = Path(resume) if resume else newest_run(checkpoints, "--resume", untrained=True)
     old, digest = read_run(folder)
     if one_file(folder) is not None:
-        raise RunError(f"--resume {folder}: one file of weights cannot be resumed; start from it by --init-from")
+        raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
     if given.get("precision") == "auto":
         given = given | {"precision": old.precision}
     new = replace(old, **{name: value for name, value in given.items() if name in CHANGEABLE})
@@ -228,8 +228,8 @@ class RunState:
 
     def __init__(self, networks: dict[str, tf.Module], dropout: Sequence, folder: Path | None, keep: int):
         """Args:
-        networks: both networks and their optimisers, built, by the names that the checkpoint gives them.
-        dropout: the layers whose seeds to keep.
+        networks: both networks and their optimisers, built, by their names in the checkpoint.
+        dropout: the dropout layers, whose seeds are saved.
         folder: the run's folder of checkpoints; None: never saved.
         keep: how many periodic checkpoints to keep.
         """
@@ -238,7 +238,7 @@ class RunState:
         self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
         scaled = [one for one in networks.values() if isinstance(one, keras.optimizers.LossScaleOptimizer)]
         self.checkpoint = tf.train.Checkpoint(
-            # Of a loss-scaled optimiser the inner one, so that its slots have one place in every precision.
+            # Of a loss-scaled optimiser, save the inner one: its slots then have the same paths in every precision.
             **{name: getattr(one, "inner_optimizer", one) for name, one in networks.items()},
             loss_scales=[[optimizer.dynamic_scale, optimizer.step_counter] for optimizer in scaled],
             dropout_seeds=[layer.seed_generator.state for layer in dropout],
@@ -250,7 +250,7 @@ class RunState:
             weights for one in networks.values() if isinstance(one, keras.Model) for weights in one.variables
         ]
         self.folder, self.keep = folder, keep
-        self.saved: int | None = None  # the step that is saved as a periodic checkpoint
+        self.saved: int | None = None  # the step last saved as a periodic checkpoint
 
     def remove_unfinished(self) -> None:
         """Remove what a killed process was writing."""
@@ -268,7 +268,7 @@ class RunState:
             self.saved = int(self.step)
 
     def save_best(self) -> None:
-        """Save the best checkpoint, in place of the previous one. Raises RunError as `save`."""
+        """Save the best checkpoint, replacing the previous one. Raises RunError as `save`."""
         self._save(self.folder / BEST, keep=1)
 
     def _save(self, folder: Path, keep: int) -> None:
@@ -331,13 +331,13 @@ def find_weights(run: Path, weights: str | None) -> list[str]:
 
 
 def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path) -> str:
-    """Restore every object from the first intact one of some checkpoints; prints which are damaged.
+    """Restore every object from the first intact checkpoint; prints which are damaged.
 
     Returns:
-        The path of the one that is restored.
+        The path of the restored checkpoint.
 
     Raises:
-        RunError: none is intact and fits, or there is none.
+        RunError: no checkpoint is intact and fits, or there is none.
     """
     faults = []
     for path in paths:
@@ -347,7 +347,7 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
             faults.append(f"{path}: damaged, or of another model ({reason_of(error)})")
         else:
             for fault in faults:
-                print(f"{one_line(fault)}; the one before it is used")
+                print(f"{one_line(fault)}; another checkpoint is used")
             return path
     if not faults:
         raise RunError(f"{folder}: has no checkpoint")
@@ -355,7 +355,7 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
 
 
 def reason_of(error: Exception) -> str:
-    """What an error from TensorFlow tells about a file, without TensorFlow's internal names."""
+    """The message of a TensorFlow error about a file, without TensorFlow's internal names."""
     return re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", (str(error).splitlines() or [""])[0])
 
 
@@ -378,7 +378,7 @@ def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) ->
         remove_unfinished(folder)
     complete = [path for path in list_checkpoints(folder) if step_of(path) <= step and os.path.exists(f"{path}.index")]
     for old in complete[keep:]:
-        for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: without it, it is none
+        for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: it makes the checkpoint
             path.unlink()
     with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
         names = [Path(path).name for path in complete[:keep]]

@@ -1,4 +1,4 @@
-"""All settings of a training run, with their reasons. A leaf without TensorFlow, so that mistakes are reported at once.
+"""All settings of a training run, with their reasons. It imports no TensorFlow: mistakes are reported at once.
 
 The command line of `pix_pix_train.py` is made from them, and a run's run.json keeps them.
 """
@@ -28,11 +28,11 @@ BEST_BY = {
 }
 DEFAULT_BEST_BY = "vessel_auc"
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-# Beyond these no machine goes; they keep a typing error, or a hostile run.json, from taking all memory.
+# Limits beyond any machine; they keep a typo, or a hostile run.json, from using up all memory.
 MOST = {"patch_size": 2048, "epochs": 10**7, "batch_size": 10**4, "keep": 10**5}
 
 
-# Formats of a generator for other programs, and the file or folder that each gives.
+# Export formats for other programs, and the file or folder that each produces.
 EXPORT_FORMATS = {
     "saved_model": "saved_model",
     "keras": "generator.keras",
@@ -72,22 +72,22 @@ class Settings:
     )
     split: str = setting(
         DEFAULT_SHARES,
-        "shares of the subjects of a table of pairs to train on, validate on and test on, if it has no column split; "
+        "for a table of pairs without a column split: shares of its subjects to train on, validate on and test on; "
         "the same subjects for every seed",
         metavar="A/B/C",
     )
     octa_channels: int = setting(
         1,
-        "1: grey, as in the study's own code (the files' alpha carries nothing); 4: RGBA, as published",
+        "1: grey, as in the study's own code (the files' alpha carries no information); 4: RGBA, as published",
         choices=(1, 4),
     )
     fov_mask: bool = setting(
         True,
-        "ignore what lies outside the camera's field: the fundus contains nothing to predict it from; "
-        "--no-fov-mask trains on it and counts it, as published",
+        "ignore everything outside the camera's field, where the fundus contains nothing to predict from; "
+        "--no-fov-mask trains on it and scores it, as published",
     )
     augment: bool = setting(
-        True, "random crops, flips and right-angle turns; --no-augment cuts the published fixed grid of patches"
+        True, "random crops, flips and right-angle turns; --no-augment uses the published fixed grid of patches"
     )
     mix: float = setting(
         0.0,
@@ -100,19 +100,19 @@ class Settings:
     lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
     l1_scale: int = setting(
         1,
-        "side in px of the squares over which images are averaged before that error is taken, in the steps with the "
-        "discriminator: above 1 it alone decides on the speckle; published: 1",
+        "side in px of the squares over which images are averaged before the mean absolute error is computed, in the "
+        "steps with the discriminator: above 1, only the discriminator decides on the speckle; published: 1",
         metavar="PX",
     )
     input_noise: float = setting(
         0.0,
-        "standard deviation, on [-1, 1], of noise on the photograph, in the steps with the discriminator and in the "
-        "pass that predicts the OCT-A: the generator makes its speckle from it; published: 0",
+        "standard deviation, on [-1, 1], of noise added to the photograph, in the steps with the discriminator and in "
+        "the pass that predicts the OCT-A: the generator makes its speckle from it; published: 0",
         metavar="SD",
     )
     # Training
     epochs: int = setting(250, "passes over the training images in total; published", metavar="N")
-    batch_size: int = setting(32, "patches per step; published, reduce it if memory is short", metavar="N")
+    batch_size: int = setting(32, "patches per step; published; reduce it if memory is short", metavar="N")
     learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
     l1_only: float = setting(
         0.0,
@@ -127,30 +127,30 @@ class Settings:
     )
     precision: str = setting(
         "auto",
-        "auto: bfloat16 where the processor or GPU computes in it, since it is about twice as fast, else float32",
+        "auto: bfloat16, about twice as fast, if the processor or GPU computes in it; otherwise float32",
         choices=PRECISIONS,
     )
     devices: int = setting(
         0,
-        "GPUs to share each batch among, or, without a GPU, parts of the CPU, to try it; 0: all GPUs, else the CPU; "
-        "changes nothing that is learned except dropout's masks",
+        "number of GPUs that share each batch or, without a GPU, of parts of the CPU, to try it; 0: all GPUs, "
+        "otherwise the CPU; it affects the result only through dropout's masks",
         metavar="N",
     )
-    seed: int = setting(0, "of weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
+    seed: int = setting(0, "for weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
     init_from: str | None = setting(
-        None, "run folder whose best weights to start from (fine-tuning), with new optimisers", metavar="DIR"
+        None, "run folder whose best weights this run starts from (fine-tuning), with new optimisers", metavar="DIR"
     )
     best_by: str = setting(
         DEFAULT_BEST_BY,
         "validation score that chooses the best checkpoint: the default needs no threshold and ignores speckle; "
-        "another for data where vessels are not the point",
+        "choose another if vessels are not what matters",
         choices=tuple(BEST_BY),
     )
     # What is kept where
-    name: str | None = setting(None, "of the run and its folders (default: date and time)", metavar="NAME")
+    name: str | None = setting(None, "name of the run and its folders (default: date and time)", metavar="NAME")
     logs: str = setting("logs", "TensorBoard's folder; a run writes to its fit/NAME", metavar="DIR")
-    checkpoints: str = setting(CHECKPOINTS, "a run keeps its checkpoints in its NAME", metavar="DIR")
-    keep: int = setting(3, "newest periodic checkpoints to keep, 0.4 GB each, besides the best", metavar="N")
+    checkpoints: str = setting(CHECKPOINTS, "folder of checkpoints; a run writes to its NAME", metavar="DIR")
+    keep: int = setting(3, "newest periodic checkpoints to keep, 0.4 GB each, in addition to the best", metavar="N")
 
     def __post_init__(self):
         """Raises SettingsError for an invalid value, or one that contradicts another."""
@@ -159,10 +159,10 @@ class Settings:
             self._require(1 <= getattr(self, name) <= most, name, f"must be from 1 to {most}")
         for name in ("l1_only", "decay"):
             self._require(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
-        self._require(0 <= self.mix < 1, "mix", "must be from 0 to below 1")
+        self._require(0 <= self.mix < 1, "mix", "must be at least 0 and below 1")
         self._require(self.patch_size % SIZE_MULTIPLE == 0, "patch_size", f"must be a multiple of {SIZE_MULTIPLE} px")
         self._require(
-            0 <= self.devices <= self.batch_size, "devices", f"must be from 0 to {self.batch_size}, the batch"
+            0 <= self.devices <= self.batch_size, "devices", f"must be from 0 to {self.batch_size}, the batch size"
         )
         self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
         self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
@@ -172,13 +172,13 @@ class Settings:
         plain = self.name is None or (self.name not in ("", ".", "..") and not set(self.name) & set('/\\\0\n\r:*?"<>|'))
         self._require(plain, "name", "must be a plain folder name")
         if self.mix:
-            self._require(self.data != SAMPLE_RETINAS, "mix", f"with --data {SAMPLE_RETINAS} all are sample retinas")
+            self._require(self.data != SAMPLE_RETINAS, "mix", f"with --data {SAMPLE_RETINAS}, all are sample retinas")
             self._require(self.batch_size > 1, "mix", "a --batch-size of 1 can't be mixed; use 2 or more, or --mix 0")
         if self.mix or self.data == SAMPLE_RETINAS:
             self._require(
-                self.augment, "augment", "sample retinas are always cut at random; drop --no-augment or --mix"
+                self.augment, "augment", "patches of sample retinas are always random; drop --no-augment or --mix"
             )
-            self._require(self.patch_size <= CROP_PX, "patch_size", f"sample retinas have {CROP_PX} px")
+            self._require(self.patch_size <= CROP_PX, "patch_size", f"sample retinas are only {CROP_PX} px wide")
         try:
             parse_shares(self.split)
         except ValueError as error:
@@ -218,8 +218,8 @@ class Settings:
 SPLITS = tuple(PUBLISHED_SUBJECTS)
 # Sample retinas: at most eight minutes on two cores. The generator first learns the vessels, by the mean absolute error
 # alone: a step with the discriminator takes twice the time and adds no vessels. Then every second step teaches it
-# speckle, with a weight of that error that leaves it free to draw some. The rate, twice the published one, learns more
-# in as many steps, and falls to 0.
+# speckle, with a weight of that error that leaves it free to draw some. The learning rate, twice the published one,
+# teaches more in the same number of steps, and falls to 0.
 SAMPLE_RUN = {
     "epochs": 6,
     "batch_size": 2,
@@ -231,7 +231,7 @@ SAMPLE_RUN = {
     "input_noise": 0.08,
 }
 # With --init-from: at the full rate, or for twice as long, training on few pairs overwrites what was learned from many.
-# The generator alone: with few pairs a discriminator teaches nothing that a step three times as fast does not.
+# Only the generator learns: with few pairs a discriminator teaches nothing that L1 steps, three times as fast, do not.
 FINE_TUNING = {"epochs": 25, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "l1_only": 1.0, "decay": 0.5}
 # What may be changed when a run is resumed; the data are compared by content.
 CHANGEABLE = {"epochs", "keep", "data", "devices"}
@@ -259,9 +259,9 @@ def parse_command_line(argv: Sequence[str] | None, program: str, description: st
         nargs="?",
         const="",
         metavar="DIR",
-        help="continue a run up to --epochs in total: its folder of checkpoints (default: the newest run)",
+        help="continue the run with this folder of checkpoints, up to --epochs in total (default: the newest run)",
     )
-    parser.add_argument("--verbose", action="store_true", help="name the files that have no partner")
+    parser.add_argument("--verbose", action="store_true", help="list the files that have no partner")
     given = vars(parser.parse_args(argv))
     if "resume" not in given:
         try:
@@ -277,13 +277,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--run",
         metavar="DIR",
-        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, else the weights that come with the program)",
+        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, otherwise the supplied weights)",
     )
-    add("--weights", choices=("best", "last"), help="by validation, or the newest (default: best, if there is one)")
+    add("--weights", choices=("best", "last"), help="best by validation, or newest (default: best, if there is one)")
 
 
 def as_options(settings: Settings, names: Collection[str] | None = None) -> dict[str, str]:
-    """Settings, all or some, as the command line takes them: option -> value, without those that are None."""
+    """Settings, all or some, as command-line options: option -> value, without those that are None."""
     options = {}
     for spec in fields(Settings):
         value = getattr(settings, spec.name)

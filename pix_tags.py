@@ -33,7 +33,7 @@ DESCRIPTIONS = (
     | {EPOCH + tag: f"mean of the epoch; {text}" for tag, text in LOSSES.items()}
     | {VALIDATION + name: text for name, text in VALIDATION_SCORES.items()}
 )
-# Title of a group -> title of a chart -> its tags. The first group is open at first.
+# Title of a group -> title of a chart -> its tags. Only the first group starts open.
 CHARTS = {
     "validation": {
         "vessels": ("vessel_auc", "vessel_dice", "vessel_correlation"),

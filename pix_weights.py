@@ -1,9 +1,9 @@
-"""Which weights to predict with or to start from: a run's checkpoints, or one file, such as the one in weights/.
+"""Which weights to predict with or to start from: a run's checkpoints, or a single file, such as the one in weights/.
 
-    python pix_pix_gen.py --run training_checkpoints/X --export weights --format weights    # made the one in weights/
+    python pix_pix_gen.py --run training_checkpoints/X --export weights --format weights    # wrote the file in weights/
 
-A folder with one file is a run that cannot be resumed: its run.json keeps the settings and the file's digest. The file
-has the generator only, its kernels in float16: half the size, and grey levels that differ by less than one.
+A folder with a single file is a run that cannot be resumed: its run.json keeps the settings and the file's digest. The
+file contains the generator only, with kernels in float16: half the size, and grey levels that differ by less than one.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from pix_command import atomic_file
 from pix_run import RunError, find_weights, newest_run, one_file, read_run, restore, seen_by, step_of, write_run
 from pix_settings import CHECKPOINTS, Settings
 
-SHIPPED = Path(__file__).resolve().parent / "weights"  # come with the program
+SHIPPED = Path(__file__).resolve().parent / "weights"  # the supplied weights
 
 
 def run_to_use(option: str | None) -> Path:
-    """The run that `--run` names, else the newest of one's own, else the weights that come with the program.
+    """The run given by `--run`, otherwise the user's newest one, otherwise the supplied weights.
 
     Raises:
         RunError: there is none.
@@ -39,15 +39,15 @@ def run_to_use(option: str | None) -> Path:
 
 
 def load_weights(generator: keras.Model, run: Path, weights: str | None = None) -> str:
-    """Give a generator the weights of a run, from its checkpoints or its one file.
+    """Load the weights of a run into a generator, from the run's checkpoints or its single file.
 
     Args:
-        generator: with the number of channels that run.json names.
+        generator: with the number of channels given in run.json.
         run: the run's folder.
         weights: which checkpoint, see `find_weights`.
 
     Returns:
-        The path that they are from.
+        The path that they were read from.
 
     Raises:
         RunError: they are missing, damaged, or of another model.
@@ -55,9 +55,9 @@ def load_weights(generator: keras.Model, run: Path, weights: str | None = None) 
     if (entry := one_file(run)) is None:
         return restore(tf.train.Checkpoint(generator=generator), find_weights(run, weights), run)
     if weights == "last":
-        raise RunError(f"{run}: has one file of weights, the best; drop --weights last")
+        raise RunError(f"{run}: has only one file of weights, the best; drop --weights last")
     path = run / Path(entry["file"]).name
-    again = "`git checkout -- weights`, or train a run" if run.resolve() == SHIPPED else "write it again"
+    again = "`git checkout -- weights`, or train a run" if run.resolve() == SHIPPED else "export it again"
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -70,16 +70,16 @@ def load_weights(generator: keras.Model, run: Path, weights: str | None = None) 
     except (ValueError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: not a file of weights ({error})") from error
     if [value.shape for value in values] != [variable.shape for variable in generator.weights]:
-        raise RunError(f"{path}: of another model")
+        raise RunError(f"{path}: the weights are of another model")
     for variable, value in zip(generator.weights, values, strict=True):
         variable.assign(value)
     return str(path)
 
 
 def describe(path: str) -> str:
-    """The path of weights, with a word on those that come with the program."""
+    """The path of weights, with a remark on the supplied ones."""
     shipped = Path(path).resolve().parent == SHIPPED
-    return path + (", which come with the program and have seen sample retinas only" if shipped else "")
+    return path + (" (supplied weights, trained on sample retinas only)" if shipped else "")
 
 
 def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) -> Path:
@@ -88,8 +88,8 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
     Args:
         generator: with the weights of a run.
         run: the run's folder.
-        source: the path that its weights are from, see `load_weights`.
-        folder: where to; made if it does not exist.
+        source: the path that its weights were read from, see `load_weights`.
+        folder: to write to; made if it does not exist.
 
     Returns:
         The file.
@@ -118,17 +118,17 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
 
 
 def start_from(settings: Settings, generator: keras.Model, discriminator: keras.Model) -> None:
-    """Take over the weights of the run that `--init-from` names, the best by validation if there are any.
+    """Load the weights of the run given by `--init-from`, the best by validation if there are any.
 
-    One file of weights has no discriminator: that starts from nothing.
+    A single file of weights has no discriminator, which then starts untrained.
 
     Raises:
-        RunError: the folder is no run, or its OCT-A have another number of channels.
+        RunError: the folder is not a run, or its OCT-A have another number of channels.
     """
     folder = Path(settings.init_from)
     its, mine = read_run(folder)[0].octa_channels, settings.octa_channels
     if its != mine:
-        raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's {mine}")
+        raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's is {mine}")
     if one_file(folder) is None:
         both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
         path = restore(both, find_weights(folder, None), folder)

@@ -1,19 +1,19 @@
-"""Registration: where in an OCT-A each place of a photograph lies, found by the vessels that a network sees there.
+"""Registration: find each point of a photograph in an OCT-A, by the vessels that a network sees in the photograph.
 
-A prediction lies exactly on its photograph, so that a photograph and an OCT-A are registered as two OCT-A:
+A prediction is exactly aligned with its photograph, so the real OCT-A is registered to the predicted one:
 
 1. Both are reduced to about SIDE x SIDE px and filtered, so that vessels stand out from their surroundings.
-2. A similarity is searched for: all rotations, scales and shifts within a range.
-3. Blocks of the prediction are searched for nearby, and the matches joined into a smooth displacement. Places that
-   agree least with their surroundings are corrected as those gain weight (as in Heinrich et al., MICCAI 2014;8673:73).
+2. The best similarity is found among all rotations, scales and shifts within a range.
+3. Blocks of the prediction are searched for nearby, and the matches are joined into a smooth displacement. Blocks that
+   disagree with their surroundings are corrected as those gain weight (as in Heinrich et al., MICCAI 2014;8673:73).
 4. The displacement is refined to fractions of a pixel by Gauss-Newton steps (Lucas and Kanade, IJCAI 1981).
 
-The displacement is a surface of cubic B-splines (Rueckert et al., IEEE TMI 1999;18:712). What it costs to bend and to
-stretch it keeps it regular where there are no vessels, and along straight ones. It is at most LARGEST px long and free
+The displacement is a surface of cubic B-splines (Rueckert et al., IEEE TMI 1999;18:712). Costs for bending and
+stretching keep it regular where there are no vessels, and along straight ones. It is at most LARGEST px long and free
 of folds: the determinant of its Jacobian is at least LEAST_JACOBIAN.
 
-A displacement (2, height, width) gives rows and columns, in px: the photograph's pixel (y, x) lies in the OCT-A at
-(y, x) + displacement[:, y, x]. In this file an image at working scale is one that `reduced` made.
+A displacement (2, height, width) contains rows and columns, in px: the photograph's pixel (y, x) lies in the OCT-A at
+(y, x) + displacement[:, y, x]. In this file an image at working scale is one that `reduced` returns.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ TURNS = {"mirrored": (1, -1), "upside down": (-1, 1), "turned by 180 degrees": (
 SIDE = 200  # px of a square image at working scale; the lengths below are in its pixels
 LARGEST = 25 * SIDE / CROP_PX  # of a displacement
 LEAST_JACOBIAN = 0.1
-ENTIRELY = 0.99  # of a reduced pixel lies in the field
+ENTIRELY = 0.99  # of a reduced pixel must lie in the field
 
 # Vessels
 DETAIL, SURROUNDINGS, AROUND = 0.5, 5.0, 16.0  # sigmas: of vessels' details, beyond vessels, of varying contrast
 COARSE = 1.0  # sigma of the first half of the refinement's steps, which reach farther
-FAINTEST, CLEAREST = -2.0, 3.0  # standard deviations: beyond them lies no vessel, but a fault of the scan
+FAINTEST, CLEAREST = -2.0, 3.0  # standard deviations: values beyond them are faults of the scan, not vessels
 
 # Similarity, searched for at half the working scale
 ANGLES = np.deg2rad(np.arange(-4.0, 4.5))
@@ -51,10 +51,10 @@ SHIFT = 6  # px at half the working scale
 KNOTS = 16  # px between the knots of the splines
 BLOCK = 8  # px: side of the blocks whose pixels count as one
 REACH = 8  # px: how far from the similarity blocks are searched for
-AGREEMENT = (0.0, 0.003, 0.01, 0.03, 0.1)  # per px2, rising: what it costs a block to match elsewhere than around it
+AGREEMENT = (0.0, 0.003, 0.01, 0.03, 0.1)  # per px2, rising: cost for a block to match elsewhere than its surroundings
 STIFF_MATCHES = 1.5  # against bending the displacement that joins the matches
-BENDING, STRETCHING = 0.2, 0.03  # against both, of the refined one: chosen on displaced sample retinas
-STIFFER = (1, 4, 16, 64)  # times: until there is no fold
+BENDING, STRETCHING = 0.2, 0.03  # against both, in the refinement: chosen on displaced sample retinas
+STIFFER = (1, 4, 16, 64)  # factors of these two, tried until there is no fold
 STEPS = 8  # of the refinement
 OUTLIER = 1.0  # of the difference of two images: beyond it, a pixel counts less
 
@@ -67,11 +67,11 @@ class Eye:
     fov: np.ndarray  # (height, width), bool: inside the camera's field
 
     def turned(self, down: int, right: int) -> "Eye":
-        """With rows and columns in this direction, 1 or -1: (1, -1) is mirrored left to right."""
+        """The same with rows and columns in these directions, 1 or -1: (1, -1) is mirrored left to right."""
         return Eye(self.prediction[::down, ::right], self.fov[::down, ::right])
 
     def within(self, fov: np.ndarray) -> "Eye":
-        """Of the size of a field at working scale, and seen in that field only."""
+        """The same, resized to a field at working scale and limited to that field."""
         prediction, own = self.prediction, self.fov
         if own.shape != fov.shape:
             prediction = resize(prediction.astype(np.float32), fov.shape, order=1)
@@ -84,12 +84,12 @@ class Fit:
     """How an OCT-A was moved onto a prediction."""
 
     displacement: np.ndarray  # (2, height, width), float32, px, at working scale
-    before: float  # correlation of the two, as they lie
-    after: float  # and moved
+    before: float  # correlation of the two, unregistered
+    after: float  # and registered
 
 
 def reduced(image: np.ndarray) -> np.ndarray:
-    """An image (height, width), float on [0, 1], at working scale: float32, of SIDE^2 px or nearly."""
+    """An image (height, width), float on [0, 1], at working scale: float32, of about SIDE^2 px."""
     factor = SIDE / np.sqrt(image.size)
     size = [max(4 * BLOCK, round(side * factor)) for side in image.shape]
     return resize(image.astype(np.float32), size, order=1, anti_aliasing=True)
@@ -106,13 +106,13 @@ def fit_all(scan: np.ndarray, eyes: Sequence[Eye]) -> list[Fit]:
 
 
 def sought_of(eye: Eye, shape: tuple[int, int]) -> "Sought":
-    """An eye made ready for `alike`, with an OCT-A of a shape at working scale."""
+    """Prepare an eye for `alike`, for an OCT-A of a shape at working scale."""
     eye = eye.within(np.ones(shape, bool))
     return Sought(vessel_contrast(eye.prediction.astype(np.float32), eye.fov, evenly=False), eye.fov)
 
 
 def alike(scan: np.ndarray, eyes: Sequence["Sought"]) -> list[float]:
-    """How alike an OCT-A, at working scale, and some eyes are at a glance: which to fit, if there are many."""
+    """Roughly how similar an OCT-A, at working scale, is to each of some eyes: which to fit, if there are many."""
     found = vessel_contrast(scan, np.ones(scan.shape, bool), evenly=True)
     turned = [Turned(found, angle, 1.0) for angle in GLANCE]
     return [max(aligned(eye, image)[0] for image in turned) for eye in eyes]
@@ -166,20 +166,20 @@ def moved(image: np.ndarray, displacement: np.ndarray, order: int = 1) -> np.nda
 
 
 def lies_inside(displacement: np.ndarray) -> np.ndarray:
-    """Which places of a photograph the OCT-A shows: (height, width), bool."""
+    """Which pixels of a photograph the OCT-A shows: (height, width), bool."""
     last = np.reshape(displacement.shape[1:], (2, 1, 1)) - 1
     there = np.indices(displacement.shape[1:]) + displacement
     return ((there >= 0) & (there <= last)).all(axis=0)
 
 
 def jacobian(displacement: np.ndarray) -> np.ndarray:
-    """The determinant of the Jacobian of place -> place + displacement: (height, width); at most 0 in a fold."""
+    """The determinant of the Jacobian of point -> point + displacement: (height, width); at most 0 in a fold."""
     (yy, yx), (xy, xx) = (np.gradient(part) for part in displacement)
     return (1 + yy) * (1 + xx) - yx * xy
 
 
 def correlation(scan: np.ndarray, prediction: np.ndarray, seen: np.ndarray) -> float:
-    """Pearson's r of two images, smoothed as for `vessel_agreement`, where `seen`; 0 if one is the same everywhere."""
+    """Pearson's r of two images, smoothed as for `vessel_agreement`, where `seen`; 0 if one is constant there."""
     sigma = SMOOTHING_SIGMA * np.sqrt(seen.size) / CROP_PX
     one, other = (smooth(image, seen, sigma)[seen] for image in (scan, prediction))
     if one.size < 2 or min(np.ptp(one), np.ptp(other)) < 1e-6:
@@ -191,9 +191,10 @@ def correlation(scan: np.ndarray, prediction: np.ndarray, seen: np.ndarray) -> f
 
 
 def vessel_contrast(image: np.ndarray, fov: np.ndarray, evenly: bool) -> np.ndarray:
-    """How far each pixel is brighter than its surroundings, in standard deviations: (height, width), float32.
+    """How much brighter each pixel is than its surroundings, in standard deviations: (height, width), float32.
 
-    Those of the whole field; `evenly` those nearby, for a scan whose contrast varies. 0 outside the field.
+    These are of the whole field, or with `evenly` of the area nearby, for a scan whose contrast varies. 0 outside the
+    field.
     """
     band = np.where(fov, smooth(image, fov, DETAIL) - smooth(image, fov, SURROUNDINGS), 0.0)
     power = smooth(band**2, fov, AROUND) if evenly else np.sum(band**2) / max(1, fov.sum())
@@ -207,7 +208,7 @@ def blocks(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def limited(displacement: np.ndarray) -> np.ndarray:
-    """A displacement whose longer ones are shortened to LARGEST."""
+    """A displacement with its longest vectors shortened to LARGEST."""
     length = np.hypot(*displacement)
     return displacement * np.minimum(1, LARGEST / (length + 1e-5))  # also after rounding
 
@@ -272,7 +273,7 @@ def splines(shape: tuple[int, int]) -> Splines:
 
 
 class Sought:
-    """What is searched for: a prediction's `vessel_contrast` in its field, at half the scale, as spectra."""
+    """The prediction that is searched for: spectra of its `vessel_contrast` in its field, at half the scale."""
 
     def __init__(self, wanted: np.ndarray, fov: np.ndarray):
         inside = blocks(fov.astype(np.float32), 2)
@@ -282,7 +283,7 @@ class Sought:
 
 
 class Turned:
-    """Where it is searched for: an OCT-A's `vessel_contrast`, rotated and scaled, at half the scale, as spectra."""
+    """The OCT-A that is searched: spectra of its `vessel_contrast`, rotated and scaled, at half the scale."""
 
     def __init__(self, found: np.ndarray, angle: float, scale: float):
         self.matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -315,13 +316,13 @@ def aligned(wanted: Sought, found: Turned) -> tuple[float, np.ndarray]:
     padded = [size + 2 * SHIFT for size in found.shape]
 
     def sums(fixed: np.ndarray, shifted: np.ndarray) -> np.ndarray:
-        """Of the products of two images, from their spectra, at each shift: (2 SHIFT + 1, 2 SHIFT + 1)."""
+        """Sums of the products of two images, from their spectra, at each shift: (2 SHIFT + 1, 2 SHIFT + 1)."""
         everywhere = np.fft.irfft2(shifted * fixed, padded)
         return np.roll(everywhere, (SHIFT, SHIFT), (0, 1))[: 2 * SHIFT + 1, : 2 * SHIFT + 1]
 
     power = (
         np.maximum(sums(wanted.inside, found.square), 0) + 0.2 * wanted.area * found.power
-    )  # no chance fit to the dark
+    )  # no chance fit to dark areas
     score = sums(wanted.target, found.image) / np.sqrt(power * wanted.power + 1e-6)
     best = np.unravel_index(np.argmax(score), score.shape)
     return float(score[best]), np.array(best) - SHIFT
@@ -330,7 +331,7 @@ def aligned(wanted: Sought, found: Turned) -> tuple[float, np.ndarray]:
 def match_blocks(
     grid: Splines, wanted: np.ndarray, found: np.ndarray, fov: np.ndarray, coefficients: np.ndarray
 ) -> np.ndarray:
-    """Coefficients of the displacement that joins the best matches of all blocks, near a displacement's."""
+    """Coefficients of the displacement that joins the best matches of all blocks, near a given displacement."""
     labels = np.arange(-REACH, REACH + 1)
     near = np.pad(map_coordinates(found, np.indices(fov.shape) + grid.displacement(coefficients), order=1), REACH)
     target, height, width = wanted * fov, *fov.shape
@@ -368,7 +369,7 @@ def refine(
 ) -> np.ndarray:
     """Coefficients after a Gauss-Newton step towards the least square of wanted - gain x found, moved.
 
-    The gain is that of each place. Bending and stretching, beyond the similarity, are costs.
+    The gain is local. Bending and stretching, beyond the similarity, have a cost.
     """
     target, image = (gaussian_filter(part, sigma) if sigma else part for part in (wanted, found))
     image = map_coordinates(image, np.indices(fov.shape) + grid.displacement(coefficients), order=1)

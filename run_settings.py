@@ -12,10 +12,10 @@ from pix_settings import FINE_TUNING, SAMPLE_RETINAS, SAMPLE_RUN, SPLITS, Settin
 
 
 def settings_of_new_run(given: dict) -> Settings:
-    """The resolved settings of a new run: the given options, else the defaults, those for sample retinas without data.
+    """The resolved settings of a new run: the given options, otherwise the defaults for this kind of run.
 
     Raises:
-        SettingsError, DataError, RunError: see there.
+        SettingsError, DataError, RunError: see these classes.
     """
     if "name" in given:
         for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
@@ -25,13 +25,13 @@ def settings_of_new_run(given: dict) -> Settings:
     foreign = [f"{split}_subjects" for split in SPLITS] if is_table(data) else ["split"]
     for name in foreign:
         if name in given:
-            kind = "a table of pairs: it has a column split, or --split" if is_table(data) else "no table of pairs"
+            kind = "a table of pairs; use its column split, or --split" if is_table(data) else "not a table of pairs"
             raise SettingsError(f"{flag(name)} {given[name]}: {data} is {kind}")
     reason, defaults = "", {}
     if data == SAMPLE_RETINAS:
         reason, defaults = "sample retinas", SAMPLE_RUN
     elif "init_from" in given:
-        # The noise belongs to the weights: they make their speckle from it.
+        # The noise belongs to the weights: the network makes its speckle from it.
         noise = read_run(Path(given["init_from"]))[0].input_noise
         reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
     settings = Settings(**(defaults | given | {"data": data}))
@@ -46,10 +46,10 @@ def settings_of_new_run(given: dict) -> Settings:
 
 
 def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
-    """The settings of a run to resume, with the place of its data now, and the digest of its data.
+    """The settings of a run to resume, with the present location of its data, and the digest of its data.
 
     Raises:
-        RunError, DataError: see there.
+        RunError, DataError: see these classes.
     """
     settings, digest = settings_to_resume(given, resume)
     if settings.data == SAMPLE_RETINAS:

@@ -1,4 +1,4 @@
-"""Facts about UT-FSOCTA, the study's data set, and how its files are named. A leaf: it imports nothing of ours.
+"""Facts about UT-FSOCTA, the study's data set, and how its files are named. A leaf: it imports no module of ours.
 
 Sources: the Zenodo record, doi 10.5281/zenodo.6476639, and Coronado et al., Sci Rep 2023;13:15325.
 """
@@ -7,7 +7,7 @@ import re
 
 DATASET_NAME = "UT-FSOCTA-v1"
 REGIONS = ("disc", "macula")
-OTHER_REGION = "other"  # of a pair from elsewhere, whose region is not known
+OTHER_REGION = "other"  # of a pair from elsewhere whose region is unknown
 EYES = ("OD", "OS")  # right, left
 PUBLISHED_SUBJECTS = {"train": "1-25", "validation": "26-30", "test": "31-112"}
 CROP_PX = 400  # side of a crop
@@ -24,7 +24,7 @@ def parse_subjects(text: str) -> list[int]:
         The ids, sorted, each once.
 
     Raises:
-        ValueError: in one line, for anything else, and for more than 100,000 ids.
+        ValueError: for anything else, and for more than 100,000 ids; the message is one line.
     """
     subjects: set[int] = set()
     for part in text.split(","):
@@ -34,7 +34,7 @@ def parse_subjects(text: str) -> list[int]:
         first = int(match[1])
         last = int(match[2] or first)
         if last < first:
-            raise ValueError(f"{text!r} contains {part.strip()!r}: ranges rise, like 1-12,26,31-36")
+            raise ValueError(f"{text!r} contains {part.strip()!r}: ranges must rise, like 1-12,26,31-36")
         if last - first >= MAX_SUBJECTS:
             raise ValueError(f"{text!r} names more than {MAX_SUBJECTS:,} subjects: write it like 1-12,26,31-36")
         subjects.update(range(first, last + 1))
@@ -47,7 +47,7 @@ def parse_shares(text: str) -> list[float]:
     """Shares of train, validation and test such as "80/10/10", as fractions of 1.
 
     Raises:
-        ValueError: in one line, for anything else.
+        ValueError: for anything else; the message is one line.
     """
     parts = text.split("/")
     if len(parts) != len(PUBLISHED_SUBJECTS) or not all(part.strip().isdecimal() and len(part) < 9 for part in parts):

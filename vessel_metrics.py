@@ -3,7 +3,7 @@
 `validation_scores` computes what training logs after each epoch, by four measures. `image_similarity` compares pixels;
 a fundus photograph does not show the capillary speckle, so no model can predict it, and pixels alone tell little.
 `vessel_agreement` smooths the speckle away and compares the large vessels. `likeness` asks whether the speckle between
-them looks alike, wherever it lies. `artefacts` measures two typical faults: a checkerboard, and a rim along the border
+them looks alike, wherever it is. `artefacts` measures two typical faults: a checkerboard, and a rim along the border
 of the camera's field. The rest is what `eye_measures.py` needs: vessel maps compared with the ground truth, densities
 by sector, the foveal avascular zone.
 
@@ -31,13 +31,13 @@ from ut_fsocta import CROP_PX, EYES, OTHER_REGION
 
 log = logging.getLogger(__name__)
 
-SMOOTHING_SIGMA = 3.0  # px at CROP_PX, other sizes scale it: removes speckle, keeps vessels from about 6 px up
+SMOOTHING_SIGMA = 3.0  # px at CROP_PX, scaled for other sizes: removes speckle, keeps vessels from about 6 px up
 SSIM_SIGMA = 1.5  # px, with the Gaussian window of 11 px: Wang et al., IEEE TIP 2004;13:600
 SSIM_BORDER = 5  # px: half the window; nearer to the image's border the window is incomplete
 OCTAVES = (0.5, 1.0, 2.0, 4.0, 8.0)  # px at CROP_PX: sigmas of Gaussians; the bands of `texture` lie between them
 LEAST_POWER = 1e-6  # of an octave: that of rounding to 8 bits
 GROUND_MARGIN = 3  # px at CROP_PX around the vessels of a vessel map
-GRAIN_RING = (1.0, 2.1)  # mm from the middle of a disc crop: beyond the disc, and in the crop
+GRAIN_RING = (1.0, 2.1)  # mm from the middle of a disc crop: outside the disc, inside the crop
 CHECKERBOARD_PERIOD = 16  # px: the U-Net's last four upsamplings can leave periods of 2, 4, 8 and 16 px
 CHECKERBOARD_WINDOW = 128  # px: separates a frequency of 1/16 per px from its neighbours
 CHECKERBOARD_STEP = 32  # px between windows
@@ -61,12 +61,12 @@ SECTORS = {
     "macula": (WHOLE, "centre", *(f"{ring} {name}" for ring in ("inner", "outer") for name in QUADRANTS)),
     OTHER_REGION: (WHOLE,),
 }
-MIN_SECTOR_SEEN = 0.9  # of a sector's area; with less, its density would be that of another place
+MIN_SECTOR_SEEN = 0.9  # of a sector's area; with less, its density would be that of another area
 
 FAZ_SIGMA = 0.045  # mm: of the foveal avascular zone; closes the gaps between capillaries, about as wide
 FAZ_SEARCH = 0.5  # mm from the middle of the crop: where the zone's darkest point lies
 FAZ_RING = (0.75, 1.5)  # mm from the middle: the ring whose median brightness the zone is compared with
-FAZ_REACH = 1.0  # mm from the darkest point: a larger dark area is no zone, but a dark scan
+FAZ_REACH = 1.0  # mm from the darkest point: a larger dark area is a dark scan, not the zone
 FAZ_DARK = 0.75  # of that median: the darkest point of a zone is at most as bright
 
 
@@ -80,7 +80,7 @@ def validation_score(**descriptions: str) -> Callable[[Callable], Callable]:
     """Decorate a measure of (real, generated, fov) that returns a dict with a score for each name given here.
 
     This registers the scores: training computes, logs and documents all of them. The decorated function has the names
-    as `names`, takes `fov` None for "everywhere", and gives nan, with the reason logged, for images that cannot be
+    as `names`, accepts `fov` None for "everywhere", and returns nan, with the reason logged, for images that cannot be
     compared. It raises ValueError for arrays of different shapes, and if the measure returns other names.
     """
     names = tuple(descriptions)
@@ -185,13 +185,13 @@ def vessel_agreement(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -
 
 
 @validation_score(
-    texture="ground between the large vessels: power of details of 0.5 to 1, 1 to 2, 2 to 4 and 4 to 8 px at 400 px; "
-    "mean absolute log2 of the generated image's to the real one's; 0 is best",
-    grey_levels="ground between the large vessels: distance of the two images' grey levels (Wasserstein's, on [0, 1]); "
-    "0 is best",
+    texture="background between the large vessels: power of details of 0.5 to 1, 1 to 2, 2 to 4 and 4 to 8 px at "
+    "400 px; mean absolute log2 of its ratio, generated to real; 0 is best",
+    grey_levels="background between the large vessels: distance of the two images' grey levels (Wasserstein's, on "
+    "[0, 1]); 0 is best",
 )
 def likeness(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> dict[str, float]:
-    """Compare the capillary speckle of two images as a texture: neither need be where the other has it."""
+    """Compare the capillary speckle of two images as a texture, wherever it is in each."""
     grounds = ground_of(real, fov), ground_of(generated, fov)
     if not all(ground.any() for ground in grounds):
         return no_scores(likeness.names, "an image has no ground between its vessels")
@@ -211,7 +211,7 @@ def ground_of(octa: np.ndarray, fov: np.ndarray) -> np.ndarray:
 def octave_powers(octa: np.ndarray, ground: np.ndarray) -> np.ndarray:
     """Mean power of an image's ground in each of OCTAVES: that of the difference of two Gaussians of the ground alone.
 
-    At least LEAST_POWER, so that two images without any detail of a size are alike.
+    At least LEAST_POWER, so that two images without any detail of a size count as alike.
     """
     scale = np.sqrt(octa.size) / CROP_PX
     smoothed = [smooth(octa, ground, sigma * scale)[ground] for sigma in OCTAVES]
@@ -219,11 +219,11 @@ def octave_powers(octa: np.ndarray, ground: np.ndarray) -> np.ndarray:
 
 
 def grain(octa: np.ndarray, ground: np.ndarray, mm_per_px: float) -> float:
-    """How far the speckle around the disc runs along the nerve fibres, in an OCT-A with the disc near its middle.
+    """How much the speckle around the disc follows the nerve fibres, in an OCT-A with the disc near its middle.
 
-    There the fibres run radially. Of the gradient's power in the ring GRAIN_RING, the share across the fibres less the
-    share along them: 1 for streaks along them, -1 for streaks across, 0 for speckle without a direction. It is the
-    coherence of the structure tensor (Bigun and Granlund, ICCV 1987) in a direction that is known.
+    There the fibres run radially. Of the gradient's power in the ring GRAIN_RING, the share across the fibres minus
+    the share along them: 1 for streaks along them, -1 for streaks across, 0 for speckle without a direction. It is the
+    coherence of the structure tensor (Bigun and Granlund, ICCV 1987) in a known direction.
     """
     right, up = from_middle(octa.shape)
     away = np.hypot(right, up)
@@ -283,7 +283,7 @@ def checkerboard(image: np.ndarray, fov: np.ndarray) -> float:
             around[middle] = np.nan
             # The spectrum falls steeply, so its surroundings are averaged by their logarithms.
             excess += np.sum(peak - np.exp(np.nanmean(np.log(around + 1e-12))))
-    # The Hann windows spread the mean over the lowest frequencies, which therefore are no power of the image.
+    # The Hann windows spread the mean over the lowest frequencies, so these do not count as power of the image.
     return float(excess / (power.sum() - padded[middle].sum()))
 
 
@@ -327,7 +327,7 @@ def above(image: np.ndarray, fov: np.ndarray, threshold: float | None) -> np.nda
 
 
 def without_specks(vessels: np.ndarray, diameter: float | None) -> np.ndarray:
-    """A vessel map (height, width), bool, without parts below SPECK px at a field of 1000 px; None: as it is."""
+    """A vessel map (height, width), bool, without parts below SPECK px at a field of 1000 px; None: unchanged."""
     if diameter is None:
         return vessels
     parts, _ = label(vessels, np.ones((3, 3)))
@@ -344,7 +344,7 @@ def vessel_map(octa: np.ndarray, fov: np.ndarray, region: str | None = None) -> 
 def map_vessels(
     octa: np.ndarray, fov: np.ndarray, region: str | None, diameter: float | None
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """The large vessels of an OCT-A, and what they were found by.
+    """The large vessels of an OCT-A, with the image and the threshold that they were found by.
 
     Args:
         octa: (height, width), float on [0, 1].

@@ -27,7 +27,7 @@ LIMITS_OF_AGREEMENT = 1.96  # standard deviations: 95 % of normal differences
 
 
 def resample_subjects(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample draws each eye: (resamples, eyes), int; `subjects` (eyes,) are whose eyes they are."""
+    """How often each resample draws each eye: (resamples, eyes), int; `subjects` (eyes,) are those of the eyes."""
     names, owner = np.unique(subjects, return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     return drawn[:, owner]
@@ -163,7 +163,7 @@ def summarise(per_eye: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
 
 
 def applicable_measures(table: pd.DataFrame, name: str, region: str, sector: str) -> list[str]:
-    """The measures of a candidate; those of an OCT-A's pixels, and what only an OCT-A shows, of OCT-A images only."""
+    """The measures that a candidate has; only OCT-A images have those of pixels, and of what only an OCT-A shows."""
     is_octa = name == REAL or table["mae", name].notna().any()
     measures = list(DENSITY_NAMES)
     if sector == WHOLE:
@@ -177,13 +177,13 @@ def applicable_measures(table: pd.DataFrame, name: str, region: str, sector: str
 def across_eyes(
     values: np.ndarray, real: np.ndarray | None, ours: np.ndarray | None, subject: np.ndarray, resamples: int, seed: int
 ) -> dict[str, float]:
-    """The statistics of one measure of one candidate, named as the functions above do.
+    """The statistics of one measure of one candidate, with the names that the functions above return.
 
     Args:
         values: (eyes,), nan for an eye without the measure.
         real: (eyes,), the same of the real OCT-A; None if it has no such measure.
         ours: (eyes,), the same of this run; None for this run itself.
-        subject: (eyes,), whose eye each is.
+        subject: (eyes,), the subject of each eye.
         resamples: of the bootstrap, from `seed`.
 
     Returns:
@@ -191,7 +191,7 @@ def across_eyes(
     """
 
     def resampled(eyes: np.ndarray) -> np.ndarray:
-        """No resamples with too few subjects: intervals are then nan."""
+        """Resamples of some eyes: none with too few subjects, which makes the intervals nan."""
         enough = len(np.unique(subject[eyes])) >= MIN_SUBJECTS
         return resample_subjects(subject[eyes], resamples if enough else 0, seed)
 

@@ -34,7 +34,7 @@ def render_crop(eye: Eye, region: str) -> dict[str, np.ndarray]:
     """Photograph and scan one region ("disc" or "macula") of an eye.
 
     Returns "fundus" (400, 400, 3), "octa" (400, 400, 4) with alpha 255, and "truth" (400, 400), 255 in the vessels of
-    the two trees and else 0; all uint8. Raises ValueError for another region.
+    the two trees and 0 elsewhere; all uint8. Raises ValueError for another region.
     """
     window = crop_window(eye, region)
     rng = eye.rng(region)
@@ -56,7 +56,7 @@ def render_full_field(eye: Eye) -> np.ndarray:
 def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress: bool = True) -> None:
     """Write the pictures of all subjects under `output`, atomically.
 
-    Raises FileExistsError if `output` exists and is not an empty folder, another OSError if the disk refuses, and
+    Raises FileExistsError if `output` exists and is not an empty folder, another OSError if writing fails, and
     ValueError for no or invalid subjects.
     """
     output = Path(output)
@@ -88,7 +88,7 @@ def _write_eye(folder: Path, subject: int, seed: int) -> None:
 
 
 def contact_sheet(seed: int = 0) -> Image.Image:
-    """Pairs of a seed's stream, each with another tree, the fundus above its OCT-A."""
+    """Pairs of a seed's stream, each with a different tree, the fundus above its OCT-A."""
     rows, columns = SHEET_SIZE
     pairs = (sample_pair(seed, number * TREE_SHARED_BY) for number in range(rows * columns))
     tiles = np.stack([np.vstack([fundus, octa.repeat(3, axis=-1)]) for fundus, octa, _ in pairs])

@@ -17,7 +17,7 @@ from phantom import looks
 from phantom.trees import DOMAIN_RADIUS_MM, Growth, Tree, Vessels, Window, rasterise
 from ut_fsocta import CROP_MM, CROP_PX, EYES, REGIONS
 
-TREE_SHARED_BY = 8  # consecutive eyes of the stream mirror, turn, warp and scale one tree: growing it takes 0.2 s
+TREE_SHARED_BY = 8  # consecutive eyes of the stream mirror, rotate, warp and scale one tree: growing it takes 0.2 s
 
 
 class Circle(NamedTuple):
@@ -56,7 +56,7 @@ class Eye(Anatomy):
     features: frozenset[str]  # some of looks.STREAM_SHARE
 
     def from_disc(self, points: np.ndarray) -> np.ndarray:
-        """Positions relative to the disc, turned so that the nasal side is at x > 0."""
+        """Positions relative to the disc, rotated so that the nasal side is at x > 0."""
         return (points - self.disc) / np.complex64(self.disc / abs(self.disc))
 
     def rng(self, stream: str, part: int = 1) -> Generator:
@@ -163,7 +163,7 @@ def make_stream_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]:
 
 
 def _random_move(rng: Generator) -> Callable[[np.ndarray], np.ndarray]:
-    """A random mirror image, turn about the fovea, and smooth warp that leaves the fovea in its place."""
+    """A random reflection, rotation about the fovea, and smooth warp that leaves the fovea in its place."""
     mirrored = rng.random() < 0.5
     turn = random_direction(rng)
     waves = [

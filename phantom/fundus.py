@@ -90,10 +90,10 @@ def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
 
 
 def _blotches(eye: Eye, window: Window) -> np.ndarray:
-    """Islands of another colour, some as narrow as vessels: factors (pixels, pixels, 3).
+    """Islands of a different colour, some as narrow as vessels: factors (pixels, pixels, 3).
 
     Choroid that shines through is redder and, like vessels, lower in green than in red. On a real photograph
-    (CHASE_DB1) red was 0.16 brighter there and green 0.05; a network trained without it took it for vessels.
+    (CHASE_DB1) red was 0.16 brighter there and green 0.05; a network trained without it mistook it for vessels.
     """
     rng = eye.rng("choroid", 2)
     cell = rng.uniform(0.12, 0.4)  # mm
@@ -111,7 +111,7 @@ def _islands(rng: Generator, window: Window, cell_mm: float, ragged: float) -> n
 
 
 def _thin_out(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
-    """Atrophy, in place: pale areas beside the disc or anywhere, where sclera shows between choroidal vessels.
+    """Atrophy, in place: pale areas, next to the disc or anywhere, where sclera shows between choroidal vessels.
 
     Their edges are sharp and partly pigmented. Choroidal vessels are wide, blurred, and do not taper.
     """
@@ -131,7 +131,7 @@ def _thin_out(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray
 
 
 def _plaques(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
-    """Exudates that have run together, in place: bright, yellow, with gaps and sharp ragged edges."""
+    """Confluent exudates, in place: bright, yellow, with gaps and sharp ragged edges."""
     rng = eye.rng("plaques")
     around = _islands(rng, window, rng.uniform(0.5, 1.5), 0.0)
     height = 0.7 * _islands(rng, window, rng.uniform(0.1, 0.4), rng.uniform(0.4, 1.0)) + around + rng.uniform(0.5, 1.5)
@@ -187,22 +187,22 @@ def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarr
 def _rings(eye: Eye, offset: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None:
     """Arcs along the disc's edge, dark with pigment or pale with bare sclera, in place; `offset` as in _paint_disc.
 
-    As narrow as a vessel or up to 0.3 radii wide, and sharper towards the disc. Without them, a network takes the
-    disc's edge for a vessel.
+    As narrow as a vessel or up to 0.3 radii wide, and sharper towards the disc. Without them, a network mistakes
+    the disc's edge for a vessel.
     """
     for number, (name, tint) in enumerate(RINGS.items(), start=2):
         if eye.look[name] > 0:
             rng = eye.rng("disc paint", number)
             along = (offset * random_direction(rng)).real / eye.disc_axes[0]
             part = sigmoid((along + rng.normal(0, 0.6)) / rng.uniform(0.1, 0.4))
-            width = 0.015 * 20 ** rng.random()  # narrow ones prevail
+            width = 0.015 * 20 ** rng.random()  # mostly narrow ones
             beyond = distance - rng.uniform(0.95, 1.1)
             arc = np.exp(-((beyond / np.where(beyond < 0, min(width, 0.06), width)) ** 2))
             colour *= 1 + (eye.look[name] * part * arc)[..., None] * _rgb(*tint)
 
 
 def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Window) -> np.ndarray:
-    """Lay the vessels over the fundus: light lost to blood (Lambert and Beer), a reflex along the wide ones' middle."""
+    """Lay the vessels over the fundus: light lost to blood (Lambert-Beer), a reflex along the middle of wide ones."""
     look = eye.look
     lost = np.zeros(image.shape[:2], np.float32)
     for kind, tree in vessels.items():
@@ -212,7 +212,7 @@ def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Wi
         dip = dip * (1 - max(0, look[f"reflex_{kind}"]) * width * stripe)
         lost = np.maximum(lost, dip * (1 - np.exp(-look["blood"] / window.px_per_mm * tree.thickness)))
     image = image * (1 - lost[..., None] * _rgb(look["red_dip"], 1, look["blue_dip"]))
-    if look["gleam"] > 0:  # the retina's surface bulges beside vessels, and in places mirrors the flash there
+    if look["gleam"] > 0:  # the retina's surface bulges next to vessels, and in places reflects the flash
         covered = vessels["artery"].merge(vessels["vein"]).coverage
         beside = gaussian_filter(covered, 0.03 * window.px_per_mm) * (1 - covered)
         beside *= sigmoid((smooth_noise(eye.rng("gleam", 2), window, 0.3) - 1.1) / 0.15)
@@ -247,7 +247,7 @@ def _add_lesions(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndar
         spread = pixels * (rng.uniform(0.03, 0.2) if rng.random() < 0.5 else 0.6)  # one cluster, or the entire picture
         for place in rng.uniform(0, pixels, 2) + rng.normal(0, spread, (count, 2)):
             smallest, largest = lesion.size_mm
-            size = scale * smallest * (largest / smallest) ** rng.random()  # small ones prevail
+            size = scale * smallest * (largest / smallest) ** rng.random()  # mostly small ones
             if lesion.length_mm:
                 spot = complex(*place) / scale - (1 + 1j) * window.side_mm / 2 + window.centre
                 heading = np.angle(spot - eye.disc) + rng.normal(0, 0.3 if name == "flames" else 1.5)
@@ -284,13 +284,13 @@ def _shadows(eye: Eye, window: Window) -> np.ndarray:
 
 
 def _one_side(rng: Generator, window: Window, start: tuple[float, float], softness: tuple[float, float]) -> np.ndarray:
-    """Rises from 0 to 1 towards a random side: (pixels, pixels). Both ranges are in shares of the window's side."""
+    """A ramp from 0 to 1 towards a random side: (pixels, pixels). Both ranges are in shares of the window's side."""
     far = ((window.points() - window.centre) * random_direction(rng)).real / window.side_mm
     return sigmoid((far - rng.uniform(*start)) / rng.uniform(*softness))
 
 
 def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Light the retina unevenly, weaker outwards, with stray light: (pixels, pixels, 3)."""
+    """Light the retina unevenly, weaker towards the edge, with stray light: (pixels, pixels, 3)."""
     look, rng = eye.look, eye.rng("light")
     points = window.coarser(8).points()
     from_centre = (points - eye.light.centre) / eye.light.radius
@@ -324,7 +324,7 @@ def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> n
 
 
 def _expose(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray, rng: Generator) -> np.ndarray:
-    """Blur, tone, the field's border, and the camera's picture of it all: (pixels, pixels, 3) uint8."""
+    """Blur, tone, the field's border, and the camera's recording: (pixels, pixels, 3) uint8."""
     look = eye.look
     image = gaussian_filter(image, (look["blur_px"], look["blur_px"], 0))
     image *= 1 + look["cast"] * _rgb(*rng.uniform(-1, 1, 3))

@@ -24,7 +24,7 @@ WARP = 0.035  # of a wave's length, in the stream: three such waves displace the
 
 # How trees grow: ranges of the stream, then of the set. The two trees of an eye share a value from each, uniform.
 HABITS = {
-    "tortuosity": ((0.5, 2.0), (1, 1)),  # factor of the wandering, from straight to winding; at 3 trees turn to wool
+    "tortuosity": ((0.5, 2.0), (1, 1)),  # factor of the wandering, from straight to winding; at 3 trees become a tangle
     "pull": ((0.6, 1.4), (1, 1)),  # factor of the pull back to the vessel's own heading
     "spacing": ((0.5, 1.6), (1, 1)),  # factor of the distance between branchings
     "stem_spread": ((0.1, 0.8), (0.3, 0.3)),  # rad: how far stems deviate from straight up and down
@@ -35,20 +35,20 @@ HABITS = {
 STREAM_HABIT = {name: ranges[0] for name, ranges in HABITS.items()}
 SET_HABIT = {name: ranges[1] for name, ranges in HABITS.items()}
 
-# How a retina looks: ranges of the stream, then of the set. Each eye takes a value from each: uniform, or log-uniform
+# How a retina looks: ranges of the stream, then of the set. Each eye gets a value from each: uniform, or log-uniform
 # if named in LOGARITHMIC. Colours and brightness are on [0, 1]. Where a range starts below 0, eyes with a value below
 # 0 go without the feature.
 LOOKS = {
     # Size
     # 34: a 45-degree field over 440 px; 90: a disc crop; 110: CHASE_DB1's photographs, where 70 % of the vessel pixels
-    # lie in vessels of 9 px and more. With at most 120 px/mm and a calibre of 0.6 to 1.25, it was less than 10 %.
+    # lie in vessels of 9 px and more. With at most 120 px/mm and a calibre of 0.6 to 1.25, this was less than 10 %.
     "px_per_mm": ((34, 160), (1, 1)),
     "calibre": ((0.8, 1.6), (1, 1)),  # factor of all widths: trunks of 70 um (narrowed by age) to 270 um (full veins)
     "artery_calibre": ((0.75, 1.15), (1, 1)),  # further factor of the arteries' widths
     # Pigment; measured on real photographs: red 0.32 to 0.58, green/red 0.40 to 0.74, blue/green 0.16 to 0.74
     "red": ((0.3, 0.9), (0.34, 0.66)),
     "green_share": ((0.36, 0.82), (0.40, 0.66)),  # of red: below 0.45 orange-red, above 0.75 greenish-grey
-    "blue_share": ((0.04, 0.8), (0.30, 0.62)),  # of green; at least green_share - 0.4, as no fundus is lime
+    "blue_share": ((0.04, 0.8), (0.30, 0.62)),  # of green; at least green_share - 0.4, as no fundus is lime-green
     "choroid": ((0.0, 1.2), (0.2, 1.0)),  # mottle
     "texture": ((0.005, 0.042), (0.014, 0.014)),  # fine: one standard deviation at 50 um
     "tessellation": ((-0.5, 0.9), (0, 0)),  # choroidal vessels under thin pigment: wide, blurred
@@ -57,10 +57,10 @@ LOOKS = {
     "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
     "streaks": ((0.0, 0.3), (0.07, 0.07)),  # in that sheen
     "streak_px": ((0.6, 2.0), (0.8, 0.8)),
-    "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface mirrors the flash
+    "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface reflects the flash
     # Disc
-    # Times the fundus' red. Real crops reach 3, and nearly 4 in green: when few samples were above 2, the network took
-    # the edge of such a disc for a vessel.
+    # Times the fundus' red. Real crops reach 3, and nearly 4 in green: when few samples were above 2, the network
+    # mistook the edge of such a disc for a vessel.
     "disc_bright": ((1.1, 3.4), (1.6, 2.2)),
     "disc_pale": ((0.05, 0.6), (0.45, 0.6)),  # share of the way from the fundus' colour to white
     "disc_blue": ((0.1, 1.0), (0.45, 0.6)),  # share of that way for blue: below 1 the disc is yellow
@@ -72,7 +72,7 @@ LOOKS = {
     "pigment_ring": ((-0.3, 0.7), (0, 0)),  # dark arc along the disc's edge
     "scleral_ring": ((-0.3, 0.5), (0, 0)),  # pale arc
     "halo": ((-0.3, 0.5), (0.05, 0.3)),  # dark, or below 0 bright, surroundings of the disc
-    # Vessels in the fundus. A wide one takes `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
+    # Vessels in the fundus. A wide one absorbs `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
     # Real dips: 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm); 0.05 to 0.34 in
     # the crops.
     "dip": ((0.26, 0.65), (0.45, 0.55)),
@@ -105,14 +105,14 @@ LOOKS = {
     "mesh": ((0.85, 1.15), (0.95, 1.05)),  # brightness of the capillaries
     "scan_level": ((0.70, 0.84), (0.74, 0.80)),  # of small vessels; trunks lie deeper and are 0.1 darker
     "scan_grain": ((0.09, 0.15), (0.11, 0.14)),
-    # What photographs of other cameras and of ill eyes show, in the stream only
+    # What photographs from other cameras and of diseased eyes show, in the stream only
     "crescent_width": ((1, 3.5), (1, 1)),  # factor
     "atrophy": ((-2.5, 0.9), (0, 0)),  # thinned retina: pale, sharply bounded, with bare choroidal vessels
     "dusk": ((-2.5, 0.93), (0, 0)),  # share of the light that one side lacks
     "enlargement": ((-1.5, 2.6), (0, 0)),  # times, above 1: a photograph of few pixels, resized
     "fringe_px": ((-3.0, 5.0), (0, 0)),  # width of a coloured seam at the border, from a lens or a scanner
     "surround": ((-80, 40), (0, 0)),  # grey levels outside the field
-    "found_px": ((-2.5, 0.5), (0, 0)),  # how far inside the true border the field that is found ends
+    "found_px": ((-2.5, 0.5), (0, 0)),  # how far inside the true border the detected field ends
 }
 LOGARITHMIC = {"disc_bright", "dip", "blood", "blur_px", "noise"}
 STREAM_LOOK = {name: ranges[0] for name, ranges in LOOKS.items()}
@@ -135,7 +135,7 @@ STREAM_SHARE = {
     "lashes": 0.06,
     "motion": 0.3,  # lines and bands across the scan
     "blots": 0.08,
-    "plaques": 0.08,  # exudates that have run together
+    "plaques": 0.08,  # confluent exudates
 }
 
 RINGS = {"pigment_ring": (-0.6, -0.8, -0.8), "scleral_ring": (0.3, 0.7, 0.8)}  # share added to red, green and blue
@@ -170,7 +170,7 @@ LESIONS = {
 }
 
 # Numbers that seed the random generators, one for each step, so that no step depends on what another one consumes.
-# They start at 1 because NumPy takes [1, 2] and [1, 2, 0] for the same seed.
+# They start at 1 because NumPy treats [1, 2] and [1, 2, 0] as the same seed.
 RANDOM_STREAMS = {
     "eye": 1, "disc edge": 2, "background": 3, "faz edge": 4, "disc": 5, "macula": 6, "full field": 7, "look": 8,
     "features": 9, "place": 10, "tree": 11, "choroid": 12, "fibres": 13, "gleam": 14, "disc paint": 15, "lesions": 16,

@@ -60,7 +60,7 @@ def _perfused(eye: Eye, window: Window, distance: np.ndarray, rng: Generator) ->
 
 
 def _add_motion(scan: np.ndarray, rng: Generator) -> None:
-    """Traces of eye movements, in place: lines, shifted rows, and bands that registration filled by stretching."""
+    """Add traces of eye movements, in place: lines, shifted rows, and bands that registration filled by stretching."""
     size = scan.shape[0]
     for _ in range(rng.poisson(0.7)):
         row = int(rng.integers(5, size - 5))

@@ -31,7 +31,7 @@ def sample_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarr
 
     Returns:
         The fundus, (pixels, pixels, 3) uint8; the OCT-A, (pixels, pixels, 1) uint8, 0 outside the field; and the
-        camera's field, (pixels, pixels) bool, as it would be found: its border is off by up to 2.5 px.
+        camera's field, (pixels, pixels) bool, as it would be detected: its border is off by up to 2.5 px.
 
     Raises:
         ValueError: for a negative seed or number, or fewer than 32 pixels.
@@ -50,12 +50,12 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
     """A seed's pairs without end, in order, from worker processes that work ahead.
 
     Each worker makes runs of pairs that share a tree, and waits when it is one run ahead. The result is the same for
-    any number of workers. Workers are programs of their own, so that they load nothing of the caller's. They end with
+    any number of workers. Workers are separate programs, so that they load none of the caller's modules. They end with
     the iterator or, if the caller is killed, when their pipe closes. `first`, the number of the first pair, must be a
     multiple of TREE_SHARED_BY.
 
     Yields:
-        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the camera's field, else 0.
+        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the camera's field, 0 outside.
 
     Raises:
         OSError: with the message WORKER_ENDED; what the worker printed is on standard error.
@@ -72,7 +72,7 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
     try:
         for start in range(first, first + workers * TREE_SHARED_BY, TREE_SHARED_BY):
             command = [sys.executable, "-m", "phantom.stream", str(seed), str(start), str(workers)]
-            # A session of its own: Ctrl-C is for the caller, who ends the workers when it is done.
+            # In its own session: Ctrl-C is for the caller, which ends the workers when it is done.
             process = Popen(command, stdout=PIPE, cwd=PROJECT, env=environment, start_new_session=True)
             ready = Queue(TREE_SHARED_BY)
             started.append((process, ready, Thread(target=fetch, args=(process, ready), daemon=True)))

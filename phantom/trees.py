@@ -186,7 +186,7 @@ class Growth:
         return roots
 
     def _shoots(self, point, heading, offset, radius, side, inward, parent) -> Shoots:
-        """New shoots with numbers of their own; each argument (shoots,), as in Shoots."""
+        """New shoots with their own numbers; each argument (shoots,), as in Shoots."""
         first = len(self.parents)
         self.parents.extend(parent.tolist())
         curl = np.zeros(point.size)
@@ -241,7 +241,7 @@ class Growth:
         side = np.where(rng.random(count) < 0.75, -old.side, old.side)
         inner = np.sign(np.sin(np.angle(-old.point) - old.heading))  # most macular branches head for the fovea
         side = np.where(macular & (rng.random(count) < 0.65), inner, side)
-        # Of a stem's trunks the wider goes to the arcade, in a right eye to the left, the other to the nasal side.
+        # The wider of a stem's trunks goes to the arcade, in a right eye to the left, the other to the nasal side.
         return np.where(stem, np.where(np.sin(old.heading) < 0, 1.0, -1.0), side)
 
     def _step(self, shoots: Shoots) -> None:
@@ -297,7 +297,7 @@ class Vessels:
 
     depth: distance in px from the nearest vessel's edge, negative outside. centrality: 1 on a centreline, 0 at an edge
     and beyond. radius: the vessel's radius in px, 0 where none is near. Vessels thinner than about a pixel are drawn
-    with a radius of THIN_PX; `radius` holds their own.
+    with a radius of THIN_PX; `radius` keeps their true radius.
     """
 
     depth: np.ndarray

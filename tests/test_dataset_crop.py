@@ -179,7 +179,7 @@ def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage,
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["pairs.csv", "--output", "out"], "octa/a.tif: has no octa_mm; give each its width there, or --octa-mm"),
+        (["pairs.csv", "--output", "out"], "octa/a.tif: has no octa_mm; fill in that column, or use --octa-mm"),
         (["pairs.csv", "--output", "out", "--octa-mm", "6000"], "--octa-mm 6000: must be from 1 to 20 mm"),
         (["pairs.csv", "--output", ".", "--octa-mm", "6"], "--output .: lies in the data set"),
         (["pairs.csv", "--output", "photos", "--octa-mm", "6"], "--output photos: exists"),

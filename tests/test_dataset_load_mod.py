@@ -408,7 +408,7 @@ def test_check_counts_photographs_that_show_the_whole_field(root, capsys):
         for kind in ("fundus", "octa"):
             Image.fromarray(round_one).save(root / "cropped" / kind / "disc" / f"{name}.png")
     assert dlm.main(["check", str(root)]) == 0
-    assert "whole photographs: 1; if an OCT-A shows less of the eye, cut" in capsys.readouterr().out
+    assert "whole photographs: 1; if an OCT-A shows less of the eye, crop" in capsys.readouterr().out
 
 
 def test_check_names_every_odd_file(root, capsys):

@@ -282,7 +282,7 @@ def test_pair_with_an_unusable_map_stays_as_it_lies(folder, capsys):
 def test_run_that_has_seen_pairs_is_named(folder, capsys):
     write_run(folder / "run", Settings(data="data", precision="float32", name="run"), "0")
     register(folder)
-    assert "NOTE: this run has learnt from pairs as they lie" in capsys.readouterr().out
+    assert "NOTE: this run was trained on unregistered pairs" in capsys.readouterr().out
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_run_that_has_seen_pairs_is_named(folder, capsys):
     [
         (["data", "--output", "data"], "--output data: lies in the data set"),
         (["data", "--output", "data/UT-FSOCTA-v1/new"], "--output data/UT-FSOCTA-v1/new: lies in the data set"),
-        (["data", "--output", "run"], "--output run: exists, and not from this program"),
+        (["data", "--output", "run"], "--output run: exists, but is not from this program"),
         (["data", "--output", "run/run.json"], "--output run/run.json: exists"),
         (["nowhere", "--output", "out"], "DATA nowhere"),
         (["data", "--output", "out", "--run", "nowhere"], "nowhere: not a run"),

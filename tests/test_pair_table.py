@@ -144,7 +144,7 @@ def test_each_share_has_a_subject_even_of_few():
 
 def test_too_few_subjects_are_refused(table):
     path = table("a.png,b.png,Ann", header="fundus,octa,subject")
-    with pytest.raises(PairTableError, match="1 are too few to be shared out 80/10/10"):
+    with pytest.raises(PairTableError, match="1 are too few to divide 80/10/10"):
         read_pairs(path, "80/10/10")
 
 

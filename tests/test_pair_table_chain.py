@@ -106,7 +106,7 @@ def test_training_says_if_pairs_lie_as_they_are(here, tmp_path, capsys, register
     if registered:
         (tmp_path / "pairs" / "registration.csv").touch()
     load_run_data(Settings(data=str(tmp_path / "pairs" / "pairs.csv"), patch_size=64), verbose=False)
-    assert ("NOTE: pairs as they lie" in capsys.readouterr().out) == noted
+    assert ("NOTE: unregistered pairs" in capsys.readouterr().out) == noted
 
 
 def test_folder_without_an_image_of_the_table_is_refused(here, refused):
@@ -119,7 +119,7 @@ def test_folder_without_an_image_of_the_table_is_refused(here, refused):
     [
         (["--data", "pairs/none.csv"], "--data pairs/none.csv: no such file or folder"),
         (["--data", "pairs/pairs.csv", "--test-subjects", "99"], "--test-subjects 99: pairs/pairs.csv is a table"),
-        (["--data", ".", "--split", "1/1/1"], "--split 1/1/1: UT-FSOCTA-v1 is no table of pairs"),
+        (["--data", ".", "--split", "1/1/1"], "--split 1/1/1: UT-FSOCTA-v1 is not a table of pairs"),
     ],
 )
 def test_what_does_not_go_with_the_data_is_refused(here, refused, options, named):

@@ -60,7 +60,7 @@ def test_file_system_without_locks_is_said_and_used(tmp_path, capsys, monkeypatc
     monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(code, "no locks")))
     with hold(tmp_path / "lock", "busy"):
         said = capsys.readouterr().out
-    assert said.startswith(f"NOTE: {tmp_path}: its file system keeps no locks")
+    assert said.startswith(f"NOTE: {tmp_path}: its file system does not support locks")
 
 
 @pytest.mark.parametrize(("code", "to_do"), [(errno.EACCES, "permissions"), (errno.ENOSPC, "make room")])

@@ -270,7 +270,7 @@ def test_photograph_whose_name_is_no_utf8_is_done(folder):
 def test_photograph_with_too_long_a_name_is_named_and_the_others_are_done(folder, capsys):
     Path("photos/below/b.jpg").rename(f"photos/{'n' * 246}.jpg")
     assert gen.main(["photos", "--vessels"]) == 2
-    assert f"photos/{'n' * 246}.jpg: names of its results" in capsys.readouterr().err
+    assert f"photos/{'n' * 246}.jpg: the names of its results" in capsys.readouterr().err
     assert [row["path"] for row in densities()] == ["a.png"]
 
 

@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def shipped(runs, tmp_path, monkeypatch):
-    """An empty folder to run in, and the folder of the weights that come with the program."""
+    """An empty folder to run in, and the folder of the supplied weights."""
     monkeypatch.setattr(pix_weights, "SHIPPED", tmp_path / "program" / "weights")
     shutil.copytree(runs / "file", tmp_path / "program" / "weights")
     (tmp_path / "here").mkdir()
@@ -101,7 +101,7 @@ def test_no_weights_at_all_is_an_error_that_says_to_train(shipped):
 def test_synthesis_names_the_weights_that_come_with_the_program(shipped, capsys):
     Image.fromarray(fake_fundus(np.random.default_rng(0), 70, 70)).save("a.png")
     assert pix_pix_gen.main(["a.png"]) == 0
-    assert f"Weights: {file_of(shipped)}, which come with the program" in capsys.readouterr().out
+    assert f"Weights: {file_of(shipped)} (supplied weights" in capsys.readouterr().out
 
 
 def damage(file: Path) -> None:

@@ -1,11 +1,13 @@
-"""Pairs that lie some pixels apart, to train on: what they cost, and what registration or a loss gives back.
+"""What training on misaligned pairs costs, and how much of it registration or a tolerant loss recovers.
 
     python tests/benchmarks/displaced_pairs.py DIR [--pairs 40] [--validation 12]
 
-Writes sample retinas as two tables of pairs, DIR/aligned.csv and DIR/displaced.csv: the same photographs, and the OCT-A
-as they are or moved by a known smooth field, with the faults of real ones (see registration_error.py). The pairs to
-validate on are aligned in both. Prints the median displacement. Register displaced.csv with `dataset_register.py`, put
-the rows to validate on back as they were, train on all three alike, and compare `validation/vessel_auc`.
+Writes sample retinas as two tables of pairs, DIR/aligned.csv and DIR/displaced.csv. Both contain the same photographs.
+The OCT-A are unchanged in the first, and moved by a known smooth field, with the faults of real ones, in the second
+(see registration_error.py). The validation pairs are aligned in both. Prints the median displacement.
+
+Then register displaced.csv with `dataset_register.py`, restore the validation rows, train on all three in the same way,
+and compare `validation/vessel_auc`.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Which ingredients of the sample retinas matter: a generator is trained with all of them, and once without each.
+"""Which ingredients of the sample retinas matter: trains a generator with all of them, and once without each.
 
     python tests/benchmarks/leave_out.py LIST.csv [NAME...] [--seeds N]
 
-LIST.csv is as for photographs.py, with a further column `camera`. Each training has 300 steps at batch 4 by the mean
-absolute error alone. Prints the AUC of one pass at the scale that the program chooses, the mean of each camera's
-photographs and over the cameras, and the range of that over the seeds. NAME is one of INGREDIENTS (default: all).
+LIST.csv is as for photographs.py, with an additional column `camera`. Each training has 300 steps at batch 4 with the
+mean absolute error alone. Prints the AUC of one pass at the scale that the program chooses: the mean over each camera's
+photographs, the mean over the cameras, and its range over the seeds. NAME is one of INGREDIENTS (default: all).
 """
 
 import argparse
@@ -42,8 +42,8 @@ def without(*names: str) -> dict[str, tuple[float, float]]:
     return dict.fromkeys(names, (0, 0))
 
 
-# What is left out together: ranges to use in looks.STREAM_LOOK or looks.STREAM_HABIT, and names in looks.STREAM_SHARE,
-# which become 0.
+# What to change to leave an ingredient out: ranges to use in looks.STREAM_LOOK or looks.STREAM_HABIT, and names in
+# looks.STREAM_SHARE to set to 0.
 INGREDIENTS = {
     "nothing": {},
     "wide vessels": {"calibre": (0.6, 1.0), "px_per_mm": (40, 90)},
@@ -68,7 +68,7 @@ INGREDIENTS = {
 
 
 def leave_out(name: str) -> None:
-    """Leave one of INGREDIENTS out of this process' sample retinas from now on."""
+    """From now on, leave one of INGREDIENTS out of the sample retinas of this process."""
     for ingredient, limits in INGREDIENTS[name].items():
         if ingredient in looks.STREAM_SHARE:
             looks.STREAM_SHARE[ingredient] = 0
@@ -79,13 +79,13 @@ def leave_out(name: str) -> None:
 
 
 def pairs_of_a_tree(seed: int, first: int) -> list[np.ndarray]:
-    """The pairs that share a tree, from number `first` on, as training sees them: (400, 400, 4) each."""
+    """The pairs that share a tree, starting at number `first`, as training reads them: (400, 400, 4) each."""
     pairs = (sample_pair(seed, number) for number in range(first, first + TREE_SHARED_BY))
     return [data.continue_outside(np.dstack([fundus, octa]), fov) for fundus, octa, fov in pairs]
 
 
 def train_without(name: str, seed: int) -> Predictor:
-    """A generator trained on sample retinas without one of INGREDIENTS, by the mean absolute error alone."""
+    """A generator trained on sample retinas without one of INGREDIENTS, with the mean absolute error alone."""
     settings = Settings(data="phantom", batch_size=BATCH, decay=0.5, seed=seed)
     keras.utils.set_random_seed(seed)
     networks = new_networks(settings)

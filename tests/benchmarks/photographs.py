@@ -1,17 +1,17 @@
-"""What runs see on real photographs with manual vessel maps, as a table in Markdown.
+"""How well runs find the vessels of real photographs with manual vessel maps, as a table in Markdown.
 
     python tests/benchmarks/photographs.py LIST.csv RUN... [--by COLUMN] [--weights best|last] [--scale mean|fast|own]
 
-LIST.csv has the columns `image`, `manual` and `mask`, paths that start at the table. `mask` is where the photograph
-counts; where it is empty, the field that the program finds. README.md says how to lay out public data sets. Of several
-runs the means are printed; `--by` adds a table of the photographs with the same value in a further column, such as
-`camera`, with the range over the runs.
+LIST.csv has the columns `image`, `manual` and `mask`: paths relative to the table. Only pixels inside `mask` are
+scored; if it is empty, those inside the field that the program finds. README.md lists the files of public data sets.
+For several runs, their means are printed. `--by` adds a table that groups the photographs by an additional column, such
+as `camera`, with the range over the runs.
 
-AUC is that of the vessel probability, smoothed as for the vessel map. Dice is that of the program's own vessel map
-(`--vessels`). Thin and wide sensitivity: the share of manual vessel pixels that this map contains, in vessels narrower
-than 3 px at a field of 1000 px, and in wider ones. "Wrong" is the AUC of the disagreement for pixels that the map has
-wrong.
-The baseline is a ridge filter on the green channel, which needs no training.
+AUC is computed from the vessel probability, smoothed as for the vessel map. Dice is computed from the program's own
+vessel map (`--vessels`). Thin and wide sensitivity are the shares of manual vessel pixels that this map contains, in
+vessels narrower than 3 px at a field of 1000 px, and in wider ones. "Wrong" is the AUC of the disagreement as a
+predictor of the pixels that are wrong in the map. The baseline is a ridge filter on the green channel, which needs no
+training.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from vessel_metrics import checkerboard, map_vessels, roc_auc
 
 WIDE = 3.0  # px at a field of FIELD px
 FIELD = 1000  # px
-FIELD_MM = 13.0  # of 45 degrees, for the baseline's widths
+FIELD_MM = 13.0  # diameter of 45 degrees, for the baseline's widths
 COLUMNS = ("AUC", "Dice", "thin", "wide", "wrong", "checkerboard", "seconds", "ridge filter: AUC")
 
 
@@ -50,7 +50,7 @@ def sensitivities(truth: np.ndarray, vessels: np.ndarray, diameter: float) -> tu
     """Shares of `truth` (height, width), bool, that `vessels` contains: in thin vessels, and in wide ones."""
     size = [max(1, round(side * FIELD / diameter)) for side in truth.shape]
     truth, vessels = (resize(image, size, order=0) for image in (truth, vessels))
-    # Width at a vessel's pixel: that at the nearest point of its centreline.
+    # The width at a vessel pixel is that at the nearest point of the centreline.
     depth, centre = distance_transform_edt(truth), skeletonize(truth)
     row, column = distance_transform_edt(~centre, return_distances=False, return_indices=True)
     thin = 2 * depth[row, column] < WIDE
@@ -58,7 +58,7 @@ def sensitivities(truth: np.ndarray, vessels: np.ndarray, diameter: float) -> tu
 
 
 def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, scale: str) -> list[float]:
-    """COLUMNS of one photograph."""
+    """The values of COLUMNS for one photograph."""
     fundus, truth = read_fundus(image), octa_to_grey(read_image(manual)) > 127
     field = find_field(fundus)
     fov, diameter = field.mask, field.diameter()

@@ -3,8 +3,8 @@
     python tests/benchmarks/pictures.py RUN [--output docs]
 
 Writes whole_sample.jpg (a whole photograph, its OCT-A, its vessel map), failures.jpg (of EYES retinas of the stream,
-those in which the vessel map invents and misses most), drawn_retinas.jpg (what runs on sample retinas train on),
-cut_photographs.jpg (where OCT-A lie in a photograph), and data_flow.jpg (the way of the data from a file to a table,
+those with the most false and the most missed vessels), drawn_retinas.jpg (what runs on sample retinas train on),
+cut_photographs.jpg (positions of OCT-A in a photograph), and data_flow.jpg (the data pipeline from a file to a table,
 and which module does what).
 """
 
@@ -37,19 +37,19 @@ from pix_run import read_run
 from ut_fsocta import CROP_MM, CROP_PX, REGIONS
 from vessel_metrics import map_vessels, vessel_density, vessel_map, vessel_scores
 
-SUBJECT, SEED = 101, 7  # of the whole photograph: in no sample set that the program writes by itself
-FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: neither trained on nor validated on
-EYES = 48  # of the stream, each from a tree of its own
+SUBJECT, SEED = 101, 7  # of the whole photograph: in no sample set that the program writes automatically
+FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
+EYES = 48  # of the stream, each from its own tree
 FAILURES = 2  # shown of each kind
 MISSED, INVENTED = (230, 159, 0), (86, 180, 233)  # Okabe and Ito's orange and sky blue
 JPEG = {"quality": 88}
-STEPS = 5  # of the way of the data, in each row
+STEPS = 5  # of the data pipeline, per row
 PATCH_PX = 256
-TURNED_BORDER = 40  # px, cut off an OCT-A that was turned
+TURNED_BORDER = 40  # px, cropped from a rotated OCT-A
 
 
 def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path: Path, side: float = 3.6) -> None:
-    """Images (height, width) or (height, width, 3) in rows, `side` inches each, titles above and names beside them."""
+    """Images (height, width) or (height, width, 3) in rows, `side` inches each, titles above and names on the left."""
     figure = Figure(figsize=(side * len(titles), side * len(rows) + 0.3), dpi=100, layout="constrained")
     for row, (images, name) in enumerate(zip(rows, names, strict=True)):
         for column, image in enumerate(images):
@@ -60,7 +60,7 @@ def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path
 
 
 def coloured(image: np.ndarray, *layers: tuple[np.ndarray, tuple[int, int, int]]) -> np.ndarray:
-    """An image (height, width, 3), uint8, with pixels (height, width), bool, in a colour each."""
+    """An image (height, width, 3), uint8, with sets of pixels (height, width), bool, each in a colour."""
     image = image.copy()
     for pixels, colour in layers:
         image[pixels] = colour
@@ -74,7 +74,7 @@ def outlined(fundus: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The left half of one image and the right half of another of its size, grey or in colour, uint8 or on [0, 1]."""
+    """The left half of one image and the right half of another of the same size, grey or colour, uint8 or [0, 1]."""
     middle, whole = left.shape[1] // 2, np.zeros((*left.shape[:2], 3))
     for image, part in ((left, np.s_[:, :middle]), (right, np.s_[:, middle:])):
         whole[part] = np.atleast_3d(image / 255 if image.dtype == np.uint8 else image)[part]
@@ -84,7 +84,7 @@ def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def predicted_photograph(
     predictor: Predictor, fundus: np.ndarray
 ) -> tuple[np.ndarray, float | None, Prediction, np.ndarray]:
-    """A photograph's field, its diameter in px if it is seen, the prediction, and the vessel map."""
+    """A photograph's field, its diameter in px if it is visible, the prediction, and the vessel map."""
     field = find_field(fundus)
     diameter = field.diameter()
     predicted = predictor.predict_photograph(fundus, field.mask, diameter)
@@ -100,7 +100,7 @@ def draw_whole_sample(predictor: Predictor, path: Path) -> None:
 
 
 def draw_failures(predictor: Predictor, path: Path) -> None:
-    """The eyes with the largest shares of invented vessels and of missed ones."""
+    """The eyes with the largest shares of false vessels and of missed ones."""
     found = []
     for number in range(FIRST, FIRST + EYES * TREE_SHARED_BY, TREE_SHARED_BY):
         eye, window = make_stream_eye(0, number, CROP_PX)
@@ -123,7 +123,7 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
 
 
 def draw_places(predictor: Predictor, path: Path) -> None:
-    """Where turned OCT-A of an eye lie in its photograph, as found, and what is cut out of it."""
+    """The positions found for rotated OCT-A of an eye in its photograph, and the crops."""
     eye = make_eye(SUBJECT, "OD", SEED)
     fundus = render_full_field(eye)
     mask, diameter, predicted, _ = predicted_photograph(predictor, fundus)
@@ -141,7 +141,7 @@ def draw_places(predictor: Predictor, path: Path) -> None:
 
 
 def draw_retinas(path: Path) -> None:
-    """The pairs of the contact sheet, with names."""
+    """The pairs of the contact sheet, with captions."""
     rows, columns = SHEET_SIZE
     images, names = [], []
     for row in range(rows):
@@ -152,7 +152,7 @@ def draw_retinas(path: Path) -> None:
 
 
 def draw_data_flow(predictor: Predictor, path: Path) -> None:
-    """The way of the data: three rows of steps, each an image or the text of a file, what it is, and its module."""
+    """The data pipeline: three rows of steps, each with an image or the text of a file, its name, and its module."""
     fundus, octa, fov = sample_pair(0, FIRST)
     pair = Pair(fundus, octa, fov)
     patches = TrainingPatches([training_image(pair, PATCH_PX)], PATCH_PX, batch_size=4, seed=0, augment=True)
@@ -172,7 +172,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
             "Training",
             (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "dataset_load_mod"),
             (outlined(fundus, fov), "the camera's field:\noutside nothing counts", "camera_field"),
-            (four, "patches of 256 px,\nturned and flipped", "patch_batches"),
+            (four, "patches of 256 px,\nrotated and flipped", "patch_batches"),
             (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),
             ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "pix_run.py, pix_log"),
         ),
@@ -213,7 +213,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
 
 
 def main() -> None:
-    """Draw all."""
+    """Draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, default=Path("docs"), metavar="DIR")

@@ -1,11 +1,11 @@
-"""How well an OCT-A's place in a photograph is found: of sample retinas, and of photographs with manual vessel maps.
+"""How well the position of an OCT-A in its photograph is found: sample retinas, and photographs with manual maps.
 
     python tests/benchmarks/places.py RUN [--photographs LIST.csv]
 
-Each OCT-A is cut smaller, turned by up to 8 degrees, and searched for at a scale that is up to 15 % off. That
-of a photograph is made from its manual vessel map, 6 mm of it with speckle, at five places. LIST.csv as for
-`photographs.py`. Prints how many places are right, how far off they are, and how many the program calls found; also how
-many wrong ones, and of wrong partners, whose OCT-A is the next eye's.
+Each OCT-A is cropped, rotated by up to 8 degrees, and searched for at a scale that is up to 15 % off. For a photograph,
+five OCT-A of 6 mm are made from its manual vessel map, with speckle. LIST.csv is as for `photographs.py`. Prints how
+many positions are right, how far off they are, and how many the program accepts; also how many wrong positions and how
+many wrong partners (the OCT-A of the next eye) it accepts.
 """
 
 import argparse
@@ -38,15 +38,15 @@ from ut_fsocta import CROP_MM, CROP_PX
 SUBJECTS = range(31, 51)
 MACULA_MM = 3.0
 KINDS = ("disc", "macula", f"macula, {MACULA_MM:g} mm")  # of sample retinas
-PLACES = 5  # of each photograph
+PLACES = 5  # per photograph
 DEGREES, SCALE = 8.0, 0.15  # at most
-NEAR_MM = 0.25  # of a place that is found; registration moves an OCT-A that far
+NEAR_MM = 0.25  # largest error of a right position; registration can correct that much
 SCAN_MM, SCAN_PX = 6.0, 400
-COLUMNS = ("scans", "right", "error, median, mm", "found", "wrong, but found", "wrong partners found")
+COLUMNS = ("OCT-A", "right position", "median error, mm", "found", "found, but wrong", "wrong partners found")
 
 
 class Case(NamedTuple):
-    """An OCT-A and what is seen in its photograph."""
+    """An OCT-A, and the vessels predicted for its photograph."""
 
     octa: np.ndarray
     side_mm: float
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def seen_in(predictor: Predictor, fundus: np.ndarray, random: np.random.Generator) -> tuple[Seen, float]:
-    """What is seen in a photograph, of a scale that is off; and the scale that it is taken to have, px per mm."""
+    """The vessels predicted for a photograph, with a scale that is off; and its own scale, px per mm."""
     field = field_to_use(fundus, fov_mask=True)
     diameter = field.diameter()
     probability = predictor.predict_photograph(fundus, field.mask, diameter, fast=True).probability
@@ -65,7 +65,7 @@ def seen_in(predictor: Predictor, fundus: np.ndarray, random: np.random.Generato
 
 
 def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[Case]:
-    """Disc and macula of some sample retinas, the macula also cut to MACULA_MM."""
+    """Disc and macula of some sample retinas, the macula also cropped to MACULA_MM."""
     for subject in SUBJECTS:
         eye = make_eye(subject, eye_of(subject), 0)
         fundus = render_full_field(eye)
@@ -85,7 +85,7 @@ def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[
 
 
 def photograph_cases(predictor: Predictor, table: Path, random: np.random.Generator) -> Iterator[Case]:
-    """Places of photographs, as their manual maps show them."""
+    """OCT-A made from the manual maps of photographs, at several positions."""
     for row in pd.read_csv(table, dtype=str).itertuples():
         fundus = read_fundus(table.parent / row.image)
         manual = octa_to_grey(read_image(table.parent / row.manual)) / 255  # [0, 255] -> [0, 1]
@@ -115,7 +115,7 @@ def main() -> None:
         cases["photographs"] = list(photograph_cases(predictor, args.photographs, random))
     print(header(COLUMNS))
     for name, some in cases.items():
-        step = PLACES if name == "photographs" else 1  # to the next eye
+        step = PLACES if name == "photographs" else 1  # from one eye to the next
         places = [find_place(case.octa, case.side_mm, case.seen) for case in some]
         errors = np.array([np.hypot(*(p.centre - c.centre)) / c.px_per_mm for p, c in zip(places, some, strict=True)])
         others = [(case, some[(number + step) % len(some)]) for number, case in enumerate(some)]

@@ -1,12 +1,13 @@
-"""How well OCT-A that were moved by a known field are registered, and right partners told from wrong ones.
+"""How well OCT-A displaced by a known field are registered, and right partners distinguished from wrong ones.
 
     python tests/benchmarks/registration_error.py RUN [--pairs 100]
 
-RUN is a run's folder of checkpoints, trained on sample retinas. Sample retinas of the scale of crops, which no run is
-trained or validated on, are moved by a smooth field of up to 12 px with a rotation of up to 2 degrees and up to 3 % of
-scale. They get the faults of real pairs: bright, dark and shifted lines in the OCT-A, and every second photograph is
-black in half. The error is the distance between the known and the found displacement at the pixels of vessels of 3 px
-and more, in the field. Each OCT-A is also judged beside the next photograph, a wrong partner.
+RUN is a run's folder of checkpoints, trained on sample retinas. The OCT-A of sample retinas at the scale of crops,
+which no run is trained or validated on, are displaced by a smooth field of up to 12 px with a rotation of up to 2
+degrees and up to 3 % of scale. The pairs get the faults of real ones: bright, dark and shifted lines in the OCT-A, and
+half of every second photograph is black. The error is the distance between the known and the estimated displacement, at
+the pixels of vessels of at least 3 px in the field. Each OCT-A is also tested with the next photograph, a wrong
+partner.
 """
 
 import argparse
@@ -47,10 +48,10 @@ from pix_run import read_run
 from registration import Eye, enlarged, fit_all, jacobian, reduced, seen_eye
 from ut_fsocta import CROP_PX
 
-FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: neither trained on nor validated on
+FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
 PX_PER_MM = (66, 105)  # of crops
-BEYOND = 40  # px: how far the OCT-A is drawn beyond the photograph, from where it may be moved in
-LEAST_FIELD, LEAST_VESSELS = 0.45, 0.03  # shares of pixels; with less there is nothing to measure
+BEYOND = 40  # px: margin of the OCT-A around the photograph, which the displacement can move into it
+LEAST_FIELD, LEAST_VESSELS = 0.45, 0.03  # shares of pixels; below them there is too little to measure
 WIDE = 1.5  # px: radius of the thinnest vessel that counts
 LARGEST, DEGREES, SCALE = 12.0, 2.0, 0.03  # of the known field: px, rotation and change of scale
 SMOOTHNESS = 60.0  # px: sigma of the Gaussian that smooths it
@@ -58,14 +59,14 @@ SMOOTHNESS = 60.0  # px: sigma of the Gaussian that smooths it
 
 @dataclass(frozen=True)
 class Moved:
-    """A sample retina whose OCT-A was moved by a known field; images are (400, 400)."""
+    """A sample retina whose OCT-A was displaced by a known field; images are (400, 400)."""
 
     fundus: np.ndarray  # (400, 400, 3), uint8
     octa: np.ndarray  # float on [0, 1]
-    aligned: np.ndarray  # the same before it was moved, without faults
+    aligned: np.ndarray  # the OCT-A before it was displaced, without faults
     fov: np.ndarray  # bool
     vessels: np.ndarray  # bool: in the field
-    displacement: np.ndarray  # (2, 400, 400), px: as registration should find it
+    displacement: np.ndarray  # (2, 400, 400), px: what registration should find
 
 
 def known_field(random: np.random.Generator) -> np.ndarray:
@@ -80,7 +81,7 @@ def known_field(random: np.random.Generator) -> np.ndarray:
 
 
 def inverse(displacement: np.ndarray) -> np.ndarray:
-    """The displacement that leads back, by fixed-point iteration."""
+    """The inverse displacement, by fixed-point iteration."""
     places, back = np.indices(displacement.shape[1:]), np.zeros_like(displacement)
     for _ in range(30):
         back = -np.stack([map_coordinates(part, places + back, order=1, mode="nearest") for part in displacement])
@@ -88,7 +89,7 @@ def inverse(displacement: np.ndarray) -> np.ndarray:
 
 
 def add_faults(octa: np.ndarray, random: np.random.Generator) -> None:
-    """Lines of eye movements in an OCT-A (400, 400), [0, 1], in place: too bright, too dark, and shifted."""
+    """Add motion lines to an OCT-A (400, 400), [0, 1], in place: too bright, too dark, and shifted."""
     for _ in range(random.integers(2, 7)):
         row, thick = int(random.integers(5, CROP_PX - 5)), int(random.integers(1, 4))
         octa[row : row + thick] *= random.choice([0.3, 1.0])
@@ -105,7 +106,7 @@ def black_half(random: np.random.Generator) -> np.ndarray:
 
 
 def moved_retinas(number: int) -> Iterator[Moved]:
-    """So many sample retinas, each from a tree of its own."""
+    """That many sample retinas, each from its own tree."""
     place = FIRST
     while number:
         eye, window = make_stream_eye(0, place, CROP_PX)
@@ -134,11 +135,11 @@ def moved_retinas(number: int) -> Iterator[Moved]:
 
 
 def registered(moved: Moved, eyes: list[Eye]) -> tuple[np.ndarray, float, list[tuple[str, float]]]:
-    """Register an OCT-A with the right photograph, the wrong one, and the controls among the others.
+    """Register an OCT-A with the right photograph, a wrong one, and the controls among the others.
 
     Returns:
-        Errors (vessel pixels,), px; the least Jacobian; the verdict on both and by how much each fits better than all
-        controls.
+        Errors (vessel pixels,), px; the smallest Jacobian; for both photographs the verdict, and by how much each fits
+        better than all controls.
     """
     scan = reduced(moved.octa)
     right, wrong, *others = eyes
@@ -164,7 +165,7 @@ def main() -> None:
     jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))
     results = joblib.Parallel(os.cpu_count(), max_nbytes=None)(jobs)
 
-    print(header(("pairs", "as they lie, median", "error, median", "error, 95 %", "worst pair's median", "Jacobian")))
+    print(header(("pairs", "displacement, median", "error, median", "error, 95 %", "worst pair's median", "Jacobian")))
     halves = {"all": slice(None), "whole photographs": slice(args.pairs % 2, None, 2)}
     halves["half of the photograph black"] = slice(1 - args.pairs % 2, None, 2)
     for name, some in halves.items():

@@ -1,4 +1,4 @@
-"""What the sample stream is worth: how fast it is, how similar to photographs, and what a network learns from it.
+"""The sample stream: how fast it is, how similar to photographs, and what a network learns from it.
 
     python tests/benchmarks/sample_retinas.py rate
     python tests/benchmarks/sample_retinas.py likeness --pairs DIR --photographs DIR
@@ -6,7 +6,7 @@
     python tests/benchmarks/sample_retinas.py register RUN... --pairs DIR
 
 RUN is a run's folder of checkpoints. --pairs is a data set in UT-FSOCTA's layout; every pair is scored. --photographs
-contains photographs NAME.jpg of another camera and their manual vessel maps NAME_1stHO.png, as CHASE_DB1 does.
+contains photographs NAME.jpg from another camera and their manual vessel maps NAME_1stHO.png, like CHASE_DB1.
 `register` measures how far the pairs are misaligned and what that costs.
 """
 
@@ -45,7 +45,7 @@ from vessel_metrics import artefacts, checkerboard, roc_auc, smooth, vessel_agre
 
 PHOTOGRAPH_SIGMA = 1.0  # px: smoothing before a photograph's prediction is compared with its manual map
 VESSEL_SIGMA = 3.0  # px: only large vessels are registered
-FLOW_ATTACHMENT = 5.0  # of the optical flow to the images, against its smoothness
+FLOW_ATTACHMENT = 5.0  # weight of the images in the optical flow, relative to its smoothness
 FLOW_SIGMA = 20.0  # px: so smooth a displacement cannot move one vessel onto another
 WIDTHS = (3, 6, 9, 12, 16)  # px
 
@@ -63,7 +63,7 @@ class Eyes:
     """Real eyes to score on."""
 
     def __init__(self, pairs: Path | None, photographs: Path | None):
-        """Args: a data set and a folder of photographs with manual maps, or None for neither."""
+        """Args: a data set, and a folder of photographs with manual maps; each may be None."""
         self.pairs, self.photographs = {}, {}
         if pairs is not None:
             cases, _ = data.load_data_cases(data.find_dataset(pairs, "--pairs"))
@@ -77,13 +77,13 @@ class Eyes:
                 self.photographs[path.name.removesuffix("_1stHO.png")] = fundus, vessels, data.field_of_view(fundus)
 
     def names(self) -> list[str]:
-        """The columns of `scores`."""
+        """The names of the values of `scores`."""
         return [*self.pairs, *self.photographs, "checkerboard", "rim"]
 
     def scores(self, predictor: Predictor) -> list[float]:
-        """Vessel AUC of each pair and of each photograph, mean checkerboard of all, mean rim of the pairs.
+        """Vessel AUC of each pair and each photograph, mean checkerboard of all, mean rim of the pairs.
 
-        Each of a single pass: the vessels as seen without noise, the faults in the OCT-A.
+        From a single pass each: the vessels without noise, checkerboard and rim in the OCT-A.
         """
         aucs, boards, rims = [], [], []
         for fundus, real, fov in self.pairs.values():
@@ -107,7 +107,7 @@ def header(names: Sequence[str]) -> str:
 
 
 def per_second(items: Iterable, number: int) -> float:
-    """How many of the next `number` items come per second."""
+    """The rate of the next `number` items, per second."""
     started = time.perf_counter()
     for _ in islice(items, number):
         pass
@@ -123,13 +123,13 @@ def in_graph(networks: pix_pix_train.Pix2Pix, step: Callable) -> Callable:
 
 
 def rate() -> None:
-    """Pairs per second, of one process and of the stream; the share of a training loop spent waiting for them."""
+    """Pairs per second, from one process and from the stream; the share of training time spent waiting for them."""
     pairs = (sample_pair(0, number) for number in count())
     per_second(pairs, TREE_SHARED_BY)
     print(f"one process: {per_second(pairs, 64):.1f} retinas a second")
     for workers in (1, 2):
         pairs = stream(0, 0, workers)
-        per_second(pairs, 2 * TREE_SHARED_BY * workers)  # made ahead: not counted
+        per_second(pairs, 2 * TREE_SHARED_BY * workers)  # made in advance: not counted
         print(f"stream, {workers} workers: {per_second(pairs, 128):.1f} retinas a second")
         pairs.close()
 
@@ -164,7 +164,7 @@ def look_of(fundus: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[st
         "ground's contrast, green": levels[ground, 1].std(),
         "vessel density": vessels.sum() / fov.sum(),
     }
-    # A vessel pixel's width is that of the nearest point of the centreline.
+    # The width at a vessel pixel is that at the nearest point of the centreline.
     depth, centre = distance_transform_edt(vessels), skeletonize(vessels)
     if centre.any():
         row, column = distance_transform_edt(~centre, return_distances=False, return_indices=True)
@@ -181,7 +181,7 @@ def look_of(fundus: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[st
 
 
 def likeness(eyes: Eyes) -> None:
-    """Percentiles over 150 sample retinas beside each real eye's own numbers; a pair's vessels are its OCT-A's."""
+    """Percentiles of 150 sample retinas, next to the values of each real eye; a pair's vessels are its OCT-A's."""
     samples = []
     for number in range(0, 1200, TREE_SHARED_BY):
         fundus, _, fov = sample_pair(1, number)
@@ -193,13 +193,13 @@ def likeness(eyes: Eyes) -> None:
     real |= {name: look_of(*photograph) for name, photograph in eyes.photographs.items()}
     print(header(["samples: 5 %", "50 %", "95 %", *real]))
     for name in next(iter(real.values())):
-        values = [numbers.get(name, np.nan) for numbers in samples]  # nan: no vessel is in sight
+        values = [numbers.get(name, np.nan) for numbers in samples]  # nan: no vessel is visible
         percentiles = np.nanpercentile(values, (5, 50, 95))
         print(table_row(name, [*percentiles, *(numbers[name] for numbers in real.values())]))
 
 
 def displacement(still: np.ndarray, moved: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """Smooth optical flow (2, height, width), px, so that `moved` at a pixel + flow is `still` at the pixel."""
+    """Smooth optical flow (2, height, width), px: `moved` at a pixel + flow matches `still` at the pixel."""
 
     def levelled(image: np.ndarray) -> np.ndarray:
         smoothed = smooth(image, fov, VESSEL_SIGMA)
@@ -215,13 +215,13 @@ def moved_by(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
 
 
 def register(eyes: Eyes, predictor: Predictor) -> list[list[float]]:
-    """What each pair's misalignment costs; a row for each.
+    """What misalignment costs, one row per pair.
 
     Returns:
         Median displacement of the OCT-A from the photograph in px. Vessel AUC of the prediction as it is; of the
         prediction moved onto the OCT-A; of the OCT-A moved onto the photograph, which is what a perfect prediction
-        would score; and the best of the other pairs' predictions, moved likewise, which shows how much the moving
-        alone can gain.
+        would score; and of the best of the other pairs' predictions, moved in the same way, which shows how much
+        moving alone can gain.
     """
     predicted, rows = {}, []
     for name, (fundus, _, fov) in eyes.pairs.items():

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/step_in_pytorch.py POLICY BATCH SECONDS    # Keras' name of the precision
 
-Prints images per second, over at least so many seconds of steps. `training.py step` runs it if PyTorch is installed
-(`pip install torch`). As in our step, each network's gradients go to its own weights only, and the discriminator judges
-the generated patch once for both losses.
+Prints images per second, measured over at least SECONDS seconds of steps. `training.py step` runs it if PyTorch is
+installed (`pip install torch`). As in our step, each network's loss updates only its own weights, and the discriminator
+judges the generated patch once for both losses.
 """
 
 import sys
@@ -25,19 +25,19 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 def downsample(before: int, after: int, normed: bool = True) -> nn.Sequential:
-    """Halve height and width, from `before` to `after` channels."""
+    """Downsample by 2, from `before` to `after` channels."""
     convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
     return nn.Sequential(convolution, *([norm(after)] if normed else []), nn.LeakyReLU(SLOPE))
 
 
 def upsample(before: int, after: int, dropout: bool) -> nn.Sequential:
-    """Double height and width, from `before` to `after` channels."""
+    """Upsample by 2, from `before` to `after` channels."""
     convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
     return nn.Sequential(convolution, norm(after), *([nn.Dropout(0.5)] if dropout else []), nn.ReLU())
 
 
 def in_float32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Apply the last layer of a network: in float32, in mixed precision too."""
+    """Apply the last layer of a network, in float32 even with mixed precision."""
     with torch.autocast("cpu", enabled=False):
         return layer(x.float())
 
@@ -118,7 +118,7 @@ def main() -> None:
     """Time steps and print images per second."""
     policy, batch_size, least = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     step, seconds = new_step(batch_size, policy == "mixed_bfloat16"), []
-    while sum(seconds[2:]) < least:  # the first two prepare
+    while sum(seconds[2:]) < least:  # the first two are warm-up
         started = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - started)

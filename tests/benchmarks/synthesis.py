@@ -1,9 +1,9 @@
-"""Time and peak memory of turning a whole photograph into an OCT-A image, with the model loaded.
+"""Time and peak memory of predicting the OCT-A of a whole photograph, with the model loaded.
 
     python tests/benchmarks/synthesis.py [SIDE]    # SIDE in px, default 1652: a whole photograph of UT-FSOCTA
 
-Compares, each in a process of its own, the generator's bare forward pass with fixed statistics; the prediction in one
-pass; and the prediction as published, by overlapping patches. Each runs once before it is timed, since the first call
+Compares the generator's bare forward pass with fixed statistics, the prediction in one pass, and the prediction as
+published, with overlapping patches, each in its own process. Each runs once before it is timed, because the first call
 compiles. The weights are untrained: time and memory do not depend on them.
 """
 
@@ -49,7 +49,7 @@ def measure(way: str, policy: str, side: int) -> dict[str, float]:
         else:
             predictor.predict_as_published(fundus, fov, patch_size=256, stride=PUBLISHED_STRIDE, batch_size=8)
 
-    part = slice(None, 320 if way == "as published" else None)  # the patches of a part compile the same
+    part = slice(None, 320 if way == "as published" else None)  # the patches of a part compile the same graph
     predict(fundus[part, part], fov[part, part])
     started = time.perf_counter()
     predict(fundus, fov)
@@ -58,7 +58,7 @@ def measure(way: str, policy: str, side: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure each way in both precisions and print the table."""
+    """Measure each method in both precisions and print the table."""
     if len(sys.argv) > 2:
         print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
         return

@@ -1,15 +1,15 @@
-"""How alike predicted and real OCT-A look between their large vessels: by numbers, to a classifier, and to a person.
+"""How similar predicted and real OCT-A are between the large vessels: by numbers, to a classifier, and to a person.
 
     python tests/benchmarks/texture.py real --pairs DIR
     python tests/benchmarks/texture.py measures RUN... --pairs DIR
     python tests/benchmarks/texture.py classifier RUN...
     python tests/benchmarks/texture.py sheet RUN --output SHEET.png [--pairs DIR]
 
-`real` compares every two OCT-A of the pairs, which shows how alike two real ones are, and sample retinas with them.
-`measures` compares each pair's prediction with its OCT-A. `classifier` trains a small network afresh to tell patches of
-predictions from patches of sample retinas' own OCT-A, and prints its accuracy on other eyes: 0.5 means that it sees no
-difference. `sheet` draws twelve patches, real or predicted, in random order, and writes which is which to
-SHEET_key.csv; the real ones are the pairs' or, without pairs, sample retinas'.
+`real` compares every two OCT-A of the pairs, which shows how similar two real ones are, and compares sample retinas
+with them. `measures` compares each pair's prediction with its OCT-A. `classifier` trains a small network from scratch
+to distinguish patches of predictions from patches of sample retinas' own OCT-A, and prints its accuracy on other eyes:
+0.5 means that it finds no difference. `sheet` draws twelve patches, real or predicted, in random order, and writes the
+key to SHEET_key.csv; the real ones come from the pairs or, without pairs, from sample retinas.
 """
 
 import argparse
@@ -39,12 +39,12 @@ from pix_run import read_run
 from ut_fsocta import CROP_MM, CROP_PX
 from vessel_metrics import checkerboard, grain, ground_of, octave_powers, vessel_agreement
 
-EYES = 160  # sample retinas for the classifier; the last quarter is what it is tested on
-FIRST = TREE_SHARED_BY * 2 * 10**8  # in the stream of seed 0: neither trained on nor validated on
-SIDE = 64  # px of a patch
-GROUND = 0.85  # share of a patch that lies between vessels, at least
-OF_AN_EYE = 12  # patches at most
-CROP_SCALE = (75, 105)  # px per mm: sample retinas as large as disc crops
+EYES = 160  # sample retinas for the classifier; it is tested on the last quarter
+FIRST = TREE_SHARED_BY * 2 * 10**8  # in the stream of seed 0: used neither for training nor for validation
+SIDE = 64  # of a patch, px
+GROUND = 0.85  # minimum share of a patch that lies between vessels
+OF_AN_EYE = 12  # most patches per eye
+CROP_SCALE = (75, 105)  # px per mm: sample retinas at the scale of disc crops
 MM_PER_PX = CROP_MM["disc"] / CROP_PX
 Octa = tuple[np.ndarray, np.ndarray]  # (height, width), float on [0, 1], and its ground, bool
 
@@ -56,7 +56,7 @@ def real_octas(pairs: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, Octa]
 
 
 def sample_octas(number: int) -> Iterator[tuple[str, Octa]]:
-    """Name and OCT-A of sample retinas of the scale of disc crops."""
+    """Name and OCT-A of sample retinas at the scale of disc crops."""
     first = FIRST
     while number:
         window = make_stream_eye(0, first, CROP_PX)[1]
@@ -69,7 +69,7 @@ def sample_octas(number: int) -> Iterator[tuple[str, Octa]]:
 
 
 def compared(one: Octa, other: Octa) -> list[float]:
-    """COMPARED: power in each octave and standard deviation are shares of the other's."""
+    """The values of COMPARED; power in each octave and standard deviation are relative to the other image."""
     shares = octave_powers(*one) / octave_powers(*other)
     values, others = one[0][one[1]], other[0][other[1]]
     distance = wasserstein_distance(values, others)
@@ -80,7 +80,7 @@ COMPARED = ("0.5-1 px", "1-2 px", "2-4 px", "4-8 px", "texture", "standard devia
 
 
 def compare_real(pairs: Path) -> None:
-    """Print how alike real OCT-A are to each other, and sample retinas to them."""
+    """Print how similar real OCT-A are to each other, and sample retinas to them."""
     real = {name: octa for name, _, _, octa in real_octas(pairs)}
     print(header((*COMPARED, "grain")))
     for one, other in combinations(real, 2):
@@ -94,7 +94,7 @@ def compare_real(pairs: Path) -> None:
 
 
 def measure(run: Path, predictor: Predictor, pairs: Path) -> None:
-    """Print how alike the predictions of each pair are to its OCT-A."""
+    """Print how similar each pair's prediction is to its OCT-A."""
     values = []
     for name, fundus, fov, real in real_octas(pairs):
         predicted = predictor.predict_photograph(fundus, fov, None)
@@ -115,7 +115,7 @@ def patches_of(octa: np.ndarray, ground: np.ndarray, random: np.random.Generator
 
 
 def sample_patches(predictor: Predictor, number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Patches of one sample retina: of its own OCT-A, and of the prediction, at other places."""
+    """Patches of one sample retina: of its own OCT-A, and of the prediction, at other positions."""
     random = np.random.default_rng(number)
     fundus, octa, fov = sample_pair(0, FIRST + TREE_SHARED_BY * number)
     own, predicted = (data.octa_to_grey(image) for image in (octa / 255, predictor.predict(fundus, fov)))
@@ -123,11 +123,11 @@ def sample_patches(predictor: Predictor, number: int) -> tuple[list[np.ndarray],
 
 
 def accuracy_of_classifier(predictor: Predictor) -> float:
-    """How often a network that is trained to tell predicted from own patches is right on eyes that it has not seen."""
+    """Accuracy of a network trained to distinguish predicted from own patches, on eyes that it was not trained on."""
     images, labels, eyes = [], [], []
     for number in range(EYES):
         own, predicted = sample_patches(predictor, number)
-        few = min(len(own), len(predicted))  # as many of both, so that guessing is right half of the time
+        few = min(len(own), len(predicted))  # equal numbers, so that guessing is right half of the time
         images += own[:few] + predicted[:few]
         labels += [0] * few + [1] * few
         eyes += [number] * 2 * few
@@ -153,7 +153,7 @@ def accuracy_of_classifier(predictor: Predictor) -> float:
 
 
 def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
-    """Twelve patches of 64 px, enlarged three times, in random order; and the key to them."""
+    """Draw twelve patches of 64 px, enlarged three times, in random order, and write the key."""
     own, predicted = [], []
     random = np.random.default_rng()
     if pairs is None:

@@ -1,12 +1,12 @@
 """Speed and memory of training, as tables in Markdown.
 
-    python tests/benchmarks/training.py step      # speed of the training step; beside PyTorch's if that is installed
+    python tests/benchmarks/training.py step      # speed of the training step; also in PyTorch if installed
     python tests/benchmarks/training.py epoch     # time that an epoch spends outside its steps
     python tests/benchmarks/training.py start     # time to --help, to the first step, to read 362 pairs
     python tests/benchmarks/training.py growth    # time and memory for 5 to 2000 crops; with --plot FILE also a picture
     python tests/benchmarks/training.py memory    # peak memory of training
 
-Each measurement runs in a process of its own. The data are sample retinas: a few of them under many names.
+Each measurement runs in its own process. The data are a few sample retinas under many names.
 """
 
 import argparse
@@ -42,23 +42,23 @@ from pix_settings import Settings
 from ut_fsocta import DATASET_NAME, REGIONS
 
 POLICIES = ("float32", "mixed_bfloat16")
-SECONDS = 8  # at least, of calls that are timed
-ROUNDS = 2  # of speeds of the step that are compared; the mean is printed
+SECONDS = 8  # minimum duration of the timed calls
+ROUNDS = 2  # of measuring the speeds of the step; the mean is printed
 MATRIX = 4096  # side of the two matrices whose product shows what the machine can do
 EYES = 5  # sample retinas on disk; the other names are links to them
-TRAIN_SUBJECTS = "1000-2999"  # as many as the most crops; apart from the published ids to validate on
+TRAIN_SUBJECTS = "1000-2999"  # enough for the most crops; distinct from the published validation ids
 
 
-# --- measurements, each in a process of its own ----------------------------------------------------------------------
+# --- measurements, each in its own process ----------------------------------------------------------------------------
 
 
 def step(policy: str, batch_size: int, way: str) -> dict[str, float]:
-    """Speed of the training step, and of a large matrix product in the same type, which take turns.
+    """Speed of the training step, and of a large matrix product of the same type, measured alternately.
 
     Args:
         policy: Keras' dtype policy.
         batch_size: patches of 256 px per step.
-        way: ours; or published: four OCT-A channels, and Keras' own batch normalisation and Adam, not the fused ones.
+        way: ours; or published: four OCT-A channels, and Keras' own batch normalisation and Adam, not fused ones.
 
     Returns:
         images: per second. gflop: arithmetic per image. product: GFLOP/s of the matrix product.
@@ -101,10 +101,10 @@ def new_step(policy: str, batch_size: int, octa_channels: int = 1) -> Callable[[
 def gflop(octa_channels: int) -> float:
     """Arithmetic of a step for one patch of 256 px, in GFLOP: that of the convolutions; the rest is negligible.
 
-    A convolution's forward pass, its gradient to the weights and its gradient to the input each take the same. The
-    generator makes the three once. The discriminator judges two images: forward and to the weights twice, to the input
-    twice for its own loss and once for the generator's. The first layers need no gradient to the input, except the
-    discriminator's for the generator's loss.
+    A convolution's forward pass, its gradient to the weights and its gradient to the input each cost the same. The
+    generator computes the three once. The discriminator judges two images: forward and gradient to the weights twice,
+    gradient to the input twice for its own loss and once for the generator's. The first layers need no gradient to the
+    input, except the discriminator's for the generator's loss.
     """
     patch, transposed, total = (256, 256), keras.layers.Conv2DTranspose, 0
     generator, discriminator = Generator(3, patch, octa_channels), Discriminator(3, octa_channels, patch)
@@ -116,7 +116,7 @@ def gflop(octa_channels: int) -> float:
 
 
 def epoch(crops: int, way: str) -> dict[str, float]:
-    """Train two epochs at batch 4. In the published way each also compiles the step again and predicts by patches.
+    """Train two epochs at batch 4. As published, each epoch also compiles the step again and predicts by patches.
 
     Returns:
         Seconds: `first`, from the start to the end of the first step; of the second epoch, `all` and those in `steps`.
@@ -154,10 +154,10 @@ def epoch(crops: int, way: str) -> dict[str, float]:
 
 
 def reading(crops: int) -> dict[str, float]:
-    """Seconds to read crops as a run does, and for a pass over their batches; GB of their pixels, and GB held."""
+    """Seconds to read crops as a run does, and to pass over their batches; GB of their pixels, and GB used."""
     with tempfile.TemporaryDirectory() as folder:
         data = str(write_crops(Path(folder), crops))
-        # Subject 1 does not exist: only crops to train on are read.
+        # Subject 1 does not exist: only training crops are read.
         settings = Settings(data, train_subjects=TRAIN_SUBJECTS, validation_subjects="1", batch_size=4)
         before, started = own_gb(), time.perf_counter()
         images = load_run_data(settings, verbose=False).train
@@ -177,13 +177,13 @@ def memory(policy: str, batch_size: int) -> dict[str, float]:
 
 
 def own_gb() -> float:
-    """Memory in GB that this process holds now, without mapped files, which the system can drop (Linux)."""
+    """Memory in GB that this process uses now, without mapped files, which the system can drop (Linux)."""
     status = Path("/proc/self/status").read_text()
     return sum(map(int, re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status))) * 1024 / 1e9
 
 
 def write_crops(folder: Path, crops: int) -> Path:
-    """Write a data set with so many pairs to train on and ten to validate on; returns its folder."""
+    """Write a data set with that many training pairs and ten validation pairs; returns its folder."""
     drawn, root = folder / "drawn", folder / DATASET_NAME
     write_dataset(drawn, range(1, EYES + 1), progress=False)
     for number, subject in enumerate([*range(1000, 1000 + crops), *(26 + place // 2 for place in range(10))]):
@@ -199,7 +199,7 @@ def write_crops(folder: Path, crops: int) -> Path:
 
 
 def measured(measure: Callable[..., dict[str, float]], *arguments: str | int) -> dict[str, float]:
-    """Call a function of this file in a process of its own. Ends the program with its errors if it fails."""
+    """Call a function of this file in its own process. If it fails, end the program with its errors."""
     command = [sys.executable, __file__, "--measure", measure.__name__, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -240,7 +240,7 @@ def table_of_steps(_) -> None:
 
 
 def table_of_epochs(_) -> None:
-    """An epoch of few crops, and of as many as UT-FSOCTA has to train on, ours and in the published way."""
+    """An epoch of a few crops, and of as many as UT-FSOCTA has for training, ours and as published."""
     print_head("training crops", "way", "seconds", "outside the steps", "of ours")
     for crops in (5, 100):
         of = {way: measured(epoch, crops, way) for way in ("ours", "published")}
@@ -266,7 +266,7 @@ def table_of_starts(_) -> None:
 
 
 def table_of_growth(plot: Path | None) -> None:
-    """Reading more and more crops, and a pass over their batches: an epoch without its steps. Plots it if asked to."""
+    """Read more and more crops and pass over their batches: an epoch without its steps. Optionally plot the result."""
     print_head("crops", "pixels, GB", "read, s", "pass over the batches, s", "memory held, GB")
     rows = []
     for crops in (5, 50, 500, 2000):
@@ -302,7 +302,7 @@ TABLES = {
 
 
 def main() -> None:
-    """Print a table; or take one measurement for it and print that as JSON."""
+    """Print a table, or take one of its measurements and print it as JSON."""
     if sys.argv[1:2] == ["--measure"]:
         print(json.dumps(globals()[sys.argv[2]](*json.loads(sys.argv[3]))))
         return

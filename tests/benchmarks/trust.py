@@ -1,9 +1,9 @@
-"""How the verdict on photographs fares: on sample retinas as they are and spoilt on purpose, and on other pictures.
+"""How reliable the verdict is: on sample retinas, intact and deliberately degraded, and on other images.
 
     python tests/benchmarks/trust.py RUN [--list LIST.csv]
 
-Prints for each kind of picture how many are usable, and the reasons why the others are doubtful. The sample photographs
-are those of a seed that no run and no limit was made with; the other pictures are drawn, or come with scikit-image.
+Prints for each kind of image how many are usable, and why the others are doubtful. The sample photographs come from a
+seed that was not used for any run or for choosing any limit. The other images are drawn, or come with scikit-image.
 --list adds real photographs, as for photographs.py.
 """
 
@@ -48,14 +48,14 @@ def in_colour(image: np.ndarray) -> np.ndarray:
 
 
 def in_a_disc(image: np.ndarray) -> np.ndarray:
-    """A picture seen through a round field, as a camera for the retina would show it."""
+    """An image inside a round field, as a fundus camera would show it."""
     rows, columns = (np.arange(size) - size / 2 for size in image.shape[:2])
     inside = np.hypot(rows[:, np.newaxis], columns) < 0.47 * min(image.shape[:2])
     return image * inside[..., np.newaxis].astype(np.uint8)
 
 
 def drawn() -> Iterator[tuple[str, np.ndarray]]:
-    """A chart, a B-scan of an OCT, noise, a plain surface."""
+    """A chart, an OCT B-scan, noise, a plain surface."""
     random = np.random.default_rng(0)
     figure = Figure(figsize=(6, 5))
     figure.add_subplot().plot(random.normal(size=(200, 3)).cumsum(axis=0))
@@ -71,10 +71,10 @@ def drawn() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def pictures(photographs: Path | None) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Kind, name and picture."""
+    """Kind, name and image of each picture."""
     for subject in SUBJECTS:
         fundus = render_full_field(make_eye(subject, "OD", SEED))
-        yield "as it is", str(subject), fundus
+        yield "intact", str(subject), fundus
         for sigma in (2, 4, 8):
             yield f"blurred, {sigma} px", str(subject), gaussian_filter(fundus, (sigma, sigma, 0))
         noise = np.random.default_rng(subject).normal(0, 3, fundus.shape)
@@ -94,13 +94,13 @@ def pictures(photographs: Path | None) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def verdict(predictor: Predictor, fundus: np.ndarray) -> Trust:
-    """As the synthesis program judges."""
+    """The verdict of the synthesis program."""
     fov, diameter, predicted, vessels = predicted_photograph(predictor, fundus)
     return judge(fundus, fov, diameter, predicted.probability, vessels)
 
 
 def main() -> None:
-    """Print a line for each picture that is doubtful, then the table."""
+    """Print a line for each doubtful picture, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--list", type=Path, metavar="LIST.csv")
