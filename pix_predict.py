@@ -144,16 +144,39 @@ class Predictor:
         Raises:
             RunError: the prediction is not finite.
         """
+        evened, octas = self.passes_without_noise(fundus, fov, diameter, fast)
+        shown = factor_shown(diameter), ORIENTATIONS[0]
+        octa = self.one_pass(evened, fov, *shown, with_noise=True) if self.input_noise else octas[shown]
+        greys = [octa_to_grey(octa) for octa in octas.values()]
+        return Prediction(octa, np.mean(greys, axis=0), np.std(greys, axis=0))
+
+    def vessel_probability(
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
+    ) -> np.ndarray:
+        """The `probability` of `predict_photograph` alone, without the pass that draws the OCT-A; the same arguments.
+
+        Returns:
+            (height, width), float32 on [0, 1].
+
+        Raises:
+            RunError: the prediction is not finite.
+        """
+        _, octas = self.passes_without_noise(fundus, fov, diameter, fast)
+        return np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)
+
+    def passes_without_noise(
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool
+    ) -> tuple[np.ndarray, dict[tuple[float, tuple[int, int]], np.ndarray]]:
+        """The passes for the vessel probability; arguments as for `predict_photograph`.
+
+        Returns:
+            The photograph with even light, and the OCT-A of each pass by factor and orientation, see `one_pass`.
+        """
         fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
         factors = scale_factors(diameter)
-        chosen = factors[max(0, len(factors) - 2)]  # enlarging it further helps the thinnest vessels only
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
-        passes = [(chosen, ORIENTATIONS[0])] if fast else list(product(factors, orientations))
-        octas = {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
-        greys = [octa_to_grey(octa) for octa in octas.values()]
-        shown = chosen, ORIENTATIONS[0]
-        octa = self.one_pass(fundus, fov, *shown, with_noise=True) if self.input_noise else octas[shown]
-        return Prediction(octa, np.mean(greys, axis=0), np.std(greys, axis=0))
+        passes = [(factor_shown(diameter), ORIENTATIONS[0])] if fast else product(factors, orientations)
+        return fundus, {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
 
     def one_pass(
         self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
@@ -253,6 +276,11 @@ def scale_factors(diameter: float | None) -> list[float]:
     largest = min(max(1, ENLARGED / diameter), MOST_ENLARGED)
     chosen = [factor for factor in factors if MOST_SHRUNK <= factor <= largest]
     return chosen or [min(factors[-1], MOST_ENLARGED)]  # for a very large or a very small photograph
+
+
+def factor_shown(diameter: float | None) -> float:
+    """The one of `scale_factors` at which the OCT-A is predicted: enlarging further helps the thinnest vessels only."""
+    return scale_factors(diameter)[-2:][0]
 
 
 def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.ndarray:

@@ -105,6 +105,10 @@ class SeesVessels:
         octa = self.predict(fundus, fov)
         return Prediction(octa, octa[..., 0], np.zeros(fov.shape, np.float32))
 
+    def vessel_probability(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False):
+        """As `Predictor.vessel_probability`."""
+        return self.predict(fundus, fov)[..., 0]
+
 
 def files_below(folder: Path) -> list[str]:
     """All files of a folder and below, sorted."""

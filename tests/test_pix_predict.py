@@ -181,6 +181,24 @@ def test_fast_prediction_is_one_pass(predictor, small_scales):
     np.testing.assert_array_equal(fast.probability, fast.octa[..., 0])
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_vessel_probability_alone_is_that_of_the_prediction(predictor, small_scales, fast):
+    fundus = shadowed(round_field(128))
+    given = fundus, field_of_view(fundus), 115, fast
+    noisy = Predictor(predictor.generator, 0.2)
+    alone = noisy.vessel_probability(*given)
+    np.testing.assert_array_equal(alone, noisy.predict_photograph(*given).probability, strict=True)
+
+
+def test_vessel_probability_alone_takes_no_pass_with_noise(predictor, monkeypatch, fundus):
+    noise = []
+    noisy = Predictor(predictor.generator, 0.2)
+    generated = noisy.generated
+    monkeypatch.setattr(noisy, "generated", lambda *given: noise.append(given[-1]) or generated(*given))
+    noisy.vessel_probability(fundus, everywhere(fundus), None, fast=True)
+    assert noise == [False]
+
+
 def test_octa_is_one_pass_and_does_not_depend_on_the_others(predictor, small_scales):
     fundus = round_field(128)
     fov = field_of_view(fundus)

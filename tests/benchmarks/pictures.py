@@ -107,7 +107,7 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
         fundus, octa, fov = sample_pair(0, number)
         wide = eye.vessels(window, TRUTH_MIN_WIDTH_MM)
         truth = (wide["artery"].merge(wide["vein"]).depth > 0) & fov
-        probability = predictor.predict_photograph(fundus, fov, None).probability
+        probability = predictor.vessel_probability(fundus, fov, None)
         vessels = map_vessels(probability, fov, "disc", None)[0] & fov
         missed, invented = truth & ~vessels, vessels & ~truth
         errors = coloured((0.6 * fundus).astype(np.uint8), (missed, MISSED), (invented, INVENTED))

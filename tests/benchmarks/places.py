@@ -59,7 +59,7 @@ def seen_in(predictor: Predictor, fundus: np.ndarray, random: np.random.Generato
     """The vessels predicted for a photograph, with a scale that is off; and its own scale, px per mm."""
     field = field_to_use(fundus, fov_mask=True)
     diameter = field.diameter()
-    probability = predictor.predict_photograph(fundus, field.mask, diameter, fast=True).probability
+    probability = predictor.vessel_probability(fundus, field.mask, diameter, fast=True)
     px_per_mm = diameter / FIELD_MM
     return Seen(probability, field.mask, px_per_mm * random.uniform(1 - SCALE, 1 + SCALE)), px_per_mm
 
