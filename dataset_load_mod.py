@@ -101,9 +101,9 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     )
     if found is None and named is not None:
         raise DataError(
-            f"{option} {folders[0]}: contains no {DATASET_NAME} (a folder with cropped/fundus and cropped/octa), and "
-            f"is not a table of pairs (.csv); `python {PROGRAM} download` fetches the data set, `check DATA` lists "
-            "what it contains"
+            f"{option} {folders[0]}: is neither a table of pairs (.csv) nor a folder with cropped/{{fundus,octa}}/"
+            "{disc,macula}/<subject>_<OD|OS>.png; for other files write a table (see docs/training.md); `python "
+            f"{PROGRAM} download` fetches {DATASET_NAME}"
         )
     return found
 
@@ -179,6 +179,8 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
 def visible_below(folder: Path) -> list[Path]:
     """Files and folders below a folder, sorted, without the leftovers of a Mac or an editor.
 
+    Follows links to folders, except those to a folder that contains the link: they would lead in a circle.
+
     Raises:
         OSError: a folder cannot be read; `Path.rglob` would skip it silently.
     """
@@ -187,8 +189,9 @@ def visible_below(folder: Path) -> list[Path]:
         raise error
 
     found = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not is_leftover(name)]
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        above = {path.resolve() for path in (Path(place), *Path(place).absolute().parents)}
+        folders[:] = [name for name in folders if not is_leftover(name) and Path(place, name).resolve() not in above]
         found += [Path(place, name) for name in (*folders, *files) if not is_leftover(name)]
     return sorted(found)
 
@@ -322,10 +325,11 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
     return Pair(fundus, resized, fov, resized is not octa)
 
 
-def resized_to(image: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
+def resized_to(image: np.ndarray, shape: Sequence[int], nearest: bool = False) -> np.ndarray | None:
     """Resize an image (height, width, channels), uint8, to a height and width, by averaging or linear interpolation.
 
-    Returns the image itself if it already has that size, None if it has another aspect ratio.
+    With `nearest` each pixel keeps a value of the image. Returns the image itself if it already has that size, None if
+    it has another aspect ratio.
     """
     if image.shape[:2] == tuple(shape):
         return image
@@ -333,7 +337,8 @@ def resized_to(image: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
     if abs(height / width - 1) > SAME_SHAPE:
         return None
     planes = [Image.fromarray(image[..., channel]) for channel in range(image.shape[2])]
-    return np.dstack([plane.resize(tuple(shape[::-1]), Image.Resampling.BILINEAR) for plane in planes])
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    return np.dstack([plane.resize(tuple(shape[::-1]), method) for plane in planes])
 
 
 def photo_digest(fundus: np.ndarray) -> str:

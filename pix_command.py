@@ -266,8 +266,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
 def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV table by column, as text, with their row numbers in a spreadsheet: the header is 1.
 
-    Empty rows are left out, missing cells are empty. Reads UTF-8 or UTF-16, with commas, semicolons or tabs, as
-    spreadsheet programs write them. Bytes that are not UTF-8 become surrogates, as in file names.
+    Rows whose cells are all empty are left out, missing cells are empty. Reads UTF-8 or UTF-16, with commas, semicolons
+    or tabs, as spreadsheet programs write them. Bytes that are not UTF-8 become surrogates, as in file names.
 
     Raises:
         OptionError: it cannot be read, or a row has more cells than there are columns.
@@ -283,10 +283,11 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise OptionError(f"{path}: cannot be read as a CSV table ({why(error)})") from error
     numbered = []
     for number, cells in enumerate(rows, 2):
+        if not any(map(str.strip, cells)):  # spreadsheet programs write such rows below a table
+            continue
         if len(cells) > len(header):
             raise OptionError(f"{path}: row {number} has more cells than there are columns (the header is row 1)")
-        if cells:
-            numbered.append((number, dict(zip_longest(header, cells, fillvalue=""))))
+        numbered.append((number, dict(zip_longest(header, cells, fillvalue=""))))
     return numbered
 
 

@@ -41,6 +41,12 @@ def test_folder_without_a_dataset_is_refused_by_its_option(dataset):
         dlm.find_dataset(dataset / "UT-FSOCTA-v1" / "cropped", "--data")
 
 
+def test_advice_for_a_folder_without_a_dataset_is_the_layout_or_a_table(dataset):
+    with pytest.raises(dlm.DataError, match=r"cropped/\{fundus,octa\}/\{disc,macula\}/.*write a table") as caught:
+        dlm.find_dataset(dataset / "UT-FSOCTA-v1" / "cropped", "check")
+    assert "check DATA" not in str(caught.value)  # which would stop with the same error
+
+
 def test_dataset_that_is_not_named_is_searched_for(project):
     assert dlm.find_dataset(None, "--data") == Path("data/UT-FSOCTA-v1")
     Path("data/UT-FSOCTA-v1").rename("moved")
@@ -59,6 +65,23 @@ def test_leftovers_of_a_mac_or_an_editor_are_not_visible(tmp_path, leftover):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert dlm.visible_below(tmp_path) == [tmp_path / "a", tmp_path / "a/1.png"]
+
+
+def test_linked_folders_are_searched(tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for path in (folder, elsewhere):
+        path.mkdir()
+    (elsewhere / "1.png").touch()
+    (folder / "link").symlink_to(elsewhere)
+    assert dlm.visible_below(folder) == [folder / "link", folder / "link/1.png"]
+
+
+def test_links_that_lead_in_a_circle_are_left_out(tmp_path):
+    for name, target in (("a/b", "../b"), ("b/a", "../a")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "b/1.png").touch()
+    assert dlm.visible_below(tmp_path) == [tmp_path / name for name in ("a", "a/b", "a/b/1.png", "b", "b/1.png", "b/a")]
 
 
 def test_cases_are_paired_by_name_and_split_by_subject(root):

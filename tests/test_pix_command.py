@@ -18,6 +18,7 @@ from pix_command import (
     exit_status,
     hold,
     load_tensorflow,
+    numbered_rows,
     progress_bar,
     report_error,
     why,
@@ -61,6 +62,12 @@ def test_file_system_without_locks_is_said_and_used(tmp_path, capsys, monkeypatc
     with hold(tmp_path / "lock", "busy"):
         said = capsys.readouterr().out
     assert said.startswith(f"NOTE: {tmp_path}: its file system does not support locks")
+
+
+@pytest.mark.parametrize("blank", ["", ",", ", ", ",,,"])
+def test_blank_rows_of_a_table_are_left_out_and_counted(tmp_path, blank):
+    (tmp_path / "table.csv").write_text(f"a,b\n1,2\n{blank}\n3,\n{blank}\n")
+    assert numbered_rows(tmp_path / "table.csv") == [(2, {"a": "1", "b": "2"}), (4, {"a": "3", "b": ""})]
 
 
 @pytest.mark.parametrize(("code", "to_do"), [(errno.EACCES, "permissions"), (errno.ENOSPC, "make room")])
