@@ -121,7 +121,10 @@ def draw_limits(panel, row: Mapping, colour: str) -> None:
 
 
 def find_outlier(real: np.ndarray, values: np.ndarray) -> tuple[int, float] | None:
-    """The index of the eye that changes r most if left out, with r without it; None if by no more than OUTLIER."""
+    """The index of the eye that changes r most if left out, with r without it.
+
+    None if it changes r by no more than OUTLIER, for fewer than 5 eyes, and if either density is the same in all eyes.
+    """
     found = np.flatnonzero(np.isfinite(real) & np.isfinite(values))
     if len(found) < 5 or np.ptp(real[found]) == 0 or np.ptp(values[found]) == 0:
         return None

@@ -10,9 +10,10 @@ import pandas as pd
 from dataset_load_mod import list_eyes, load_data_cases, seen_subjects
 from eval_report import regions_of
 from eye_measures import BASELINES, OURS, REAL, SEGMENTED
-from pair_table import is_table
+from pair_table import WIDTH, is_table
 from pix_command import OptionError, flag
 from pix_settings import Settings
+from ut_fsocta import CROP_MM
 
 HAS_SEEN = "the run, or one that it started from, was trained or validated on {}"
 
@@ -81,6 +82,8 @@ def find_comparators(data: Path, cases: pd.DataFrame, options: argparse.Namespac
                 raise OptionError(f"{flag(option)} {text}: write it as NAME=DIR")
             if name in taken:
                 raise OptionError(f"{flag(option)} {text}: the name {name} is taken; choose another")
+            if not Path(folder).is_dir():
+                raise OptionError(f"{flag(option)} {text}: no such folder")
             images = list_compared(Path(folder), data, cases)
             if not images:
                 example = f"{cases['name'].iloc[0]}.png"
@@ -137,3 +140,21 @@ def find_cases(
             raise OptionError(f"--split {options.split}: {HAS_SEEN.format('all subjects')}; see --include-seen")
         return cases, known
     return cases, 0
+
+
+def find_widths(cases: pd.DataFrame, data: Path, options: argparse.Namespace) -> dict[str, float]:
+    """The width of a crop by region, mm, for pairs of which the data do not state it.
+
+    Raises:
+        OptionError: an option gives the width for a region in which the table states that of each pair.
+    """
+    widths = {}
+    for region, assumed in CROP_MM.items():
+        given, stated = getattr(options, f"{region}_mm"), cases[cases["region"] == region][WIDTH].notna()
+        if given is not None and len(stated) and stated.all():
+            raise OptionError(
+                f"--{region}-mm {given:g}: {data} has the {WIDTH} of each pair of this region; drop the option, or "
+                "change that column"
+            )
+        widths[region] = assumed if given is None else given
+    return widths

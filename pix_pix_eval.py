@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from pair_table import WIDTH, is_table
 from pix_command import OneLineParser, OptionError, exit_status, load_tensorflow, progress_bar, report_error
 from pix_settings import SPLITS, Settings, add_run_options
 from ut_fsocta import CROP_MM, EYES, OTHER_REGION
 
 PROGRAM = "pix_pix_eval.py"
-SIDE_MM = 0.5, 50.0  # least and greatest side of a crop: others are in other units
+CROPS_MM = 0.5, 50.0  # least and greatest width of a crop: others are in other units
 MAX_RESAMPLES = 100_000  # more would change no digit, and take gigabytes
 
 
@@ -45,21 +46,21 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--compare", **repeatable, help="a folder of synthetic OCT-A; repeatable")
     add("--compare-vessels", **repeatable, help="a folder of vessel maps or vessel probabilities; repeatable")
     add("--segmenter", action="store_true", help="ground truth from the segmenter, even if the data contain one")
-    for region, side in CROP_MM.items():
+    for region, assumed in CROP_MM.items():
         add(
             f"--{region}-mm",
             type=float,
-            default=side,
             metavar="MM",
-            help=f"side of a crop, region {region} (default: {side:g})",
+            help=f"width of a crop, region {region}, where a table has no {WIDTH} (default: {assumed:g})",
         )
     add("--resamples", type=int, default=2000, metavar="N", help="number of bootstrap resamples (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: %(default)s)")
     add("--output", default="logs/eval", metavar="DIR", help="results are written to DIR/TIME/ (default: %(default)s)")
     options = parser.parse_args(argv)
     for region in CROP_MM:
-        if not SIDE_MM[0] <= (side := getattr(options, f"{region}_mm")) <= SIDE_MM[1]:
-            parser.error(f"--{region}-mm {side:g}: must be from {SIDE_MM[0]:g} to {SIDE_MM[1]:g} mm")
+        width = getattr(options, f"{region}_mm")
+        if width is not None and not CROPS_MM[0] <= width <= CROPS_MM[1]:
+            parser.error(f"--{region}-mm {width:g}: must be from {CROPS_MM[0]:g} to {CROPS_MM[1]:g} mm")
     for name, least, most in (("resamples", 1, MAX_RESAMPLES), ("seed", 0, 2**32 - 1)):
         if not least <= (value := getattr(options, name)) <= most:
             parser.error(f"--{name} {value}: must be from {least} to {most}")
@@ -95,6 +96,7 @@ from eval_inputs import (
     find_cases,
     find_comparators,
     find_truth,
+    find_widths,
     list_images,
 )
 from eye_measures import (
@@ -106,7 +108,6 @@ from eye_measures import (
     EyeToMeasure,
     measure_eye,
 )
-from pair_table import is_table
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run, seen_by, step_of
 from pix_weights import run_to_use
@@ -132,7 +133,7 @@ class Evaluation:
     is_table: bool  # the data: a table has no other methods
     comparators: list[Comparator]
     truth: Truth
-    crop_mm: dict[str, float]
+    crop_mm: dict[str, float]  # width of a crop by region, where the cases do not state it
     faults: list[str] = field(default_factory=list)  # unusable files, one line each
     alone: int = 0  # eyes without another one to compare with
 
@@ -149,7 +150,7 @@ class Evaluation:
             grey = octa_to_grey(read_image(path)) / 255  # [0, 255] -> [0, 1]
             if grey.shape != shape:
                 sizes = (" x ".join(map(str, size[::-1])) for size in (grey.shape, shape))
-                raise DataError(f"{path}: {next(sizes)} px, but the real OCT-A has {next(sizes)} px")
+                raise DataError(f"{path}: {next(sizes)} px, but its photograph has {next(sizes)} px")
         except DataError as error:
             self.note(error)
             return None
@@ -220,7 +221,7 @@ def differ(one: Sequence, other: Sequence) -> bool:
 
 
 def control_for(eye: EyeToMeasure, eyes: Sequence[EyeToMeasure]) -> Control:
-    """The other eye of the same region whose field overlaps most with an eye's; without any, the eye upside down."""
+    """The other eye of the same region and size whose field overlaps most with an eye's, or the eye upside down."""
     others = [one for one in eyes if (one.region, one.fov.shape) == (eye.region, eye.fov.shape)]
     if not others:
         return Control(eye.candidates[0].seen[::-1], eye.fov[::-1], is_other=False)
@@ -304,7 +305,7 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
 def conditions(evaluation: Evaluation, regions: Sequence[str], options: argparse.Namespace) -> list[str]:
     """How the evaluation was made; a line each."""
     classes = " and ".join(f"{OCTA_CLASSES[region]} classes ({region})" for region in regions)
-    sides = ", ".join(f"{region} {evaluation.crop_mm[region]:g} mm" for region in regions)
+    widths = "; ".join(width_in_words(evaluation, region, options) for region in regions)
     return [
         f"reference: {evaluation.truth.origin}",
         f"segmenter, the same for every OCT-A: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of {classes} "
@@ -313,10 +314,22 @@ def conditions(evaluation: Evaluation, regions: Sequence[str], options: argparse
         "scores of any prediction. Registration also hides errors of position; the prediction for another eye, "
         "registered in the same way, shows its effect alone. Densities are measured without registration",
         "what each measure is, and which way is better: docs/evaluation.md",
-        f"side of a crop, assumed unless the table or an option specifies it: {sides}",
+        f"width of a crop: {widths}",
         f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {options.resamples} resamples, seed {options.seed}; "
         "p: signed-rank test over subjects, not corrected for multiple tests",
     ]
+
+
+def width_in_words(evaluation: Evaluation, region: str, options: argparse.Namespace) -> str:
+    """Where the widths of a region's crops come from: the table, an option, or an assumption."""
+    widths = evaluation.cases[evaluation.cases["region"] == region][WIDTH]
+    origin = "assumed" if getattr(options, f"{region}_mm") is None else f"from --{region}-mm"
+    general = f"{evaluation.crop_mm[region]:g} mm, {origin}"
+    missing, pairs = int(widths.isna().sum()), len(widths)
+    if missing == pairs:
+        return f"{region} {general}"
+    rest = f" ({missing} of {pairs} pairs without it: {general})" if missing else ""
+    return f"{region} as in the table's {WIDTH}{rest}"
 
 
 def write_summaries(
@@ -324,7 +337,8 @@ def write_summaries(
 ) -> Path:
     """The main results of this run for TensorBoard, at the step of its weights; returns the folder.
 
-    Its scores, the report as Markdown, and the montages by region; the settings are next to the scores under HParams.
+    Its scores, the report as Markdown, and the montages by region; under HParams the scores are next to the names of
+    the run and of its weights.
     """
     folder = Path(settings.logs) / "fit" / run.resolve().name / "evaluation"
     writer = tf.summary.create_file_writer(str(folder))
@@ -353,11 +367,11 @@ def run_evaluation(options: argparse.Namespace) -> int:
     settings, _ = read_run(run)
     options.data = data = find_dataset(options.data or settings.data, "--data")
     cases, left_out = find_cases(options, data, settings, seen_by(run))
+    crop_mm = find_widths(cases, data, options)
     comparators = find_comparators(data, cases, options)
     truth = find_truth(data, eval_report.regions_of(cases), options.segmenter)
     predictor, checkpoint = announced_predictor(run, options.weights, settings)
     print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; reference: {truth.origin}")
-    crop_mm = {region: getattr(options, f"{region}_mm") for region in CROP_MM}
     evaluation = Evaluation(predictor, settings.fov_mask, cases, left_out, is_table(data), comparators, truth, crop_mm)
 
     per_eye, counts = evaluate_eyes(evaluation)

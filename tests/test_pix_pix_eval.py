@@ -20,6 +20,7 @@ import pix_pix_eval as evaluate
 from eye_measures import BASELINES
 from phantom.dataset import eye_of, render_crop
 from phantom.eye import make_eye
+from pix_command import OptionError
 from pix_run import write_run
 from pix_settings import Settings
 from ut_fsocta import REGIONS
@@ -241,10 +242,71 @@ def test_probability_beside_an_octa_comes_with_it(tmp_path):
     assert maps.averaged == {}
 
 
+def test_missing_folder_of_another_method_is_called_missing(tmp_path):
+    options = SimpleNamespace(compare=[f"x={tmp_path / 'none'}"], compare_vessels=[])
+    with pytest.raises(OptionError, match=r"--compare x=.*none: no such folder"):
+        evaluate.find_comparators(tmp_path, pd.DataFrame({"region": ["disc"], "name": ["disc/1_OD"]}), options)
+
+
+def test_image_of_another_size_is_compared_with_the_photograph(tmp_path):
+    evaluation = evaluate.Evaluation(None, True, pd.DataFrame(), 0, True, [], None, {})
+    Image.new("L", (30, 20)).save(tmp_path / "x.png")
+    assert evaluation.read(tmp_path / "x.png", (40, 60)) is None
+    assert evaluation.faults == [f"{tmp_path / 'x.png'}: 30 x 20 px, but its photograph has 60 x 40 px"]
+
+
+def widths_mm(**given):
+    """The options that specify the width of a crop."""
+    return SimpleNamespace(**{f"{region}_mm": given.get(region) for region in evaluate.CROP_MM})
+
+
+def test_width_of_an_option_is_for_pairs_without_one():
+    cases = pd.DataFrame({"region": ["disc", "macula", "macula"], "octa_mm": [3.0, 3.0, None]})
+    widths = evaluate.find_widths(cases, Path("pairs.csv"), widths_mm(macula=5.0, other=2.0))
+    assert widths == {"disc": 4.5, "macula": 5.0, "other": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("octa_mm", "option", "words"),
+    [
+        ([None, None], None, "macula 6 mm, assumed"),
+        ([None, None], 5.0, "macula 5 mm, from --macula-mm"),
+        ([3.0, 4.5], None, "macula as in the table's octa_mm"),
+        ([3.0, None], 5.0, "macula as in the table's octa_mm (1 of 2 pairs without it: 5 mm, from --macula-mm)"),
+    ],
+)
+def test_report_states_which_widths_were_used(octa_mm, option, words):
+    cases, options = pd.DataFrame({"region": "macula", "octa_mm": octa_mm}), widths_mm(macula=option)
+    widths = evaluate.find_widths(cases, Path("pairs.csv"), options)
+    truth = evaluate.Truth("", "", None)
+    evaluation = evaluate.Evaluation(None, True, cases, 0, True, [], truth, widths)
+    options.resamples = options.seed = 0
+    assert f"width of a crop: {words}" in evaluate.conditions(evaluation, ["macula"], options)
+
+
 def test_folder_without_regions_serves_data_of_one_region(dataset):
     flat = dataset / "UT-FSOCTA-v1/cropped/octa/disc"
     assert evaluate.list_images(flat, ["disc"])["disc/31_OD"] == flat / "31_OD.png"
     assert evaluate.list_images(flat, REGIONS) == {}
+
+
+@pytest.fixture
+def untrained(dataset, monkeypatch):
+    """A folder to run in, with the tiny data set and a run without weights."""
+    monkeypatch.chdir(dataset)
+    (checkpoints := Path("training_checkpoints/x")).mkdir(parents=True)
+    (checkpoints / "ckpt-1.index").touch()
+    write_run(checkpoints, Settings(data=".", precision="float32", name="x"), "0")
+
+
+def test_width_that_the_table_has_for_each_pair_is_refused(untrained, refused):
+    rows = ["fundus,octa,subject,region,octa_mm"]
+    for subject in ("1_OD", "2_OS", "26_OD"):
+        files = (f"UT-FSOCTA-v1/cropped/{kind}/disc/{subject}.png" for kind in ("fundus", "octa"))
+        rows.append(",".join([*files, subject, "macula", "3"]))
+    Path("pairs.csv").write_text("\n".join(rows))
+    error = refused(evaluate, "--data", "pairs.csv", "--split", "all", "--macula-mm", "6")
+    assert "--macula-mm 6: pairs.csv has the octa_mm of each pair of this region; drop the option" in error
 
 
 @pytest.mark.parametrize(
@@ -264,11 +326,7 @@ def test_folder_without_regions_serves_data_of_one_region(dataset):
         "--compare-vessels Iternet=UT-FSOCTA-v1/cropped/octa",
     ],
 )
-def test_invalid_option_is_one_line_and_nothing_is_written(dataset, monkeypatch, capsys, options):
-    monkeypatch.chdir(dataset)
-    (checkpoints := Path("training_checkpoints/x")).mkdir(parents=True)
-    (checkpoints / "ckpt-1.index").touch()
-    write_run(checkpoints, Settings(data=".", precision="float32", name="x"), "0")
+def test_invalid_option_is_one_line_and_nothing_is_written(untrained, capsys, options):
     try:
         status = evaluate.main(options.split())
     except SystemExit as stopped:  # from argparse
