@@ -25,7 +25,7 @@ WIDTH = "octa_mm"
 WIDTHS_MM = 1.0, 20.0  # least and greatest, of an OCT-A
 KNOWN = (*NEEDED, *CHOICES, WIDTH)
 SUFFIX = ".csv"
-CUT_BOTH = ", or crop the photograph to the area of each OCT-A (with dataset_crop.py)"
+CROP_BOTH = ", or crop the photograph to the area of each OCT-A (with dataset_crop.py)"
 ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
 
 
@@ -79,7 +79,8 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     for number, row in rows:
         pairs[number] = pair = read_row(row, path.parent, f"{path}: row {number}")
         if (other := images.setdefault(os.path.abspath(getattr(pair, unique)), number)) != number:
-            raise PairTableError(f"{path}: row {number}: its {unique} is that of row {other}; remove one{CUT_BOTH}")
+            advice = CROP_BOTH if unique == "fundus" else ""
+            raise PairTableError(f"{path}: row {number}: its {unique} is that of row {other}; remove one{advice}")
     if "split" in rows[0][1]:
         splits = given_splits(path, pairs)
     else:
@@ -93,17 +94,21 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
 
 
-def table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table of pairs with their numbers, see `numbered_rows`: text, without spaces around it.
+def table_rows(path: Path, files: Sequence[str] = ("fundus", "octa")) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table with their numbers, see `numbered_rows`: text, without spaces around it.
 
-    Known columns are found in any case and named as in KNOWN. Paths keep bytes that are not UTF-8.
+    Columns of KNOWN and `files` are found in any case and named so. Those of `files` contain paths, which keep bytes
+    that are not UTF-8.
+
+    Raises:
+        OptionError: see `numbered_rows`.
     """
     rows = []
     for number, row in numbered_rows(path):
         found = {}
         for column, cell in row.items():
-            name = next((known for known in KNOWN if known == column.strip().lower()), column)
-            found[name] = cell.strip() if name in ("fundus", "octa") else as_text(cell.strip())
+            name = next((known for known in (*KNOWN, *files) if known == column.strip().lower()), column)
+            found[name] = cell.strip() if name in files else as_text(cell.strip())
         rows.append((number, found))
     return rows
 
@@ -157,15 +162,20 @@ def one_of(cell: str, allowed: Sequence[str], place: str) -> str:
 
 
 def existing(folder: Path, cell: str, place: str) -> Path:
-    """The file that a cell names, relative to a folder; a cell that is not UTF-8 may be in a Windows code page.
+    """The file that a cell names, in the first of its `readings` that exists, relative to a folder.
 
     Raises:
         PairTableError: there is no such file; the message names the place.
     """
-    for reading in (cell, as_text(cell), as_text(cell).replace("\\", "/")):
+    for reading in readings(cell):
         if (folder / reading).is_file():
             return folder / reading
     raise PairTableError(f"{place} {cell}: no such file below {folder}; paths are relative to the table")
+
+
+def readings(cell: str) -> tuple[str, ...]:
+    """What a path in a table may mean: itself, in a Windows code page if it is not UTF-8, and with backslashes."""
+    return cell, as_text(cell), as_text(cell).replace("\\", "/")
 
 
 def as_text(cell: str) -> str:
@@ -205,13 +215,14 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
-    """Unique names of files: their paths below their common folder, without suffix where that is unique."""
+    """Unique names of different files: their paths below their common folder, without suffix where that is unique."""
     whole = [os.path.abspath(file) for file in files]
     common = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))
     below = [Path(path).relative_to(common) for path in whole]
     short = [path.with_suffix("").as_posix() for path in below]
     count = Counter(short)
-    return [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
+    names = [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
+    return names if len(set(names)) == len(names) else [path.as_posix() for path in below]  # a.png, a.tif, a.png.png
 
 
 def by_value(text: str) -> tuple[bool, int, str]:

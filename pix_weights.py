@@ -8,6 +8,7 @@ file contains the generator only, with kernels in float16: half the size, and gr
 
 import hashlib
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def describe(path: str) -> str:
     """The path of weights, with a remark on the supplied ones."""
     shipped = Path(path).resolve().parent == SHIPPED
     return path + (" (supplied weights, trained on sample retinas only)" if shipped else "")
+
+
+def made_from(run: Path, path: str) -> str:
+    """Which weights results were made from: the same text in every current folder, another one for other weights.
+
+    Args:
+        run: the run's folder.
+        path: the path that its weights were read from, see `load_weights`.
+
+    Returns:
+        The path from the run's folder on, and a short digest.
+    """
+    file = Path(path if Path(path).exists() else f"{path}.index")  # the index has a checksum of each tensor
+    below = os.path.relpath(path, run)
+    return f"{Path(run.resolve().name, below).as_posix()} ({hashlib.sha256(file.read_bytes()).hexdigest()[:8]})"
 
 
 def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) -> Path:

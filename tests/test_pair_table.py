@@ -1,11 +1,12 @@
 """A table of pairs: its columns, names, subjects and splits, and each mistake by its row."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 import pair_table
-from pair_table import PairTableError, read_pairs, shared_out
+from pair_table import PairTableError, names_of, read_pairs, shared_out
 from ut_fsocta import parse_shares
 
 
@@ -163,3 +164,13 @@ def test_shares_that_are_none_are_refused(text):
 def test_a_folder_with_the_ending_of_a_table_is_no_table(tmp_path):
     (tmp_path / "data.csv").mkdir()
     assert not pair_table.is_table(tmp_path / "data.csv")
+
+
+def test_names_are_unique_even_if_one_is_another_with_its_suffix():
+    names = names_of([Path("x/a.png"), Path("x/a.tif"), Path("x/a.png.png")])
+    assert names == ["a.png", "a.tif", "a.png.png"]
+
+
+def test_program_that_crops_does_not_advise_to_crop(table):
+    with pytest.raises(PairTableError, match=r"remove one$"):
+        read_pairs(table("a.png,o.png,A", "b.png,o.png,B", header="fundus,octa,subject"), "1/0/0", unique="octa")

@@ -1,6 +1,7 @@
 """One file of weights: what it holds, who uses it, and what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -152,3 +153,22 @@ def test_fine_tuning_keeps_the_weights_and_their_noise(shipped, dataset):
     assert pix_pix_train.main([*options, "--init-from", str(shipped), "--name", "tuned"]) == 0
     assert np.abs(octa(Path("training_checkpoints/tuned")) - octa(shipped)).max() < 1e-6
     assert read_run(Path("training_checkpoints/tuned"))[0].input_noise == 0.03
+
+
+@pytest.mark.parametrize("name", ["run", "file"])
+def test_weights_are_described_alike_from_every_folder(runs, monkeypatch, name):
+    texts = set()
+    for folder, run in ((runs, Path(name)), (runs / name, Path()), (runs / name, runs / name)):
+        monkeypatch.chdir(folder)
+        path = pix_weights.load_weights(Generator(3, (None, None), 1), run)
+        texts.add(pix_weights.made_from(run, path))
+    assert re.fullmatch(rf"{name}/(best/)?ckpt-\d+(\.npz)? \([0-9a-f]{{8}}\)", texts.pop())
+    assert not texts
+
+
+def test_other_weights_of_the_same_name_are_described_otherwise(tmp_path):
+    texts = set()
+    for content in ("one", "other"):
+        (tmp_path / "ckpt-1.index").write_text(content)
+        texts.add(pix_weights.made_from(tmp_path, str(tmp_path / "ckpt-1")))
+    assert len(texts) == 2
