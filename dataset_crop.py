@@ -9,13 +9,14 @@ The network finds the vessels of the complete photograph, and `octa_place` searc
     DIR/crop.csv             a row for each pair: position, scale and angle of the match, and whether it is doubtful
     DIR/crop/<name>.jpg      with --figures: the photograph with the match outlined, cyan if found, orange if doubtful
 
-A doubtful match is hardly better than chance: a wrong partner, or too few vessels. Such pairs are reported and left out
-of DIR/pairs.csv. Next, `dataset_register.py DIR/pairs.csv` aligns each OCT-A exactly. The input table is never changed.
-Existing results are kept, and the same command resumes.
+A doubtful match is hardly better than chance (a wrong partner, or too few vessels), or at the limit of the scales that
+are tried (a wrong width or scale). Such pairs are reported and left out of DIR/pairs.csv. Next, `dataset_register.py
+DIR/pairs.csv` aligns each OCT-A exactly. The input table is never changed. Existing results are kept unless the files
+of a pair have changed, and the same command resumes.
 """
 
 import argparse
-import filecmp
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("data", metavar="TABLE", help="the table of pairs; a photograph may have several OCT-A")
     add("--output", required=True, metavar="DIR", help="folder to write the cropped photographs and their table to")
-    add("--octa-mm", type=float, metavar="MM", help="width of an OCT-A (default: the table's column octa_mm)")
+    add("--octa-mm", type=float, metavar="MM", help="width of each OCT-A for which the table has no octa_mm")
     add_scale_options(parser)
     add_run_options(parser)
     add("--figures", action="store_true", help="also a picture of each match")
@@ -73,15 +74,16 @@ from dataset_load_mod import (
     read_octa,
 )
 from octa_place import Place, Seen, corners, cut, find_place
-from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, write_image
+from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, digest_of, write_image
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
-from pix_weights import run_to_use
+from pix_weights import made_from, run_to_use
 
 RECORD = "crop.csv"
 FIGURES = "crop"
-COLUMNS = ("name", WIDTH, "row", "column", "px_per_mm", "degrees", "score", "control", "verdict", "made_with")
+COLUMNS = ("name", WIDTH, "row", "column", "px_per_mm", "degrees", "score", "control", "verdict")
 FOUND, DOUBTFUL = "found", "doubtful"
+REASONS = "a wrong partner, too few vessels, or a wrong width or scale?"
 KINDS = ("fundus", "octa")
 PX_PER_MM = 1000 / FIELD_MM  # of the cropped photographs: about that of UT-FSOCTA, which the networks are made for
 FIGURE_PX = 600  # of a photograph's longer side
@@ -106,19 +108,16 @@ class Work:
 
     def figure(self, case: Case) -> Path | None:
         """Where the picture of a match is written to; None if none is wanted."""
-        return self.output / FIGURES / f"{case.name.replace('/', '_')}.jpg" if self.options.figures else None
+        return self.output / FIGURES / f"{case.name}.jpg" if self.options.figures else None
 
     def is_done(self, case: Case) -> bool:
-        """Whether all wanted results of a pair exist."""
+        """Whether all wanted results of a pair exist, for its present files and width."""
         wanted = [self.output / self.target(kind, case) for kind in KINDS] + [self.figure(case)]
-        row = self.record.rows.get(case.name)
-        if (
-            row is None
-            or row[WIDTH] != f"{self.sides[case]:g}"
-            or not all(path is None or path.exists() for path in wanted)
-        ):
-            return False
-        return filecmp.cmp(case.octa, self.output / self.target("octa", case), shallow=False)  # False: it was replaced
+        return (
+            self.record.is_current(case.name)
+            and self.record.rows[case.name][WIDTH] == f"{self.sides[case]:g}"
+            and all(path is None or path.exists() for path in wanted)
+        )
 
     def see(self, path: Path) -> tuple[np.ndarray, Seen]:
         """A photograph, and what the network sees in it.
@@ -135,7 +134,7 @@ class Work:
             if px_per_mm is None and found.radius is None:
                 raise DataError(f"{path}: shows no border of the camera's field; give --px-per-mm")
             diameter = px_per_mm * FIELD_MM if px_per_mm else found.diameter(self.options.field_degrees)
-            seen = self.predictor.predict_photograph(fundus, found.mask, diameter, fast=True).probability
+            seen = self.predictor.vessel_probability(fundus, found.mask, diameter, fast=True)
             self.last = path, fundus, Seen(seen, found.mask, diameter / FIELD_MM)
         return self.last[1:]
 
@@ -181,13 +180,13 @@ def write_figure(
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:
-    """The width of each OCT-A in mm, either from the option or from the table's column."""
+    """The width of each OCT-A in mm: from the table's column, and from the option where the table has none."""
     missing = [case for case in cases if case.octa_mm is None]
     if octa_mm is None and missing:
         raise PairTableError(f"{source}: {missing[0].octa}: has no {WIDTH}; fill in that column, or use --octa-mm")
-    if octa_mm is not None and len(missing) < len(cases):
-        raise OptionError(f"--octa-mm {octa_mm:g}: {source} has a column {WIDTH}; use only one of the two")
-    return {case: case.octa_mm if octa_mm is None else octa_mm for case in cases}
+    if octa_mm is not None and not missing:
+        raise OptionError(f"--octa-mm {octa_mm:g}: each row of {source} has its {WIDTH}; change it there")
+    return {case: case.octa_mm or octa_mm for case in cases}
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -203,13 +202,15 @@ def run_cropping(options: argparse.Namespace) -> int:
     if not is_table(source):
         raise OptionError(f"TABLE {source}: is a folder; give a table of pairs")
     cases = read_pairs(source, ANY_SHARES, unique="octa")
+    given = rows_of_pairs(source, cases, unique="octa")
     check_output(output, output, source, RECORD)
     sides = sides_of(source, cases, options.octa_mm)
     run = run_to_use(options.run)
     predictor, weights = announced_predictor(run, options.weights, read_run(run)[0])
     output.mkdir(parents=True, exist_ok=True)
     scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
-    record = Record(output / RECORD, COLUMNS, f"{weights}, {scale}", [case.name for case in cases])
+    inputs = {case.name: digest_of((case.fundus, case.octa)) for case in cases}
+    record = Record(output / RECORD, COLUMNS, f"{made_from(run, weights)}, {scale}", inputs, may_lose=True)
     work = Work(options, predictor, record, output, sides)
     todo = [case for case in cases if not work.is_done(case)]
     if kept := len(cases) - len(todo):
@@ -220,29 +221,38 @@ def run_cropping(options: argparse.Namespace) -> int:
         except DataError as error:
             work.failed.append(str(error))
     work.failed = list(dict.fromkeys(work.failed))  # a photograph may have several OCT-A
-    write_pairs(work, source, cases)
+    write_pairs(work, given)
     doubtful = [name for name, row in record.rows.items() if row["verdict"] == DOUBTFUL]
     print(f"{FOUND} {len(record.rows) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
     for name in doubtful:
-        print(f"{name}: {DOUBTFUL}, left out of {PAIRS}: a wrong partner, or too few vessels? See --figures")
+        print(f"{name}: {DOUBTFUL}, left out of {PAIRS}: {REASONS} See --figures")
     print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was processed")
     if len(doubtful) < len(record.rows):
-        print(f"Next: python dataset_register.py {output / PAIRS} --output ANOTHER_DIR --run {run}")
+        table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
+        print(f"Next: python dataset_register.py {table} --output ANOTHER_DIR --run {run}")
     for fault in work.failed:
         report_error(PROGRAM, fault)
     return 2 if work.failed else 0
 
 
-def write_pairs(work: Work, source: Path, cases: Sequence[Case]) -> None:
-    """Write the table of the pairs that were found, with all columns of the input table and the width of each OCT-A."""
-    given = rows_of_pairs(source, cases, unique="octa")
+def write_pairs(work: Work, given: Sequence[tuple[dict[str, str], Case]]) -> None:
+    """Write the table of the pairs that were found, with all columns of the input table and the width of each OCT-A.
+
+    Args:
+        work: the finished work.
+        given: the rows of the input table, each with its pair.
+    """
     columns = tuple(dict.fromkeys([*given[0][0], WIDTH]))
     rows = [
         row | {kind: work.target(kind, case).as_posix() for kind in KINDS} | {WIDTH: f"{work.sides[case]:g}"}
         for row, case in given
-        if work.record.rows.get(case.name, {}).get("verdict") == FOUND
+        if work.is_done(case) and work.record.rows[case.name]["verdict"] == FOUND
     ]
     write_table(work.output / PAIRS, columns, rows)
+    subjects, left = {case.subject for _, case in given}, {row["subject"] for row in rows}
+    if len(left) < len(subjects) and "split" not in columns:
+        lack = f"{PAIRS} lacks {len(subjects - left)} of {len(subjects)} subjects"
+        print(f"NOTE: {lack}, which can move others to another split; a column split prevents that")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

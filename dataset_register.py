@@ -8,25 +8,27 @@ is moved onto this prediction, and so are the vessel maps made from it (cropped/
 and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images, and:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
-    DIR/registration/<region>_<subject>_<eye>.png    with --figures
+    DIR/registration/<name of the pair>.png       with --figures
 
 An OCT-A is moved only if it then fits better than before, and clearly better than it fits the predictions for other
-eyes when moved in the same way. Otherwise it is copied unregistered and reported, with what it does fit: a mirror
-image, or another photograph. Existing results are kept, and the same command resumes.
+eyes when moved in the same way. It is copied if it already lies well. Otherwise it is copied unregistered and reported,
+with what it does fit, if that is found: a mirror image, or another photograph. Existing results are kept unless the
+files of a pair have changed, and the same command resumes.
 """
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pix_command import (
     OneLineParser,
     OptionError,
-    atomic_file,
     exit_status,
     load_tensorflow,
     progress_bar,
@@ -55,7 +57,6 @@ load_tensorflow()
 
 import joblib
 import numpy as np
-from PIL import Image
 from skimage.transform import resize
 
 from dataset_load_mod import (
@@ -72,18 +73,18 @@ from dataset_load_mod import (
     resized_to,
     visible_below,
 )
-from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, write_image
+from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, digest_of, write_image
 from pair_table import ANY_SHARES, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
-from pix_weights import run_to_use
+from pix_weights import made_from, run_to_use
 from registration import TURNS, Eye, Fit, Sought, alike, enlarged, fit_all, moved, reduced, seen_eye, sought_of
 from vessel_metrics import above, otsu_threshold
 
 MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
 FIGURES = "registration"
 IDENTITY = ("name", "subject", "eye", "region")
-COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits", "weights")
+COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits")
 REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
 REMARK = "; its OCT-A is copied unregistered: remove the pair if it is wrong"
@@ -118,11 +119,11 @@ class DataSet:
         return path, self.target / path.relative_to(self.source)
 
     def copy_others(self) -> None:
-        """Copy the files that do not move, except hidden files and those already copied."""
+        """Copy the files that do not move, except hidden files."""
         moving = {path for case in self.cases for path, _ in self.moving(case)}
         for path in visible_below(self.source):
             if path.is_file() and path not in moving:
-                copy_file(*self.placed(path), keep=True)
+                copy_file(*self.placed(path))
 
 
 class DataTable(DataSet):
@@ -133,11 +134,11 @@ class DataTable(DataSet):
         return [(case.octa, self.target.parent / beside_table("octa", case))]
 
     def copy_others(self) -> None:
-        """Copy the photographs that are not copied yet, and write the table, with all its columns."""
+        """Copy the photographs, and write the table, with all its columns."""
         rows = []
         for row, case in rows_of_pairs(self.source, self.cases):
             rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in ("fundus", "octa")})
-            copy_file(case.fundus, self.target.parent / rows[-1]["fundus"], keep=True)
+            copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
         write_table(self.target, tuple(rows[0]), rows)
 
 
@@ -171,13 +172,13 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
         DataError: it cannot be read, or has another aspect ratio than the displacement.
     """
     read = read_image(source)
-    image = resized_to(read, displacement.shape[1:])  # (height, width, 4), uint8
+    is_map = len(np.unique(read[..., :3])) <= 2
+    image = resized_to(read, displacement.shape[1:], nearest=is_map)  # (height, width, 4), uint8
     if image is None:
         raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another aspect ratio than its photograph")
     colours = image[..., :3]
-    order = 0 if len(np.unique(colours)) <= 2 else 3
     for channel in range(3):
-        shifted = moved(colours[..., channel].astype(np.float32), displacement, order)
+        shifted = moved(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
         colours[..., channel] = np.round(np.clip(shifted, 0, 255))
     return image
 
@@ -189,8 +190,7 @@ def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> 
     panels = [pair.fundus / 255]
     for scan in (octa, moved(octa, displacement)):
         panels.append(np.dstack([prediction, scan, scan]) * pair.fov[..., np.newaxis])
-    with atomic_file(path) as part:
-        Image.fromarray(np.uint8(255 * np.clip(np.hstack(panels), 0, 1))).save(part, format="PNG")
+    write_image(path, np.uint8(255 * np.clip(np.hstack(panels), 0, 1)))
 
 
 # --- registration ----------------------------------------------------------------------------------------------------
@@ -229,12 +229,12 @@ class Work:
 
     def figure(self, case: Case) -> Path | None:
         """Where the picture of a pair is written to; None if none is wanted."""
-        return None if self.figures is None else self.figures / f"{case.name.replace('/', '_')}.png"
+        return None if self.figures is None else self.figures / f"{case.name}.png"
 
     def is_done(self, case: Case) -> bool:
-        """Whether all wanted results of a pair exist."""
+        """Whether all wanted results of a pair exist, for its present files."""
         wanted = [*(target for _, target in self.data.moving(case)), *filter(None, [self.figure(case)])]
-        return case.name in self.table.rows and all(path.exists() for path in wanted)
+        return self.table.is_current(case.name) and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
         """What the network sees in a photograph; the result is kept."""
@@ -259,7 +259,8 @@ class Work:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
         except DataError as error:
             self.failed.append(str(error))
-            self.copy(case)
+            with suppress(DataError):  # it is reported already
+                self.copy(case)
             return None
         return case, pair, self.see(case, pair.fundus, pair.fov)
 
@@ -404,13 +405,13 @@ def run_registration(options: argparse.Namespace) -> int:
     settings, _ = read_run(run)
     predictor, weights = announced_predictor(run, options.weights, settings)
     if settings.data != SAMPLE_RETINAS:
-        print("NOTE: this run was trained on unregistered pairs; one trained on sample retinas is exactly aligned")
+        print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on sample retinas")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    table = Record(output / REGISTRATION, COLUMNS, weights, [case.name for case in data.cases])
+    inputs = {case.name: digest_of([case.fundus, *(path for path, _ in data.moving(case))]) for case in data.cases}
+    may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
+    table = Record(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     figures = output / FIGURES if options.figures else None
-    if figures is not None:
-        figures.mkdir(exist_ok=True)
     print(f"{len(data.cases)} pairs -> {data.target}")
     data.copy_others()
     work = Work(data, predictor, table, figures)
@@ -420,8 +421,8 @@ def run_registration(options: argparse.Namespace) -> int:
     for name, row in table.rows.items():
         if row["verdict"] not in (REGISTERED, UNCHANGED):
             print(f"{name}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
-    print(f"Written: {data.target}; {table.path} has a row for each pair")
-    print(f"Next: python pix_pix_train.py --data {data.target} --init-from weights")
+    print(f"Written: {data.target}; {table.path} has a row for each pair that could be read")
+    print(f"Next: python pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights")
     for fault in work.failed:
         report_error(PROGRAM, fault)
     return 2 if work.failed else 0

@@ -1,17 +1,22 @@
 """Shared by programs that write pairs: the output folder, file names and formats, and the record of finished pairs."""
 
+import filecmp
+import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from dataset_load_mod import DataError, is_leftover, read_image
 from pair_table import PairRow
-from pix_command import OptionError, atomic_file, read_table, write_table
+from pix_command import OptionError, atomic_file, read_table, why, write_table
 
 PAIRS = "pairs.csv"  # the table of pairs that is written
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # written
 JPEG_QUALITY = 95
+MADE_OF = ("inputs", "made_with")  # the last columns of a record
 
 Case = PairRow  # or a row of `load_data_cases`, which has the same attributes
 
@@ -31,65 +36,112 @@ def check_output(output: Path, target: Path, source: Path, record: str) -> None:
     one, other = source.resolve(), target.resolve()
     if one == other or one in other.parents or other in one.parents:
         raise OptionError(f"--output {output}: lies in the data set {source}, or contains it; choose another folder")
-    if output.exists() and not (output.is_dir() and ((output / record).exists() or not any(output.iterdir()))):
+    usable = output.is_dir() and (
+        (output / record).exists() or all(is_leftover(path.name) for path in output.iterdir())
+    )
+    if output.exists() and not usable:
         raise OptionError(f"--output {output}: exists, but is not from this program; choose a new or empty folder")
 
 
 class Record:
     """The finished pairs: a table with a row for each, in the order of the pairs; rows of an earlier call are kept.
 
-    The first column is `name`. The last one contains the weights, and the options that change a result.
+    The first column is `name`. The last two are `inputs`, a digest of the pair's files, and `made_with`: the weights,
+    and the options that change a result.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], made_with: str, names: Sequence[str]):
+    def __init__(self, path: Path, columns: Sequence[str], made_with: str, inputs: dict[str, str], may_lose: bool):
         """Read the existing table, or write an empty one, which marks the folder as this program's.
+
+        Args:
+            path: of the table.
+            columns: those before MADE_OF.
+            made_with: see above.
+            inputs: `digest_of` the files of each pair, by name.
+            may_lose: whether pairs of an earlier call may be missing now; their rows are then dropped.
 
         Raises:
             OptionError: it is damaged, of other data, or was made with other weights or options.
         """
-        self.path, self.columns, self.made_with, self.names = path, tuple(columns), made_with, names
+        self.path, self.columns, self.made_with, self.inputs = path, (*columns, *MADE_OF), made_with, inputs
         self.rows: dict[str, dict] = {}
+        lost = []
         for row in read_table(path) if path.exists() else ():
-            before = row.get(self.columns[-1])
-            if tuple(row) != self.columns or not before:
-                raise OptionError(f"{path}: damaged, or from another program; choose another --output")
-            if row["name"] not in names:
-                raise OptionError(f"{path}: has {row['name']}, which is not in the data; choose another --output")
-            if before != made_with:
-                raise OptionError(
-                    f"{path}: was made with {before}, not {made_with}; use the same (--run, ...), or another --output"
-                )
-            self.rows[row["name"]] = row
+            if tuple(row) != self.columns or not row["made_with"]:
+                raise OptionError(f"{path}: damaged, or from another program or version; choose another --output")
+            if row["made_with"] != made_with:
+                advice = "use the same (--run, ...), or another --output"
+                raise OptionError(f"{path}: was made with {row['made_with']}, not {made_with}; {advice}")
+            if row["name"] in inputs:
+                self.rows[row["name"]] = row
+            else:
+                lost.append(row["name"])
+        if lost and not may_lose:
+            raise OptionError(f"{path}: has {lost[0]}, which is not in the data; choose another --output")
+        if lost:
+            print(f"NOTE: {path}: pairs that are no longer in the table are dropped: {', '.join(lost)}")
         self.write()
 
+    def is_current(self, name: str) -> bool:
+        """Whether a pair has a row that was made from its present files."""
+        return name in self.rows and self.rows[name]["inputs"] == self.inputs[name]
+
     def add(self, values: Sequence[str]) -> None:
-        """Set the row of one pair, all columns but the last one, and write the table."""
-        row = dict(zip(self.columns, (*values, self.made_with), strict=True))
+        """Set the row of one pair, all columns but MADE_OF, and write the table."""
+        row = dict(zip(self.columns, (*values, self.inputs[values[0]], self.made_with), strict=True))
         self.rows[row["name"]] = row
         self.write()
 
     def write(self) -> None:
         """Write the table."""
-        write_table(self.path, self.columns, [self.rows[name] for name in self.names if name in self.rows])
+        write_table(self.path, self.columns, [self.rows[name] for name in self.inputs if name in self.rows])
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """A short digest of the content of some files; empty if one cannot be read."""
+    content = hashlib.sha256()
+    for file in files:
+        try:
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+        except OSError:
+            return ""
+    return content.hexdigest()[:16]
 
 
 def beside_table(kind: str, case: Case) -> Path:
-    """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, relative to the written table."""
+    """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, relative to the written table.
+
+    In its own format, or as PNG if that is not one of FORMATS.
+    """
     suffix = getattr(case, kind).suffix
-    return Path(kind, case.name if case.name.endswith(suffix) else case.name + suffix)
+    return Path(kind, case.name + (suffix if suffix.lower() in FORMATS else ".png"))
 
 
-def copy_file(source: Path, target: Path, keep: bool = False) -> None:
-    """Copy a file atomically; its folder is created. With `keep` an existing file is kept."""
-    if not (keep and target.exists()):
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically, unless its copy exists; its folder is created. Another suffix means another format.
+
+    Raises:
+        DataError: the source cannot be read.
+        OSError: the target cannot be written.
+    """
+    if source.suffix != target.suffix:
+        write_image(target, read_image(source))
+        return
+    try:
+        content = source.open("rb")
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({why(error)})") from error
+    with content:
+        if target.exists() and filecmp.cmp(source, target, shallow=False):
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as part:
-            shutil.copyfile(source, part)
+        with atomic_file(target) as part, part.open("wb") as copy:
+            shutil.copyfileobj(content, copy)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write an image (height, width, 3 or 4), uint8, in the format of the path's suffix; a grey, opaque one as grey."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
+    kind = FORMATS[path.suffix.lower()]
     colours, alpha = image[..., :3], image[..., 3:]
     if (colours == colours[..., :1]).all() and (alpha == 255).all():
         image = colours[..., 0]  # grey

@@ -12,6 +12,7 @@ import dataset_crop as program
 from pair_table import read_pairs
 from pix_run import write_run
 from pix_settings import Settings
+from pix_weights import made_from
 
 SIDE = 500
 FIELD = slice(120, 380)  # rows and columns of the photograph that the OCT-A shows
@@ -42,6 +43,7 @@ def prepare(folder, patch):
     write_table(folder, [{"fundus": f"photos/{name}.png", "octa": f"octa/{name}.tif"} for name in "ab"])
     (folder / "run").mkdir()
     write_run(folder / "run", Settings(data="phantom", precision="float32", name="run"), "0")
+    (folder / "run/ckpt-7").write_text("the weights")
     patch.setattr("octa_place.ANGLES", [0.0])  # they are not turned
     patch.chdir(folder)
     patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
@@ -154,10 +156,71 @@ def test_octa_that_was_replaced_is_searched_for_again(folder):
     assert rows(folder)["a"]["verdict"] == "doubtful"
 
 
+def test_photograph_that_was_replaced_is_searched_again(folder):
+    write_eye(folder, 7, "c")
+    right = Path("photos/a.png").read_bytes()
+    Path("photos/a.png").write_bytes(Path("photos/c.png").read_bytes())
+    crop()
+    Path("photos/a.png").write_bytes(right)
+    crop()
+    assert rows(folder)["a"]["verdict"] == "found"
+
+
+def test_pair_that_fails_now_is_not_kept_with_its_former_result(folder):
+    crop()
+    Path("photos/a.png").write_text("no image")
+    assert crop() == 2
+    assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
+
+
+def test_interrupted_change_of_an_octa_is_resumed(folder, monkeypatch):
+    crop()
+    write_eye(folder, 7, "c")
+    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "write_figure", full_disk)
+        assert crop("--figures") == 2
+    crop()
+    assert rows(folder)["a"]["verdict"] == "doubtful"
+
+
+def test_pair_that_left_the_table_is_dropped_with_a_note(folder, capsys):
+    crop()
+    write_table(folder, [{"fundus": "photos/b.png", "octa": "octa/b.tif"}])
+    assert crop() == 0
+    assert "NOTE: out/crop.csv: pairs that are no longer in the table are dropped: a" in capsys.readouterr().out
+
+
+def test_table_that_changes_meanwhile_does_no_harm(folder, monkeypatch):
+    original = program.Work.run
+
+    def run(work, case):
+        (folder / "pairs.csv").write_text("nothing")
+        original(work, case)
+
+    monkeypatch.setattr(program.Work, "run", run)
+    assert crop() == 0
+
+
+@pytest.mark.parametrize(("column", "noted"), [({}, True), ({"split": "train"}, False)])
+def test_lost_subjects_are_noted_where_they_can_move_others_to_another_split(folder, capsys, column, noted):
+    table = [{"fundus": f"photos/{name}.png", "octa": f"octa/{name}.tif"} | column for name in "ab"]
+    write_table(folder, table)
+    Path("photos/a.png").write_text("no image")
+    crop()
+    assert ("NOTE: pairs.csv lacks 1 of 2 subjects" in capsys.readouterr().out) == noted
+
+
 def test_other_scale_of_the_photographs_needs_another_folder(folder, capsys):
     crop()
     assert crop("--field-degrees", "50") == 2
-    assert "out/crop.csv: was made with run/ckpt-7, 45 degrees, not run/ckpt-7, 50 degrees" in capsys.readouterr().err
+    made_with = made_from(Path("run"), "run/ckpt-7")
+    stale = f"out/crop.csv: was made with {made_with}, 45 degrees, not {made_with}, 50 degrees"
+    assert stale in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -196,9 +259,17 @@ def test_what_is_refused(folder, refused, options, named):
 
 def test_width_is_given_once(folder, refused):
     write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": 6}])
-    assert "--octa-mm 4: pairs.csv has a column octa_mm" in refused(
+    assert "--octa-mm 4: each row of pairs.csv has its octa_mm" in refused(
         program, "pairs.csv", "--output", "out", "--octa-mm", "4"
     )
+
+
+def test_option_gives_the_widths_that_the_table_lacks(folder):
+    widths = {"a": "", "b": 0.97 * OCTA_MM}
+    write_table(folder, [{"fundus": f"photos/{n}.png", "octa": f"octa/{n}.tif", "octa_mm": widths[n]} for n in "ab"])
+    assert crop() == 0
+    found = [float(rows(folder)[name]["octa_mm"]) / OCTA_MM for name in "ab"]
+    assert found == pytest.approx([1, 0.97], rel=1e-4)
 
 
 def test_folder_in_the_study_s_layout_is_refused(dataset, refused):

@@ -14,6 +14,7 @@ import dataset_register as program
 from dataset_load_mod import load_data_cases
 from pix_run import write_run
 from pix_settings import Settings
+from pix_weights import made_from
 from registration import moved
 
 pytestmark = pytest.mark.slow
@@ -44,12 +45,13 @@ def write_pair(folder, name, octa):
     save(rgba, folder / CROPPED / "octa" / "disc" / f"{name}.png")
 
 
-def register(folder, *options, weights="run/ckpt-7"):
+def register(folder, *options, data="data", weights="run/ckpt-7"):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), weights))
         patch.setattr(program, "MOST_ALIKE", 1)  # so few eyes would else all be tried
-        return program.main(["data", "--output", "out", "--run", "run", *options])
+        Path(f"{weights}.index").write_text(weights)
+        return program.main([data, "--output", "out", "--run", "run", *options])
 
 
 def rows(folder):
@@ -203,7 +205,7 @@ def test_input_is_not_touched(registered):
 
 
 def test_each_pair_has_a_figure(registered):
-    figures = [f"disc_{name}.png" for name in sorted(EYES)]
+    figures = [f"disc/{name}.png" for name in sorted(EYES)]
     assert files_below(registered.folder / "out" / "registration") == figures
     assert pixels(registered.folder, "out/registration", figures[0]).shape == (SIDE, 3 * SIDE, 3)
 
@@ -223,6 +225,7 @@ def test_data_set_named_itself_is_written_to_the_output_itself(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
+        Path("run/ckpt-7").write_text("the weights")
         assert program.main(["data/UT-FSOCTA-v1", "--output", "new/out", "--run", "run"]) == 0
     assert (folder / "new/out/cropped/octa/disc/1_OD.png").exists()
 
@@ -262,6 +265,95 @@ def test_interrupted_call_resumes_to_the_same_result(folder, monkeypatch):
     assert {name: (folder / "out" / name).read_bytes() for name in files_below(folder / "out")} == complete
 
 
+def test_exchanged_octa_are_registered_again_once_they_are_right(folder):
+    octa = folder / CROPPED / "octa" / "disc"
+    one, other = (octa / f"1_{eye}.png" for eye in ("OD", "OS"))
+    right = one.read_bytes(), other.read_bytes()
+    one.write_bytes(right[1])
+    other.write_bytes(right[0])
+    register(folder)
+    assert rows(folder)["1_OD"]["verdict"] == "wrong eye"
+    one.write_bytes(right[0])
+    other.write_bytes(right[1])
+    register(folder)
+    assert {row["verdict"] for row in rows(folder).values()} == {"registered"}
+
+
+def test_photograph_that_was_replaced_is_copied_again(folder):
+    register(folder)
+    fundus = Path("fundus/disc/1_OD.png")
+    save(np.flipud(pixels(folder / CROPPED, fundus)), folder / CROPPED / fundus)
+    register(folder)
+    copy = folder / "out/UT-FSOCTA-v1/cropped" / fundus
+    assert copy.read_bytes() == (folder / CROPPED / fundus).read_bytes()
+
+
+def test_pair_that_left_a_layout_needs_another_folder(folder, capsys):
+    register(folder)
+    (folder / CROPPED / "octa/disc/1_OS.png").unlink()
+    assert register(folder) == 2
+    assert "has disc/1_OS, which is not in the data" in capsys.readouterr().err
+
+
+def test_map_of_another_size_stays_a_map(folder):
+    truth = folder / CROPPED / "GT_OCT_net" / "Thresh" / "disc" / "1_OD.png"
+    save(np.kron(pixels(truth), np.ones((2, 2))), truth)
+    register(folder)
+    written = pixels(folder, "out/UT-FSOCTA-v1/cropped/GT_OCT_net/Thresh/disc/1_OD.png")
+    assert (written.shape, set(np.unique(written))) == ((SIDE, SIDE), {0, 255})
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table_of(folder, rows):
+    """Write pairs.csv and its files; each row is the name of an eye, and its photograph and OCT-A below the folder."""
+    lines = ["fundus,octa,subject"]
+    for number, (name, *files) in enumerate(rows):
+        for kind, file in zip(("fundus", "octa"), files, strict=True):
+            (folder / file).parent.mkdir(exist_ok=True)
+            with Image.open(folder / CROPPED / kind / "disc" / f"{name}.png") as image:
+                image.convert("RGB").save(folder / file, format="GIF" if file.endswith(".gif") else "PNG")
+        lines.append(",".join([*files, f"s{number}"]))
+    (folder / "pairs.csv").write_text("\n".join(lines))
+
+
+def test_octa_in_another_format_becomes_png(folder):
+    table_of(folder, [("1_OD", "photos/a.png", "scans/a"), ("1_OS", "photos/b.png", "scans/b.gif")])
+    assert register(folder, data="pairs.csv") == 0
+    assert files_below(folder / "out/octa") == ["a.png", "b.png"]
+
+
+def test_photographs_with_similar_names_get_different_files(folder):
+    table_of(folder, [("1_OD", "photos/a.png", "scans/x.tif"), ("1_OS", "photos/a.tif.png", "scans/y.tif")])
+    assert register(folder, data="pairs.csv") == 0
+    assert files_below(folder / "out/octa") == ["a.tif", "a.tif.tif"]
+
+
+def test_unreadable_octa_is_named_and_the_others_are_done(folder, capsys, monkeypatch):
+    table_of(folder, [("1_OD", "photos/a.png", "scans/a.png"), ("1_OS", "photos/b.png", "scans/b.png")])
+    (folder / "scans/a.png").write_text("no image")
+    original = Path.open
+
+    def denied(path, *arguments, **options):
+        if path.name == "a.png" and path.parent.name == "scans":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert register(folder, data="pairs.csv") == 2
+    assert "scans/a.png: cannot be read" in capsys.readouterr().err
+    assert {row["name"] for row in csv.DictReader((folder / "out/registration.csv").open())} == {"b"}
+
+
+def test_pair_that_left_the_table_is_dropped_with_a_note(folder, capsys):
+    table_of(folder, [("1_OD", "photos/a.png", "scans/a.png"), ("1_OS", "photos/b.png", "scans/b.png")])
+    register(folder, data="pairs.csv")
+    table_of(folder, [("1_OS", "photos/b.png", "scans/b.png")])
+    assert register(folder, data="pairs.csv") == 0
+    assert "pairs that are no longer in the table are dropped: a" in capsys.readouterr().out
+
+
 def test_unusable_pair_is_named_and_copied(folder, capsys):
     octa = folder / CROPPED / "octa" / "disc" / "1_OS.png"
     octa.write_text("no image")
@@ -282,7 +374,7 @@ def test_pair_with_an_unusable_map_stays_as_it_lies(folder, capsys):
 def test_run_that_has_seen_pairs_is_named(folder, capsys):
     write_run(folder / "run", Settings(data="data", precision="float32", name="run"), "0")
     register(folder)
-    assert "NOTE: this run was trained on unregistered pairs" in capsys.readouterr().out
+    assert "NOTE: this run was trained on pairs" in capsys.readouterr().out
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -316,10 +408,11 @@ def test_data_set_without_a_pair_is_refused(folder, monkeypatch, refused):
 
 def test_other_weights_are_refused(folder, capsys):
     register(folder)
-    before = times(folder)
+    before = times(folder / "out")
     assert register(folder, weights="run/ckpt-8") == 2
-    assert "was made with run/ckpt-7, not run/ckpt-8" in capsys.readouterr().err
-    assert times(folder) == before
+    one, other = (made_from(folder / "run", str(folder / "run" / name)) for name in ("ckpt-7", "ckpt-8"))
+    assert f"was made with {one}, not {other}" in capsys.readouterr().err
+    assert times(folder / "out") == before
 
 
 def test_damaged_table_is_refused(folder, capsys):
