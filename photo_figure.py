@@ -17,7 +17,7 @@ DPI = 150
 FILL = (0.0, 1.0, 1.0), 0.55  # colour and opacity of vessels over the photograph
 OUTLINE = "#f0e442"  # of the camera's field
 MOST_DISAGREEMENT = 0.25  # at the end of the colour scale
-SHOWN_PX = 1200  # of a photograph's longer side, in a figure: more than its pixels
+SHOWN_PX = 1200  # least of a reduced image's longer side, more than a panel has; up to twice that, nothing is reduced
 ON_SHEET, SHEET_WIDTH = 24, 2  # figures on a sheet, and in a row of it
 SHEET_PX = 900  # width of a figure on a sheet
 VERDICT = "Comment"  # the key of the verdict in a figure's PNG
@@ -88,7 +88,10 @@ def printable(name: str) -> str:
 
 
 def smaller(image: np.ndarray) -> np.ndarray:
-    """Every n-th pixel of an image (height, width) or (height, width, channels), for a figure."""
+    """Every n-th pixel of an image (height, width) or (height, width, channels), for a figure.
+
+    n is the largest that leaves the longer side at least SHOWN_PX; below 2 * SHOWN_PX it is 1.
+    """
     step = max(1, max(image.shape[:2]) // SHOWN_PX)
     return image[::step, ::step]
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from dataset_load_mod import list_eyes, list_full_fields, load_data_cases, visible_below
-from pair_table import is_table
+from pair_table import is_table, readings, table_rows
 from pix_command import OptionError, read_table, write_table
 from pix_settings import Settings
 from ut_fsocta import REGIONS
@@ -24,6 +26,7 @@ DENSITY_COLUMNS = (
     "sharpness",
     "contrast",
     "verdict",
+    "made_with",
 )
 MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
 FIGURE = "figure"
@@ -38,6 +41,7 @@ class Job:
     source: Path
     target: Path  # the synthetic OCT-A; relative to the output folder
     region: str | None = None  # of a crop, which is predicted at its own scale; None: a photograph of any scale
+    width_mm: float | None = None  # of a crop; None: unknown
 
     def beside(self, kind: str) -> Path:
         """Where a further result goes; relative to the output folder."""
@@ -47,8 +51,8 @@ class Job:
 def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
-    Hidden files and files in the output folder are skipped. Relative paths in a table start at the table, and keep
-    their subfolders.
+    Hidden files are skipped, and so is the output folder if it lies in an input folder. Relative paths in a table start
+    at the table, and keep their subfolders.
 
     Raises:
         OptionError: an input does not exist, contains no photograph, or is the output folder.
@@ -79,27 +83,31 @@ def target_of_row(path: Path) -> Path:
 
 
 def photographs_below(folder: Path, output: Path) -> list[Path]:
-    """Image files in a folder and below, sorted; without hidden ones and those in the output folder.
+    """Image files in a folder and below, sorted; without hidden ones and those in an output folder below.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    return [
-        path
-        for path in visible_below(folder)
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and output.resolve() not in path.resolve().parents
-    ]
+    found = [path for path in visible_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if folder.resolve() not in output.resolve().parents:
+        return found
+    return [path for path in found if output.resolve() not in path.resolve().parents]
 
 
 def paths_of_table(path: Path) -> list[str]:
-    """The `path` column of a CSV file; empty cells are left out.
+    """The `path` column of a CSV file, read as the paths in tables of pairs; empty cells are left out.
+
+    Returns:
+        The paths, absolute or from the table on. If no file exists for any reading of a cell, the cell as it is.
 
     Raises:
         OptionError: the file cannot be read, has no such column or an empty one, or a cell names no file.
     """
-    rows = [row["path"] for row in read_table(path) if row.get("path")]
-    if not rows:
+    cells = [row["path"] for _, row in table_rows(path, files=("path",)) if row.get("path")]
+    if not cells:
         raise OptionError(f"{path}: has no column named path, or an empty one")
+    # os.path.isfile, because Path.is_file raises an error for some names, such as too long ones, and would stop all.
+    rows = [next((text for text in readings(cell) if os.path.isfile(path.parent / text)), cell) for cell in cells]
     if wrong := [row for row in rows if Path(row).name in ("", "..")]:
         raise OptionError(f"{path}: {wrong[0]!r} in the column path names no file")
     return rows
@@ -115,7 +123,7 @@ def list_dataset_jobs(dataset: Path, split: str, settings: Settings) -> list[Job
     if is_table(dataset):
         cases, _ = load_data_cases(dataset, shares=settings.split)
         jobs = [
-            Job(case.fundus, Path(f"{case.name}.png"), case.region)
+            Job(case.fundus, Path(f"{case.name}.png"), case.region, None if pd.isna(case.octa_mm) else case.octa_mm)
             for case in cases.itertuples(index=False)
             if split in ("all", case.split)
         ]
@@ -153,7 +161,8 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
             other = taken.setdefault(place, job.source)
             if other != job.source:
                 raise OptionError(
-                    f"{other} and {job.source} would both be written to {place}; do them one after the other"
+                    f"{other} and {job.source} would both be written to {place}; "
+                    "rename one, or process it separately with another --output"
                 )
 
 
@@ -182,6 +191,10 @@ class Densities:
     def __contains__(self, target: Path) -> bool:
         """Whether the photograph with this OCT-A has a row."""
         return printable(target) in self.rows
+
+    def made_with(self, target: Path) -> str:
+        """How the results of the photograph with this OCT-A, which has a row, were made."""
+        return self.rows[printable(target)]["made_with"]
 
     def add(self, target: Path, values: Sequence) -> None:
         """Set the row of the photograph with this OCT-A to `values` (DENSITY_COLUMNS without path); write the table."""

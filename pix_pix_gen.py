@@ -12,7 +12,7 @@ that the same command resumes an interrupted folder. `--help` lists every option
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,7 +110,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from camera_field import FIELD_MM, Field
+from camera_field import DEGREES, FIELD_MM, Field
 from dataset_load_mod import (
     ENTIRELY_DARK,
     DataError,
@@ -120,12 +120,12 @@ from dataset_load_mod import (
     read_fundus,
 )
 from photo_figure import Shown, write_figure, write_sheets
-from photo_jobs import FIGURE, MAPS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs
+from photo_jobs import FIGURE, MAPS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs, printable
 from photo_trust import Trust, judge
 from pix_export import export
 from pix_predict import Prediction, Predictor, announced_predictor
 from pix_run import read_run
-from pix_weights import describe, run_to_use, write_weights
+from pix_weights import describe, made_from, run_to_use, write_weights
 from vessel_metrics import map_vessels, vessel_density
 
 NAMED = 5  # doubtful photographs listed in the printout; the table has all
@@ -155,12 +155,34 @@ class Synthesis:
     options: argparse.Namespace
     densities: Densities | None
     weights: str  # where they are from, in words
+    made_from: str  # the weights again, in the same words in every current folder
 
     def is_done(self, job: Job) -> bool:
         """Whether all wanted results of a photograph exist."""
         return all((self.output / path).exists() for path in self.wanted(job)) and (
             self.densities is None or job.target in self.densities
         )
+
+    def made_with(self, job: Job) -> str:
+        """How the results of a photograph are made, in words: weights, passes, and a given or assumed scale."""
+        options, words = self.options, [self.made_from]
+        words += ["one pass"] if options.fast else []
+        words += ["as published"] if options.published else []
+        if options.px_per_mm is not None:
+            words.append(f"{options.px_per_mm:g} px per mm")
+        elif not job.region:
+            words.append(f"{options.field_degrees or DEGREES:g} degrees")
+        return ", ".join(words)
+
+    def check_kept(self, kept: Iterable[Job]) -> None:
+        """Raises OptionError if the table would mix kept results with others: one was made in another way."""
+        for job in kept if self.densities is not None else ():
+            before, now = self.densities.made_with(job.target), self.made_with(job)
+            if before != now:
+                raise OptionError(
+                    f"{self.densities.path}: {printable(job.target)} was made with {before}, not {now}; "
+                    "add --overwrite, or choose another --output"
+                )
 
     def wanted(self, job: Job) -> list[Path]:
         """The results of a photograph, relative to the output folder."""
@@ -193,7 +215,11 @@ class Synthesis:
         """The scale of a photograph with this `diameter`, or of a crop with this width, in px; None: unknown."""
         if diameter is not None:
             return diameter / FIELD_MM
-        return width / CROP_MM[job.region] if job.region else None
+        return width / (job.width_mm or CROP_MM[job.region]) if job.region else None
+
+    def is_assumed(self, job: Job) -> bool:
+        """Whether the scale of a photograph is not given, by an option or by the width of a crop."""
+        return not (self.options.px_per_mm or (job.width_mm if job.region else self.options.field_degrees))
 
     def run(self, job: Job) -> tuple[Trust, str]:
         """Write the results for one photograph; returns how far to trust them, and a remark for the user, or "".
@@ -233,6 +259,7 @@ class Synthesis:
                 f"{trust.sharpness:.2f}",
                 f"{trust.contrast:.4f}",
                 trust.verdict,
+                self.made_with(job),
             )
             self.densities.add(job.target, values)
         if self.options.figure:
@@ -244,7 +271,7 @@ class Synthesis:
                 vessels=vessels,
                 disagreement=disagreement if several else None,
                 px_per_mm=self.px_per_mm(job, diameter, fov.shape[1]),
-                is_assumed=not (self.options.px_per_mm or self.options.field_degrees),
+                is_assumed=self.is_assumed(job),
                 density=density,
                 weights=self.weights,
                 verdict=trust.verdict,
@@ -260,10 +287,16 @@ class Synthesis:
 
 
 def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
-    """Process the photographs; returns one line for each that failed."""
-    todo = [job for job in jobs if synthesis.options.overwrite or not synthesis.is_done(job)]
-    if kept := len(jobs) - len(todo):
-        print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
+    """Process the photographs; returns one line for each that failed.
+
+    Raises:
+        OptionError: a kept result was made in another way.
+    """
+    kept = dict.fromkeys(job for job in jobs if not synthesis.options.overwrite and synthesis.is_done(job))
+    synthesis.check_kept(kept)
+    todo = [job for job in jobs if job not in kept]
+    if kept:
+        print(f"{len(kept)} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
     failed, verdicts = [], {}
     with progress_bar(todo, unit="photo", disable=len(todo) < 2) as photographs:  # closes the bar's line, too
         for job in photographs:
@@ -332,7 +365,8 @@ def run_synthesis(options: argparse.Namespace) -> int:
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     densities = Densities(output / DENSITIES) if options.vessels else None
-    failed = synthesise(Synthesis(predictor, settings, options, densities, describe(path)), jobs)
+    synthesis = Synthesis(predictor, settings, options, densities, describe(path), made_from(run, path))
+    failed = synthesise(synthesis, jobs)
     for reason in failed:
         report_error(PROGRAM, reason)
     return 2 if failed else 0

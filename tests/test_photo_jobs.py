@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from photo_jobs import DENSITY_COLUMNS, Densities, Job, check_jobs, list_jobs
+from photo_jobs import DENSITY_COLUMNS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs, paths_of_table
 from pix_command import OptionError, read_table
+from pix_settings import Settings
 
 VALUES = ("0.1", "10", "100", "0.5", *("0.02" for _ in DENSITY_COLUMNS[5:]))
 
@@ -73,6 +74,25 @@ def test_name_in_a_table_that_is_no_utf8_is_that_of_the_file(here):
     assert os.fsencode(job.source) == b"b\xff.png"
 
 
+@pytest.mark.parametrize(
+    ("header", "cell"),
+    [("Path ", "below/ü.png"), ("path", "below\\ü.png"), ("path", " below/ü.png "), ("eye;PATH", "OD;below/ü.png")],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_list_is_read_as_a_table_of_pairs(here, header, cell, encoding):
+    Path("below").mkdir()
+    Path("below/ü.png").touch()
+    Path("list.csv").write_bytes(f"{header}\n{cell}\n".encode(encoding))
+    assert list_jobs(["list.csv"], Path("out")) == [Job(Path("below/ü.png"), Path("below/ü.png"))]
+
+
+@pytest.mark.parametrize("missing", ["missing.png", "n" * 300 + ".png", "a\\missing.png"])
+def test_missing_file_stays_in_the_list(here, missing):
+    Path("a.png").touch()
+    Path("list.csv").write_text(f"path\n{missing}\na.png\n")
+    assert paths_of_table(Path("list.csv")) == [missing, "a.png"]
+
+
 @pytest.mark.parametrize("row", [".", "/", "a/.."])
 def test_row_that_names_no_file_is_refused(here, row):
     Path("list.csv").write_text(f"path\na.png\n{row}\n")
@@ -84,6 +104,29 @@ def test_photograph_with_the_name_of_a_sheet_is_refused():
     job = Job(Path("photos/Sheet_1.jpg"), Path("Sheet_1.png"))
     with pytest.raises(OptionError, match=r"Sheet_1\.jpg: its result would have the name of a sheet"):
         check_jobs([job], Path("out"))
+
+
+def test_advice_for_photographs_of_one_name_can_be_followed():
+    jobs = [Job(Path(folder, "a.jpg"), Path("a.png")) for folder in ("one", "two")]
+    with pytest.raises(OptionError, match="rename one, or process it separately with another --output"):
+        check_jobs(jobs, Path("out"))
+
+
+@pytest.mark.parametrize("output", [".", "..", "out", "photos/out"])
+def test_all_photographs_are_found_wherever_the_output_folder_is(here, output):
+    for name in ("a.png", "out/a.png"):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", name).touch()
+    names = ["a.png"] if output == "photos/out" else ["a.png", "out/a.png"]
+    assert list_jobs(["photos"], Path(output)) == [Job(Path("photos", name), Path(name)) for name in names]
+
+
+def test_width_of_a_crop_is_that_of_the_table_of_pairs(here):
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        Path(name).touch()
+    Path("pairs.csv").write_text("fundus,octa,subject,octa_mm\na.png,b.png,Ann,3\nc.png,d.png,Bob,\n")
+    jobs = list_dataset_jobs(Path("pairs.csv"), "train", Settings(split="1/0/0"))
+    assert [job.width_mm for job in jobs] == [3.0, None]
 
 
 def test_folder_below_that_cannot_be_read_is_named(here, monkeypatch):

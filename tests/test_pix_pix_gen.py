@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -18,10 +19,13 @@ from test_pix_predict import round_field
 import pix_pix_gen as gen
 from camera_field import find_field
 from dataset_load_mod import field_of_view
+from photo_jobs import Job
 from pix_generator import Generator
 from pix_run import save, write_run
 from pix_settings import Settings
 from vessel_metrics import above, smooth, vessel_map_sigma
+
+CROP = Job(Path("c.png"), Path("c.png"), "disc")
 
 
 def grey_levels(path):
@@ -30,6 +34,11 @@ def grey_levels(path):
 
 def densities():
     return list(csv.DictReader(Path("synthetic_octa/densities.csv").read_text().splitlines()))
+
+
+def synthesis_with(*options):
+    """A synthesis with some options, and weights that are not loaded."""
+    return gen.Synthesis(None, Settings(), gen.parse_command_line(["a.png", *options]), None, "", "small/ckpt-4 (1a)")
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +157,77 @@ def test_existing_results_are_kept_and_missing_ones_made(folder):
     assert gen.main(["photos", "--vessels"]) == 0
     complete = {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")}
     table = Path("synthetic_octa/densities.csv")
-    table.write_text(table.read_text().rpartition(",")[0])  # as an interrupted writer might leave it
+    table.write_text(table.read_text().rpartition(',"')[0])  # as an interrupted writer might leave it
     Path("synthetic_octa/a.png").write_text("mine")
     assert gen.main(["photos", "--vessels"]) == 0
     assert Path("synthetic_octa/a.png").read_text() == "mine"
     assert table.read_bytes() == complete["densities.csv"]
     assert gen.main(["photos", "--vessels", "--overwrite"]) == 0
     assert {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")} == complete
+
+
+@pytest.mark.parametrize(
+    "other", [["--weights", "last"], ["--fast"], ["--published"], ["--field-degrees", "30"], ["--px-per-mm", "8"]]
+)
+def test_results_made_in_another_way_are_not_mixed(folder, refused, other):
+    assert gen.main(["photos", "--vessels"]) == 0
+    before = {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")}
+    error = refused(gen, "photos", "--vessels", *other)
+    assert "synthetic_octa/densities.csv: a.png was made with small/best/ckpt-3 (" in error
+    assert error.endswith("; add --overwrite, or choose another --output\n")
+    assert {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")} == before
+
+
+def test_other_photographs_may_be_made_in_another_way(folder):
+    assert gen.main(["photos/a.png", "--vessels"]) == 0
+    assert gen.main(["photos/below/b.jpg", "--vessels", "--weights", "last"]) == 0
+    assert [row["made_with"].split(" (")[0] for row in densities()] == ["small/best/ckpt-3", "small/ckpt-4"]
+
+
+def test_results_are_kept_from_every_current_folder(folder, monkeypatch, capsys):
+    assert gen.main(["photos/a.png", "--vessels"]) == 0
+    monkeypatch.chdir("photos")
+    run = ["--run", "../training_checkpoints/small", "--output", "../synthetic_octa"]
+    assert gen.main(["a.png", "--vessels", *run]) == 0
+    assert "1 of 1 photographs have results" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "job", "words"),
+    [
+        ([], Job(Path("a.png"), Path("a.png")), ", 45 degrees"),
+        (["--fast", "--field-degrees", "30"], Job(Path("a.png"), Path("a.png")), ", one pass, 30 degrees"),
+        (["--px-per-mm", "7.5"], Job(Path("a.png"), Path("a.png")), ", 7.5 px per mm"),
+        (["--published"], Job(Path("a.png"), Path("a.png")), ", as published, 45 degrees"),
+        (["--field-degrees", "30"], CROP, ""),
+        (["--px-per-mm", "80"], CROP, ", 80 px per mm"),
+    ],
+)
+def test_row_says_how_results_were_made(options, job, words):
+    assert synthesis_with(*options).made_with(job) == "small/ckpt-4 (1a)" + words
+
+
+@pytest.mark.parametrize(
+    ("width_mm", "options", "scale", "assumed"),
+    [
+        (3.0, [], 100, False),
+        (None, [], 300 / 4.5, True),
+        (None, ["--field-degrees", "30"], 300 / 4.5, True),
+        (3.0, ["--px-per-mm", "80"], 80, False),
+    ],
+)
+def test_scale_of_a_crop_is_that_of_its_width(width_mm, options, scale, assumed):
+    synthesis, job = synthesis_with(*options), replace(CROP, width_mm=width_mm)
+    assert synthesis.px_per_mm(job, synthesis.diameter(job, None), 300) == pytest.approx(scale)
+    assert synthesis.is_assumed(job) == assumed
+
+
+def test_figure_has_the_width_of_the_table_of_pairs(folder, monkeypatch):
+    Path("pairs.csv").write_text("fundus,octa,subject,octa_mm,split\nphotos/a.png,photos/a.png,Ann,4,test\n")
+    shown = []
+    monkeypatch.setattr(gen, "write_figure", lambda figure, path: shown.append((figure.px_per_mm, figure.is_assumed)))
+    assert gen.main(["--dataset", "pairs.csv", "--figure"]) == 0
+    assert shown == [(25, False)]  # 100 px
 
 
 def test_dataset_gets_the_names_of_ut_fsocta(folder):
@@ -254,6 +327,13 @@ def test_paths_out_of_the_table_s_folder_lose_their_tree(folder):
     Path("photos/below/list.csv").write_text(f"path\n../a.png\n{folder}/photos/below/b.jpg\n")
     assert gen.main(["photos/below/list.csv", "--output", "apart"]) == 0
     assert files_below("apart") == ["a.png", "b.png"]
+
+
+def test_photograph_of_a_table_that_is_missing_is_named_and_the_others_are_done(folder, capsys):
+    Path("photos/list.csv").write_text("Path\nmissing.png\nbelow\\b.jpg\n")
+    assert gen.main(["photos/list.csv"]) == 2
+    assert "photos/missing.png: " in capsys.readouterr().err
+    assert files_below("synthetic_octa") == ["below/b.png"]
 
 
 def test_photograph_named_twice_is_done_once(folder, capsys):
