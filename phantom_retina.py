@@ -1,10 +1,11 @@
 """Sample retinas: colour fundus, OCT-A and ground truth vessels of eyes that do not exist, in two kinds:
 
-- The sample set, files on disk. It stands in for UT-FSOCTA, and training on the stream validates on it. Its eyes are
-  healthy and seen by one camera. Each subject has one eye, OD (right) for odd ids and OS (left) for even ones.
-- The sample stream, endless pairs of fundus and OCT-A to train on (`python pix_pix_train.py --data phantom`). They
-  cover what real photographs vary in, and more: scale, place, trees, pigment, light, blur, the field's border, and
-  vessel-like features that show in the fundus only.
+- The sample set, files on disk. It stands in for UT-FSOCTA, to try the other programs on; training on the stream shows
+  one of its whole photographs. Its eyes are healthy and seen by one camera. Each subject has one eye, OD (right) for
+  odd ids and OS (left) for even ones.
+- The sample stream, endless pairs of fundus and OCT-A to train and validate on (`python pix_pix_train.py --data
+  phantom`). They cover what real photographs vary in, and more: scale, place, trees, pigment, light, blur, the field's
+  border, and vessel-like features that show in the fundus only.
 
 Everything follows from the seed; no eye depends on which others are made.
 

@@ -351,7 +351,7 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
             return path
     if not faults:
         raise RunError(f"{folder}: has no checkpoint")
-    raise RunError(faults[0] + (f", and {len(faults) - 1} older ones too" if faults[1:] else ""))
+    raise RunError(faults[0] + (f", and {len(faults) - 1} more" if faults[1:] else ""))
 
 
 def reason_of(error: Exception) -> str:

@@ -117,7 +117,7 @@ class Settings:
     l1_only: float = setting(
         0.0,
         "share of the run, at its start, in which the generator learns from the mean absolute error alone; such a step "
-        "takes a third of the time; published: 0",
+        "takes a third of the time, or half of it on a processor with AMX; published: 0",
         metavar="SHARE",
     )
     decay: float = setting(
@@ -217,9 +217,9 @@ class Settings:
 
 SPLITS = tuple(PUBLISHED_SUBJECTS)
 # Sample retinas: at most eight minutes on two cores. The generator first learns the vessels, by the mean absolute error
-# alone: a step with the discriminator takes twice the time and adds no vessels. Then every second step teaches it
-# speckle, with a weight of that error that leaves it free to draw some. The learning rate, twice the published one,
-# teaches more in the same number of steps, and falls to 0.
+# alone: a step with the discriminator takes three times as long, or twice on a processor with AMX, and adds no vessels.
+# Then every second step teaches it speckle, with a weight of that error that leaves it free to draw some. The learning
+# rate, twice the published one, teaches more in the same number of steps, and falls to 0.
 SAMPLE_RUN = {
     "epochs": 6,
     "batch_size": 2,
@@ -231,7 +231,7 @@ SAMPLE_RUN = {
     "input_noise": 0.08,
 }
 # With --init-from: at the full rate, or for twice as long, training on few pairs overwrites what was learned from many.
-# Only the generator learns: with few pairs a discriminator teaches nothing that L1 steps, three times as fast, do not.
+# Only the generator learns: with few pairs a discriminator teaches nothing that the faster L1-only steps do not.
 FINE_TUNING = {"epochs": 25, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "l1_only": 1.0, "decay": 0.5}
 # What may be changed when a run is resumed; the data are compared by content.
 CHANGEABLE = {"epochs", "keep", "data", "devices"}

@@ -1,8 +1,8 @@
 """Every range that sample retinas vary in, with its unit and its reason.
 
-The stream (to train on) covers what real photographs vary in, and more; the set (to validate on) looks like healthy
-eyes before one camera. To leave an ingredient out of the stream, replace its range in STREAM_LOOK or STREAM_HABIT, or
-its share in STREAM_SHARE: everything else stays as it was.
+The stream (to train and validate on) covers what real photographs vary in, and more; the set (to try the other programs
+on) looks like healthy eyes before one camera. To leave an ingredient out of the stream, replace its range in
+STREAM_LOOK or STREAM_HABIT, or its share in STREAM_SHARE: everything else stays as it was.
 """
 
 from dataclasses import dataclass
