@@ -230,6 +230,12 @@ def test_data_set_named_itself_is_written_to_the_output_itself(folder):
     assert (folder / "new/out/cropped/octa/disc/1_OD.png").exists()
 
 
+def test_folder_with_leftovers_of_a_mac_counts_as_empty(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / ".DS_Store").touch()
+    assert register(folder) == 0
+
+
 # --- an interrupted call, unusable files -----------------------------------------------------------------------------
 
 

@@ -137,7 +137,7 @@ def draw_places(predictor: Predictor, path: Path) -> None:
         outline = [tuple(map(float, corner[::-1])) for corner in corners(place, (side_mm, side_mm))]
         ImageDraw.Draw(whole).polygon(outline, outline=INVENTED, width=8)
         rows.append([np.asarray(whole), cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
-    draw(rows, ["Photograph (sample retina)", "Cut out", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
+    draw(rows, ["Photograph (sample retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
 
 
 def draw_retinas(path: Path) -> None:
@@ -171,7 +171,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
         (
             "Training",
             (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "dataset_load_mod"),
-            (outlined(fundus, fov), "the camera's field:\noutside nothing counts", "camera_field"),
+            (outlined(fundus, fov), "the camera's field:\nnothing outside counts", "camera_field"),
             (four, "patches of 256 px,\nrotated and flipped", "patch_batches"),
             (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),
             ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "pix_run.py, pix_log"),
@@ -180,8 +180,8 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
             "Synthesis",
             (photograph, "a photograph\nof any camera", "photo_jobs"),
             (outlined(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "camera_field"),
-            (octa_to_grey(predicted.octa), "the OCT-A,\nto look at", "pix_predict"),
-            (coloured(photograph, (vessels, INVENTED)), "the vessel map,\nto measure", "vessel_metrics"),
+            (octa_to_grey(predicted.octa), "the OCT-A,\nfor viewing", "pix_predict"),
+            (coloured(photograph, (vessels, INVENTED)), "the vessel map,\nfor measurements", "vessel_metrics"),
             (table, "densities.csv", "pix_pix_gen"),
         ),
         (
