@@ -113,11 +113,7 @@ class Work:
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files and width."""
         wanted = [self.output / self.target(kind, case) for kind in KINDS] + [self.figure(case)]
-        return (
-            self.record.is_current(case.name)
-            and self.record.rows[case.name][WIDTH] == f"{self.sides[case]:g}"
-            and all(path is None or path.exists() for path in wanted)
-        )
+        return case.name in self.record.current() and all(path is None or path.exists() for path in wanted)
 
     def see(self, path: Path) -> tuple[np.ndarray, Seen]:
         """A photograph, and what the network sees in it.
@@ -209,7 +205,7 @@ def run_cropping(options: argparse.Namespace) -> int:
     predictor, weights = announced_predictor(run, options.weights, read_run(run)[0])
     output.mkdir(parents=True, exist_ok=True)
     scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
-    inputs = {case.name: digest_of((case.fundus, case.octa)) for case in cases}
+    inputs = {case.name: digest_of((case.fundus, case.octa), f"{side:g}") for case, side in sides.items()}
     record = Record(output / RECORD, COLUMNS, f"{made_from(run, weights)}, {scale}", inputs, may_lose=True)
     work = Work(options, predictor, record, output, sides)
     todo = [case for case in cases if not work.is_done(case)]
@@ -222,12 +218,13 @@ def run_cropping(options: argparse.Namespace) -> int:
             work.failed.append(str(error))
     work.failed = list(dict.fromkeys(work.failed))  # a photograph may have several OCT-A
     write_pairs(work, given)
-    doubtful = [name for name, row in record.rows.items() if row["verdict"] == DOUBTFUL]
-    print(f"{FOUND} {len(record.rows) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
+    verdicts = {name: row["verdict"] for name, row in record.current().items()}
+    doubtful = [name for name, verdict in verdicts.items() if verdict == DOUBTFUL]
+    print(f"{FOUND} {len(verdicts) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
     for name in doubtful:
         print(f"{name}: {DOUBTFUL}, left out of {PAIRS}: {REASONS} See --figures")
     print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was processed")
-    if len(doubtful) < len(record.rows):
+    if len(doubtful) < len(verdicts):
         table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
         print(f"Next: python dataset_register.py {table} --output ANOTHER_DIR --run {run}")
     for fault in work.failed:
@@ -243,10 +240,11 @@ def write_pairs(work: Work, given: Sequence[tuple[dict[str, str], Case]]) -> Non
         given: the rows of the input table, each with its pair.
     """
     columns = tuple(dict.fromkeys([*given[0][0], WIDTH]))
+    found = {name for name, row in work.record.current().items() if row["verdict"] == FOUND}
     rows = [
         row | {kind: work.target(kind, case).as_posix() for kind in KINDS} | {WIDTH: f"{work.sides[case]:g}"}
         for row, case in given
-        if work.is_done(case) and work.record.rows[case.name]["verdict"] == FOUND
+        if case.name in found
     ]
     write_table(work.output / PAIRS, columns, rows)
     subjects, left = {case.subject for _, case in given}, {row["subject"] for row in rows}

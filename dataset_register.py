@@ -234,7 +234,7 @@ class Work:
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files."""
         wanted = [*(target for _, target in self.data.moving(case)), *filter(None, [self.figure(case)])]
-        return self.table.is_current(case.name) and all(path.exists() for path in wanted)
+        return case.name in self.table.current() and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
         """What the network sees in a photograph; the result is kept."""
@@ -416,9 +416,10 @@ def run_registration(options: argparse.Namespace) -> int:
     data.copy_others()
     work = Work(data, predictor, table, figures)
     register(work)
-    verdicts = Counter(row["verdict"] for row in table.rows.values())
+    rows = table.current()
+    verdicts = Counter(row["verdict"] for row in rows.values())
     print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()))
-    for name, row in table.rows.items():
+    for name, row in rows.items():
         if row["verdict"] not in (REGISTERED, UNCHANGED):
             print(f"{name}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
     print(f"Written: {data.target}; {table.path} has a row for each pair that could be read")

@@ -46,8 +46,8 @@ def check_output(output: Path, target: Path, source: Path, record: str) -> None:
 class Record:
     """The finished pairs: a table with a row for each, in the order of the pairs; rows of an earlier call are kept.
 
-    The first column is `name`. The last two are `inputs`, a digest of the pair's files, and `made_with`: the weights,
-    and the options that change a result.
+    The first column is `name`. The last two are `inputs`, a digest of the pair, and `made_with`: the weights, and the
+    options that change a result.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], made_with: str, inputs: dict[str, str], may_lose: bool):
@@ -57,7 +57,7 @@ class Record:
             path: of the table.
             columns: those before MADE_OF.
             made_with: see above.
-            inputs: `digest_of` the files of each pair, by name.
+            inputs: `digest_of` each pair, by name.
             may_lose: whether pairs of an earlier call may be missing now; their rows are then dropped.
 
         Raises:
@@ -82,9 +82,9 @@ class Record:
             print(f"NOTE: {path}: pairs that are no longer in the table are dropped: {', '.join(lost)}")
         self.write()
 
-    def is_current(self, name: str) -> bool:
-        """Whether a pair has a row that was made from its present files."""
-        return name in self.rows and self.rows[name]["inputs"] == self.inputs[name]
+    def current(self) -> dict[str, dict]:
+        """The rows that were made from the present files and settings of their pair, by name."""
+        return {name: row for name, row in self.rows.items() if row["inputs"] == self.inputs[name]}
 
     def add(self, values: Sequence[str]) -> None:
         """Set the row of one pair, all columns but MADE_OF, and write the table."""
@@ -97,9 +97,9 @@ class Record:
         write_table(self.path, self.columns, [self.rows[name] for name in self.inputs if name in self.rows])
 
 
-def digest_of(files: Iterable[Path]) -> str:
-    """A short digest of the content of some files; empty if one cannot be read."""
-    content = hashlib.sha256()
+def digest_of(files: Iterable[Path], settings: str = "") -> str:
+    """A short digest of the content of some files, and of settings of this pair; empty if a file cannot be read."""
+    content = hashlib.sha256(settings.encode())
     for file in files:
         try:
             content.update(hashlib.sha256(file.read_bytes()).digest())

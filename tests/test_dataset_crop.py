@@ -173,6 +173,14 @@ def test_pair_that_fails_now_is_not_kept_with_its_former_result(folder):
     assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
 
 
+def test_pair_that_fails_now_is_not_counted(folder, capsys):
+    crop()
+    Path("photos/a.png").write_text("no image")
+    capsys.readouterr()
+    crop()
+    assert "found 1, doubtful 0" in capsys.readouterr().out
+
+
 def test_interrupted_change_of_an_octa_is_resumed(folder, monkeypatch):
     crop()
     write_eye(folder, 7, "c")
