@@ -81,7 +81,18 @@ from pix_weights import made_from, run_to_use
 
 RECORD = "crop.csv"
 FIGURES = "crop"
-COLUMNS = ("name", WIDTH, "row", "column", "px_per_mm", "degrees", "score", "control", "verdict")
+COLUMNS = (
+    "name",
+    "fundus",
+    WIDTH,
+    "centre_row",
+    "centre_column",
+    "px_per_mm",
+    "degrees",
+    "score",
+    "control",
+    "verdict",
+)
 FOUND, DOUBTFUL = "found", "doubtful"
 REASONS = "a wrong partner, too few vessels, or a wrong width or scale?"
 KINDS = ("fundus", "octa")
@@ -106,14 +117,15 @@ class Work:
         """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the output."""
         return Path("fundus", f"{case.name}.png") if kind == "fundus" else beside_table("octa", case)
 
-    def figure(self, case: Case) -> Path | None:
-        """Where the picture of a match is written to; None if none is wanted."""
-        return self.output / FIGURES / f"{case.name}.jpg" if self.options.figures else None
+    def figure(self, case: Case) -> Path:
+        """Where the picture of a match is written to, if one is wanted."""
+        return self.output / FIGURES / f"{case.name}.jpg"
 
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files and width."""
-        wanted = [self.output / self.target(kind, case) for kind in KINDS] + [self.figure(case)]
-        return case.name in self.record.current() and all(path is None or path.exists() for path in wanted)
+        wanted = [self.output / self.target(kind, case) for kind in KINDS]
+        wanted += [self.figure(case)] if self.options.figures else []
+        return case.name in self.record.current() and all(path.exists() for path in wanted)
 
     def see(self, path: Path) -> tuple[np.ndarray, Seen]:
         """A photograph, and what the network sees in it.
@@ -145,14 +157,16 @@ class Work:
         write_image(self.output / self.target("fundus", case), part)
         copy_file(case.octa, self.output / self.target("octa", case))
         verdict = FOUND if place.is_clear else DOUBTFUL
-        if (figure := self.figure(case)) is not None:
-            write_figure(figure, fundus, place, shape_mm, octa, MARKS[verdict])
+        if self.options.figures:
+            write_figure(self.figure(case), fundus, place, shape_mm, octa, MARKS[verdict])
+        else:
+            self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another match
         angle, scores = np.rad2deg(place.angle), (place.score, place.control)
         numbers = (
             *(f"{value:.1f}" for value in (*place.centre, place.px_per_mm, angle)),
             *(f"{s:.3f}" for s in scores),
         )
-        self.record.add((case.name, f"{side:g}", *numbers, verdict))
+        self.record.add((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict))
 
 
 def write_figure(
@@ -218,13 +232,13 @@ def run_cropping(options: argparse.Namespace) -> int:
             work.failed.append(str(error))
     work.failed = list(dict.fromkeys(work.failed))  # a photograph may have several OCT-A
     write_pairs(work, given)
-    verdicts = {name: row["verdict"] for name, row in record.current().items()}
-    doubtful = [name for name, verdict in verdicts.items() if verdict == DOUBTFUL]
-    print(f"{FOUND} {len(verdicts) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
-    for name in doubtful:
-        print(f"{name}: {DOUBTFUL}, left out of {PAIRS}: {REASONS} See --figures")
+    done = record.current()
+    doubtful = [row for row in done.values() if row["verdict"] == DOUBTFUL]
+    print(f"{FOUND} {len(done) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
+    for row in doubtful:
+        print(f"{row['name']} in {row['fundus']}: {DOUBTFUL}, left out of {PAIRS}: {REASONS} See --figures")
     print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was processed")
-    if len(doubtful) < len(verdicts):
+    if len(doubtful) < len(done):
         table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
         print(f"Next: python dataset_register.py {table} --output ANOTHER_DIR --run {run}")
     for fault in work.failed:

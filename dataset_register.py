@@ -222,18 +222,18 @@ class Work:
     data: DataSet
     predictor: Predictor
     table: Record
-    figures: Path | None  # the folder for them
+    with_figures: bool
     eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
     sought: dict[tuple[Case, tuple], Sought] = field(default_factory=dict)  # eyes prepared for OCT-A of a shape
     failed: list[str] = field(default_factory=list)  # unusable files, one line each
 
-    def figure(self, case: Case) -> Path | None:
-        """Where the picture of a pair is written to; None if none is wanted."""
-        return None if self.figures is None else self.figures / f"{case.name}.png"
+    def figure(self, case: Case) -> Path:
+        """Where the picture of a pair is written to, if one is wanted."""
+        return self.table.path.parent / FIGURES / f"{case.name}.png"
 
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files."""
-        wanted = [*(target for _, target in self.data.moving(case)), *filter(None, [self.figure(case)])]
+        wanted = [target for _, target in self.data.moving(case)] + ([self.figure(case)] if self.with_figures else [])
         return case.name in self.table.current() and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
@@ -315,8 +315,10 @@ class Work:
                 write_image(target, image)
         else:
             self.copy(case)
-        if (figure := self.figure(case)) is not None:
-            write_figure(figure, pair, self.eyes[case], displacement)
+        if self.with_figures:
+            write_figure(self.figure(case), pair, self.eyes[case], displacement)
+        else:
+            self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another result
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
         median = float(np.median(length)) if length.size else 0.0
         numbers = (f"{value:.3f}" for value in (median, own.before, own.after, max(fit.after for fit in fits[1:])))
@@ -411,10 +413,9 @@ def run_registration(options: argparse.Namespace) -> int:
     inputs = {case.name: digest_of([case.fundus, *(path for path, _ in data.moving(case))]) for case in data.cases}
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
     table = Record(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
-    figures = output / FIGURES if options.figures else None
     print(f"{len(data.cases)} pairs -> {data.target}")
     data.copy_others()
-    work = Work(data, predictor, table, figures)
+    work = Work(data, predictor, table, options.figures)
     register(work)
     rows = table.current()
     verdicts = Counter(row["verdict"] for row in rows.values())
@@ -423,7 +424,10 @@ def run_registration(options: argparse.Namespace) -> int:
         if row["verdict"] not in (REGISTERED, UNCHANGED):
             print(f"{name}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
     print(f"Written: {data.target}; {table.path} has a row for each pair that could be read")
-    print(f"Next: python pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights")
+    if verdicts[REGISTERED] + verdicts[UNCHANGED]:
+        print(f"Next: python pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights")
+    else:
+        print("No OCT-A fits its photograph. If photographs show more of the eye, crop them first with dataset_crop.py")
     for fault in work.failed:
         report_error(PROGRAM, fault)
     return 2 if work.failed else 0

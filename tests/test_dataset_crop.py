@@ -107,7 +107,7 @@ def test_each_place_has_a_figure(cropped):
 
 def test_record_has_place_scale_and_verdict(cropped):
     row = rows(cropped)["a"]
-    assert [float(row[name]) for name in ("row", "column")] == pytest.approx([249.5, 249.5], abs=4)
+    assert [float(row[name]) for name in ("centre_row", "centre_column")] == pytest.approx([249.5, 249.5], abs=4)
     assert float(row["px_per_mm"]) == pytest.approx(PX_PER_MM, rel=0.03)
     assert row["verdict"] == "found"
 
@@ -117,7 +117,7 @@ def test_octa_of_another_eye_is_doubtful_named_and_left_out(folder, capsys):
     Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
     assert crop() == 0
     assert {name: row["verdict"] for name, row in rows(folder).items()} == {"a": "doubtful", "b": "found"}
-    assert "a: doubtful" in capsys.readouterr().out
+    assert "a in photos/a.png: doubtful" in capsys.readouterr().out
     assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
 
 
@@ -171,6 +171,14 @@ def test_pair_that_fails_now_is_not_kept_with_its_former_result(folder):
     Path("photos/a.png").write_text("no image")
     assert crop() == 2
     assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
+
+
+def test_figure_of_a_former_match_is_removed(folder):
+    crop("--figures")
+    write_eye(folder, 7, "c")
+    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
+    crop()
+    assert files_below(folder / "out" / "crop") == ["b.jpg"]
 
 
 def test_pair_that_fails_now_is_not_counted(folder, capsys):

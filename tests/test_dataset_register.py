@@ -285,6 +285,24 @@ def test_exchanged_octa_are_registered_again_once_they_are_right(folder):
     assert {row["verdict"] for row in rows(folder).values()} == {"registered"}
 
 
+def test_figure_of_a_former_result_is_removed(folder):
+    register(folder, "--figures")
+    octa = folder / CROPPED / "octa/disc/1_OD.png"
+    save(pixels(octa)[::-1], octa)
+    register(folder)
+    assert files_below(folder / "out/registration") == ["disc/1_OS.png"]
+
+
+def test_training_is_not_proposed_if_no_octa_fits(folder, capsys):
+    for eye in ("OD", "OS"):
+        octa = folder / CROPPED / f"octa/disc/1_{eye}.png"
+        save(np.full((SIDE, SIDE), 100) + lines(99, SIDE, spacing=8), octa)
+    register(folder)
+    printed = capsys.readouterr().out
+    assert "crop them first with dataset_crop.py" in printed
+    assert "Next:" not in printed
+
+
 def test_photograph_that_was_replaced_is_copied_again(folder):
     register(folder)
     fundus = Path("fundus/disc/1_OD.png")
