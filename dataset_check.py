@@ -86,7 +86,10 @@ def check_dataset(dataset: Path) -> Findings:
     if is_table(dataset):
         origin = origin_of_splits(dataset, DEFAULT_SHARES)
     if not splits.get("train"):
-        obstacles.append(f"no pair to train on; the split is: {origin} (see --train-subjects)")
+        advice = "see --train-subjects"
+        if is_table(dataset):
+            advice = f"enter train in that column, or delete it to divide the subjects {DEFAULT_SHARES}"
+        obstacles.append(f"no pair to train on; the split is: {origin}; {advice}")
     pairs = {split: int(splits.get(split, 0)) for split in (*PUBLISHED_SPLITS, "unused")}
     unknown = {"eye": int((cases["eye"] == "").sum()), "region": int((cases["region"] == OTHER_REGION).sum())}
     return Findings(folders, pairs, origin, unpaired, ignored, faults, sizes, unknown, black, whole, obstacles)

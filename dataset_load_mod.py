@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import mmap
 import os
+import shlex
 import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,8 +34,8 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from camera_field import Field, find_field
 from dataset_download import download, holds_dataset
-from pair_table import PairRow, is_table, read_pairs
-from pix_command import OneLineParser, UserError, exit_status, why
+from pair_table import PairRow, PairTableError, is_table, read_pairs
+from pix_command import OneLineParser, UserError, exit_status, report_error, why
 from pix_settings import DEFAULT_SHARES, SAMPLE_RETINAS
 from ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
 
@@ -538,10 +539,14 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Download or check. Raises DataError if there is no data set, or training could not start."""
+    """Download or check; returns the exit status: 2 if a table of pairs has mistakes.
+
+    Raises:
+        DataError: there is no data set, or training could not start.
+    """
     if options.command == "download":
         dataset = download(options.folder, options.archive)
-        print(f"To examine it: python {PROGRAM} check {dataset}")
+        print(f"To examine it: python {PROGRAM} check {shlex.quote(str(dataset))}")
         return 0
     dataset = find_dataset(options.folder, "check")
     if dataset is None:
@@ -549,12 +554,18 @@ def run_command(options: argparse.Namespace) -> int:
         raise DataError(f"no data set in {where}; `python {PROGRAM} download` fetches it")
     from dataset_check import check_dataset, print_findings  # here, because it imports this module
 
-    found = check_dataset(dataset)
+    try:
+        found = check_dataset(dataset)
+    except PairTableError as error:
+        for mistake in error.mistakes:
+            report_error(PROGRAM, mistake)
+        return 2
     print_findings(dataset, found)
     if found.obstacles:
         more = f" (and {len(found.obstacles) - 1} more)" if found.obstacles[1:] else ""
         raise DataError(f"training could not start: {found.obstacles[0]}{more}")
-    print("Training could start: python pix_pix_train.py" + (f" --data {options.folder}" if options.folder else ""))
+    data = f" --data {shlex.quote(str(options.folder))}" if options.folder else ""
+    print(f"Training could start: python pix_pix_train.py{data}")
     return 0
 
 

@@ -132,6 +132,11 @@ def number(value: float, form: str = ".3f") -> str:
     return text if float(text) else text.lstrip("-")
 
 
+def counted(things: int, noun: str) -> str:
+    """A number of things, with their noun, whose plural ends with an s."""
+    return f"{things} {noun}{'' if things == 1 else 's'}"
+
+
 def with_interval(row: Mapping, name: str) -> str:
     """A statistic of a row of `summary`: with its interval two decimals, or as in DIGITS; without an interval three.
 
@@ -210,19 +215,20 @@ def title_of(region: str) -> str:
 
 
 def sentences(rows: Rows, region: str, reference: str) -> str:
-    """What was found in a region, in three sentences."""
+    """What was found in a region, in three sentences; a Dice always has as many digits as this run's."""
     ours = rows(OURS, "dice")
+    form = ".2f" if np.isfinite(ours["low"]) else ".3f"  # as in `with_interval`
     dice = {name: rows(name, "dice")["mean"] for name in rows.others if name not in (OURS, SEGMENTED)}
     best = max(dice, key=lambda name: -1 if np.isnan(dice[name]) else dice[name])
-    limit = f" (the segmented OCT-A itself: {number(rows(SEGMENTED, 'dice')['mean'], '.2f')})"
+    limit = f" (the segmented OCT-A itself: {number(rows(SEGMENTED, 'dice')['mean'], form)})"
     density, skeleton = ((rows(OURS, name), rows(REAL, name)["mean"]) for name in DENSITY_NAMES)
     correlated = "" if np.isnan(density[0]["pearson"]) else f", r across eyes {with_interval(density[0], 'pearson')}"
     agreement = {way: number(rows(OURS, f"{way}vessel_auc")["mean"], ".2f") for way in WAYS}
     return (
-        f"{title_of(region)}, {ours['eyes']} eyes: the vessels of this run overlap those of the "
+        f"{title_of(region)}, {counted(ours['eyes'], 'eye')}: the vessels of this run overlap those of the "
         f"{shown_name(REAL, reference)} with a Dice of {with_interval(ours, 'mean')}"
-        f"{limit if SEGMENTED in rows.names else ''}; of the other methods {best} comes closest, with "
-        f"{number(dice[best], '.2f')}. "
+        f"{limit if SEGMENTED in rows.names else ''}; the best of the other methods, {best}, has "
+        f"{number(dice[best], form)}. "
         f"The run's vessel density is {compared(density[0]['mean'], density[1], '.3f')}"
         f"{correlated}, "
         f"and its skeleton density {compared(skeleton[0]['mean'], skeleton[1], '.2f')} mm/mm². "

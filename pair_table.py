@@ -11,7 +11,7 @@ empty: results that depend on them are then left out. Without a column `split` s
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -19,18 +19,30 @@ from typing import NamedTuple
 from pix_command import UserError, numbered_rows
 from ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_shares
 
-NEEDED = ("fundus", "octa", "subject")
+FILES = ("fundus", "octa")
+NEEDED = (*FILES, "subject")
 CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # values of optional columns
+UNKNOWN = {"eye": "", "region": OTHER_REGION, "split": None}  # values of empty cells
 WIDTH = "octa_mm"
 WIDTHS_MM = 1.0, 20.0  # least and greatest, of an OCT-A
 KNOWN = (*NEEDED, *CHOICES, WIDTH)
 SUFFIX = ".csv"
-CROP_BOTH = ", or crop the photograph to the area of each OCT-A (with dataset_crop.py)"
+CROP_BOTH = (
+    ", or crop the photograph to the area of each OCT-A (with dataset_crop.py, then use the table that it writes)"
+)
 ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
 
 
 class PairTableError(UserError):
-    """A table of pairs that cannot be used."""
+    """A table of pairs that cannot be used. Its text is the first of the `mistakes`, and how many more there are."""
+
+    def __init__(self, *mistakes: str):
+        super().__init__(*mistakes)
+        self.mistakes = mistakes
+
+    def __str__(self) -> str:
+        first, *others = self.mistakes
+        return first + (f" (and {len(others)} more; `python dataset_load_mod.py check` lists them)" if others else "")
 
 
 class PairRow(NamedTuple):
@@ -64,8 +76,9 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
         The pairs, sorted by subject, eye, region and name, whatever the order of the rows; numeric subjects by value.
 
     Raises:
-        PairTableError: it cannot be read, lacks a column, or has a mistake; the message names the row as spreadsheet
-            programs count: the header is row 1.
+        PairTableError: it lacks a column, or has mistakes; each names its row as spreadsheet programs count: the header
+            is row 1.
+        OptionError: see `numbered_rows`.
     """
     rows = table_rows(path)
     if not rows:
@@ -74,27 +87,37 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
         if column not in rows[0][1]:
             has = ", ".join(rows[0][1])
             raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}, and has {has}")
-    pairs: dict[int, PairRow] = {}  # by the number of the row
-    images: dict[str, int] = {}
+    pairs, mistakes = [], []
+    images: dict[str, int] = {}  # image -> its first row
+    splits: dict[str, str | None] = {}  # subject -> split
     for number, row in rows:
-        pairs[number] = pair = read_row(row, path.parent, f"{path}: row {number}")
+        place = f"{path}: row {number}"
+        try:
+            pair = read_row(row, path.parent, place)
+        except PairTableError as error:
+            mistakes += error.mistakes
+            continue
+        pairs.append(pair)
         if (other := images.setdefault(os.path.abspath(getattr(pair, unique)), number)) != number:
             advice = CROP_BOTH if unique == "fundus" else ""
-            raise PairTableError(f"{path}: row {number}: its {unique} is that of row {other}; remove one{advice}")
-    if "split" in rows[0][1]:
-        splits = given_splits(path, pairs)
-    else:
+            mistakes.append(f"{place}: its {unique} is that of row {other}; remove one{advice}")
+        if (other := splits.setdefault(pair.subject, pair.split)) != pair.split:
+            both = f"{other or 'none'} and {pair.split or 'none'}"
+            mistakes.append(f"{place}: subject {pair.subject} is in two splits, {both}; give all its rows the same")
+    if mistakes:
+        raise PairTableError(*mistakes)
+    if "split" not in rows[0][1]:
         try:
-            splits = shared_out({pair.subject for pair in pairs.values()}, shares)
+            splits = shared_out(set(splits), shares)
         except ValueError as error:
             raise PairTableError(f"{path}: subjects: {error}") from error
-    names = names_of([getattr(pair, unique) for pair in pairs.values()])
-    named = zip(pairs.values(), names, strict=True)
+    names = names_of([getattr(pair, unique) for pair in pairs])
+    named = zip(pairs, names, strict=True)
     complete = [pair._replace(split=splits[pair.subject], name=name) for pair, name in named]
     return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
 
 
-def table_rows(path: Path, files: Sequence[str] = ("fundus", "octa")) -> list[tuple[int, dict[str, str]]]:
+def table_rows(path: Path, files: Sequence[str] = FILES) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table with their numbers, see `numbered_rows`: text, without spaces around it.
 
     Columns of KNOWN and `files` are found in any case and named so. Those of `files` contain paths, which keep bytes
@@ -120,16 +143,28 @@ def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") 
 
 
 def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
-    """Read a row; the name stays empty. Raises PairTableError, naming the place, if a cell is missing or wrong."""
-    for column in NEEDED:
-        if not row[column]:
-            raise PairTableError(f"{place}: has no {column}")
-    eye, region, split = (
-        one_of(row.get(column, ""), allowed, f"{place}: {column}") for column, allowed in CHOICES.items()
-    )
-    fundus, octa = (existing(folder, row[kind], f"{place}: {kind}") for kind in ("fundus", "octa"))
-    width = width_of(row.get(WIDTH, ""), f"{place}: {WIDTH}")
-    return PairRow(row["subject"], eye, region or OTHER_REGION, split or None, fundus, octa, width, "")
+    """Read a row; the name stays empty. Raises PairTableError, naming the place, with each missing or wrong cell."""
+    values, mistakes = {}, []
+    for column in KNOWN:
+        try:
+            values[column] = value_of(column, row.get(column, ""), folder, place)
+        except PairTableError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise PairTableError(*mistakes)
+    return PairRow(**values, name="")
+
+
+def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | float | None:
+    """The value of a cell in a column of KNOWN. Raises PairTableError, naming the place, if it is missing or wrong."""
+    if column in NEEDED and not cell:
+        raise PairTableError(f"{place}: has no {column}")
+    place = f"{place}: {column}"
+    if column in FILES:
+        return existing(folder, cell, place)
+    if column in CHOICES:
+        return one_of(cell, CHOICES[column], place) or UNKNOWN[column]
+    return width_of(cell, place) if column == WIDTH else cell
 
 
 def width_of(cell: str, place: str) -> float | None:
@@ -170,7 +205,7 @@ def existing(folder: Path, cell: str, place: str) -> Path:
     for reading in readings(cell):
         if (folder / reading).is_file():
             return folder / reading
-    raise PairTableError(f"{place} {cell}: no such file below {folder}; paths are relative to the table")
+    raise PairTableError(f"{place} {as_text(cell)}: no such file below {folder}; paths are relative to the table")
 
 
 def readings(cell: str) -> tuple[str, ...]:
@@ -184,18 +219,6 @@ def as_text(cell: str) -> str:
         return os.fsencode(cell).decode()
     except UnicodeDecodeError:
         return os.fsencode(cell).decode("cp1252", "replace")
-
-
-def given_splits(path: Path, pairs: Mapping[int, PairRow]) -> dict[str, str | None]:
-    """The split of each subject, of pairs by row. Raises PairTableError if a subject is in two."""
-    splits: dict[str, str | None] = {}
-    for number, pair in pairs.items():
-        if (other := splits.setdefault(pair.subject, pair.split)) != pair.split:
-            both = f"{other or 'none'} and {pair.split or 'none'}"
-            raise PairTableError(
-                f"{path}: row {number}: subject {pair.subject} is in two splits, {both}; give all its rows the same"
-            )
-    return splits
 
 
 def shared_out(subjects: set[str], shares: str) -> dict[str, str]:

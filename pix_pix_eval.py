@@ -99,6 +99,7 @@ from eval_inputs import (
     find_widths,
     list_images,
 )
+from eval_report import counted
 from eye_measures import (
     MEASURES,
     OURS,
@@ -253,9 +254,9 @@ def opening(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.Nam
     """What is evaluated, and what a reader must know first; a sentence each."""
     real = per_eye[(per_eye["sector"] == WHOLE) & (per_eye["candidate"] == REAL)]
     regions = eval_report.regions_of(real)
-    eyes = ", ".join(f"{(real['region'] == region).sum()} eyes, {region}" for region in regions)
+    eyes = ", ".join(f"{counted((real['region'] == region).sum(), 'eye')}, {region}" for region in regions)
     subjects = real["subject"].nunique()
-    found = [f"{subjects} subjects ({eyes}), split {options.split} of {options.data}; weights: {weights}."]
+    found = [f"{counted(subjects, 'subject')} ({eyes}), split {options.split} of {options.data}; weights: {weights}."]
     if list_images(options.data / "cropped" / DRAWN, regions):
         found.append(
             "NO REAL EYES: the program drew these sample retinas, photographs as well as OCT-A; what is called real "
@@ -263,12 +264,12 @@ def opening(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.Nam
         )
     if subjects < MIN_SUBJECTS:
         found.append(
-            f"ONLY {subjects} SUBJECT{'S' if subjects > 1 else ''}: correlations, intervals, limits of agreement "
+            f"ONLY {counted(subjects, 'subject').upper()}: correlations, intervals, limits of agreement "
             f"and tests would be misleading and are left out (below {MIN_SUBJECTS}); take the means as examples."
         )
     if known := evaluation.cases[evaluation.cases["seen"]]["subject"].nunique():
         number = evaluation.cases["subject"].nunique()
-        found.append(f"{known} OF {number} SUBJECTS ARE NO TEST: {HAS_SEEN.format('them')}.")
+        found.append(f"NOT A TEST: {HAS_SEEN.format(f'{known} of {number} subjects')}.")
     return found
 
 
@@ -282,23 +283,25 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
         found.append(f"absent from the data: {', '.join(absent)}")
     crops = len(measured[measured["candidate"] == REAL])
     if lost := len(evaluation.cases) - crops:
-        found.append(f"{lost} of {len(evaluation.cases)} crops are left out: no usable pair, or no ground truth")
+        found.append(f"left out, without a usable pair or ground truth: {lost} of {len(evaluation.cases)} crops")
     for comparator in evaluation.comparators:
         if lost := crops - int(np.sum(measured["candidate"] == comparator.name)):
-            found.append(f"{comparator.name}: {lost} of {crops} crops are absent")
+            found.append(f"{comparator.name}: absent for {lost} of {crops} crops")
     if evaluation.left_out:
-        found.append(f"{evaluation.left_out} subjects are left out: {HAS_SEEN.format('them')}; see --include-seen")
+        subjects = counted(evaluation.left_out, "subject")
+        found.append(f"left out, see --include-seen: {HAS_SEEN.format(subjects)}")
     if evaluation.alone:
         found.append(
-            f"{evaluation.alone} of {crops} crops have no other eye of their region and size: what is called another "
-            "eye's prediction is their own upside down"
+            f"without another eye of the same region and size: {evaluation.alone} of {crops} crops; their own "
+            "prediction upside down takes the place of another eye's"
         )
     if unknown := int(np.sum(evaluation.cases["region"] == OTHER_REGION)):
-        found.append(f"{unknown} of {len(evaluation.cases)} pairs have no region: no sectors or measures that need one")
+        pairs = len(evaluation.cases)
+        found.append(f"without a region, and so without sectors and measures that need one: {unknown} of {pairs} pairs")
     sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
     if lost := int(sectors["vessel_density"].isna().sum()):
         why = "not inside crop and camera's field, or of an unknown eye"
-        found.append(f"{lost} of {len(sectors)} sectors are nan: {why}")
+        found.append(f"nan, {why}: {lost} of {len(sectors)} sectors")
     return found + [f"unusable: {fault}" for fault in evaluation.faults]
 
 
@@ -371,7 +374,8 @@ def run_evaluation(options: argparse.Namespace) -> int:
     comparators = find_comparators(data, cases, options)
     truth = find_truth(data, eval_report.regions_of(cases), options.segmenter)
     predictor, checkpoint = announced_predictor(run, options.weights, settings)
-    print(f"{len(cases)} crops of {cases['subject'].nunique()} subjects; reference: {truth.origin}")
+    subjects = counted(cases["subject"].nunique(), "subject")
+    print(f"{counted(len(cases), 'crop')} of {subjects}; reference: {truth.origin}")
     evaluation = Evaluation(predictor, settings.fov_mask, cases, left_out, is_table(data), comparators, truth, crop_mm)
 
     per_eye, counts = evaluate_eyes(evaluation)

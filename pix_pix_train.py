@@ -420,7 +420,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     data = load_run_data(settings, verbose, () if resume else seen_before)
     seen = data.seen | seen_before
     if resume and data.digest != data_digest:
-        raise RunError(f"{settings.data}: its training and validation images differ from the run's")
+        raise RunError(f"{settings.data}: its training and validation images differ from the run's; start a new run")
     patches = training_patches(data.train, settings)
     check_shares(patches.patches_per_epoch % patches.batch_size or patches.batch_size, patches.batch_size, strategy)
     with strategy.scope():

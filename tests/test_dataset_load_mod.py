@@ -1,6 +1,7 @@
 """From files to patches and back."""
 
 import os
+import shlex
 from itertools import chain
 from pathlib import Path
 
@@ -477,6 +478,36 @@ def test_check_fails_where_training_could_not_start(root, capsys, named):
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("dataset_load_mod.py: error: ")
     assert named in error
+
+
+def write_table_of_pairs(root, name, *rows):
+    """A table with a subject for each (fundus, OCT-A, split) of disc images of the tiny data set; returns its path."""
+    cells = (f"fundus/disc/{fundus},octa/disc/{octa},{fundus},{split}" for fundus, octa, split in rows)
+    path = root / "cropped" / name
+    path.write_text("\n".join(["fundus,octa,subject,split", *cells]))
+    return path
+
+
+def test_check_lists_each_mistake_of_a_table(root, capsys):
+    path = write_table_of_pairs(root, "pairs.csv", ("1_OD.png", "no.png", "train"), ("2_OS.png", "2_OS.png", "x"))
+    assert dlm.main(["check", str(path)]) == 2
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.startswith(f"dataset_load_mod.py: error: {path}: row 2: octa octa/disc/no.png: no such file")
+    assert second.startswith(f"dataset_load_mod.py: error: {path}: row 3: split x: must be ")
+
+
+def test_check_advises_to_fill_or_delete_an_empty_column_split(root, capsys):
+    path = write_table_of_pairs(root, "pairs.csv", ("1_OD.png", "1_OD.png", ""))
+    assert dlm.main(["check", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "by the table's column split; enter train in that column, or delete it to divide the subjects 80" in error
+    assert "--train-subjects" not in error
+
+
+def test_check_prints_a_command_that_a_shell_reads(root, capsys):
+    path = write_table_of_pairs(root, "all pairs.csv", ("1_OD.png", "1_OD.png", "train"))
+    assert dlm.main(["check", str(path)]) == 0
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--data", str(path)]
 
 
 @pytest.mark.parametrize(("options", "named"), [([], "data/UT-FSOCTA-v1"), (["nowhere"], "nowhere")])

@@ -1,5 +1,7 @@
 """The report: blocks as Markdown and HTML, numbers, and what its figures do with points far away."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +11,15 @@ from eval_figures import axis_limits, correlation_without, draw_points, find_out
 from eval_report import (
     Heading,
     Picture,
+    Rows,
     Table,
     as_html,
     as_markdown,
     compared,
+    counted,
     number,
     p_value,
+    sentences,
     shown_name,
     with_interval,
 )
@@ -75,6 +80,30 @@ def test_correlation_of_densities_has_two_decimals():
 )
 def test_density_stands_beside_the_reference_in_percent(value, reference, text):
     assert compared(value, reference, ".3f") == text
+
+
+def said(eyes: int, interval: float) -> str:
+    """The sentences on a run with a Dice of 0.716, and on another method with 0.734."""
+    rows = [
+        {"candidate": name, "measure": "dice", "mean": mean, "low": mean - interval, "high": mean + interval}
+        for name, mean in (("this run", 0.716), ("X", 0.734))
+    ]
+    same = {"region": "disc", "sector": "whole", "eyes": eyes, "pearson": np.nan}
+    return sentences(Rows(pd.DataFrame([row | same for row in rows]), "disc"), "disc", "exact map")
+
+
+def test_best_other_method_is_not_said_to_be_worse_than_the_run():
+    assert "; the best of the other methods, X, has 0.73" in said(10, 0.1)
+
+
+@pytest.mark.parametrize(("interval", "text"), [(0.1, ("0.72 [0.62, 0.82]", "0.73")), (np.nan, ("0.716", "0.734"))])
+def test_dice_of_the_run_and_of_the_best_method_have_the_same_digits(interval, text):
+    assert re.search("a Dice of (.*?); .*, X, has (.*?)[.] ", said(10, interval)).groups() == text
+
+
+def test_one_eye_is_singular():
+    assert said(1, np.nan).startswith("Disc, 1 eye: ")
+    assert [counted(things, "eye") for things in (0, 1, 2)] == ["0 eyes", "1 eye", "2 eyes"]
 
 
 @pytest.mark.parametrize(("p", "text"), [(2 / 2**10, "0.002\\*"), (0.01, "0.01"), (np.nan, "-")])

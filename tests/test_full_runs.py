@@ -105,7 +105,9 @@ def test_what_cannot_be_resumed_is_refused_and_left_alone(runs, tmp_path, monkey
         (other / name).mkdir(parents=True)
         for path in (runs / "data/UT-FSOCTA-v1" / name).iterdir():
             Image.open(path).transpose(Image.Transpose.ROTATE_180).save(other / name / path.name)
-    assert "other/UT-FSOCTA-v1" in refused(train, *more, "--data", "other")
+    changed = refused(train, *more, "--data", "other")
+    assert "other/UT-FSOCTA-v1: " in changed
+    assert "differ from the run's; start a new run" in changed
     (tmp_path / "data").unlink()
     assert "--data data/UT-FSOCTA-v1" in refused(train, *more)
     (tmp_path / "data").symlink_to(runs / "data")

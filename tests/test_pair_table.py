@@ -115,6 +115,43 @@ def test_a_mistake_is_named_with_its_row(table, row, message):
         read_pairs(table("a.png,b.png,Ann,,,train", row), "80/10/10")
 
 
+MISTAKES = [
+    "row 2: fundus missing.png: no such file",
+    "row 2: eye left: must be",
+    "row 4: its fundus is that of row 3",
+    "row 5: subject Bob is in two splits",
+]
+
+
+@pytest.fixture
+def refusal(table):
+    """The error that a table with MISTAKES raises."""
+    first = "missing.png,b.png,Ann,left,,train", "c.png,d.png,Bob,,,train"
+    with pytest.raises(PairTableError) as caught:
+        read_pairs(table(*first, "c.png,e.png,Bob,,,train", "f.png,g.png,Bob,,,test"), "80/10/10")
+    return caught.value
+
+
+def test_mistakes_of_all_rows_are_collected(refusal):
+    assert [mistake for mistake in MISTAKES if mistake not in "\n".join(refusal.mistakes)] == []
+    assert len(refusal.mistakes) == len(MISTAKES)
+
+
+def test_one_line_names_the_first_mistake_and_how_many_more_there_are(refusal):
+    assert str(refusal) == refusal.mistakes[0] + " (and 3 more; `python dataset_load_mod.py check` lists them)"
+
+
+def test_missing_file_of_a_table_in_a_windows_code_page_is_printable(table):
+    path = table("missing böhm.png,b.png,Ann", header="fundus,octa,subject", encoding="cp1252")
+    with pytest.raises(PairTableError, match=r"fundus missing böhm\.png: no such file"):
+        read_pairs(path, "1/0/0")
+
+
+def test_photograph_of_two_rows_can_be_cropped_for_each(table):
+    with pytest.raises(PairTableError, match=r"\(with dataset_crop\.py, then use the table that it writes\)$"):
+        read_pairs(table("a.png,b.png,Ann,,,", "a.png,c.png,Ann,,,"), "80/10/10")
+
+
 def test_rows_are_counted_as_programs_for_tables_do(table):
     with pytest.raises(PairTableError, match="row 4: has no octa"):
         read_pairs(table("a.png,b.png,Ann,,,train", "", "c.png,,A,,,"), "80/10/10")

@@ -142,7 +142,10 @@ def evaluated(*options: str) -> tuple[dict[str, bool], str]:
 def test_seen_subjects_are_left_out_of_an_evaluation_of_all(here):
     subjects, summary = evaluated("--split", "all")
     assert subjects == {"Dü": False}
-    assert "3 subjects are left out" in summary
+    assert (
+        "left out, see --include-seen: the run, or one that it started from, was trained or validated on 3 subjects"
+        in summary
+    )
 
 
 def test_seen_subjects_are_known_under_other_names(here):
@@ -153,11 +156,17 @@ def test_seen_subjects_are_known_under_other_names(here):
 def test_seen_subjects_are_marked_if_asked_for(here):
     subjects, summary = evaluated("--split", "all", "--include-seen")
     assert subjects == {"Ann": True, "Bob": True, "Cem": True, "Dü": False}
-    assert "3 OF 4 SUBJECTS ARE NO TEST" in summary
+    assert "NOT A TEST: the run, or one that it started from, was trained or validated on 3 of 4 subjects" in summary
 
 
 def test_a_split_of_seen_subjects_can_be_evaluated(here):
     assert evaluated("--split", "validation")[0] == {"Cem": True}
+
+
+def test_summary_of_one_subject_says_so(here):
+    summary = evaluated("--split", "test")[1]
+    assert "1 subject (1 eye, other)" in summary
+    assert "without another eye of the same region and size: 1 of 1 crops" in summary
 
 
 def test_fine_tuning_refuses_to_test_on_what_the_first_run_has_seen(here, refused):

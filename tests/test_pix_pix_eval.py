@@ -178,7 +178,7 @@ def test_report_and_printout_say_first_that_sample_retinas_are_no_real_eyes(comp
 
 
 def test_eye_without_another_one_to_compare_with_is_said(complete, sparse):
-    assert "2 of 2 crops have no other eye of their region and size" in sparse.report
+    assert "without another eye of the same region and size: 2 of 2 crops" in sparse.report
     assert "no other eye" not in complete.report
 
 
@@ -211,7 +211,9 @@ def test_unusable_file_is_an_error_in_the_end(sparse):
     assert (sparse.status, "error: " in error, "macula/32_OS.png" in error) == (2, True, True)
 
 
-@pytest.mark.parametrize("name", ["SA_Unet", "2 of 4", "synthetic_octa: 1 of 2", "net: 1 of 2", "GT_OCT_net/Thresh"])
+@pytest.mark.parametrize(
+    "name", ["SA_Unet", "2 of 4", "synthetic_octa: absent for 1 of 2", "net: absent for 1 of 2", "GT_OCT_net/Thresh"]
+)
 def test_missing_images_and_the_ground_truth_are_named(sparse, name):
     assert name in sparse.printed
     assert name in sparse.report
