@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from photo_jobs import SHEET
+from photo_jobs import MADE_WITH, SHEET, png_text
 from pix_command import atomic_file, one_line
 
 PANEL = 3.3  # inches: width of a panel of a photograph that is no higher than wide
@@ -27,7 +27,7 @@ VERDICT = "Comment"  # the key of the verdict in a figure's PNG
 class Shown:
     """What a figure shows of a photograph; images are (height, width)."""
 
-    name: str
+    name: str  # of the photograph, with its subfolder
     fundus: np.ndarray  # (height, width, 3), uint8
     fov: np.ndarray  # bool: inside the camera's field
     octa: np.ndarray  # synthetic, float on [0, 1]
@@ -37,7 +37,9 @@ class Shown:
     is_assumed: bool  # the scale is assumed, not given
     density: float  # of vessels
     weights: str  # their path, with a remark
+    passes: str  # in words, see `pix_pix_gen.Synthesis.passes`; "": several
     verdict: str
+    made_with: str  # see `pix_pix_gen.Synthesis.made_with`
 
 
 def write_figure(shown: Shown, path: Path) -> None:
@@ -69,7 +71,7 @@ def write_figure(shown: Shown, path: Path) -> None:
         add_scale(panels[1], octa.shape, shown.px_per_mm * octa.shape[1] / width)
     figure.supxlabel(caption(shown), fontsize=7)
     with atomic_file(path) as part:
-        figure.savefig(part, format="png", metadata={VERDICT: shown.verdict})
+        figure.savefig(part, format="png", metadata={VERDICT: shown.verdict, MADE_WITH: shown.made_with})
 
 
 def caption(shown: Shown) -> str:
@@ -78,7 +80,8 @@ def caption(shown: Shown) -> str:
     scale = "scale unknown"
     if shown.px_per_mm is not None:
         scale = f"{shown.px_per_mm:.0f} px/mm" + (" assumed" if shown.is_assumed else "")
-    facts = f"{printable(shown.name)}: {size}, {scale}; vessel density {shown.density:.3f}; {shown.verdict}"
+    how = ", ".join(filter(None, (size, scale, shown.passes)))
+    facts = f"{printable(shown.name)}: {how}; vessel density {shown.density:.3f}; {shown.verdict}"
     return f"{facts}\nWeights: {shown.weights}. Capillaries are invented; not for diagnosis."
 
 
@@ -110,8 +113,10 @@ def add_scale(panel, shape: Sequence[int], px_per_mm: float) -> None:
     panel.text(left, bottom - 0.015 * shape[0], "1 mm", color="white", fontsize=6, va="bottom")
 
 
-def write_sheets(figures: Sequence[Path], folder: Path) -> list[Path]:
+def write_sheets(figures: Sequence[Path], folder: Path, made_with: str) -> list[Path]:
     """Write sheets of some figures in their order, each with its verdict in colour; returns their paths.
+
+    `made_with` is the text that the sheets contain, as every PNG of the program does.
 
     Raises:
         OSError: one cannot be written.
@@ -128,7 +133,7 @@ def write_sheets(figures: Sequence[Path], folder: Path) -> list[Path]:
                 sheet.paste(tile, (column * SHEET_PX, int(top)))
         path = folder / SHEET.format(number)
         with atomic_file(path) as part:
-            sheet.save(part, format="PNG")
+            sheet.save(part, format="PNG", pnginfo=png_text(made_with))
         sheets.append(path)
     return sheets
 

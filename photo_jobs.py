@@ -1,4 +1,4 @@
-"""Which photographs to turn into OCT-A, where their results go, and the table of vessel densities."""
+"""Which photographs to turn into OCT-A, where their results go and how they were made, and the table of densities."""
 
 import os
 import re
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dataset_load_mod import list_eyes, list_full_fields, load_data_cases, visible_below
 from pair_table import is_table, readings, table_rows
-from pix_command import OptionError, read_table, write_table
+from pix_command import OptionError, one_line, read_table, write_table
 from pix_settings import Settings
 from ut_fsocta import REGIONS
 
@@ -28,10 +30,12 @@ DENSITY_COLUMNS = (
     "verdict",
     "made_with",
 )
-MAPS = ("vessels", "probability", "disagreement")  # kinds of results with --vessels
+MAPS = ("vessels", "probability")  # kinds of results with --vessels
+DISAGREEMENT = "disagreement"  # the same, if there are several passes
 FIGURE = "figure"
 SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MADE_WITH = "made_with"  # the key of a text in every PNG of the program: how it was made
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class Job:
 def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
-    Hidden files are skipped, and so is the output folder if it lies in an input folder. Relative paths in a table start
-    at the table, and keep their subfolders.
+    In folders, hidden files are skipped, and so are the output folder and results of earlier commands; the number of
+    these results is printed. Relative paths in a table start at the table, and keep their subfolders.
 
     Raises:
         OptionError: an input does not exist, contains no photograph, or is the output folder.
@@ -63,7 +67,11 @@ def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         if path.is_dir():
             if path.resolve() == output.resolve():
                 raise OptionError(f"--output {output}: is an input; choose another folder")
-            found = [Job(file, file.relative_to(path).with_suffix(".png")) for file in photographs_below(path, output)]
+            files = photographs_below(path, output)
+            photographs = [file for file in files if read_made_with(file) is None]
+            if results := len(files) - len(photographs):
+                print(one_line(f"{name}: skipped {results} results of earlier commands; to use one, give its own path"))
+            found = [Job(file, file.relative_to(path).with_suffix(".png")) for file in photographs]
             if not found:
                 raise OptionError(f"{name}: contains no photograph ({', '.join(IMAGE_SUFFIXES)})")
         elif path.suffix.lower() == ".csv" and path.is_file():
@@ -103,9 +111,12 @@ def paths_of_table(path: Path) -> list[str]:
     Raises:
         OptionError: the file cannot be read, has no such column or an empty one, or a cell names no file.
     """
-    cells = [row["path"] for _, row in table_rows(path, files=("path",)) if row.get("path")]
+    table = [row for _, row in table_rows(path, files=("path",))]
+    cells = [row["path"] for row in table if row.get("path")]
     if not cells:
-        raise OptionError(f"{path}: has no column named path, or an empty one")
+        is_of_pairs = table and {"fundus", "octa"} <= table[0].keys()
+        advice = f"; it is a table of pairs: use --dataset {path} --split all" if is_of_pairs else ""
+        raise OptionError(f"{path}: has no column named path, or an empty one{advice}")
     # os.path.isfile, because Path.is_file raises an error for some names, such as too long ones, and would stop all.
     rows = [next((text for text in readings(cell) if os.path.isfile(path.parent / text)), cell) for cell in cells]
     if wrong := [row for row in rows if Path(row).name in ("", "..")]:
@@ -154,7 +165,7 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     if clash := [job.source for job in jobs if len(job.target.parts) == 1 and sheet.fullmatch(job.target.name)]:
         raise OptionError(f"{clash[0]}: its result would have the name of a sheet of figures; rename it")
     for job in jobs:
-        for target in (job.target, *map(job.beside, (*MAPS, FIGURE))):
+        for target in (job.target, *map(job.beside, (*MAPS, DISAGREEMENT, FIGURE))):
             place = output / target
             if place.resolve() in sources:
                 raise OptionError(f"{place}: would overwrite an input; choose another --output")
@@ -169,6 +180,22 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
 def printable(path: Path) -> str:
     """A path as text that every table can hold: bytes that are not UTF-8 are written out."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def png_text(made_with: str) -> PngInfo:
+    """The text that a PNG of the program contains, for Pillow; without bytes that are not UTF-8, see `printable`."""
+    text = PngInfo()
+    text.add_text(MADE_WITH, made_with)
+    return text
+
+
+def read_made_with(path: Path) -> str | None:
+    """How a PNG of the program was made, read without its pixels; None: another file, or of an earlier version."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get(MADE_WITH)
+    except (OSError, ValueError, Image.DecompressionBombError):  # no PNG, or a damaged one
+        return None
 
 
 class Densities:
@@ -191,10 +218,6 @@ class Densities:
     def __contains__(self, target: Path) -> bool:
         """Whether the photograph with this OCT-A has a row."""
         return printable(target) in self.rows
-
-    def made_with(self, target: Path) -> str:
-        """How the results of the photograph with this OCT-A, which has a row, were made."""
-        return self.rows[printable(target)]["made_with"]
 
     def add(self, target: Path, values: Sequence) -> None:
         """Set the row of the photograph with this OCT-A to `values` (DENSITY_COLUMNS without path); write the table."""

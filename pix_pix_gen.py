@@ -52,7 +52,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         "--vessels",
         action="store_true",
         help="also write NAME_vessels.png (the binary vessel map), NAME_probability.png (from which it is made), "
-        f"NAME_disagreement.png and {DENSITIES}",
+        f"NAME_disagreement.png (not with --fast or --published) and {DENSITIES}",
     )
     add(
         "--figure",
@@ -120,7 +120,19 @@ from dataset_load_mod import (
     read_fundus,
 )
 from photo_figure import Shown, write_figure, write_sheets
-from photo_jobs import FIGURE, MAPS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs, printable
+from photo_jobs import (
+    DISAGREEMENT,
+    FIGURE,
+    MAPS,
+    Densities,
+    Job,
+    check_jobs,
+    list_dataset_jobs,
+    list_jobs,
+    png_text,
+    printable,
+    read_made_with,
+)
 from photo_trust import Trust, judge
 from pix_export import export
 from pix_predict import Prediction, Predictor, announced_predictor
@@ -140,10 +152,10 @@ def as_grey_levels(image: np.ndarray) -> np.ndarray:
     return np.round(image * 255).astype(np.uint8)
 
 
-def write_png(image: np.ndarray, path: Path) -> None:
-    """Write (height, width), uint8 or bool."""
+def write_png(image: np.ndarray, path: Path, made_with: str) -> None:
+    """Write (height, width), uint8 or bool, with a text that says how it was made."""
     with atomic_file(path) as part:
-        Image.fromarray(image).save(part, format="PNG")
+        Image.fromarray(image).save(part, format="PNG", pnginfo=png_text(made_with))
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,7 @@ class Synthesis:
     options: argparse.Namespace
     densities: Densities | None
     weights: str  # where they are from, in words
-    made_from: str  # the weights again, in the same words in every current folder
+    made_from: str  # the weights again, in the same words in every current folder; printable
 
     def is_done(self, job: Job) -> bool:
         """Whether all wanted results of a photograph exist."""
@@ -163,11 +175,15 @@ class Synthesis:
             self.densities is None or job.target in self.densities
         )
 
+    @property
+    def passes(self) -> str:
+        """How the generator predicts, in words; "" if in several passes, which may disagree."""
+        return "one pass" if self.options.fast else "as published" if self.options.published else ""
+
     def made_with(self, job: Job) -> str:
         """How the results of a photograph are made, in words: weights, passes, and a given or assumed scale."""
         options, words = self.options, [self.made_from]
-        words += ["one pass"] if options.fast else []
-        words += ["as published"] if options.published else []
+        words += [self.passes] if self.passes else []
         if options.px_per_mm is not None:
             words.append(f"{options.px_per_mm:g} px per mm")
         elif not job.region:
@@ -175,20 +191,25 @@ class Synthesis:
         return ", ".join(words)
 
     def check_kept(self, kept: Iterable[Job]) -> None:
-        """Raises OptionError if the table would mix kept results with others: one was made in another way."""
-        for job in kept if self.densities is not None else ():
-            before, now = self.densities.made_with(job.target), self.made_with(job)
-            if before != now:
-                raise OptionError(
-                    f"{self.densities.path}: {printable(job.target)} was made with {before}, not {now}; "
-                    "add --overwrite, or choose another --output"
-                )
+        """Raises OptionError if kept results would be mixed with others: one was made in another way."""
+        for job in kept:
+            for path in (self.output / wanted for wanted in self.wanted(job)):
+                before, now = read_made_with(path) or "an earlier version", self.made_with(job)
+                if before != now:
+                    raise OptionError(
+                        f"{path}: was made with {before}, not {now}; add --overwrite, or choose another --output"
+                    )
 
     def wanted(self, job: Job) -> list[Path]:
         """The results of a photograph, relative to the output folder."""
-        maps = map(job.beside, MAPS) if self.options.vessels else ()
-        figure = [job.beside(FIGURE)] if self.options.figure else ()
-        return [job.target, *maps, *figure]
+        maps = self.maps if self.options.vessels else ()
+        figure = [FIGURE] if self.options.figure else ()
+        return [job.target, *map(job.beside, (*maps, *figure))]
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The kinds of maps that --vessels writes."""
+        return MAPS if self.passes else (*MAPS, DISAGREEMENT)
 
     @property
     def output(self) -> Path:
@@ -237,17 +258,20 @@ class Synthesis:
         diameter = self.diameter(job, field)
         predicted = self.predict(fundus, fov, diameter)
         octa, disagreement = octa_to_grey(predicted.octa), predicted.disagreement
-        target = self.output / job.target
+        made_with, target = self.made_with(job), self.output / job.target
         target.parent.mkdir(parents=True, exist_ok=True)
         vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
-        several = not (self.options.fast or self.options.published)  # passes, which may disagree
+        several = not self.passes
         density = vessel_density(vessels, fov)
         seen_diameter = None if field.radius is None else diameter
         trust = judge(fundus, fov, seen_diameter, predicted.probability, vessels)
         if self.options.vessels:
-            maps = vessels, as_grey_levels(predicted.probability), as_grey_levels(2 * disagreement)
-            for kind, image in zip(MAPS, maps, strict=True):
-                write_png(image, self.output / job.beside(kind))
+            maps = [vessels, as_grey_levels(predicted.probability)]
+            maps += [as_grey_levels(2 * disagreement)] if several else []
+            for kind, image in zip(self.maps, maps, strict=True):
+                write_png(image, self.output / job.beside(kind), made_with)
+            if not several:
+                (self.output / job.beside(DISAGREEMENT)).unlink(missing_ok=True)  # one of an earlier command
             values = (
                 f"{density:.6f}",
                 int(vessels.sum()),
@@ -259,12 +283,12 @@ class Synthesis:
                 f"{trust.sharpness:.2f}",
                 f"{trust.contrast:.4f}",
                 trust.verdict,
-                self.made_with(job),
+                made_with,
             )
             self.densities.add(job.target, values)
         if self.options.figure:
             shown = Shown(
-                name=job.source.name,
+                name=str(job.target.parent / job.source.name),
                 fundus=fundus,
                 fov=fov,
                 octa=octa,
@@ -274,10 +298,12 @@ class Synthesis:
                 is_assumed=self.is_assumed(job),
                 density=density,
                 weights=self.weights,
+                passes=self.passes,
                 verdict=trust.verdict,
+                made_with=made_with,
             )
             write_figure(shown, self.output / job.beside(FIGURE))
-        write_png(as_grey_levels(octa), target)
+        write_png(as_grey_levels(octa), target, made_with)
         if diameter or job.region or self.options.published:
             return trust, ""
         return (
@@ -312,7 +338,7 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
     print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
     if synthesis.options.figure:
         figures = [path for job in jobs if (path := synthesis.output / job.beside(FIGURE)).exists()]
-        for sheet in write_sheets(figures, synthesis.output) if len(figures) > 1 else ():
+        for sheet in write_sheets(figures, synthesis.output, synthesis.made_from) if len(figures) > 1 else ():
             print(f"Sheet of {len(figures)} figures: {sheet}")
     if verdicts:
         print(one_line(in_one_line(verdicts)))
@@ -365,7 +391,8 @@ def run_synthesis(options: argparse.Namespace) -> int:
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     densities = Densities(output / DENSITIES) if options.vessels else None
-    synthesis = Synthesis(predictor, settings, options, densities, describe(path), made_from(run, path))
+    source = printable(Path(made_from(run, path)))
+    synthesis = Synthesis(predictor, settings, options, densities, describe(path), source)
     failed = synthesise(synthesis, jobs)
     for reason in failed:
         report_error(PROGRAM, reason)

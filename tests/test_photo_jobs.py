@@ -5,8 +5,19 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from photo_jobs import DENSITY_COLUMNS, Densities, Job, check_jobs, list_dataset_jobs, list_jobs, paths_of_table
+from photo_jobs import (
+    DENSITY_COLUMNS,
+    Densities,
+    Job,
+    check_jobs,
+    list_dataset_jobs,
+    list_jobs,
+    paths_of_table,
+    png_text,
+    read_made_with,
+)
 from pix_command import OptionError, read_table
 from pix_settings import Settings
 
@@ -24,6 +35,15 @@ def as_excel_saves_it(separator, encoding):
     """The bytes of a table of densities with one row, as programs for tables save it."""
     lines = [separator.join(DENSITY_COLUMNS), separator.join(("a.png", *VALUES)), ""]
     return "\r\n".join(lines).encode(encoding)
+
+
+@pytest.fixture
+def results(here):
+    """A folder with a photograph, `b.png`, and two results of an earlier command, `a.png` and `a_figure.png`."""
+    Path("photos").mkdir()
+    Image.new("L", (9, 9)).save("photos/b.png")
+    for name in ("a.png", "a_figure.png"):
+        Image.new("L", (9, 9)).save(Path("photos", name), pnginfo=png_text("run/ckpt-7"))
 
 
 def test_table_is_read_by_column(here):
@@ -98,6 +118,36 @@ def test_row_that_names_no_file_is_refused(here, row):
     Path("list.csv").write_text(f"path\na.png\n{row}\n")
     with pytest.raises(OptionError, match="names no file"):
         list_jobs(["list.csv"], Path("out"))
+
+
+def test_advice_for_a_table_of_pairs_is_dataset(here):
+    Path("pairs.csv").write_text("Fundus,octa,subject\na.png,b.png,Ann\n")
+    with pytest.raises(OptionError, match=r"no column named path.*use --dataset pairs\.csv --split all"):
+        list_jobs(["pairs.csv"], Path("out"))
+
+
+def test_results_in_a_folder_are_no_photographs(results):
+    assert list_jobs(["photos"], Path("out")) == [Job(Path("photos/b.png"), Path("b.png"))]
+
+
+def test_number_of_skipped_results_is_printed(results, capsys):
+    list_jobs(["photos"], Path("out"))
+    assert capsys.readouterr().out.startswith("photos: skipped 2 results of earlier commands;")
+
+
+def test_result_that_is_named_is_used(results):
+    assert list_jobs(["photos/a.png"], Path("out")) == [Job(Path("photos/a.png"), Path("a.png"))]
+
+
+def test_result_in_a_list_is_used(results):
+    Path("list.csv").write_text("path\nphotos/a.png\n")
+    assert list_jobs(["list.csv"], Path("out")) == [Job(Path("photos/a.png"), Path("photos/a.png"))]
+
+
+@pytest.mark.parametrize("length", [0, 7, 20, 40, 60])
+def test_damaged_png_was_made_in_no_known_way(results, length):
+    Path("cut.png").write_bytes(Path("photos/a.png").read_bytes()[:length])
+    assert read_made_with(Path("cut.png")) is None
 
 
 def test_photograph_with_the_name_of_a_sheet_is_refused():

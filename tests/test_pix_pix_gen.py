@@ -19,7 +19,7 @@ from test_pix_predict import round_field
 import pix_pix_gen as gen
 from camera_field import find_field
 from dataset_load_mod import field_of_view
-from photo_jobs import Job
+from photo_jobs import Job, read_made_with
 from pix_generator import Generator
 from pix_run import save, write_run
 from pix_settings import Settings
@@ -158,9 +158,9 @@ def test_existing_results_are_kept_and_missing_ones_made(folder):
     complete = {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")}
     table = Path("synthetic_octa/densities.csv")
     table.write_text(table.read_text().rpartition(',"')[0])  # as an interrupted writer might leave it
-    Path("synthetic_octa/a.png").write_text("mine")
+    gen.write_png(np.zeros((1, 1), np.uint8), Path("synthetic_octa/a.png"), read_made_with("synthetic_octa/a.png"))
     assert gen.main(["photos", "--vessels"]) == 0
-    assert Path("synthetic_octa/a.png").read_text() == "mine"
+    assert Image.open("synthetic_octa/a.png").size == (1, 1)
     assert table.read_bytes() == complete["densities.csv"]
     assert gen.main(["photos", "--vessels", "--overwrite"]) == 0
     assert {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")} == complete
@@ -173,9 +173,64 @@ def test_results_made_in_another_way_are_not_mixed(folder, refused, other):
     assert gen.main(["photos", "--vessels"]) == 0
     before = {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")}
     error = refused(gen, "photos", "--vessels", *other)
-    assert "synthetic_octa/densities.csv: a.png was made with small/best/ckpt-3 (" in error
+    assert "synthetic_octa/a.png: was made with small/best/ckpt-3 (" in error
     assert error.endswith("; add --overwrite, or choose another --output\n")
     assert {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")} == before
+
+
+def test_octa_of_other_weights_is_not_kept(folder, refused):
+    assert gen.main(["photos/a.png"]) == 0
+    error = refused(gen, "photos/a.png", "--weights", "last")
+    assert "synthetic_octa/a.png: was made with small/best/ckpt-3 (" in error
+
+
+def test_map_of_other_weights_is_not_kept(folder, refused):
+    assert gen.main(["photos/a.png", "--vessels"]) == 0
+    assert gen.main(["photos/a.png", "--weights", "last", "--overwrite"]) == 0
+    error = refused(gen, "photos/a.png", "--vessels", "--weights", "last")
+    assert "synthetic_octa/a_vessels.png: was made with small/best/ckpt-3 (" in error
+
+
+def test_png_that_does_not_say_how_it_was_made_is_not_kept(folder, refused):
+    Path("synthetic_octa").mkdir()
+    Image.new("L", (100, 100)).save("synthetic_octa/a.png")
+    assert "synthetic_octa/a.png: was made with an earlier version, not small/" in refused(gen, "photos/a.png")
+
+
+def test_every_png_says_how_it_was_made(folder):
+    assert gen.main(["photos", "--vessels", "--figure"]) == 0
+    pngs = [name for name in files_below("synthetic_octa") if name.endswith(".png")]
+    said = {read_made_with(Path("synthetic_octa", name)) for name in pngs if name != "sheet_1.png"}
+    assert said == {row["made_with"] for row in densities()}
+    assert said == {f"{read_made_with(Path('synthetic_octa/sheet_1.png'))}, 45 degrees"}
+
+
+def test_results_in_an_input_folder_are_no_photographs(folder):
+    assert gen.main(["photos", "--vessels", "--figure", "--output", "photos/first"]) == 0
+    assert gen.main(["photos", "--output", "second"]) == 0
+    assert files_below("second") == ["a.png", "below/b.png"]
+
+
+@pytest.mark.parametrize("passes", [["--fast"], ["--published"]])
+def test_one_pass_has_no_disagreement(folder, capsys, passes):
+    assert gen.main(["photos/a.png", "--vessels", *passes]) == 0
+    assert files_below("synthetic_octa") == ["a.png", "a_probability.png", "a_vessels.png", "densities.csv"]
+    assert gen.main(["photos/a.png", "--vessels", *passes]) == 0
+    assert "1 of 1 photographs have results, which are kept" in capsys.readouterr().out
+
+
+def test_disagreement_of_an_earlier_command_is_removed(folder):
+    assert gen.main(["photos/a.png", "--vessels"]) == 0
+    assert gen.main(["photos/a.png", "--vessels", "--fast", "--overwrite"]) == 0
+    assert "a_disagreement.png" not in files_below("synthetic_octa")
+
+
+def test_figures_of_photographs_with_one_name_say_their_subfolders(folder, monkeypatch):
+    Path("photos/below/b.jpg").rename("photos/below/a.jpg")
+    shown = []
+    monkeypatch.setattr(gen, "write_figure", lambda figure, path: shown.append((figure.name, figure.passes)))
+    assert gen.main(["photos", "--figure", "--fast"]) == 0
+    assert shown == [("a.png", "one pass"), ("below/a.jpg", "one pass")]
 
 
 def test_other_photographs_may_be_made_in_another_way(folder):

@@ -329,7 +329,7 @@ def test_file_without_room_does_not_exist(tmp_path):
     path = tmp_path / "x.png"
     noise = np.random.default_rng(0).integers(0, 256, (99, 99), dtype=np.uint8)
     with largest_file(1000), pytest.raises(OSError, match=re.escape(str(path))) as caught:
-        gen.write_png(noise, path)
+        gen.write_png(noise, path, "made with noise")
     assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
 
