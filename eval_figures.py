@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eval_report import regions_of, shown_name, with_interval
+from eval_report import counted, regions_of, shown_name, with_interval
 from eye_measures import OURS, REAL
 from eye_picture import missed_and_invented
 from vessel_metrics import WHOLE
@@ -58,7 +58,7 @@ def draw_densities(per_eye: pd.DataFrame, summary: pd.DataFrame, agreement: bool
             places = (shown[name] + real) / 2 if agreement else real
             drawn = draw_points(panel, places, heights[name], across, (low, high), colour)
             statistic = "bias " + with_interval(row, "bias") if agreement else "r " + with_interval(row, "pearson")
-            title = f"{chr(next(letter))}  {name}\n{row['eyes']} eyes; {statistic}"
+            title = f"{chr(next(letter))}  {name}\n{counted(row['eyes'], 'eye')}; {statistic}"
             if agreement:
                 draw_limits(panel, row, colour)
             else:
