@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pair_table import ANY_SHARES, WIDTH, WIDTHS_MM, PairTableError, is_table, read_pairs, rows_of_pairs
+from pair_table import ANY_SHARES, FILES, WIDTH, WIDTHS_MM, PairTableError, is_table, read_pairs, rows_of_pairs
 from pix_command import (
     OneLineParser,
     OptionError,
@@ -95,7 +95,6 @@ COLUMNS = (
 )
 FOUND, DOUBTFUL = "found", "doubtful"
 REASONS = "a wrong partner, too few vessels, or a wrong width or scale?"
-KINDS = ("fundus", "octa")
 PX_PER_MM = 1000 / FIELD_MM  # of the cropped photographs: about that of UT-FSOCTA, which the networks are made for
 FIGURE_PX = 600  # of a photograph's longer side
 MARKS = {FOUND: (0, 255, 255), DOUBTFUL: (255, 140, 0)}  # cyan, orange
@@ -123,9 +122,9 @@ class Work:
 
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files and width."""
-        wanted = [self.output / self.target(kind, case) for kind in KINDS]
+        wanted = [self.output / self.target(kind, case) for kind in FILES]
         wanted += [self.figure(case)] if self.options.figures else []
-        return case.name in self.record.current() and all(path.exists() for path in wanted)
+        return self.record.is_current(case.name) and all(path.exists() for path in wanted)
 
     def see(self, path: Path) -> tuple[np.ndarray, Seen]:
         """A photograph, and what the network sees in it.
@@ -256,7 +255,7 @@ def write_pairs(work: Work, given: Sequence[tuple[dict[str, str], Case]]) -> Non
     columns = tuple(dict.fromkeys([*given[0][0], WIDTH]))
     found = {name for name, row in work.record.current().items() if row["verdict"] == FOUND}
     rows = [
-        row | {kind: work.target(kind, case).as_posix() for kind in KINDS} | {WIDTH: f"{work.sides[case]:g}"}
+        row | {kind: work.target(kind, case).as_posix() for kind in FILES} | {WIDTH: f"{work.sides[case]:g}"}
         for row, case in given
         if case.name in found
     ]

@@ -57,6 +57,7 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
 ENTIRELY_DARK = "is entirely dark; remove it, or replace it with the right photograph"
 CUT = "crop the photograph to the area of its OCT-A (with dataset_crop.py)"
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # of images
 SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that rounding explains
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
 

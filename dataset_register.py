@@ -74,7 +74,7 @@ from dataset_load_mod import (
     visible_below,
 )
 from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, digest_of, write_image
-from pair_table import ANY_SHARES, is_table, rows_of_pairs
+from pair_table import ANY_SHARES, FILES, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import made_from, run_to_use
@@ -137,7 +137,7 @@ class DataTable(DataSet):
         """Copy the photographs, and write the table, with all its columns."""
         rows = []
         for row, case in rows_of_pairs(self.source, self.cases):
-            rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in ("fundus", "octa")})
+            rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in FILES})
             copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
         write_table(self.target, tuple(rows[0]), rows)
 
@@ -234,7 +234,7 @@ class Work:
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files."""
         wanted = [target for _, target in self.data.moving(case)] + ([self.figure(case)] if self.with_figures else [])
-        return case.name in self.table.current() and all(path.exists() for path in wanted)
+        return self.table.is_current(case.name) and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
         """What the network sees in a photograph; the result is kept."""

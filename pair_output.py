@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset_load_mod import DataError, is_leftover, read_image
+from dataset_load_mod import FORMATS, DataError, is_leftover, read_image
 from pair_table import PairRow
 from pix_command import OptionError, atomic_file, read_table, why, write_table
 
 PAIRS = "pairs.csv"  # the table of pairs that is written
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # written
 JPEG_QUALITY = 95
 MADE_OF = ("inputs", "made_with")  # the last columns of a record
 
@@ -82,9 +81,13 @@ class Record:
             print(f"NOTE: {path}: pairs that are no longer in the table are dropped: {', '.join(lost)}")
         self.write()
 
+    def is_current(self, name: str) -> bool:
+        """Whether a pair has a row that was made from its present files and settings."""
+        return name in self.rows and self.rows[name]["inputs"] == self.inputs[name]
+
     def current(self) -> dict[str, dict]:
         """The rows that were made from the present files and settings of their pair, by name."""
-        return {name: row for name, row in self.rows.items() if row["inputs"] == self.inputs[name]}
+        return {name: row for name, row in self.rows.items() if self.is_current(name)}
 
     def add(self, values: Sequence[str]) -> None:
         """Set the row of one pair, all columns but MADE_OF, and write the table."""

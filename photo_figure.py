@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from photo_jobs import MADE_WITH, SHEET, png_text
+from photo_jobs import MADE_WITH, SHEET, write_png
 from pix_command import atomic_file, one_line
 
 PANEL = 3.3  # inches: width of a panel of a photograph that is no higher than wide
@@ -132,8 +132,7 @@ def write_sheets(figures: Sequence[Path], folder: Path, made_with: str) -> list[
             for column, tile in enumerate(row):
                 sheet.paste(tile, (column * SHEET_PX, int(top)))
         path = folder / SHEET.format(number)
-        with atomic_file(path) as part:
-            sheet.save(part, format="PNG", pnginfo=png_text(made_with))
+        write_png(np.asarray(sheet), path, made_with)
         sheets.append(path)
     return sheets
 

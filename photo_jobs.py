@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dataset_load_mod import list_eyes, list_full_fields, load_data_cases, visible_below
-from pair_table import is_table, readings, table_rows
-from pix_command import OptionError, one_line, read_table, write_table
+from dataset_load_mod import FORMATS, list_eyes, list_full_fields, load_data_cases, visible_below
+from pair_table import FILES, is_table, readings, table_rows
+from pix_command import OptionError, atomic_file, one_line, read_table, write_table
 from pix_settings import Settings
 from ut_fsocta import REGIONS
 
@@ -34,7 +35,6 @@ MAPS = ("vessels", "probability")  # kinds of results with --vessels
 DISAGREEMENT = "disagreement"  # the same, if there are several passes
 FIGURE = "figure"
 SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MADE_WITH = "made_with"  # the key of a text in every PNG of the program: how it was made
 
 
@@ -73,7 +73,7 @@ def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
                 print(one_line(f"{name}: skipped {results} results of earlier commands; to use one, give its own path"))
             found = [Job(file, file.relative_to(path).with_suffix(".png")) for file in photographs]
             if not found:
-                raise OptionError(f"{name}: contains no photograph ({', '.join(IMAGE_SUFFIXES)})")
+                raise OptionError(f"{name}: contains no photograph ({', '.join(FORMATS)})")
         elif path.suffix.lower() == ".csv" and path.is_file():
             found = [Job(path.parent / row, target_of_row(Path(row))) for row in paths_of_table(path)]
         elif path.exists():
@@ -96,7 +96,7 @@ def photographs_below(folder: Path, output: Path) -> list[Path]:
     Raises:
         OSError: a folder cannot be read.
     """
-    found = [path for path in visible_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    found = [path for path in visible_below(folder) if path.suffix.lower() in FORMATS and path.is_file()]
     if folder.resolve() not in output.resolve().parents:
         return found
     return [path for path in found if output.resolve() not in path.resolve().parents]
@@ -114,7 +114,7 @@ def paths_of_table(path: Path) -> list[str]:
     table = [row for _, row in table_rows(path, files=("path",))]
     cells = [row["path"] for row in table if row.get("path")]
     if not cells:
-        is_of_pairs = table and {"fundus", "octa"} <= table[0].keys()
+        is_of_pairs = table and set(FILES) <= table[0].keys()
         advice = f"; it is a table of pairs: use --dataset {path} --split all" if is_of_pairs else ""
         raise OptionError(f"{path}: has no column named path, or an empty one{advice}")
     # os.path.isfile, because Path.is_file raises an error for some names, such as too long ones, and would stop all.
@@ -182,11 +182,15 @@ def printable(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def png_text(made_with: str) -> PngInfo:
-    """The text that a PNG of the program contains, for Pillow; without bytes that are not UTF-8, see `printable`."""
+def write_png(image: np.ndarray, path: Path, made_with: str) -> None:
+    """Write (height, width), uint8 or bool, or (height, width, 3), uint8, with a text that says how it was made.
+
+    The text is without bytes that are not UTF-8, see `printable`.
+    """
     text = PngInfo()
     text.add_text(MADE_WITH, made_with)
-    return text
+    with atomic_file(path) as part:
+        Image.fromarray(image).save(part, format="PNG", pnginfo=text)
 
 
 def read_made_with(path: Path) -> str | None:

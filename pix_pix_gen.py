@@ -20,7 +20,6 @@ from pix_command import (
     OneLineParser,
     OptionError,
     add_scale_options,
-    atomic_file,
     check_scale_options,
     exit_status,
     flag,
@@ -108,7 +107,6 @@ load_tensorflow()
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from camera_field import DEGREES, FIELD_MM, Field
 from dataset_load_mod import (
@@ -129,9 +127,9 @@ from photo_jobs import (
     check_jobs,
     list_dataset_jobs,
     list_jobs,
-    png_text,
     printable,
     read_made_with,
+    write_png,
 )
 from photo_trust import Trust, judge
 from pix_export import export
@@ -150,12 +148,6 @@ DISAGREEING = 0.1  # standard deviation between passes, of OCT-A on [0, 1], from
 def as_grey_levels(image: np.ndarray) -> np.ndarray:
     """Float on [0, 1] -> uint8 on [0, 255]."""
     return np.round(image * 255).astype(np.uint8)
-
-
-def write_png(image: np.ndarray, path: Path, made_with: str) -> None:
-    """Write (height, width), uint8 or bool, with a text that says how it was made."""
-    with atomic_file(path) as part:
-        Image.fromarray(image).save(part, format="PNG", pnginfo=png_text(made_with))
 
 
 @dataclass(frozen=True)
