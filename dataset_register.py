@@ -258,11 +258,15 @@ class Work:
         try:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
         except DataError as error:
-            self.failed.append(str(error))
-            with suppress(DataError):  # it is reported already
-                self.copy(case)
+            self.give_up(case, error)
             return None
         return case, pair, self.see(case, pair.fundus, pair.fov)
+
+    def give_up(self, case: Case, error: DataError) -> None:
+        """Note why a pair is unusable, and copy unregistered what can be read of it."""
+        self.failed.append(str(error))
+        with suppress(DataError):  # it is reported already
+            self.copy(case)
 
     def copy(self, case: Case) -> None:
         """Copy a pair's OCT-A, and the maps made from it, unregistered."""
@@ -304,17 +308,17 @@ class Work:
         """
         own, verdict, fitting = fits[0], *verdict_of(fits[0], rivals, fits[1:])
         displacement = enlarged(own.displacement, pair.fov.shape)
-        if verdict == REGISTERED:
-            try:
+        images = []
+        try:
+            if verdict == REGISTERED:
                 images = [(target, read_moved(path, displacement)) for path, target in self.data.moving(case)]
-            except DataError as error:
-                self.failed.append(str(error))
+            else:
                 self.copy(case)
-                return
-            for target, image in images:
-                write_image(target, image)
-        else:
-            self.copy(case)
+        except DataError as error:
+            self.give_up(case, error)
+            return
+        for target, image in images:
+            write_image(target, image)
         if self.with_figures:
             write_figure(self.figure(case), pair, self.eyes[case], displacement)
         else:

@@ -395,6 +395,22 @@ def test_pair_with_an_unusable_map_stays_as_it_lies(folder, capsys):
     assert (folder / "out/UT-FSOCTA-v1/cropped" / name).read_bytes() == (folder / CROPPED / name).read_bytes()
 
 
+def test_unreadable_map_of_a_pair_that_fits_nothing_is_named_and_the_others_are_done(folder, capsys, monkeypatch):
+    for eye in ("OD", "OS"):
+        save(100 + 100 * lines(99, SIDE, spacing=8), folder / CROPPED / f"octa/disc/1_{eye}.png")
+    original = Path.open
+
+    def denied(path, *arguments, **options):
+        if "GT_OCT_net" in path.parts and "data" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert register(folder) == 2
+    assert "GT_OCT_net/Thresh/disc/1_OD.png: cannot be read" in capsys.readouterr().err
+    assert set(rows(folder)) == {"1_OS"}
+
+
 def test_run_that_has_seen_pairs_is_named(folder, capsys):
     write_run(folder / "run", Settings(data="data", precision="float32", name="run"), "0")
     register(folder)
