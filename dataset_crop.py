@@ -73,8 +73,9 @@ from dataset_load_mod import (
     read_fundus,
     read_octa,
 )
+from finished import digest_of
 from octa_place import Place, Seen, corners, cut, find_place
-from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, digest_of, write_image
+from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import made_from, run_to_use
@@ -106,7 +107,7 @@ class Work:
 
     options: argparse.Namespace
     predictor: Predictor
-    record: Record
+    record: PairRecord
     output: Path
     sides: dict[Case, float]  # width of each OCT-A, mm
     failed: list[str] = field(default_factory=list)  # unusable files, one line each
@@ -165,7 +166,7 @@ class Work:
             *(f"{value:.1f}" for value in (*place.centre, place.px_per_mm, angle)),
             *(f"{s:.3f}" for s in scores),
         )
-        self.record.add((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict))
+        self.record.add_pair((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict))
 
 
 def write_figure(
@@ -219,7 +220,7 @@ def run_cropping(options: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
     inputs = {case.name: digest_of((case.fundus, case.octa), f"{side:g}") for case, side in sides.items()}
-    record = Record(output / RECORD, COLUMNS, f"{made_from(run, weights)}, {scale}", inputs, may_lose=True)
+    record = PairRecord(output / RECORD, COLUMNS, f"{made_from(run, weights)}, {scale}", inputs, may_lose=True)
     work = Work(options, predictor, record, output, sides)
     todo = [case for case in cases if not work.is_done(case)]
     if kept := len(cases) - len(todo):

@@ -73,7 +73,8 @@ from dataset_load_mod import (
     resized_to,
     visible_below,
 )
-from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, digest_of, write_image
+from finished import digest_of
+from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pair_table import ANY_SHARES, FILES, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
@@ -221,7 +222,7 @@ class Work:
 
     data: DataSet
     predictor: Predictor
-    table: Record
+    table: PairRecord
     with_figures: bool
     eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
     sought: dict[tuple[Case, tuple], Sought] = field(default_factory=dict)  # eyes prepared for OCT-A of a shape
@@ -326,7 +327,7 @@ class Work:
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
         median = float(np.median(length)) if length.size else 0.0
         numbers = (f"{value:.3f}" for value in (median, own.before, own.after, max(fit.after for fit in fits[1:])))
-        self.table.add((*(getattr(case, column) for column in IDENTITY), *numbers, verdict, fitting))
+        self.table.add_pair((*(getattr(case, column) for column in IDENTITY), *numbers, verdict, fitting))
 
 
 def may_be_one_eye(case: Case, other: Case) -> bool:
@@ -416,7 +417,7 @@ def run_registration(options: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     inputs = {case.name: digest_of([case.fundus, *(path for path, _ in data.moving(case))]) for case in data.cases}
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
-    table = Record(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
+    table = PairRecord(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     print(f"{len(data.cases)} pairs -> {data.target}")
     data.copy_others()
     work = Work(data, predictor, table, options.figures)

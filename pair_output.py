@@ -1,21 +1,20 @@
 """Shared by programs that write pairs: the output folder, file names and formats, and the record of finished pairs."""
 
 import filecmp
-import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dataset_load_mod import FORMATS, DataError, is_leftover, read_image
+from finished import MADE_WITH, Origin, Record
 from pair_table import PairRow
-from pix_command import OptionError, atomic_file, read_table, why, write_table
+from pix_command import OptionError, atomic_file, why
 
 PAIRS = "pairs.csv"  # the table of pairs that is written
 JPEG_QUALITY = 95
-MADE_OF = ("inputs", "made_with")  # the last columns of a record
 
 Case = PairRow  # or a row of `load_data_cases`, which has the same attributes
 
@@ -42,39 +41,29 @@ def check_output(output: Path, target: Path, source: Path, record: str) -> None:
         raise OptionError(f"--output {output}: exists, but is not from this program; choose a new or empty folder")
 
 
-class Record:
-    """The finished pairs: a table with a row for each, in the order of the pairs; rows of an earlier call are kept.
-
-    The first column is `name`. The last two are `inputs`, a digest of the pair, and `made_with`: the weights, and the
-    options that change a result.
-    """
+class PairRecord(Record):
+    """The finished pairs of some data, in their order, all made in one way."""
 
     def __init__(self, path: Path, columns: Sequence[str], made_with: str, inputs: dict[str, str], may_lose: bool):
         """Read the existing table, or write an empty one, which marks the folder as this program's.
 
         Args:
             path: of the table.
-            columns: those before MADE_OF.
-            made_with: see above.
+            columns: all but the last two; the first is `name`.
+            made_with: as in `Origin`.
             inputs: `digest_of` each pair, by name.
             may_lose: whether pairs of an earlier call may be missing now; their rows are then dropped.
 
         Raises:
             OptionError: it is damaged, of other data, or was made with other weights or options.
         """
-        self.path, self.columns, self.made_with, self.inputs = path, (*columns, *MADE_OF), made_with, inputs
-        self.rows: dict[str, dict] = {}
-        lost = []
-        for row in read_table(path) if path.exists() else ():
-            if tuple(row) != self.columns or not row["made_with"]:
-                raise OptionError(f"{path}: damaged, or from another program or version; choose another --output")
-            if row["made_with"] != made_with:
+        super().__init__(path, (*columns, "inputs", MADE_WITH))
+        self.origins = {name: Origin(digest, made_with) for name, digest in inputs.items()}
+        for row in self.rows.values():
+            if row[MADE_WITH] != made_with:
                 advice = "use the same (--run, ...), or another --output"
-                raise OptionError(f"{path}: was made with {row['made_with']}, not {made_with}; {advice}")
-            if row["name"] in inputs:
-                self.rows[row["name"]] = row
-            else:
-                lost.append(row["name"])
+                raise OptionError(f"{path}: was made with {row[MADE_WITH]}, not {made_with}; {advice}")
+        lost = [name for name in self.rows if name not in inputs]
         if lost and not may_lose:
             raise OptionError(f"{path}: has {lost[0]}, which is not in the data; choose another --output")
         if lost:
@@ -83,32 +72,20 @@ class Record:
 
     def is_current(self, name: str) -> bool:
         """Whether a pair has a row that was made from its present files and settings."""
-        return name in self.rows and self.rows[name]["inputs"] == self.inputs[name]
+        return self.origins[name].is_of(self.origin(name))
 
-    def current(self) -> dict[str, dict]:
+    def current(self) -> dict[str, dict[str, str]]:
         """The rows that were made from the present files and settings of their pair, by name."""
-        return {name: row for name, row in self.rows.items() if self.is_current(name)}
+        return {name: self.rows[name] for name in self.origins if self.is_current(name)}
 
-    def add(self, values: Sequence[str]) -> None:
-        """Set the row of one pair, all columns but MADE_OF, and write the table."""
-        row = dict(zip(self.columns, (*values, self.inputs[values[0]], self.made_with), strict=True))
-        self.rows[row["name"]] = row
-        self.write()
+    def add_pair(self, values: Sequence[str]) -> None:
+        """Set the row of one pair, all columns but the last two, and write the table."""
+        self.add(values, self.origins[values[0]])
 
     def write(self) -> None:
         """Write the table."""
-        write_table(self.path, self.columns, [self.rows[name] for name in self.inputs if name in self.rows])
-
-
-def digest_of(files: Iterable[Path], settings: str = "") -> str:
-    """A short digest of the content of some files, and of settings of this pair; empty if a file cannot be read."""
-    content = hashlib.sha256(settings.encode())
-    for file in files:
-        try:
-            content.update(hashlib.sha256(file.read_bytes()).digest())
-        except OSError:
-            return ""
-    return content.hexdigest()[:16]
+        self.rows = {name: self.rows[name] for name in self.origins if name in self.rows}
+        super().write()
 
 
 def beside_table(kind: str, case: Case) -> Path:

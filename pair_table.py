@@ -117,11 +117,13 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
 
 
-def table_rows(path: Path, files: Sequence[str] = FILES) -> list[tuple[int, dict[str, str]]]:
+def table_rows(
+    path: Path, files: Sequence[str] = FILES, others: Sequence[str] = KNOWN
+) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table with their numbers, see `numbered_rows`: text, without spaces around it.
 
-    Columns of KNOWN and `files` are found in any case and named so. Those of `files` contain paths, which keep bytes
-    that are not UTF-8.
+    The columns `files` and `others` are found in any case and named so. Those of `files` contain paths, which keep
+    bytes that are not UTF-8.
 
     Raises:
         OptionError: see `numbered_rows`.
@@ -130,7 +132,7 @@ def table_rows(path: Path, files: Sequence[str] = FILES) -> list[tuple[int, dict
     for number, row in numbered_rows(path):
         found = {}
         for column, cell in row.items():
-            name = next((known for known in (*KNOWN, *files) if known == column.strip().lower()), column)
+            name = next((known for known in (*files, *others) if known == column.strip().lower()), column)
             found[name] = cell.strip() if name in files else as_text(cell.strip())
         rows.append((number, found))
     return rows
@@ -164,20 +166,20 @@ def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | f
         return existing(folder, cell, place)
     if column in CHOICES:
         return one_of(cell, CHOICES[column], place) or UNKNOWN[column]
-    return width_of(cell, place) if column == WIDTH else cell
+    return number_in(cell, *WIDTHS_MM, place, " mm") if column == WIDTH else cell
 
 
-def width_of(cell: str, place: str) -> float | None:
-    """A width in mm, with a point or a comma; None for an empty cell. Raises PairTableError, naming the place."""
+def number_in(cell: str, least: float, most: float, place: str, unit: str = "") -> float | None:
+    """A number, with a point or a comma; None for an empty cell. Raises PairTableError, naming the place."""
     if not cell:
         return None
     try:
-        width = float(cell.replace(",", "."))
+        number = float(cell.replace(",", "."))
     except ValueError as error:
         raise PairTableError(f"{place} {cell}: is not a number") from error
-    if not WIDTHS_MM[0] <= width <= WIDTHS_MM[1]:
-        raise PairTableError(f"{place} {cell}: must be from {WIDTHS_MM[0]:g} to {WIDTHS_MM[1]:g} mm")
-    return width
+    if not least <= number <= most:
+        raise PairTableError(f"{place} {cell}: must be from {least:g} to {most:g}{unit}")
+    return number
 
 
 def origin_of_splits(path: Path, shares: str) -> str:

@@ -9,7 +9,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from photo_jobs import MADE_WITH, SHEET, write_png
+from finished import Origin, write_png
+from photo_jobs import SHEET
 from pix_command import atomic_file, one_line
 
 PANEL = 3.3  # inches: width of a panel of a photograph that is no higher than wide
@@ -37,9 +38,9 @@ class Shown:
     is_assumed: bool  # the scale is assumed, not given
     density: float  # of vessels
     weights: str  # their path, with a remark
-    passes: str  # in words, see `pix_pix_gen.Synthesis.passes`; "": several
+    passes: str  # in words, see `Synthesis.passes`; "": several
     verdict: str
-    made_with: str  # see `pix_pix_gen.Synthesis.made_with`
+    origin: Origin
 
 
 def write_figure(shown: Shown, path: Path) -> None:
@@ -71,7 +72,7 @@ def write_figure(shown: Shown, path: Path) -> None:
         add_scale(panels[1], octa.shape, shown.px_per_mm * octa.shape[1] / width)
     figure.supxlabel(caption(shown), fontsize=7)
     with atomic_file(path) as part:
-        figure.savefig(part, format="png", metadata={VERDICT: shown.verdict, MADE_WITH: shown.made_with})
+        figure.savefig(part, format="png", metadata={VERDICT: shown.verdict} | shown.origin.texts())
 
 
 def caption(shown: Shown) -> str:
@@ -113,10 +114,10 @@ def add_scale(panel, shape: Sequence[int], px_per_mm: float) -> None:
     panel.text(left, bottom - 0.015 * shape[0], "1 mm", color="white", fontsize=6, va="bottom")
 
 
-def write_sheets(figures: Sequence[Path], folder: Path, made_with: str) -> list[Path]:
+def write_sheets(figures: Sequence[Path], folder: Path, origin: Origin) -> list[Path]:
     """Write sheets of some figures in their order, each with its verdict in colour; returns their paths.
 
-    `made_with` is the text that the sheets contain, as every PNG of the program does.
+    `origin` is that of the sheets, which every PNG of the program tells.
 
     Raises:
         OSError: one cannot be written.
@@ -132,7 +133,7 @@ def write_sheets(figures: Sequence[Path], folder: Path, made_with: str) -> list[
             for column, tile in enumerate(row):
                 sheet.paste(tile, (column * SHEET_PX, int(top)))
         path = folder / SHEET.format(number)
-        write_png(np.asarray(sheet), path, made_with)
+        write_png(np.asarray(sheet), path, origin)
         sheets.append(path)
     return sheets
 

@@ -1,127 +1,183 @@
-"""Which photographs to turn into OCT-A, where their results go and how they were made, and the table of densities."""
+"""Which photographs to turn into OCT-A, at which scale, and where their results go."""
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from camera_field import DEGREES, FIELD_MM, Field
 from dataset_load_mod import FORMATS, list_eyes, list_full_fields, load_data_cases, visible_below
-from pair_table import FILES, is_table, readings, table_rows
-from pix_command import OptionError, atomic_file, one_line, read_table, write_table
+from finished import read_origin
+from image_files import left_out
+from pair_table import FILES, PairTableError, existing, is_table, number_in, readings, table_rows
+from pix_command import SCALES, OptionError, one_line
 from pix_settings import Settings
-from ut_fsocta import REGIONS
+from ut_fsocta import CROP_MM, REGIONS
 
-DENSITY_COLUMNS = (
-    "path",
-    "vessel_density",
-    "vessel_px",
-    "field_px",
-    "threshold",
-    "disagreement",
-    "disagreeing_share",
-    "field_share",
-    "sharpness",
-    "contrast",
-    "verdict",
-    "made_with",
-)
 MAPS = ("vessels", "probability")  # kinds of results with --vessels
 DISAGREEMENT = "disagreement"  # the same, if there are several passes
 FIGURE = "figure"
+KINDS = (*MAPS, DISAGREEMENT, FIGURE)  # of results besides the OCT-A
 SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1
-MADE_WITH = "made_with"  # the key of a text in every PNG of the program: how it was made
+PATH, MASK = "path", "mask"  # columns of a list of photographs, besides those of SCALES
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph and where its results go."""
+    """One photograph, its scale as far as it is given, and where its results go."""
 
     source: Path
     target: Path  # the synthetic OCT-A; relative to the output folder
     region: str | None = None  # of a crop, which is predicted at its own scale; None: a photograph of any scale
     width_mm: float | None = None  # of a crop; None: unknown
+    field_degrees: float | None = None  # angle of the field of view; None: 45 is assumed
+    px_per_mm: float | None = None  # None: from the field of view
+    mask: Path | None = None  # of the field of view; None: it is looked for
 
     def beside(self, kind: str) -> Path:
         """Where a further result goes; relative to the output folder."""
         return self.target.with_name(f"{self.target.stem}_{kind}.png")
 
+    def results(self) -> list[Path]:
+        """All results that this photograph may have; relative to the output folder."""
+        return [self.target, *map(self.beside, KINDS)]
 
-def list_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
+    def diameter(self, field: Field) -> float | None:
+        """Diameter in px that a field of 45 degrees has, or would have; None: unknown, or a crop as in training."""
+        if self.px_per_mm is not None:
+            return FIELD_MM * self.px_per_mm
+        return None if self.region else field.diameter(self.field_degrees)
+
+    def scale(self, diameter: float | None, width: int) -> float | None:
+        """Px per mm of a photograph with this `diameter`, or of a crop with this width in px; None: unknown."""
+        if diameter is not None:
+            return diameter / FIELD_MM
+        return width / (self.width_mm or CROP_MM[self.region]) if self.region else None
+
+    def is_assumed(self) -> bool:
+        """Whether the scale is neither given nor follows from the width of a crop."""
+        return not (self.px_per_mm or (self.width_mm if self.region else self.field_degrees))
+
+    def scale_in_words(self) -> list[str]:
+        """The scale that results are made with; nothing for a crop as in training."""
+        if self.px_per_mm is not None:
+            return [f"{self.px_per_mm:g} px per mm"]
+        return [] if self.region else [f"{self.field_degrees or DEGREES:g} degrees"]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Photographs, and the files in their folders that are none."""
+
+    jobs: list[Job]
+    others: list[Path] = field(default_factory=list)
+
+
+def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> Listing:
     """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
     In folders, hidden files are skipped, and so are the output folder and results of earlier commands; the number of
-    these results is printed. Relative paths in a table start at the table, and keep their subfolders.
+    these results is printed. Relative paths in a table start at the table, and keep their subfolders. Results are named
+    without the photograph's suffix, unless two photographs differ in it alone.
+
+    Args:
+        inputs: as on the command line.
+        output: the folder of the results.
+        given: `field_degrees`, `px_per_mm` and `mask` of photographs without such values in a table, as in `Job`.
 
     Raises:
-        OptionError: an input does not exist, contains no photograph, or is the output folder.
+        OptionError: an input does not exist, contains no photograph, or is the output folder, or a photograph has two
+            scales.
+        PairTableError: a table has a wrong cell.
     """
-    jobs = []
+    jobs, others = [], []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
             if path.resolve() == output.resolve():
                 raise OptionError(f"--output {output}: is an input; choose another folder")
-            files = photographs_below(path, output)
-            photographs = [file for file in files if read_made_with(file) is None]
-            if results := len(files) - len(photographs):
-                print(one_line(f"{name}: skipped {results} results of earlier commands; to use one, give its own path"))
-            found = [Job(file, file.relative_to(path).with_suffix(".png")) for file in photographs]
-            if not found:
-                raise OptionError(f"{name}: contains no photograph ({', '.join(FORMATS)})")
+            photographs, left = photographs_below(path, output)
+            if not photographs:
+                raise OptionError(f"{name}: contains no photograph" + (f", only {left_out(left).text}" if left else ""))
+            jobs += [Job(file, file.relative_to(path), **given) for file in photographs]
+            others += left
         elif path.suffix.lower() == ".csv" and path.is_file():
-            found = [Job(path.parent / row, target_of_row(Path(row))) for row in paths_of_table(path)]
+            jobs += jobs_of_table(path, given)
         elif path.exists():
-            found = [Job(path, Path(path.stem + ".png"))]
+            jobs.append(Job(path, Path(path.name), **given))
         else:
             raise OptionError(f"{name}: no such file or folder")
-        jobs += found
-    return list(dict.fromkeys(jobs))
+    first: dict[tuple[str, Path], Job] = {}
+    for job in jobs:
+        before = first.setdefault((os.path.abspath(job.source), job.target), job)
+        if replace(before, source=job.source) != job:
+            raise OptionError(f"{job.source}: is given twice, with different scales or masks")
+    stems = Counter(job.target.with_suffix("") for job in first.values())
+    named = [
+        replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png"))
+        for job in first.values()
+        for stem in [job.target.with_suffix("")]
+    ]
+    return Listing(named, others)
 
 
-def target_of_row(path: Path) -> Path:
-    """Where the result for a path of a table goes: into the same subfolder if the path is relative and stays below."""
-    inside = not path.is_absolute() and ".." not in path.parts
-    return (path if inside else Path(path.name)).with_suffix(".png")
+def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
+    """Photographs in a folder and below, and the other files, both sorted; prints how many results are skipped.
 
-
-def photographs_below(folder: Path, output: Path) -> list[Path]:
-    """Image files in a folder and below, sorted; without hidden ones and those in an output folder below.
+    Without hidden files and those in an output folder below.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    found = [path for path in visible_below(folder) if path.suffix.lower() in FORMATS and path.is_file()]
-    if folder.resolve() not in output.resolve().parents:
-        return found
-    return [path for path in found if output.resolve() not in path.resolve().parents]
+    found = [path for path in visible_below(folder) if path.is_file()]
+    if folder.resolve() in output.resolve().parents:
+        found = [path for path in found if output.resolve() not in path.resolve().parents]
+    images = [path for path in found if path.suffix.lower() in FORMATS]
+    photographs = [path for path in images if read_origin(path) is None]
+    if results := len(images) - len(photographs):
+        print(one_line(f"{folder}: skipped {results} results of earlier commands; to use one, give its own path"))
+    return photographs, [path for path in found if path.suffix.lower() not in FORMATS]
 
 
-def paths_of_table(path: Path) -> list[str]:
-    """The `path` column of a CSV file, read as the paths in tables of pairs; empty cells are left out.
+def jobs_of_table(path: Path, given: dict) -> list[Job]:
+    """The photographs in the `path` column of a CSV file, read as the paths in tables of pairs; without empty cells.
 
-    Returns:
-        The paths, absolute or from the table on. If no file exists for any reading of a cell, the cell as it is.
+    The columns `field_degrees`, `px_per_mm` and `mask` may give what a photograph needs; columns that are not known are
+    printed. A path that names no existing file stays in the list, and is reported when it is its turn.
 
     Raises:
         OptionError: the file cannot be read, has no such column or an empty one, or a cell names no file.
+        PairTableError: another cell is wrong; the message names its row.
     """
-    table = [row for _, row in table_rows(path, files=("path",))]
-    cells = [row["path"] for row in table if row.get("path")]
-    if not cells:
-        is_of_pairs = table and set(FILES) <= table[0].keys()
+    known = (PATH, MASK, *SCALES)
+    table = table_rows(path, files=(PATH, MASK), others=(*SCALES, *FILES))
+    rows = [(number, row) for number, row in table if row.get(PATH)]
+    if not rows:
+        is_of_pairs = table and set(FILES) <= table[0][1].keys()
         advice = f"; it is a table of pairs: use --dataset {path} --split all" if is_of_pairs else ""
-        raise OptionError(f"{path}: has no column named path, or an empty one{advice}")
-    # os.path.isfile, because Path.is_file raises an error for some names, such as too long ones, and would stop all.
-    rows = [next((text for text in readings(cell) if os.path.isfile(path.parent / text)), cell) for cell in cells]
-    if wrong := [row for row in rows if Path(row).name in ("", "..")]:
-        raise OptionError(f"{path}: {wrong[0]!r} in the column path names no file")
-    return rows
+        raise OptionError(f"{path}: has no column named {PATH}, or an empty one{advice}")
+    if unknown := [column for column in rows[0][1] if column not in known]:
+        print(one_line(f"NOTE: {path}: columns that are not used: {', '.join(unknown)} (used: {', '.join(known)})"))
+    jobs = []
+    for number, row in rows:
+        # os.path.isfile, because Path.is_file raises an error for some names, such as too long ones: it would stop all.
+        texts = readings(row[PATH])
+        cell = Path(next((text for text in texts if os.path.isfile(path.parent / text)), row[PATH]))
+        if cell.name in ("", ".."):
+            raise OptionError(f"{path}: {row[PATH]!r} in the column {PATH} names no file")
+        place = f"{path}: row {number}: "
+        values = {name: number_in(row.get(name, ""), *SCALES[name], f"{place}{name}") for name in SCALES}
+        if None not in values.values():
+            raise PairTableError(f"{place}has both {' and '.join(SCALES)}; give only one of them")
+        values = {name: given[name] for name in SCALES} if set(values.values()) == {None} else values
+        mask = existing(path.parent, row[MASK], f"{place}{MASK}") if row.get(MASK) else given[MASK]
+        inside = not cell.is_absolute() and ".." not in cell.parts  # then the result is in the same subfolder
+        jobs.append(Job(path.parent / cell, cell if inside else Path(cell.name), mask=mask, **values))
+    return jobs
 
 
 def list_dataset_jobs(dataset: Path, split: str, settings: Settings) -> list[Job]:
@@ -159,72 +215,18 @@ def list_folder_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job]
 
 def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     """Raises OptionError if two photographs, or a photograph and a result, would be one file."""
-    sources = {job.source.resolve() for job in jobs}
+    sources = {path.resolve() for job in jobs for path in (job.source, job.mask) if path is not None}
     taken: dict[Path, Path] = {}
     sheet = re.compile(re.escape(SHEET).replace(r"\{\}", r"\d+"), re.IGNORECASE)
     if clash := [job.source for job in jobs if len(job.target.parts) == 1 and sheet.fullmatch(job.target.name)]:
         raise OptionError(f"{clash[0]}: its result would have the name of a sheet of figures; rename it")
     for job in jobs:
-        for target in (job.target, *map(job.beside, (*MAPS, DISAGREEMENT, FIGURE))):
-            place = output / target
+        for place in (output / target for target in job.results()):
             if place.resolve() in sources:
                 raise OptionError(f"{place}: would overwrite an input; choose another --output")
             other = taken.setdefault(place, job.source)
-            if other != job.source:
+            if os.path.abspath(other) != os.path.abspath(job.source):
                 raise OptionError(
                     f"{other} and {job.source} would both be written to {place}; "
                     "rename one, or process it separately with another --output"
                 )
-
-
-def printable(path: Path) -> str:
-    """A path as text that every table can hold: bytes that are not UTF-8 are written out."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
-
-
-def write_png(image: np.ndarray, path: Path, made_with: str) -> None:
-    """Write (height, width), uint8 or bool, or (height, width, 3), uint8, with a text that says how it was made.
-
-    The text is without bytes that are not UTF-8, see `printable`.
-    """
-    text = PngInfo()
-    text.add_text(MADE_WITH, made_with)
-    with atomic_file(path) as part:
-        Image.fromarray(image).save(part, format="PNG", pnginfo=text)
-
-
-def read_made_with(path: Path) -> str | None:
-    """How a PNG of the program was made, read without its pixels; None: another file, or of an earlier version."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return image.info.get(MADE_WITH)
-    except (OSError, ValueError, Image.DecompressionBombError):  # no PNG, or a damaged one
-        return None
-
-
-class Densities:
-    """The table of vessel densities, one row per photograph; rows of an earlier call are kept."""
-
-    def __init__(self, path: Path):
-        """Read the existing table, which Excel may have saved. Photographs with incomplete rows are processed again.
-
-        Raises:
-            OptionError: it cannot be read, or has other columns.
-        """
-        self.path = path
-        self.rows: dict[str, dict] = {}
-        for row in read_table(path) if path.exists() else ():
-            if set(row) != set(DENSITY_COLUMNS):
-                raise OptionError(f"{path}: has other columns than this version writes; move it, or change --output")
-            if all(row.values()):
-                self.rows[row["path"]] = row
-
-    def __contains__(self, target: Path) -> bool:
-        """Whether the photograph with this OCT-A has a row."""
-        return printable(target) in self.rows
-
-    def add(self, target: Path, values: Sequence) -> None:
-        """Set the row of the photograph with this OCT-A to `values` (DENSITY_COLUMNS without path); write the table."""
-        path = printable(target)
-        self.rows[path] = dict(zip(DENSITY_COLUMNS, (path, *values), strict=True))
-        write_table(self.path, DENSITY_COLUMNS, self.rows.values())

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-VERSION = "1.1.0"  # of the program; also in CITATION.cff and CHANGELOG.md
+VERSION = "1.2.0"  # of the program; also in CITATION.cff and CHANGELOG.md
 QUIET = "3"  # TensorFlow's log level that hides all but fatal errors
 
 

@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pix_command import atomic_file
+from finished import printable
+from pix_command import VERSION, atomic_file
 from pix_run import RunError, find_weights, newest_run, one_file, read_run, restore, seen_by, step_of, write_run
 from pix_settings import CHECKPOINTS, Settings
 
@@ -84,18 +85,19 @@ def describe(path: str) -> str:
 
 
 def made_from(run: Path, path: str) -> str:
-    """Which weights results were made from: the same text in every current folder, another one for other weights.
+    """What predictions depend on besides image and options: the same text in every current folder.
 
     Args:
         run: the run's folder.
         path: the path that its weights were read from, see `load_weights`.
 
     Returns:
-        The path from the run's folder on, and a short digest.
+        The path of the weights from the run's folder on with a short digest, the arithmetic, and the program's version.
     """
     file = Path(path if Path(path).exists() else f"{path}.index")  # the index has a checksum of each tensor
-    below = os.path.relpath(path, run)
-    return f"{Path(run.resolve().name, below).as_posix()} ({hashlib.sha256(file.read_bytes()).hexdigest()[:8]})"
+    weights = Path(run.resolve().name, os.path.relpath(path, run)).as_posix()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    return f"{printable(Path(weights))} ({digest}), {keras.config.dtype_policy().name}, version {VERSION}"
 
 
 def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) -> Path:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import photo_figure
+from finished import Origin, read_origin
 from photo_figure import Shown, caption, filled, write_figure, write_sheets
-from photo_jobs import read_made_with
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def shown():
         weights="run/ckpt-7",
         passes="",
         verdict="usable",
-        made_with="run/ckpt-7 (1a), 45 degrees",
+        origin=Origin("1a2b", "run/ckpt-7 (1a), 45 degrees"),
     )
 
 
@@ -83,21 +83,21 @@ def test_figure_keeps_the_verdict(shown, tmp_path):
 
 def test_figure_says_how_it_was_made(shown, tmp_path):
     path = tmp_path / "f.png"
-    write_figure(replace(shown, made_with="网膜/ckpt-7 (1a)"), path)
-    assert read_made_with(path) == "网膜/ckpt-7 (1a)"
+    write_figure(replace(shown, origin=Origin("1a2b", "网膜/ckpt-7 (1a)")), path)
+    assert read_origin(path).made_with == "网膜/ckpt-7 (1a)"
 
 
 def test_sheet_says_how_it_was_made(shown, tmp_path):
     write_figure(shown, tmp_path / "a.png")
-    (sheet,) = write_sheets([tmp_path / "a.png"], tmp_path, "run/ckpt-7 (1a)")
-    assert read_made_with(sheet) == "run/ckpt-7 (1a)"
+    (sheet,) = write_sheets([tmp_path / "a.png"], tmp_path, Origin("", "run/ckpt-7 (1a)"))
+    assert read_origin(sheet).made_with == "run/ckpt-7 (1a)"
 
 
 def test_sheet_frames_the_doubtful_in_red(shown, tmp_path):
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, verdict in zip(paths, ("usable", "doubtful: dark"), strict=True):
         write_figure(replace(shown, verdict=verdict), path)
-    sheet = np.asarray(Image.open(write_sheets(paths, tmp_path, "")[0])).astype(int)
+    sheet = np.asarray(Image.open(write_sheets(paths, tmp_path, Origin("", ""))[0])).astype(int)
     frames = sheet[20, 8], sheet[20, photo_figure.SHEET_PX + 8]  # at the left of each
     assert [np.argmax(frame) for frame in frames] == [1, 0]  # green, red
 
@@ -105,7 +105,7 @@ def test_sheet_frames_the_doubtful_in_red(shown, tmp_path):
 def test_many_figures_have_several_sheets(shown, tmp_path, monkeypatch):
     monkeypatch.setattr(photo_figure, "ON_SHEET", 2)
     write_figure(shown, tmp_path / "a.png")
-    assert [path.name for path in write_sheets([tmp_path / "a.png"] * 5, tmp_path, "")] == [
+    assert [path.name for path in write_sheets([tmp_path / "a.png"] * 5, tmp_path, Origin("", ""))] == [
         "sheet_1.png",
         "sheet_2.png",
         "sheet_3.png",

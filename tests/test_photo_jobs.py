@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photo_jobs import (
-    DENSITY_COLUMNS,
-    Densities,
-    Job,
-    check_jobs,
-    list_dataset_jobs,
-    list_jobs,
-    paths_of_table,
-    read_made_with,
-    write_png,
-)
-from pix_command import OptionError, read_table
+from finished import Origin, Record, printable, read_origin, write_png
+from photo_jobs import Job, check_jobs, list_dataset_jobs
+from photo_jobs import list_jobs as list_all
+from pix_command import OptionError, UserError, read_table
 from pix_settings import Settings
 
-VALUES = ("0.1", "10", "100", "0.5", *("0.02" for _ in DENSITY_COLUMNS[5:]))
+COLUMNS = ("path", "vessel_density", "digest", "made_with")
+ORIGIN = Origin("1a2b", "run/ckpt-7", "photos/a.jpg")
+NOT_GIVEN = {"field_degrees": None, "px_per_mm": None, "mask": None}
+
+
+def list_jobs(inputs, output, **given):
+    """The photographs of some inputs."""
+    return list_all(inputs, output, NOT_GIVEN | given).jobs
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def here(tmp_path, monkeypatch):
 
 def as_excel_saves_it(separator, encoding):
     """The bytes of a table of densities with one row, as programs for tables save it."""
-    lines = [separator.join(DENSITY_COLUMNS), separator.join(("a.png", *VALUES)), ""]
+    lines = [separator.join(COLUMNS), separator.join(("a.png", "0.1", "1a2b", "run/ckpt-7")), ""]
     return "\r\n".join(lines).encode(encoding)
 
 
@@ -44,7 +43,7 @@ def results(here):
     Path("photos").mkdir()
     Image.new("L", (9, 9)).save("photos/b.png")
     for name in ("a.png", "a_figure.png"):
-        write_png(np.zeros((9, 9), np.uint8), Path("photos", name), "run/ckpt-7")
+        write_png(np.zeros((9, 9), np.uint8), Path("photos", name), ORIGIN)
 
 
 def test_table_is_read_by_column(here):
@@ -62,26 +61,26 @@ def test_row_with_too_many_cells_is_named(here):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_rows_of_a_table_that_excel_saved_are_kept(here, separator, encoding):
     Path("densities.csv").write_bytes(as_excel_saves_it(separator, encoding))
-    Densities(Path("densities.csv")).add(Path("b.png"), VALUES)
+    Record(Path("densities.csv"), COLUMNS).add(("b.png", "0.1"), ORIGIN)
     assert [row["path"] for row in read_table(Path("densities.csv"))] == ["a.png", "b.png"]
 
 
 def test_table_with_other_columns_is_refused_and_unchanged(here):
     Path("densities.csv").write_text("path,density\na.png,0.1\n")
-    with pytest.raises(OptionError, match=r"densities\.csv: has other columns"):
-        Densities(Path("densities.csv"))
+    with pytest.raises(OptionError, match=r"densities\.csv: damaged, or from another"):
+        Record(Path("densities.csv"), COLUMNS)
 
 
 def test_table_that_is_no_text_is_refused(here):
     Path("densities.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OptionError, match=r"densities\.csv: cannot be read as a CSV table"):
-        Densities(Path("densities.csv"))
+        Record(Path("densities.csv"), COLUMNS)
 
 
 @pytest.mark.parametrize("name", ["b\udcff.png", "two\nlines.png", "NA", "sp ace.png", "ü.png"])
 def test_photograph_of_any_name_has_its_row(here, name):
-    Densities(Path("densities.csv")).add(Path(name), VALUES)
-    assert Path(name) in Densities(Path("densities.csv"))
+    Record(Path("densities.csv"), COLUMNS).add((printable(Path(name)), "0.1"), ORIGIN)
+    assert Record(Path("densities.csv"), COLUMNS).origin(printable(Path(name))) == Origin("1a2b", "run/ckpt-7")
 
 
 def test_row_of_a_table_may_be_named_na(here):
@@ -111,7 +110,7 @@ def test_list_is_read_as_a_table_of_pairs(here, header, cell, encoding):
 def test_missing_file_stays_in_the_list(here, missing):
     Path("a.png").touch()
     Path("list.csv").write_text(f"path\n{missing}\na.png\n")
-    assert paths_of_table(Path("list.csv")) == [missing, "a.png"]
+    assert [job.source for job in list_jobs(["list.csv"], Path("out"))] == [Path(missing), Path("a.png")]
 
 
 @pytest.mark.parametrize("row", [".", "/", "a/.."])
@@ -148,7 +147,7 @@ def test_result_in_a_list_is_used(results):
 @pytest.mark.parametrize("length", [0, 7, 20, 40, 60])
 def test_damaged_png_was_made_in_no_known_way(results, length):
     Path("cut.png").write_bytes(Path("photos/a.png").read_bytes()[:length])
-    assert read_made_with(Path("cut.png")) is None
+    assert read_origin(Path("cut.png")) is None
 
 
 def test_photograph_with_the_name_of_a_sheet_is_refused():
@@ -192,3 +191,89 @@ def test_folder_below_that_cannot_be_read_is_named(here, monkeypatch):
     monkeypatch.setattr(os, "scandir", without_permission)
     with pytest.raises(PermissionError, match="photos/locked"):
         list_jobs(["photos"], here / "out")
+
+
+# --- the scale of each photograph ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(here):
+    """Two photographs, and a function that lists them with further columns."""
+    for name in ("a.png", "b.png", "mask.png"):
+        Path(name).touch()
+
+    def write(*lines, **given):
+        Path("list.csv").write_text("\n".join(lines) + "\n")
+        return list_jobs(["list.csv"], Path("out"), **given)
+
+    return write
+
+
+def test_scale_of_a_photograph_is_that_of_its_row(listed):
+    jobs = listed("path,PX_per_mm", "a.png,50", 'b.png,"7,5"')
+    assert [job.px_per_mm for job in jobs] == [50, 7.5]
+
+
+def test_row_without_a_scale_has_that_of_the_command(listed):
+    jobs = listed("path,field_degrees", "a.png,50", "b.png,", field_degrees=30)
+    assert [job.field_degrees for job in jobs] == [50, 30]
+
+
+def test_scale_of_a_row_is_not_mixed_with_another_one_of_the_command(listed):
+    (job,) = listed("path,px_per_mm", "a.png,50", field_degrees=30)
+    assert (job.px_per_mm, job.field_degrees) == (50, None)
+
+
+def test_field_mask_of_a_row_starts_at_the_table(listed):
+    jobs = listed("path,mask", "a.png,mask.png", "b.png,", mask=Path("other.png"))
+    assert [job.mask for job in jobs] == [Path("mask.png"), Path("other.png")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "named"),
+    [
+        ("px_per_mm", "much", r"list\.csv: row 2: px_per_mm much: is not a number"),
+        ("field_degrees", "5", r"row 2: field_degrees 5: must be from 10 to 200"),
+        ("mask", "nowhere.png", r"row 2: mask nowhere\.png: no such file"),
+        ("field_degrees,px_per_mm", "45,50", "row 2: has both field_degrees and px_per_mm; give only one of them"),
+    ],
+)
+def test_wrong_cell_of_a_list_is_named_with_its_row(listed, columns, cells, named):
+    with pytest.raises(UserError, match=named):
+        listed(f"path,{columns}", f"a.png,{cells}")
+
+
+def test_unknown_columns_of_a_list_are_named(listed, capsys):
+    listed("path,eye,mask,px/mm", "a.png,OD,,50")
+    assert "list.csv: columns that are not used: eye, px/mm (used: path, mask," in capsys.readouterr().out
+
+
+def test_photograph_with_two_scales_is_refused(listed):
+    with pytest.raises(OptionError, match=r"a\.png: is given twice, with different scales"):
+        listed("path,px_per_mm", "a.png,50", "a.png,60")
+
+
+# --- names of results ------------------------------------------------------------------------------------------------
+
+
+def test_photographs_that_differ_in_their_suffix_alone_keep_it(here):
+    for name in ("IMG.jpg", "IMG.tif", "OTHER.jpg"):
+        Path("photos", name).parent.mkdir(exist_ok=True)
+        Path("photos", name).touch()
+    assert [job.target.name for job in list_jobs(["photos"], Path("out"))] == [
+        "IMG.jpg.png",
+        "IMG.tif.png",
+        "OTHER.png",
+    ]
+
+
+def test_file_given_by_a_relative_and_an_absolute_path_is_one_photograph(here):
+    Path("a.png").touch()
+    assert len(list_jobs(["a.png", str(here / "a.png")], Path("out"))) == 1
+
+
+def test_other_files_of_a_folder_are_listed(here):
+    for name in ("a.png", "b.dcm", "below/c.HEIC"):
+        Path("photos", name).parent.mkdir(exist_ok=True, parents=True)
+        Path("photos", name).touch()
+    assert [path.name for path in list_all(["photos"], Path("out"), NOT_GIVEN).others] == ["b.dcm", "c.HEIC"]

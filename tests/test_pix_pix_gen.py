@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -16,16 +15,15 @@ from conftest import fake_fundus, files_below, narrow_program
 from PIL import Image
 from test_pix_predict import round_field
 
+import photo_synthesis
 import pix_pix_gen as gen
 from camera_field import find_field
 from dataset_load_mod import field_of_view
-from photo_jobs import Job, read_made_with
+from finished import Origin, read_origin, write_png
 from pix_generator import Generator
 from pix_run import save, write_run
 from pix_settings import Settings
 from vessel_metrics import above, smooth, vessel_map_sigma
-
-CROP = Job(Path("c.png"), Path("c.png"), "disc")
 
 
 def grey_levels(path):
@@ -34,11 +32,6 @@ def grey_levels(path):
 
 def densities():
     return list(csv.DictReader(Path("synthetic_octa/densities.csv").read_text().splitlines()))
-
-
-def synthesis_with(*options):
-    """A synthesis with some options, and weights that are not loaded."""
-    return gen.Synthesis(None, Settings(), gen.parse_command_line(["a.png", *options]), None, "", "small/ckpt-4 (1a)")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +151,7 @@ def test_existing_results_are_kept_and_missing_ones_made(folder):
     complete = {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")}
     table = Path("synthetic_octa/densities.csv")
     table.write_text(table.read_text().rpartition(',"')[0])  # as an interrupted writer might leave it
-    gen.write_png(np.zeros((1, 1), np.uint8), Path("synthetic_octa/a.png"), read_made_with("synthetic_octa/a.png"))
+    write_png(np.zeros((1, 1), np.uint8), Path("synthetic_octa/a.png"), read_origin(Path("synthetic_octa/a.png")))
     assert gen.main(["photos", "--vessels"]) == 0
     assert Image.open("synthetic_octa/a.png").size == (1, 1)
     assert table.read_bytes() == complete["densities.csv"]
@@ -174,7 +167,7 @@ def test_results_made_in_another_way_are_not_mixed(folder, refused, other):
     before = {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")}
     error = refused(gen, "photos", "--vessels", *other)
     assert "synthetic_octa/a.png: was made with small/best/ckpt-3 (" in error
-    assert error.endswith("; add --overwrite, or choose another --output\n")
+    assert error.endswith("; choose another --output, or replace it with --overwrite\n")
     assert {name: Path("synthetic_octa", name).read_bytes() for name in files_below("synthetic_octa")} == before
 
 
@@ -184,25 +177,23 @@ def test_octa_of_other_weights_is_not_kept(folder, refused):
     assert "synthetic_octa/a.png: was made with small/best/ckpt-3 (" in error
 
 
-def test_map_of_other_weights_is_not_kept(folder, refused):
-    assert gen.main(["photos/a.png", "--vessels"]) == 0
-    assert gen.main(["photos/a.png", "--weights", "last", "--overwrite"]) == 0
-    error = refused(gen, "photos/a.png", "--vessels", "--weights", "last")
-    assert "synthetic_octa/a_vessels.png: was made with small/best/ckpt-3 (" in error
-
-
 def test_png_that_does_not_say_how_it_was_made_is_not_kept(folder, refused):
     Path("synthetic_octa").mkdir()
     Image.new("L", (100, 100)).save("synthetic_octa/a.png")
-    assert "synthetic_octa/a.png: was made with an earlier version, not small/" in refused(gen, "photos/a.png")
+    assert "synthetic_octa/a.png: was made with another program, not small/" in refused(gen, "photos/a.png")
 
 
-def test_every_png_says_how_it_was_made(folder):
+def test_every_png_tells_its_origin(folder):
     assert gen.main(["photos", "--vessels", "--figure"]) == 0
     pngs = [name for name in files_below("synthetic_octa") if name.endswith(".png")]
-    said = {read_made_with(Path("synthetic_octa", name)) for name in pngs if name != "sheet_1.png"}
-    assert said == {row["made_with"] for row in densities()}
-    assert said == {f"{read_made_with(Path('synthetic_octa/sheet_1.png'))}, 45 degrees"}
+    told = {read_origin(Path("synthetic_octa", name)) for name in pngs if name != "sheet_1.png"}
+    assert told == {Origin(row["photo_digest"], row["made_with"], row["source"]) for row in densities()}
+
+
+def test_sheet_tells_how_its_figures_were_made(folder):
+    assert gen.main(["photos", "--figure"]) == 0
+    figure, sheet = (read_origin(Path("synthetic_octa", name)).made_with for name in ("a_figure.png", "sheet_1.png"))
+    assert figure == f"{sheet}, 45 degrees"
 
 
 def test_results_in_an_input_folder_are_no_photographs(folder):
@@ -228,7 +219,9 @@ def test_disagreement_of_an_earlier_command_is_removed(folder):
 def test_figures_of_photographs_with_one_name_say_their_subfolders(folder, monkeypatch):
     Path("photos/below/b.jpg").rename("photos/below/a.jpg")
     shown = []
-    monkeypatch.setattr(gen, "write_figure", lambda figure, path: shown.append((figure.name, figure.passes)))
+    monkeypatch.setattr(
+        photo_synthesis, "write_figure", lambda figure, path: shown.append((figure.name, figure.passes))
+    )
     assert gen.main(["photos", "--figure", "--fast"]) == 0
     assert shown == [("a.png", "one pass"), ("below/a.jpg", "one pass")]
 
@@ -247,40 +240,12 @@ def test_results_are_kept_from_every_current_folder(folder, monkeypatch, capsys)
     assert "1 of 1 photographs have results" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("options", "job", "words"),
-    [
-        ([], Job(Path("a.png"), Path("a.png")), ", 45 degrees"),
-        (["--fast", "--field-degrees", "30"], Job(Path("a.png"), Path("a.png")), ", one pass, 30 degrees"),
-        (["--px-per-mm", "7.5"], Job(Path("a.png"), Path("a.png")), ", 7.5 px per mm"),
-        (["--published"], Job(Path("a.png"), Path("a.png")), ", as published, 45 degrees"),
-        (["--field-degrees", "30"], CROP, ""),
-        (["--px-per-mm", "80"], CROP, ", 80 px per mm"),
-    ],
-)
-def test_row_says_how_results_were_made(options, job, words):
-    assert synthesis_with(*options).made_with(job) == "small/ckpt-4 (1a)" + words
-
-
-@pytest.mark.parametrize(
-    ("width_mm", "options", "scale", "assumed"),
-    [
-        (3.0, [], 100, False),
-        (None, [], 300 / 4.5, True),
-        (None, ["--field-degrees", "30"], 300 / 4.5, True),
-        (3.0, ["--px-per-mm", "80"], 80, False),
-    ],
-)
-def test_scale_of_a_crop_is_that_of_its_width(width_mm, options, scale, assumed):
-    synthesis, job = synthesis_with(*options), replace(CROP, width_mm=width_mm)
-    assert synthesis.px_per_mm(job, synthesis.diameter(job, None), 300) == pytest.approx(scale)
-    assert synthesis.is_assumed(job) == assumed
-
-
 def test_figure_has_the_width_of_the_table_of_pairs(folder, monkeypatch):
     Path("pairs.csv").write_text("fundus,octa,subject,octa_mm,split\nphotos/a.png,photos/a.png,Ann,4,test\n")
     shown = []
-    monkeypatch.setattr(gen, "write_figure", lambda figure, path: shown.append((figure.px_per_mm, figure.is_assumed)))
+    monkeypatch.setattr(
+        photo_synthesis, "write_figure", lambda figure, path: shown.append((figure.px_per_mm, figure.is_assumed))
+    )
     assert gen.main(["--dataset", "pairs.csv", "--figure"]) == 0
     assert shown == [(25, False)]  # 100 px
 

@@ -162,7 +162,7 @@ def test_weights_are_described_alike_from_every_folder(runs, monkeypatch, name):
         monkeypatch.chdir(folder)
         path = pix_weights.load_weights(Generator(3, (None, None), 1), run)
         texts.add(pix_weights.made_from(run, path))
-    assert re.fullmatch(rf"{name}/(best/)?ckpt-\d+(\.npz)? \([0-9a-f]{{8}}\)", texts.pop())
+    assert re.fullmatch(rf"{name}/(best/)?ckpt-\d+(\.npz)? \([0-9a-f]{{8}}\), float32, version [\d.]+", texts.pop())
     assert not texts
 
 

@@ -26,6 +26,7 @@ import pix_pix_eval as evaluate
 import pix_pix_gen as gen
 import pix_pix_train as train
 import pix_run
+from finished import Origin, write_png
 from pix_devices import new_optimizer
 from pix_generator import Generator
 from pix_layers import layers_of
@@ -329,7 +330,7 @@ def test_file_without_room_does_not_exist(tmp_path):
     path = tmp_path / "x.png"
     noise = np.random.default_rng(0).integers(0, 256, (99, 99), dtype=np.uint8)
     with largest_file(1000), pytest.raises(OSError, match=re.escape(str(path))) as caught:
-        gen.write_png(noise, path, "made with noise")
+        write_png(noise, path, Origin("", "made with noise"))
     assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
 

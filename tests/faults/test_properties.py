@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataset_load_mod import read_image
+from finished import printable
 from pair_table import names_of, read_pairs, shared_out
-from photo_jobs import check_jobs, list_jobs, printable
+from photo_jobs import check_jobs, list_jobs
 from pix_command import UserError, flag, one_line, read_table, write_table
 from pix_log import read_metrics
 from pix_settings import Settings, as_options, parse_command_line
@@ -92,8 +93,9 @@ def test_any_bytes_are_a_table_of_pairs_or_refused(folder, content):
 def test_any_bytes_are_a_list_of_photographs_or_refused(folder, content):
     path = folder / "list.csv"
     path.write_bytes(content)
-    jobs, refusal = tried(lambda: list_jobs([str(path)], folder / "out"))
-    assert refusal or tried(lambda: check_jobs(jobs, folder / "out")) != (None, "")
+    given = {"field_degrees": None, "px_per_mm": None, "mask": None}
+    listing, refusal = tried(lambda: list_jobs([str(path)], folder / "out", given))
+    assert refusal or tried(lambda: check_jobs(listing.jobs, folder / "out")) != (None, "")
 
 
 @CASES
