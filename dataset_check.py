@@ -8,16 +8,13 @@ import numpy as np
 from dataset_load_mod import (
     CUT,
     PUBLISHED_SPLITS,
-    DataError,
-    is_leftover,
     list_eyes,
     list_full_fields,
     load_data_cases,
     load_pair,
-    read_fundus,
     validation_full_field,
-    visible_below,
 )
+from image_files import DataError, is_leftover, read_fundus, visible_below
 from pair_table import is_table, origin_of_splits
 from pix_command import one_line, progress_bar
 from pix_settings import DEFAULT_SHARES

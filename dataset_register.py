@@ -60,19 +60,15 @@ import numpy as np
 from skimage.transform import resize
 
 from dataset_load_mod import (
-    DataError,
     Pair,
     field_of_view,
     find_dataset,
     list_eyes,
     load_data_cases,
     load_pair,
-    octa_to_grey,
-    read_fundus,
-    read_image,
     resized_to,
-    visible_below,
 )
+from image_files import DataError, octa_to_grey, read_fundus, read_image, visible_below
 from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, digest_of, write_image
 from pair_table import ANY_SHARES, FILES, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor

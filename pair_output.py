@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset_load_mod import FORMATS, DataError, is_leftover, read_image
+from image_files import FORMATS, DataError, is_leftover, read_image
 from pair_table import PairRow
 from pix_command import OptionError, atomic_file, read_table, why, write_table
 
