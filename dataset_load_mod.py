@@ -32,8 +32,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from camera_field import Field, find_field
 from dataset_download import download, holds_dataset
-from image_files import FORMATS as FORMATS
-from image_files import DataError, read_fundus, read_octa
+from image_files import FORMATS, DataError, read_fundus, read_octa
 from image_files import octa_to_grey as octa_to_grey
 from image_files import visible_below as visible_below
 from pair_table import PairRow, PairTableError, is_table, read_pairs
@@ -162,7 +161,7 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
     found: dict[tuple[int, str], Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = FILE_NAME.fullmatch(path.name)
-        if not match:
+        if not match or path.suffix.lower() not in FORMATS:
             continue
         key = (int(match["subject"]), match["eye"].upper())
         if key in found:
