@@ -258,9 +258,10 @@ def tiff_header(path: Path) -> Stored | int:
 
 def complete_page(path: Path, pages: "Sequence[TiffPage]") -> tuple[int, "TiffPage"]:
     """The only page of a TIFF that is no reduced copy or mask, and its number. Raises DataError if there is none."""
-    found = [(number, page) for number, page in enumerate(pages) if not page.subfiletype & (REDUCED | MASK)]
-    if not found and len(pages) == 1 and SUB_PAGES not in pages[0].tags:
-        found = [(0, pages[0])]  # its program only calls it so
+    every = [(number, pages[number]) for number in range(len(pages))]  # iteration would not end at a circle
+    found = [(number, page) for number, page in every if not page.subfiletype & (REDUCED | MASK)]
+    if not found and len(every) == 1 and SUB_PAGES not in every[0][1].tags:
+        found = every  # its program only calls it so
     if not found:
         raise DataError(f"{path}: contains only reduced copies; save the complete image as PNG or TIFF")
     check_number(path, len(found))

@@ -106,6 +106,16 @@ def test_two_files_of_one_eye_are_refused(root):
         dlm.load_data_cases(root)
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".JPE", ".jp2", ".ppm"])
+def test_data_set_may_have_any_format_of_images(root, suffix):
+    for kind in ("fundus", "octa"):
+        path = root / "cropped" / kind / "disc" / "1_OD.png"
+        Image.open(path).convert("RGB").save(path.with_suffix(suffix))
+        path.unlink()
+    cases, unpaired = dlm.load_data_cases(root)
+    assert (cases["fundus"][0].suffix, cases["octa"][0].suffix, unpaired) == (suffix, suffix, [])
+
+
 @pytest.mark.parametrize("name", ["fov45", "fov_45"])
 def test_whole_photographs_are_found_under_both_names(root, name):
     (root / "fov45").rename(root / name)
@@ -408,6 +418,21 @@ def test_check_prints_a_command_that_a_shell_reads(root, capsys):
     path = write_table_of_pairs(root, "all pairs.csv", ("1_OD.png", "1_OD.png", "train"))
     assert dlm.main(["check", str(path)]) == 0
     assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--data", str(path)]
+
+
+def test_check_names_columns_that_no_program_uses(root, capsys):
+    path = write_table_of_pairs(root, "pairs.csv", ("1_OD.png", "1_OD.png", "train"))
+    path.write_text(
+        path.read_text().replace("subject,split", "Subject,split,age,px per mm").replace("train", "train,70,9")
+    )
+    assert dlm.main(["check", str(path)]) == 0
+    assert "columns that are not used: age, px per mm\n" in capsys.readouterr().out
+
+
+def test_check_names_no_column_of_a_table_that_has_only_known_ones(root, capsys):
+    path = write_table_of_pairs(root, "pairs.csv", ("1_OD.png", "1_OD.png", "train"))
+    assert dlm.main(["check", str(path)]) == 0
+    assert "not used" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("options", "named"), [([], "data/UT-FSOCTA-v1"), (["nowhere"], "nowhere")])
