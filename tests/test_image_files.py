@@ -327,14 +327,13 @@ def test_tiff_with_packed_bits_is_read_as_it_says(tmp_path, random, bits, channe
     assert assumed_bits(tmp_path / "a.tif") is None
 
 
-@pytest.mark.parametrize("bits", [8, 12, 16])
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("bits", "packed"), [(8, False), (12, False), (12, True), (16, False)])
 def test_white_is_zero_is_read_as_white(tmp_path, random, bits, packed):
     image = deep(random, 1, bits)
     if packed:
         write_packed_tiff(tmp_path / "a.tif", image, bits, photometric=0)
     else:
-        write_tiff(tmp_path / "a.tif", image, photometric="miniswhite")
+        write_tiff(tmp_path / "a.tif", image.astype(np.uint8 if bits == 8 else np.uint16), photometric="miniswhite")
     assert np.array_equal(read_fundus(tmp_path / "a.tif"), 255 - in_eight(image, bits))
 
 
