@@ -8,17 +8,14 @@ import numpy as np
 from dataset_load_mod import (
     CUT,
     PUBLISHED_SPLITS,
-    DataError,
-    is_leftover,
     list_eyes,
     list_full_fields,
     load_data_cases,
     load_pair,
-    read_fundus,
     validation_full_field,
-    visible_below,
 )
-from pair_table import is_table, origin_of_splits
+from image_files import DataError, is_leftover, read_fundus, visible_below
+from pair_table import is_table, origin_of_splits, unknown_columns
 from pix_command import one_line, progress_bar
 from pix_settings import DEFAULT_SHARES
 from ut_fsocta import OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS
@@ -39,6 +36,7 @@ class Findings:
     black: list[float]  # share of each usable crop that is outside the camera's field
     whole: int  # photographs that show the camera's whole field
     obstacles: list[str]  # why training could not start; empty if it could
+    columns: list[str]  # of a table that no program uses
 
 
 def check_dataset(dataset: Path) -> Findings:
@@ -92,7 +90,8 @@ def check_dataset(dataset: Path) -> Findings:
         obstacles.append(f"no pair to train on; the split is: {origin}; {advice}")
     pairs = {split: int(splits.get(split, 0)) for split in (*PUBLISHED_SPLITS, "unused")}
     unknown = {"eye": int((cases["eye"] == "").sum()), "region": int((cases["region"] == OTHER_REGION).sum())}
-    return Findings(folders, pairs, origin, unpaired, ignored, faults, sizes, unknown, black, whole, obstacles)
+    columns = unknown_columns(dataset) if is_table(dataset) else []
+    return Findings(folders, pairs, origin, unpaired, ignored, faults, sizes, unknown, black, whole, obstacles, columns)
 
 
 def print_findings(dataset: Path, found: Findings) -> None:
@@ -106,6 +105,8 @@ def print_findings(dataset: Path, found: Findings) -> None:
         print()
     print("pairs: " + ", ".join(f"{split} {number}" for split, number in found.pairs.items()))
     print(f"split: {found.origin}")
+    if found.columns:
+        print(one_line(f"columns that are not used: {', '.join(found.columns)}"))
     for what, number in found.unknown.items():
         if number:
             print(f"{what}: unknown for {number} pairs; scores that depend on it are left out")

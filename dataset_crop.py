@@ -64,16 +64,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from camera_field import DEGREES, FIELD_MM
-from dataset_load_mod import (
-    ENTIRELY_DARK,
-    DataError,
-    field_to_use,
-    find_dataset,
-    octa_to_grey,
-    read_fundus,
-    read_octa,
-)
+from dataset_load_mod import ENTIRELY_DARK, field_to_use, find_dataset
 from finished import digest_of
+from image_files import DataError, octa_to_grey, read_fundus, read_octa
 from octa_place import Place, Seen, corners, cut, find_place
 from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pix_predict import Predictor, announced_predictor

@@ -15,9 +15,7 @@ Images stay uint8 on [0, 255] in memory and are decoded once per run; they becom
 import argparse
 import hashlib
 import mmap
-import os
 import shlex
-import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,13 +27,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from camera_field import Field, find_field
 from dataset_download import download, holds_dataset
+from image_files import FORMATS, DataError, read_fundus, read_octa
+from image_files import octa_to_grey as octa_to_grey
+from image_files import visible_below as visible_below
 from pair_table import PairRow, PairTableError, is_table, read_pairs
-from pix_command import OneLineParser, UserError, exit_status, report_error, why
+from pix_command import OneLineParser, exit_status, report_error
 from pix_settings import DEFAULT_SHARES, SAMPLE_RETINAS
 from ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
 
@@ -49,21 +50,12 @@ FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the Zenodo record's name, and the on
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
 CASE_COLUMNS = PairRow._fields
 FUNDUS_CHANNELS = 3
-MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more would take gigabytes
-EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
-TWELVE_BITS = 2**12 - 1  # brightest grey level
-SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
 ENTIRELY_DARK = "is entirely dark; remove it, or replace it with the right photograph"
 CUT = "crop the photograph to the area of its OCT-A (with dataset_crop.py)"
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # of images
 SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that rounding explains
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
-
-
-class DataError(UserError):
-    """Data that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +161,7 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
     found: dict[tuple[int, str], Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = FILE_NAME.fullmatch(path.name)
-        if not match:
+        if not match or path.suffix.lower() not in FORMATS:
             continue
         key = (int(match["subject"]), match["eye"].upper())
         if key in found:
@@ -178,98 +170,7 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
     return found
 
 
-def visible_below(folder: Path) -> list[Path]:
-    """Files and folders below a folder, sorted, without the leftovers of a Mac or an editor.
-
-    Follows links to folders, except those to a folder that contains the link: they would lead in a circle.
-
-    Raises:
-        OSError: a folder cannot be read; `Path.rglob` would skip it silently.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    found = []
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        above = {path.resolve() for path in (Path(place), *Path(place).absolute().parents)}
-        folders[:] = [name for name in folders if not is_leftover(name) and Path(place, name).resolve() not in above]
-        found += [Path(place, name) for name in (*folders, *files) if not is_leftover(name)]
-    return sorted(found)
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is a leftover of a Mac or an editor."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
 # --- files -> images -------------------------------------------------------------------------------------------------
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read PNG, JPEG, TIFF or BMP of 8 or 16 bits: grey, RGB, RGBA, CMYK or palette.
-
-    Returns:
-        (height, width, 4), uint8: red, green, blue, alpha (255 where the file has none).
-
-    Raises:
-        DataError: the file cannot be read, or its pixel format is not supported.
-    """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: not a file (a folder, pipe or device)")  # reading a pipe would block
-    try:
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise DataError(f"{path}: {file.width} x {file.height} px; at most {MAX_PIXELS // 10**6} megapixels")
-            if file.format in ("PNG", "TIFF") and file.n_frames > 1:  # in a JPEG, the others are previews
-                raise DataError(f"{path}: contains {file.n_frames} images; save the right one as a separate file")
-            image = ImageOps.exif_transpose(file)
-            if image.mode in SIXTEEN_BIT_MODES:
-                image = Image.fromarray(from_sixteen_bits(np.asarray(image).astype(np.uint16)))
-            elif image.mode == "I" and file.format == "PNG":  # how older Pillow versions return a grey PNG of 16 bits
-                image = Image.fromarray(from_sixteen_bits(np.asarray(image)))
-            elif image.mode not in EIGHT_BIT_MODES:
-                raise DataError(f"{path}: pixel format {image.mode!r}; save it with 8 or 16 bits per channel")
-            return np.array(image.convert("RGBA"))
-    except DataError:
-        raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        OverflowError,
-        LookupError,
-        struct.error,
-        MemoryError,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow's errors for damaged files
-        reason = "not an image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else why(error)
-        raise DataError(f"{path}: cannot be read as an image ({reason})") from error
-
-
-def from_sixteen_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey levels on [0, 65535], or on [0, 4095] from 12-bit cameras -> uint8 on [0, 255]."""
-    return np.round(grey / (TWELVE_BITS if grey.max() <= TWELVE_BITS else 2**16 - 1) * 255).astype(np.uint8)
-
-
-def read_fundus(path: Path) -> np.ndarray:
-    """Read a fundus photograph: (height, width, 3), uint8. Raises DataError as `read_image`."""
-    return read_image(path)[..., :FUNDUS_CHANNELS]
-
-
-def read_octa(path: Path, channels: int) -> np.ndarray:
-    """Read an OCT-A image: (height, width, channels), uint8. Raises DataError as `read_image`.
-
-    One channel is the mean of red, green and blue, which are nearly equal; four are RGBA as in the file.
-    """
-    image = read_image(path)
-    return octa_to_grey(image).round().astype(np.uint8)[..., np.newaxis] if channels == 1 else image
-
-
-def octa_to_grey(octa: np.ndarray) -> np.ndarray:
-    """One plane (height, width) of an OCT-A image (height, width, 1 or 4): the mean of its colours, without alpha."""
-    return octa[..., :3].mean(axis=-1)
 
 
 def field_of_view(fundus: np.ndarray) -> np.ndarray:

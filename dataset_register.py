@@ -60,20 +60,16 @@ import numpy as np
 from skimage.transform import resize
 
 from dataset_load_mod import (
-    DataError,
     Pair,
     field_of_view,
     find_dataset,
     list_eyes,
     load_data_cases,
     load_pair,
-    octa_to_grey,
-    read_fundus,
-    read_image,
     resized_to,
-    visible_below,
 )
 from finished import digest_of
+from image_files import WRITTEN_FORMATS, DataError, octa_to_grey, read_fundus, read_image, visible_below
 from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pair_table import ANY_SHARES, FILES, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
@@ -113,7 +109,11 @@ class DataSet:
         """The OCT-A of a case and the maps made from it, each with the path that it is written to."""
         key = case.subject, case.eye
         maps = (list_eyes(self.source / "cropped" / name / case.region).get(key) for name in MADE_FROM_OCTA)
-        return [self.placed(path) for path in (case.octa, *maps) if path is not None]
+        moving = (self.placed(path) for path in (case.octa, *maps) if path is not None)
+        return [
+            (path, target if target.suffix.lower() in WRITTEN_FORMATS else target.with_suffix(".png"))
+            for path, target in moving
+        ]
 
     def placed(self, path: Path) -> tuple[Path, Path]:
         """A file and the path that it is written to."""

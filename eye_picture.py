@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dataset_load_mod import Pair, black_outside, octa_to_grey
+from dataset_load_mod import Pair, black_outside
+from image_files import octa_to_grey
 from pix_predict import Predictor
 from vessel_metrics import vessel_map
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset_load_mod import FORMATS, DataError, is_leftover, read_image
 from finished import MADE_WITH, Origin, Record
+from image_files import WRITTEN_FORMATS, DataError, is_leftover, read_image
 from pair_table import PairRow
 from pix_command import OptionError, atomic_file, why
 
@@ -91,10 +91,10 @@ class PairRecord(Record):
 def beside_table(kind: str, case: Case) -> Path:
     """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, relative to the written table.
 
-    In its own format, or as PNG if that is not one of FORMATS.
+    In its own format, or as PNG if that is not one of WRITTEN_FORMATS.
     """
     suffix = getattr(case, kind).suffix
-    return Path(kind, case.name + (suffix if suffix.lower() in FORMATS else ".png"))
+    return Path(kind, case.name + (suffix if suffix.lower() in WRITTEN_FORMATS else ".png"))
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -121,7 +121,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write an image (height, width, 3 or 4), uint8, in the format of the path's suffix; a grey, opaque one as grey."""
-    kind = FORMATS[path.suffix.lower()]
+    kind = WRITTEN_FORMATS[path.suffix.lower()]
     colours, alpha = image[..., :3], image[..., 3:]
     if (colours == colours[..., :1]).all() and (alpha == 255).all():
         image = colours[..., 0]  # grey

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from pix_command import UserError, numbered_rows
@@ -182,6 +182,12 @@ def number_in(cell: str, least: float, most: float, place: str, unit: str = "") 
     return number
 
 
+def unknown_columns(path: Path) -> list[str]:
+    """The columns of a table that are none of KNOWN, and that no program uses. Raises OptionError as `table_rows`."""
+    rows = table_rows(path)
+    return [column for column in rows[0][1] if column not in KNOWN] if rows else []
+
+
 def origin_of_splits(path: Path, shares: str) -> str:
     """Where the splits of a table come from, in words. Raises OptionError if it cannot be read."""
     rows = table_rows(path)
@@ -241,13 +247,19 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
 
 def names_of(files: Sequence[Path]) -> list[str]:
     """Unique names of different files: their paths below their common folder, without suffix where that is unique."""
-    whole = [os.path.abspath(file) for file in files]
-    common = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))
-    below = [Path(path).relative_to(common) for path in whole]
+    below = below_common([Path(os.path.abspath(file)) for file in files])
     short = [path.with_suffix("").as_posix() for path in below]
     count = Counter(short)
     names = [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
     return names if len(set(names)) == len(names) else [path.as_posix() for path in below]  # a.png, a.tif, a.png.png
+
+
+def below_common(files: Sequence[PurePath]) -> list[PurePath]:
+    """Absolute paths relative to their common folder; drives of Windows, which have none in common, become folders."""
+    for folder in files[0].parents:
+        if all(file.is_relative_to(folder) for file in files):
+            return [file.relative_to(folder) for file in files]
+    return [type(file)(file.drive.replace(":", "").strip("\\"), *file.parts[1:]) for file in files]
 
 
 def by_value(text: str) -> tuple[bool, int, str]:

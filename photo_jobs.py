@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from camera_field import DEGREES, FIELD_MM, Field
-from dataset_load_mod import FORMATS, list_eyes, list_full_fields, load_data_cases, visible_below
+from dataset_load_mod import list_eyes, list_full_fields, load_data_cases
 from finished import read_origin
-from image_files import left_out
+from image_files import FORMATS, left_out, visible_below
 from pair_table import FILES, PairTableError, existing, is_table, number_in, readings, table_rows
 from pix_command import SCALES, OptionError, one_line
 from pix_settings import Settings

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from camera_field import Field
-from dataset_load_mod import ENTIRELY_DARK, DataError, field_to_use, octa_to_grey, read_fundus
+from dataset_load_mod import ENTIRELY_DARK, field_to_use
 from finished import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
-from image_files import assumed_bits
+from image_files import DataError, assumed_bits, octa_to_grey, read_fundus
 from photo_figure import Shown, write_figure, write_sheets
 from photo_jobs import DISAGREEMENT, FIGURE, MAPS, Job
 from photo_trust import Trust, judge

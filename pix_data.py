@@ -12,7 +12,6 @@ from dataset_load_mod import (
     DATA_FOLDERS,
     FUNDUS_CHANNELS,
     SAMPLE_SET,
-    DataError,
     Pair,
     continue_outside,
     find_dataset,
@@ -20,10 +19,10 @@ from dataset_load_mod import (
     load_data_cases,
     load_pairs,
     photo_digest,
-    read_fundus,
     seen_subjects,
     validation_full_field,
 )
+from image_files import DataError, read_fundus
 from pair_table import is_table, origin_of_splits
 from patch_batches import SamplePatches, TrainingPatches, training_image
 from phantom.dataset import DEFAULT_SUBJECTS, write_dataset

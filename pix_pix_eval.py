@@ -79,14 +79,7 @@ from tensorboard.plugins.hparams import api as hp
 
 import eval_figures
 import eval_report
-from dataset_load_mod import (
-    DataError,
-    black_outside,
-    find_dataset,
-    load_pair,
-    octa_to_grey,
-    read_image,
-)
+from dataset_load_mod import black_outside, find_dataset, load_pair
 from eval_inputs import (
     DRAWN,
     HAS_SEEN,
@@ -109,6 +102,7 @@ from eye_measures import (
     EyeToMeasure,
     measure_eye,
 )
+from image_files import DataError, octa_to_grey, read_image
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run, seen_by, step_of
 from pix_weights import run_to_use

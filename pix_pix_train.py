@@ -30,8 +30,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataset_load_mod import FUNDUS_CHANNELS, Pair, field_to_use, octa_to_grey
+from dataset_load_mod import FUNDUS_CHANNELS, Pair, field_to_use
 from eye_picture import LARGE, beside_fundus, pictures_of
+from image_files import octa_to_grey
 from patch_batches import SamplePatches, TrainingPatches
 from pix_data import RunData, load_run_data, training_patches
 from pix_devices import (

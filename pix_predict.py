@@ -23,12 +23,12 @@ from dataset_load_mod import (
     black_outside,
     continue_outside,
     cut_at_corners,
-    octa_to_grey,
     patch_corners,
     put_img_back_from_patches,
     reflect_to_multiple,
     reflect_to_patch,
 )
+from image_files import octa_to_grey
 from pix_devices import precision_to_predict, set_up_gpus
 from pix_generator import Generator
 from pix_layers import layers_of

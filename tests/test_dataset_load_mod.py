@@ -1,6 +1,5 @@
 """From files to patches and back."""
 
-import os
 import shlex
 from itertools import chain
 from pathlib import Path
@@ -60,31 +59,6 @@ def test_sample_set_is_found_by_its_word(project):
     assert dlm.find_dataset("phantom", "--data") == Path("data/phantom/UT-FSOCTA-v1")
 
 
-@pytest.mark.parametrize("leftover", ["._1.png", ".trash/1.png", "__MACOSX/1.png", "a/__MACOSX/1.png"])
-def test_leftovers_of_a_mac_or_an_editor_are_not_visible(tmp_path, leftover):
-    for name in ("a/1.png", leftover):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert dlm.visible_below(tmp_path) == [tmp_path / "a", tmp_path / "a/1.png"]
-
-
-def test_linked_folders_are_searched(tmp_path):
-    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
-    for path in (folder, elsewhere):
-        path.mkdir()
-    (elsewhere / "1.png").touch()
-    (folder / "link").symlink_to(elsewhere)
-    assert dlm.visible_below(folder) == [folder / "link", folder / "link/1.png"]
-
-
-def test_links_that_lead_in_a_circle_are_left_out(tmp_path):
-    for name, target in (("a/b", "../b"), ("b/a", "../a")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(target)
-    (tmp_path / "b/1.png").touch()
-    assert dlm.visible_below(tmp_path) == [tmp_path / name for name in ("a", "a/b", "a/b/1.png", "b", "b/1.png", "b/a")]
-
-
 def test_cases_are_paired_by_name_and_split_by_subject(root):
     cases, unpaired = dlm.load_data_cases(root)
     assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa", "octa_mm", "name")
@@ -132,6 +106,16 @@ def test_two_files_of_one_eye_are_refused(root):
         dlm.load_data_cases(root)
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".JPE", ".jp2", ".ppm"])
+def test_data_set_may_have_any_format_of_images(root, suffix):
+    for kind in ("fundus", "octa"):
+        path = root / "cropped" / kind / "disc" / "1_OD.png"
+        Image.open(path).convert("RGB").save(path.with_suffix(suffix))
+        path.unlink()
+    cases, unpaired = dlm.load_data_cases(root)
+    assert (cases["fundus"][0].suffix, cases["octa"][0].suffix, unpaired) == (suffix, suffix, [])
+
+
 @pytest.mark.parametrize("name", ["fov45", "fov_45"])
 def test_whole_photographs_are_found_under_both_names(root, name):
     (root / "fov45").rename(root / name)
@@ -139,80 +123,6 @@ def test_whole_photographs_are_found_under_both_names(root, name):
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("mode", "suffix", "options", "tolerance"),
-    [
-        ("RGB", "png", {}, 0),
-        ("RGBA", "png", {}, 0),
-        ("RGB", "bmp", {}, 0),
-        ("RGB", "tif", {"compression": "tiff_lzw"}, 0),
-        ("RGBA", "tif", {"compression": "tiff_lzw"}, 0),
-        ("RGB", "jpg", {"quality": 95}, 12),
-        ("CMYK", "jpg", {"quality": 95}, 12),
-        ("P", "png", {}, 60),  # 256 colours
-    ],
-)
-def test_colour_images_are_read(tmp_path, random, mode, suffix, options, tolerance):
-    fundus = fake_fundus(random, 40, 50)
-    path = tmp_path / f"1_OD.{suffix}"
-    Image.fromarray(fundus).convert(mode).save(path, **options)
-    read = dlm.read_fundus(path)
-    assert (read.shape, read.dtype) == ((40, 50, 3), np.uint8)
-    assert np.abs(read.astype(int) - fundus).max() <= tolerance
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_become_eight(tmp_path, suffix):
-    values = np.array([[0, 257 * 7, 257 * 128, 65535]], dtype=np.uint16)
-    path = tmp_path / f"1_OD.{suffix}"
-    Image.fromarray(values).save(path)
-    assert dlm.read_octa(path, 1)[..., 0].tolist() == [[0, 7, 128, 255]]
-    assert dlm.read_fundus(path)[0, 1].tolist() == [7, 7, 7]
-
-
-def test_twelve_bits_in_sixteen_use_all_grey_levels(tmp_path):
-    Image.fromarray(np.array([[0, 2048, 4095]], dtype=np.uint16)).save(tmp_path / "1_OD.png")
-    assert dlm.read_octa(tmp_path / "1_OD.png", 1)[..., 0].tolist() == [[0, 128, 255]]
-
-
-def test_pipe_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "1_OD.png")
-    with pytest.raises(dlm.DataError, match=r"1_OD\.png: not a file"):
-        dlm.read_image(tmp_path / "1_OD.png")
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "LA"])
-def test_grey_images_are_read(tmp_path, mode):
-    grey = np.uint8([[0, 255, 0], [255, 255, 0]])
-    path = tmp_path / "1_OD.png"
-    Image.fromarray(grey).convert(mode).save(path)
-    assert np.array_equal(dlm.read_octa(path, 1)[..., 0], grey)
-    assert np.array_equal(dlm.read_octa(path, 4), np.dstack([grey, grey, grey, np.full_like(grey, 255)]))
-
-
-def test_octa_has_one_channel_or_four(tmp_path):
-    rgba = np.uint8([[[10, 11, 15, 255], [0, 0, 0, 128]]])
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    assert dlm.read_octa(tmp_path / "a.png", 1).tolist() == [[[12], [0]]]
-    assert np.array_equal(dlm.read_octa(tmp_path / "a.png", 4), rgba)
-
-
-@pytest.mark.parametrize("content", [b"", b"this is no image", None, "float"])
-def test_file_that_cannot_be_read_is_named(tmp_path, random, content):
-    path = tmp_path / "7_OS.png"
-    if content is None:
-        Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
-        content = path.read_bytes()[:3000]
-    if content == "float":
-        path = tmp_path / "7_OS.tif"
-        Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(dlm.DataError, match=str(path)) as caught:
-        dlm.read_image(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_octa_of_another_size_is_resized_to_its_photograph(tmp_path):
@@ -508,6 +418,21 @@ def test_check_prints_a_command_that_a_shell_reads(root, capsys):
     path = write_table_of_pairs(root, "all pairs.csv", ("1_OD.png", "1_OD.png", "train"))
     assert dlm.main(["check", str(path)]) == 0
     assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--data", str(path)]
+
+
+def test_check_names_columns_that_no_program_uses(root, capsys):
+    path = write_table_of_pairs(root, "pairs.csv", ("1_OD.png", "1_OD.png", "train"))
+    path.write_text(
+        path.read_text().replace("subject,split", "Subject,split,age,px per mm").replace("train", "train,70,9")
+    )
+    assert dlm.main(["check", str(path)]) == 0
+    assert "columns that are not used: age, px per mm\n" in capsys.readouterr().out
+
+
+def test_check_names_no_column_of_a_table_that_has_only_known_ones(root, capsys):
+    path = write_table_of_pairs(root, "pairs.csv", ("1_OD.png", "1_OD.png", "train"))
+    assert dlm.main(["check", str(path)]) == 0
+    assert "not used" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("options", "named"), [([], "data/UT-FSOCTA-v1"), (["nowhere"], "nowhere")])

@@ -210,6 +210,16 @@ def test_each_pair_has_a_figure(registered):
     assert pixels(registered.folder, "out/registration", figures[0]).shape == (SIDE, 3 * SIDE, 3)
 
 
+def test_octa_of_a_format_that_is_not_written_becomes_png(folder):
+    octa = folder / CROPPED / "octa" / "disc"
+    Image.open(octa / "1_OD.png").convert("RGB").save(octa / "1_OD.ppm")
+    (octa / "1_OD.png").unlink()
+    assert register(folder) == 0
+    assert pixels(folder, "out/UT-FSOCTA-v1/cropped/octa/disc/1_OD.png").any()
+    assert not (folder / "out/UT-FSOCTA-v1/cropped/octa/disc/1_OD.ppm").exists()
+    assert rows(folder)["1_OD"]["verdict"] == "registered"
+
+
 def test_grey_octa_of_another_format_stays_so(folder):
     octa = folder / CROPPED / "octa" / "disc"
     grey = pixels(octa, "1_OD.png")[..., 0]

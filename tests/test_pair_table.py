@@ -1,12 +1,12 @@
 """A table of pairs: its columns, names, subjects and splits, and each mistake by its row."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 import pair_table
-from pair_table import PairTableError, names_of, read_pairs, shared_out
+from pair_table import PairTableError, below_common, names_of, read_pairs, shared_out
 from ut_fsocta import parse_shares
 
 
@@ -206,6 +206,19 @@ def test_a_folder_with_the_ending_of_a_table_is_no_table(tmp_path):
 def test_names_are_unique_even_if_one_is_another_with_its_suffix():
     names = names_of([Path("x/a.png"), Path("x/a.tif"), Path("x/a.png.png")])
     assert names == ["a.png", "a.tif", "a.png.png"]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        ([r"C:\photos\a.png", r"C:\scans\a.png"], [r"photos\a.png", r"scans\a.png"]),
+        ([r"C:\photos\a.png", r"c:\Photos\b.png"], ["a.png", "b.png"]),  # Windows ignores case
+        ([r"C:\photos\a.png", r"D:\photos\a.png"], [r"C\photos\a.png", r"D\photos\a.png"]),
+        ([r"C:\a.png", r"\\server\share\a.png"], [r"C\a.png", r"server\share\a.png"]),
+    ],
+)
+def test_files_on_several_drives_of_windows_have_a_common_root(files, names):
+    assert below_common(list(map(PureWindowsPath, files))) == list(map(PureWindowsPath, names))
 
 
 def test_program_that_crops_does_not_advise_to_crop(table):

@@ -34,8 +34,8 @@ from skimage.morphology import skeletonize
 from skimage.transform import resize
 
 from camera_field import find_field
-from dataset_load_mod import octa_to_grey, read_fundus, read_image
 from eye_measures import ridge_filter
+from image_files import octa_to_grey, read_fundus, read_image
 from pix_predict import Predictor, load_predictor
 from pix_run import read_run
 from vessel_metrics import checkerboard, map_vessels, roc_auc

@@ -25,7 +25,8 @@ from scipy.ndimage import binary_erosion
 
 from camera_field import FIELD_MM, find_field
 from dataset_crop import PX_PER_MM
-from dataset_load_mod import Pair, black_outside, octa_to_grey
+from dataset_load_mod import Pair, black_outside
+from image_files import octa_to_grey
 from octa_place import Seen, corners, cut, find_place
 from patch_batches import TrainingPatches, training_image
 from phantom.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop

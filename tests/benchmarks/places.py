@@ -27,7 +27,8 @@ from sample_retinas import header, table_row
 from scipy.ndimage import map_coordinates
 
 from camera_field import FIELD_MM
-from dataset_load_mod import field_to_use, octa_to_grey, read_fundus, read_image
+from dataset_load_mod import field_to_use
+from image_files import octa_to_grey, read_fundus, read_image
 from octa_place import Seen, find_place
 from phantom.dataset import eye_of, render_crop, render_full_field
 from phantom.eye import crop_window, make_eye

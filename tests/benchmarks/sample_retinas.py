@@ -34,6 +34,7 @@ from skimage.registration import optical_flow_tvl1
 
 import dataset_load_mod as data
 import pix_pix_train
+from image_files import octa_to_grey, read_fundus
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom_retina import sample_pair, stream
 from pix_data import training_patches
@@ -56,7 +57,7 @@ def vessel_auc(real: np.ndarray, octa: np.ndarray, fov: np.ndarray) -> float:
 
 def vessels_seen(predictor: Predictor, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
     """The OCT-A (height, width), [0, 1], of a single pass without noise."""
-    return data.octa_to_grey(predictor.predict(fundus, fov, with_noise=False))
+    return octa_to_grey(predictor.predict(fundus, fov, with_noise=False))
 
 
 class Eyes:
@@ -68,11 +69,11 @@ class Eyes:
         if pairs is not None:
             cases, _ = data.load_data_cases(data.find_dataset(pairs, "--pairs"))
             for case, pair in zip(cases.itertuples(), data.load_pairs(cases, 1, True), strict=True):
-                octa = data.octa_to_grey(pair.octa / 255)
+                octa = octa_to_grey(pair.octa / 255)
                 self.pairs[f"{case.subject}_{case.eye} {case.region}"] = pair.fundus, octa, pair.fov
         if photographs is not None:
             for path in sorted(photographs.glob("*_1stHO.png")):
-                fundus = data.read_fundus(path.with_name(path.name.replace("_1stHO.png", ".jpg")))
+                fundus = read_fundus(path.with_name(path.name.replace("_1stHO.png", ".jpg")))
                 vessels = np.asarray(Image.open(path)) > 0
                 self.photographs[path.name.removesuffix("_1stHO.png")] = fundus, vessels, data.field_of_view(fundus)
 
@@ -88,13 +89,13 @@ class Eyes:
         aucs, boards, rims = [], [], []
         for fundus, real, fov in self.pairs.values():
             aucs.append(vessel_auc(real, vessels_seen(predictor, fundus, fov), fov))
-            faults = artefacts(real, data.octa_to_grey(predictor.predict(fundus, fov)), fov)
+            faults = artefacts(real, octa_to_grey(predictor.predict(fundus, fov)), fov)
             boards.append(faults["checkerboard"])
             rims.append(faults["rim"])
         for fundus, vessels, fov in self.photographs.values():
             smoothed = smooth(vessels_seen(predictor, fundus, fov), fov, PHOTOGRAPH_SIGMA)
             aucs.append(roc_auc(vessels[fov], smoothed[fov]))
-            boards.append(checkerboard(data.octa_to_grey(predictor.predict(fundus, fov)), fov))
+            boards.append(checkerboard(octa_to_grey(predictor.predict(fundus, fov)), fov))
         return [*aucs, np.mean(boards), np.nanmean(rims) if np.isfinite(rims).any() else np.nan]
 
 

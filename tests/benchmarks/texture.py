@@ -31,7 +31,7 @@ from PIL import Image
 from sample_retinas import Eyes, header, table_row
 from scipy.stats import wasserstein_distance
 
-import dataset_load_mod as data
+from image_files import octa_to_grey
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
 from phantom.stream import sample_pair
 from pix_predict import Predictor, load_predictor
@@ -62,7 +62,7 @@ def sample_octas(number: int) -> Iterator[tuple[str, Octa]]:
         window = make_stream_eye(0, first, CROP_PX)[1]
         if CROP_SCALE[0] <= window.px_per_mm <= CROP_SCALE[1]:
             _, octa, fov = sample_pair(0, first)
-            octa = data.octa_to_grey(octa / 255)
+            octa = octa_to_grey(octa / 255)
             yield f"sample {first - FIRST}", (octa, ground_of(octa, fov))
             number -= 1
         first += TREE_SHARED_BY
@@ -98,7 +98,7 @@ def measure(run: Path, predictor: Predictor, pairs: Path) -> None:
     values = []
     for name, fundus, fov, real in real_octas(pairs):
         predicted = predictor.predict_photograph(fundus, fov, None)
-        octa = data.octa_to_grey(predicted.octa)
+        octa = octa_to_grey(predicted.octa)
         ground = ground_of(octa, fov)
         auc = vessel_agreement(real[0], predicted.probability, fov)["vessel_auc"]
         grains = grain(octa, ground, MM_PER_PX), grain(*real, MM_PER_PX)
@@ -118,7 +118,7 @@ def sample_patches(predictor: Predictor, number: int) -> tuple[list[np.ndarray],
     """Patches of one sample retina: of its own OCT-A, and of the prediction, at other positions."""
     random = np.random.default_rng(number)
     fundus, octa, fov = sample_pair(0, FIRST + TREE_SHARED_BY * number)
-    own, predicted = (data.octa_to_grey(image) for image in (octa / 255, predictor.predict(fundus, fov)))
+    own, predicted = (octa_to_grey(image) for image in (octa / 255, predictor.predict(fundus, fov)))
     return patches_of(own, ground_of(own, fov), random), patches_of(predicted, ground_of(predicted, fov), random)
 
 
@@ -162,7 +162,7 @@ def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
             own, predicted = own + kinds[0][:2], predicted + kinds[1][:2]
     else:
         for _, fundus, fov, real in real_octas(pairs):
-            octa = data.octa_to_grey(predictor.predict(fundus, fov))
+            octa = octa_to_grey(predictor.predict(fundus, fov))
             own += patches_of(*real, random)
             predicted += patches_of(octa, ground_of(octa, fov), random)
     share = random.integers(4, 9)

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from pictures import predicted_photograph
 from scipy.ndimage import gaussian_filter
 
-from dataset_load_mod import read_fundus
+from image_files import read_fundus
 from phantom_retina import make_eye, render_full_field
 from photo_trust import Trust, judge
 from pix_predict import Predictor, load_predictor

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataset_load_mod import read_image
 from finished import printable
+from image_files import read_image
 from pair_table import names_of, read_pairs, shared_out
 from photo_jobs import check_jobs, list_jobs
 from pix_command import UserError, flag, one_line, read_table, write_table
