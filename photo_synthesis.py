@@ -83,7 +83,11 @@ class Synthesis:
         return "one pass" if self.fast else "as published" if self.published else ""
 
     def made_with(self, job: Job) -> str:
-        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph."""
+        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph.
+
+        Raises:
+            DataError: the photograph cannot be read.
+        """
         words = [self.made_from]
         if self.fast:
             words.append(self.passes)
@@ -97,7 +101,7 @@ class Synthesis:
         return ", ".join(words)
 
     def origin(self, job: Job) -> Origin:
-        """What the results of a photograph are made from, and how."""
+        """What the results of a photograph are made from, and how. Raises DataError if it cannot be read."""
         return Origin(digest_of([job.source]), self.made_with(job), printable(job.source))
 
     def found(self, job: Job) -> dict[Path, Origin | None]:
@@ -114,7 +118,9 @@ class Synthesis:
         """
         if not (found := self.found(job)):
             return False
-        if not (origin := self.origin(job)).digest:
+        try:
+            origin = self.origin(job)
+        except DataError:
             return False  # it cannot be read, which is reported when it is its turn
         wanted = [self.output / path for path in (job.target, *map(job.beside, self.kinds))]
         wanted += [self.record.path] if self.with_maps else []

@@ -26,6 +26,8 @@ def photos(tmp_path, monkeypatch):
     for folder, side in (("one", 100), ("two", 120)):
         Path(folder).mkdir()
         Image.fromarray(round_field(side)).save(f"{folder}/001.png")
+    for name in ("a.png", "c.png"):
+        Image.new("L", (9, 9)).save(name)
     return tmp_path
 
 
