@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pix_command import (
+    OUT_OF_MEMORY,
     OneLineParser,
     OptionError,
     add_scale_options,
     check_scale_options,
     exit_status,
+    fault_of_machine,
     flag,
     load_tensorflow,
     one_line,
@@ -106,7 +108,6 @@ if __name__ == "__main__":
 load_tensorflow()
 
 import numpy as np
-import tensorflow as tf
 
 from camera_field import DEGREES, FIELD_MM, Field
 from dataset_load_mod import (
@@ -325,8 +326,10 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job]) -> list[str]:
                     photographs.write(one_line(remark))
             except DataError as error:
                 failed.append(str(error))
-            except (MemoryError, tf.errors.ResourceExhaustedError):
-                failed.append(f"{job.source}: out of memory; reduce the photograph's size")
+            except Exception as error:
+                if fault_of_machine(error) != OUT_OF_MEMORY:
+                    raise
+                failed.append(f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size")
     print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
     if synthesis.options.figure:
         figures = [path for job in jobs if (path := synthesis.output / job.beside(FIGURE)).exists()]
