@@ -239,9 +239,12 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
 
 def names_of(files: Sequence[Path]) -> list[str]:
     """Unique names of different files: their paths below their common folder, without suffix where that is unique."""
-    whole = [os.path.abspath(file) for file in files]
-    common = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))
-    below = [Path(path).relative_to(common) for path in whole]
+    whole = [Path(os.path.abspath(file)) for file in files]
+    if len({path.drive for path in whole}) > 1:  # Windows: each drive takes the place of a folder
+        below = [Path(path.drive.strip(":\\"), path.relative_to(path.anchor)) for path in whole]
+    else:
+        common = os.path.commonpath([path.parent for path in whole])
+        below = [path.relative_to(common) for path in whole]
     short = [path.with_suffix("").as_posix() for path in below]
     count = Counter(short)
     names = [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
