@@ -385,14 +385,15 @@ def register(work: Work) -> None:
         with progress_bar(total=len(refused), desc=title, unit="pair", disable=not refused) as progress:
             for first in range(0, len(refused), PAIRS_AT_ONCE):
                 some = refused[first : first + PAIRS_AT_ONCE]
-                pairs = [load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True) for case, _, _ in some]
-                scans = [reduced(octa_to_grey(pair.octa) / 255) for pair in pairs]
-                more = [work.alike(case, scan, rivals) for (case, rivals, _), scan in zip(some, scans, strict=True)]
+                # Read again, because keeping the images of all rejected pairs would take too much memory.
+                loaded = [(one, found[1]) for one in some if (found := work.load(one[0])) is not None]
+                scans = [reduced(octa_to_grey(pair.octa) / 255) for _, pair in loaded]
+                more = [work.alike(one[0], scan, one[1]) for (one, _), scan in zip(loaded, scans, strict=True)]
                 results = pool(
                     joblib.delayed(fit_all)(scan, [rival.eye.within(np.ones(scan.shape, bool)) for rival in further])
                     for scan, further in zip(scans, more, strict=True)
                 )
-                for (case, rivals, fits), pair, further, found in zip(some, pairs, more, results, strict=True):
+                for ((case, rivals, fits), pair), further, found in zip(loaded, more, results, strict=True):
                     work.finish(case, pair, [*rivals, *further], [*fits, *found])
                 progress.update(len(some))
 

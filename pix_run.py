@@ -275,13 +275,14 @@ class RunState:
         step = int(self.step)
         for weights in self.weights:
             if not np.isfinite(weights.numpy()).all():
-                raise RunError(f"{weights.path} is not finite after step {step}: not saved; {self.folder} is unchanged")
+                fault = f"{weights.path} is not finite after step {step}: not saved"
+                raise RunError(f"{fault}; {saved_in_words(self.folder)}")
         try:
             save(self.checkpoint, folder, step, keep)
         except (OSError, tf.errors.OpError) as error:
             raise RunError(
                 f"the checkpoint of step {step} could not be written ({reason_of(error)}); "
-                f"earlier ones in {self.folder} are intact: make room, then --resume"
+                f"{saved_in_words(self.folder)}; make room, then --resume {self.folder}"
             ) from error
 
     def restore(self) -> bool:
@@ -306,6 +307,13 @@ def list_checkpoints(folder: Path) -> list[str]:
         if match := CHECKPOINT.fullmatch(path.name):
             found[int(match[2])] = str(folder / match[1])
     return [found[step] for step in sorted(found, reverse=True)]
+
+
+def saved_in_words(run: Path) -> str:
+    """Which checkpoint a run that must stop has, in words."""
+    found = sorted(list_checkpoints(run) + list_checkpoints(run / BEST), key=step_of)
+    saved = [path for path in found if os.path.exists(f"{path}.index")]
+    return f"the last good checkpoint is {saved[-1]}" if saved else f"{run} has no checkpoint yet"
 
 
 def step_of(checkpoint: str) -> int:
