@@ -250,7 +250,7 @@ class RunState:
             weights for one in networks.values() if isinstance(one, keras.Model) for weights in one.variables
         ]
         self.folder, self.keep = folder, keep
-        self.saved: int | None = None  # the step last saved as a periodic checkpoint
+        self.saved: tuple[int, int] | None = None  # the progress last saved as a periodic checkpoint
 
     def remove_unfinished(self) -> None:
         """Remove what a killed process was writing."""
@@ -258,14 +258,18 @@ class RunState:
             remove_unfinished(place)
 
     def save(self) -> None:
-        """Save the newest checkpoint, unless this step is saved already.
+        """Save the newest checkpoint, unless it is saved already.
 
         Raises:
             RunError: it cannot be written, or a weight is not finite.
         """
-        if self.saved != int(self.step):
+        if self.saved != self.progress():
             self._save(self.folder, self.keep)
-            self.saved = int(self.step)
+            self.saved = self.progress()
+
+    def progress(self) -> tuple[int, int]:
+        """Steps and epochs done: a run that was stopped before an epoch was validated resumes at the same step."""
+        return int(self.step), int(self.epoch)
 
     def save_best(self) -> None:
         """Save the best checkpoint, replacing the previous one. Raises RunError as `save`."""
@@ -296,7 +300,7 @@ class RunState:
         if not paths:
             return False
         if restore(self.checkpoint, paths, self.folder) in periodic:
-            self.saved = int(self.step)
+            self.saved = self.progress()
         return True
 
 
