@@ -118,12 +118,21 @@ class DataSet:
         """A file and the path that it is written to."""
         return path, self.target / path.relative_to(self.source)
 
-    def copy_others(self) -> None:
-        """Copy the files that do not move, except hidden files."""
-        moving = {path for case in self.cases for path, _ in self.moving(case)}
+    def copy_others(self) -> list[str]:
+        """Copy the files that do not move, except hidden files.
+
+        Returns:
+            A line for each that cannot be read; not for photographs of pairs, which are reported with their pair.
+        """
+        moving, failed = {path for case in self.cases for path, _ in self.moving(case)}, []
+        photographs = {case.fundus for case in self.cases}
         for path in visible_below(self.source):
             if path.is_file() and path not in moving:
-                copy_file(*self.placed(path))
+                try:
+                    copy_file(*self.placed(path))
+                except DataError as error:
+                    failed += [] if path in photographs else [str(error)]
+        return failed
 
 
 class DataTable(DataSet):
@@ -133,13 +142,15 @@ class DataTable(DataSet):
         """The OCT-A of a case and the path that it is written to."""
         return [(case.octa, self.target.parent / beside_table("octa", case))]
 
-    def copy_others(self) -> None:
-        """Copy the photographs, and write the table, with all its columns."""
+    def copy_others(self) -> list[str]:
+        """Copy the photographs, and write the table, with all its columns; returns an empty list, see DataSet."""
         rows = []
         for row, case in rows_of_pairs(self.source, self.cases):
             rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in FILES})
-            copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
+            with suppress(DataError):
+                copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
         write_table(self.target, tuple(rows[0]), rows)
+        return []
 
 
 def open_data_set(options: argparse.Namespace) -> DataSet:
@@ -419,8 +430,7 @@ def run_registration(options: argparse.Namespace) -> int:
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
     table = Record(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     print(f"{len(data.cases)} pairs -> {data.target}")
-    data.copy_others()
-    work = Work(data, predictor, table, options.figures)
+    work = Work(data, predictor, table, options.figures, failed=data.copy_others())
     register(work)
     rows = table.current()
     verdicts = Counter(row["verdict"] for row in rows.values())

@@ -1,7 +1,8 @@
 """A table of pairs: its columns, names, subjects and splits, and each mistake by its row."""
 
+import ntpath
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
@@ -206,6 +207,13 @@ def test_a_folder_with_the_ending_of_a_table_is_no_table(tmp_path):
 def test_names_are_unique_even_if_one_is_another_with_its_suffix():
     names = names_of([Path("x/a.png"), Path("x/a.tif"), Path("x/a.png.png")])
     assert names == ["a.png", "a.tif", "a.png.png"]
+
+
+def test_names_of_files_on_two_drives_are_unique(monkeypatch):
+    monkeypatch.setattr(pair_table.os, "path", ntpath)
+    monkeypatch.setattr(pair_table, "Path", PureWindowsPath)
+    names = names_of([PureWindowsPath(name) for name in ("C:/x/1.png", "D:/x/1.png", r"\\nas\eyes\1.png")])
+    assert names == ["C/x/1", "D/x/1", "nas/eyes/1"]
 
 
 def test_program_that_crops_does_not_advise_to_crop(table):
