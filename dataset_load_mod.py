@@ -264,7 +264,7 @@ def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
 
     with ThreadPoolExecutor() as pool:
         digests = pool.map(digest, cases["fundus"])
-    return {subject for subject, found in zip(cases["subject"], digests, strict=True) if found in seen}
+        return {subject for subject, found in zip(cases["subject"], digests, strict=True) if found in seen}
 
 
 def field_to_use(fundus: np.ndarray, fov_mask: bool) -> Field:

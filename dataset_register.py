@@ -119,12 +119,21 @@ class DataSet:
         """A file and the path that it is written to."""
         return path, self.target / path.relative_to(self.source)
 
-    def copy_others(self) -> None:
-        """Copy the files that do not move, except hidden files."""
-        moving = {path for case in self.cases for path, _ in self.moving(case)}
+    def copy_others(self) -> list[str]:
+        """Copy the files that do not move, except hidden files.
+
+        Returns:
+            A line for each that cannot be read; not for photographs of pairs, which are reported with their pair.
+        """
+        moving, failed = {path for case in self.cases for path, _ in self.moving(case)}, []
+        photographs = {case.fundus for case in self.cases}
         for path in visible_below(self.source):
             if path.is_file() and path not in moving:
-                copy_file(*self.placed(path))
+                try:
+                    copy_file(*self.placed(path))
+                except DataError as error:
+                    failed += [] if path in photographs else [str(error)]
+        return failed
 
 
 class DataTable(DataSet):
@@ -134,13 +143,15 @@ class DataTable(DataSet):
         """The OCT-A of a case and the path that it is written to."""
         return [(case.octa, self.target.parent / beside_table("octa", case))]
 
-    def copy_others(self) -> None:
-        """Copy the photographs, and write the table, with all its columns."""
+    def copy_others(self) -> list[str]:
+        """Copy the photographs, and write the table, with all its columns; returns an empty list, see DataSet."""
         rows = []
         for row, case in rows_of_pairs(self.source, self.cases):
             rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in FILES})
-            copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
+            with suppress(DataError):
+                copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
         write_table(self.target, tuple(rows[0]), rows)
+        return []
 
 
 def open_data_set(options: argparse.Namespace) -> DataSet:
@@ -386,14 +397,15 @@ def register(work: Work) -> None:
         with progress_bar(total=len(refused), desc=title, unit="pair", disable=not refused) as progress:
             for first in range(0, len(refused), PAIRS_AT_ONCE):
                 some = refused[first : first + PAIRS_AT_ONCE]
-                pairs = [load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True) for case, _, _ in some]
-                scans = [reduced(octa_to_grey(pair.octa) / 255) for pair in pairs]
-                more = [work.alike(case, scan, rivals) for (case, rivals, _), scan in zip(some, scans, strict=True)]
+                # Read again, because keeping the images of all rejected pairs would take too much memory.
+                loaded = [(one, found[1]) for one in some if (found := work.load(one[0])) is not None]
+                scans = [reduced(octa_to_grey(pair.octa) / 255) for _, pair in loaded]
+                more = [work.alike(one[0], scan, one[1]) for (one, _), scan in zip(loaded, scans, strict=True)]
                 results = pool(
                     joblib.delayed(fit_all)(scan, [rival.eye.within(np.ones(scan.shape, bool)) for rival in further])
                     for scan, further in zip(scans, more, strict=True)
                 )
-                for (case, rivals, fits), pair, further, found in zip(some, pairs, more, results, strict=True):
+                for ((case, rivals, fits), pair), further, found in zip(loaded, more, results, strict=True):
                     work.finish(case, pair, [*rivals, *further], [*fits, *found])
                 progress.update(len(some))
 
@@ -419,8 +431,7 @@ def run_registration(options: argparse.Namespace) -> int:
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
     table = PairRecord(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     print(f"{len(data.cases)} pairs -> {data.target}")
-    data.copy_others()
-    work = Work(data, predictor, table, options.figures)
+    work = Work(data, predictor, table, options.figures, failed=data.copy_others())
     register(work)
     rows = table.current()
     verdicts = Counter(row["verdict"] for row in rows.values())

@@ -3,7 +3,6 @@
 The patches and their order depend on the run's seed and the step alone, so that a run can resume at any step.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 
@@ -18,7 +17,6 @@ from dataset_load_mod import (
     preprocess_sample,
     reflect_to_patch,
 )
-from pix_command import UserError
 
 SAMPLE_PATCHES_PER_EPOCH = 320  # between two validations, in a run on sample retinas alone
 RETINAS_PER_BLOCK = 16  # sample retinas whose patches are shuffled together
@@ -133,7 +131,7 @@ class TrainingPatches:
         """
         first_epoch, done = divmod(first_step, self.steps_per_epoch)
         dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(self.epoch)
-        return iter(dataset.skip(done).prefetch(tf.data.AUTOTUNE))
+        yield from dataset.skip(done).prefetch(tf.data.AUTOTUNE)
 
 
 class SamplePatches:
@@ -188,9 +186,19 @@ class SamplePatches:
         plan = np.column_stack([np.repeat(np.arange(RETINAS_PER_BLOCK), PATCHES_PER_RETINA), corners, turns, flips])
         return random.permutation(plan).astype(np.int32)
 
-    def patches(self, first: int) -> tf.data.Dataset:
-        """Single patches of sample retinas, (input_image, target), without end, starting at a global number."""
+    def patches(self, first: int, faults: list[Exception]) -> tf.data.Dataset:
+        """Single patches of sample retinas, (input_image, target), without end, starting at a global number.
+
+        An error of `draw` is added to `faults`, because `tf.data` turns it into one of its own.
+        """
         first_block, done = divmod(first, RETINAS_PER_BLOCK * PATCHES_PER_RETINA)
+
+        def drawn() -> Iterator[np.ndarray]:
+            try:
+                yield from self.draw(first_block * RETINAS_PER_BLOCK)
+            except Exception as error:
+                faults.append(error)
+                raise
 
         def cut(retinas: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             number, row, column, turns, flip = tf.unstack(place)
@@ -202,7 +210,7 @@ class SamplePatches:
             return tf.data.Dataset.from_tensor_slices(plan).map(lambda place: cut(retinas, place))
 
         retinas = tf.data.Dataset.from_generator(
-            lambda: self.draw(first_block * RETINAS_PER_BLOCK),
+            drawn,
             output_signature=tf.TensorSpec((self.size, self.size, self.channels), tf.uint8),
         )
         blocks = retinas.prefetch(RETINAS_PER_BLOCK).batch(RETINAS_PER_BLOCK, drop_remainder=True)
@@ -211,10 +219,13 @@ class SamplePatches:
     def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
 
+        Close it: what `draw` started ends with it.
+
         Raises:
-            UserError: `draw` failed; the message is that of its error.
+            Any error of `draw`.
         """
-        dataset = self.patches(first_step * self.sample_per_batch).batch(self.sample_per_batch)
+        faults: list[Exception] = []
+        dataset = self.patches(first_step * self.sample_per_batch, faults).batch(self.sample_per_batch)
         if self.real is not None:
             per_batch = self.batch_size - self.sample_per_batch
             real = self.real.patches(first_step * per_batch).batch(per_batch)
@@ -223,5 +234,8 @@ class SamplePatches:
             )
         try:
             yield from dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE)
-        except tf.errors.UnknownError as error:  # how tf.data wraps an OSError
-            raise UserError(re.sub(r".*?OSError: (.*?)\n.*", r"\1", str(error), flags=re.DOTALL)) from error
+            return
+        except tf.errors.OpError as error:
+            # Without the traceback, which would keep the pipeline alive, and with it what `draw` started.
+            fault = faults[0].with_traceback(None) if faults else type(error)(None, None, error.message)
+        raise fault

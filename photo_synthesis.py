@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from camera_field import Field
 from dataset_load_mod import ENTIRELY_DARK, field_to_use
@@ -19,7 +18,7 @@ from image_files import DataError, assumed_bits, octa_to_grey, read_fundus
 from photo_figure import Shown, write_figure, write_sheets
 from photo_jobs import DISAGREEMENT, FIGURE, MAPS, Job
 from photo_trust import Trust, judge
-from pix_command import OptionError, one_line, progress_bar
+from pix_command import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
 from pix_predict import Prediction, Predictor
 from vessel_metrics import map_vessels, vessel_density
 
@@ -256,8 +255,10 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool) -> li
                     photographs.write(one_line(remark))
             except DataError as error:
                 failed.append(str(error))
-            except (MemoryError, tf.errors.ResourceExhaustedError):
-                failed.append(f"{job.source}: out of memory; reduce the photograph's size")
+            except Exception as error:
+                if fault_of_machine(error) != OUT_OF_MEMORY:
+                    raise
+                failed.append(f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size")
     print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
     if synthesis.with_figure:
         print_sheets(synthesis, jobs)

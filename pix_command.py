@@ -10,14 +10,17 @@ import errno
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -34,6 +37,24 @@ TO_DO = {
     errno.EROFS: NO_PERMISSION,
     errno.ENOSPC: "; make room, or choose another location",
 }
+OUT_OF_MEMORY = "out of memory"
+NEEDS_LESS = "close other programs, or use a computer with more memory"
+# Errors about the computer by name, and which of their messages are about it: others have the same name.
+MACHINE = {
+    "AbortedError": "",  # of oneDNN, TensorFlow's library for processors
+    "InternalError": "",  # of CUDA and its libraries
+    "UnknownError": r"(?s)^(?!.*Traceback)",  # the same; a Python error within TensorFlow has its traceback
+    "NotFoundError": "No algorithm worked",  # of cuDNN
+    "FailedPreconditionError": "DNN library",
+    "UnimplementedError": "DNN library",
+    "RuntimeError": "can't start new thread",
+    "ImportError": "failed to map segment|[Cc]annot allocate memory",
+}
+# What the messages of those say if memory ran out, on a GPU or a processor
+NO_MEMORY = (
+    "(?i)out of memory|out_of_memory|OOM|alloc|operation received an exception|no algorithm worked|"
+    "tensor is not initialized|failed to map segment|start new thread"
+)
 
 
 class UserError(ValueError):
@@ -90,7 +111,7 @@ def one_line(message: object) -> str:
 
 def why(error: Exception) -> str:
     """The message of an error; for disk errors, without number and file name."""
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "strerror", None) or str(error) or fault_of_machine(error) or type(error).__name__
 
 
 def report_error(program: str, error: object) -> None:
@@ -100,38 +121,64 @@ def report_error(program: str, error: object) -> None:
     print(f"{program}: error: {one_line(error)}", file=sys.stderr)
 
 
-def exit_status(program: str, work: Callable[[], int], if_stopped: str) -> int:
+def exit_status(program: str, work: Callable[[], int], if_stopped: str, needs_less: str = NEEDS_LESS) -> int:
     """Do a program's work and return its exit status.
 
     Args:
         program: its file name.
         work: returns the exit status.
-        if_stopped: what to tell the user after Ctrl-C.
+        if_stopped: what to tell the user after Ctrl-C or SIGTERM.
+        needs_less: what to do if the computer has too little memory, or its GPU fails.
 
     Returns:
-        What `work` returns; 2, with one line on standard error, for an error that the user can fix; 130 after Ctrl-C.
+        What `work` returns; 2, with one line on standard error, for an error that the user can fix or a fault of the
+        computer; 128 + the signal that stopped it (130 Ctrl-C, 143 SIGTERM).
     """
-    ProgressBar.interrupted = False
-    signal.signal(signal.SIGINT, ProgressBar.interrupt)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that partial files are removed
+    ProgressBar.interrupted = 0
+    for number in (signal.SIGINT, signal.SIGTERM):  # as an exception, so that partial files are removed
+        signal.signal(number, ProgressBar.interrupt)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with progress bars
     warnings.filterwarnings("ignore", module="PIL")  # what matters is raised as an error
     try:
         return work()
-    except (UserError, OSError) as error:
+    except UserError as error:
         report_error(program, error)
-        return 2
     except (KeyboardInterrupt, Exception) as error:  # a library may turn Ctrl-C into its own error
-        if not (ProgressBar.interrupted or isinstance(error, KeyboardInterrupt)):
+        if ProgressBar.interrupted or isinstance(error, KeyboardInterrupt):
+            print(f"\n{program}: {if_stopped}", file=sys.stderr)
+            return 128 + (ProgressBar.interrupted or signal.SIGINT)
+        if fault := fault_of_machine(error):
+            error = f"{fault}; {needs_less}"
+        elif not isinstance(error, OSError):
             raise
-        print(f"\n{program}: {if_stopped}", file=sys.stderr)
-        return 130
+        report_error(program, error)
+    return 2
+
+
+def fault_of_machine(error: BaseException | None) -> str | None:
+    """What a computer lacks, or what of it failed, in a few words; None: the error has another reason.
+
+    Out of memory has as many names as there are libraries. They are recognised by name, because this module does not
+    load them. An error that was raised while another one was handled, as libraries wrap them, may have its reason.
+    """
+    while error is not None:
+        names, message = {kind.__name__ for kind in type(error).__mro__}, str(error)
+        if names & {"MemoryError", "ResourceExhaustedError"} or getattr(error, "errno", None) == errno.ENOMEM:
+            return OUT_OF_MEMORY
+        if "BrokenProcessPool" in names:  # joblib's TerminatedWorkerError is one
+            return "a worker process was ended, most probably because memory ran out"
+        if any(re.search(MACHINE[name], message) for name in names & MACHINE.keys()):
+            said = one_line((message.splitlines() or [""])[0])
+            return OUT_OF_MEMORY if re.search(NO_MEMORY, message) else f"the computation failed ({said})"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class StopRequest:
-    """Takes the first Ctrl-C or SIGTERM as a request to stop after the step; a second one ends the program at once."""
+    """Takes the first Ctrl-C or SIGTERM as a request to stop soon; a second one ends the program at once."""
 
     number = 0  # of the signal; 0: none was received
+    at_hand = "step"  # what the program finishes before it stops
 
     def __enter__(self) -> "StopRequest":
         self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -146,18 +193,19 @@ class StopRequest:
         self.number = number
         for other in self.before:
             signal.signal(other, signal.SIG_DFL)
-        print("\nStopping: finishing the step, then saving. Ctrl-C again stops without saving.", file=sys.stderr)
+        advice = "Ctrl-C again stops without saving."
+        print(f"\nStopping: finishing the {self.at_hand}, then saving. {advice}", file=sys.stderr)
 
 
 class ProgressBar(tqdm):
-    """A progress bar that Ctrl-C ends, at the next item if Python drops the exception, as it does in a destructor."""
+    """A progress bar that a signal ends, at the next item if Python drops the exception, as it does in a destructor."""
 
-    interrupted = False
+    interrupted = 0  # by the signal of this number; 0: by none
 
     @classmethod
-    def interrupt(cls, *_) -> NoReturn:
-        """Ctrl-C's handler."""
-        cls.interrupted = True
+    def interrupt(cls, number: int, _frame) -> NoReturn:
+        """The handler of Ctrl-C and SIGTERM."""
+        cls.interrupted = number
         raise KeyboardInterrupt
 
     def __iter__(self) -> Iterator:
@@ -183,12 +231,23 @@ def progress_bar(items: Iterable | None = None, **options) -> ProgressBar:
 def load_tensorflow() -> None:
     """Import TensorFlow and Keras without their start-up messages; call it before anything else imports them.
 
-    While a program loads its modules, Ctrl-C ends it at once: a traceback would not help the user.
+    While a program loads its modules, Ctrl-C ends it at once, and a lack of memory with one line: a traceback would not
+    help the user.
     """
-    if hasattr(sys.modules["__main__"], "PROGRAM"):
+    if program := getattr(sys.modules["__main__"], "PROGRAM", None):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.excepthook = partial(end_in_one_line, program)
     with without_messages():
         importlib.import_module("keras")
+
+
+def end_in_one_line(program: str, kind: type[BaseException], error: BaseException, trace: TracebackType) -> None:
+    """Python's hook for errors that nothing caught: faults of the computer end the program like those in its work."""
+    if (fault := fault_of_machine(error)) is None:
+        sys.__excepthook__(kind, error, trace)
+        return
+    report_error(program, f"{fault}; {NEEDS_LESS}")
+    os._exit(2)  # libraries that are loaded in part may wait for each other when Python ends in its own way
 
 
 @contextmanager

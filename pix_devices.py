@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from pix_command import OptionError, UserError, without_messages
+from pix_command import OUT_OF_MEMORY, OptionError, UserError, fault_of_machine, without_messages
 from pix_settings import Settings, SettingsError
 
 Step = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
@@ -46,7 +46,9 @@ def resolve_precision(choice: str) -> tuple[str, str]:
 
 
 def precision_to_predict(trained_with: str) -> str:
-    """The dtype policy to predict with: that of training, but float32 for bfloat16 that this machine would emulate."""
+    """The dtype policy to predict with: that of training, but float32 for one that this machine would emulate."""
+    if trained_with == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
+        return "float32"
     return resolve_precision("auto")[0] if trained_with == "mixed_bfloat16" else trained_with
 
 
@@ -178,11 +180,11 @@ def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn TensorFlow's errors about lost workers and lack of memory into a UserError."""
+    """Turn TensorFlow's errors about lost workers into a UserError; on one computer, they have other reasons."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if "TF_CONFIG" not in os.environ or fault_of_machine(error) == OUT_OF_MEMORY:
+            raise
         advice = "it ended, or cannot be reached; start all workers again, with --resume"
         raise UserError(f"another worker is lost: {advice}") from error
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError("out of memory; use a smaller --batch-size or --patch-size") from error

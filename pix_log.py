@@ -49,9 +49,14 @@ class RunLog:
             raise UserError(f"{self.folder}: the disk is full; make room, then --resume")
         self.writer.flush()
 
+    def close(self) -> None:
+        """Write everything to the disk, and end the thread that does so."""
+        self.writer.close()
+
     def _make_again(self) -> None:
         """Make the folder again if it was deleted meanwhile: this need not stop training."""
         if not self.folder.exists():
+            self.close()
             self.folder.mkdir(parents=True)
             self.writer = tf.summary.create_file_writer(str(self.folder))
             print(f"\n{self.folder} was deleted: made again, without its earlier curves")

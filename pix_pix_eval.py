@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -103,6 +104,7 @@ from eye_measures import (
     measure_eye,
 )
 from image_files import DataError, octa_to_grey, read_image
+from pix_log import RunLog
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run, seen_by, step_of
 from pix_weights import run_to_use
@@ -233,11 +235,15 @@ def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> 
     for place, rank in sorted(places.items()):
         name, dice = ranked.iloc[place][["name", "dice"]]
         eye = evaluation.load(evaluation.cases.set_index("name", drop=False).loc[name])
+        if eye is None:  # a file has vanished since the eye was measured
+            continue
         label, ours = f"{rank}: {name}\nDice {dice:.2f}", eye.candidates[0]
         fundus, octa = black_outside(eye.fundus, eye.fov), black_outside(eye.octa, eye.fov)
         _, vessels = ours.segment(eye.fov, region)
         images = fundus, octa, ours.image, eye.truth(), vessels
         rows.append(eval_figures.MontageRow(label, *images, eye.mm_per_px))
+    if not rows:
+        raise DataError(evaluation.faults[-1])
     return rows
 
 
@@ -338,8 +344,7 @@ def write_summaries(
     the run and of its weights.
     """
     folder = Path(settings.logs) / "fit" / run.resolve().name / "evaluation"
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(step_of(checkpoint)):
+    with closing(RunLog(folder)) as log, log.writer.as_default(step_of(checkpoint)):
         for row in summary[(summary["candidate"] == OURS) & (summary["sector"] == WHOLE)].itertuples(index=False):
             tag = f"evaluation/{row.region}/{row.measure}"
             for name, tag_of_value in (("mean", tag), ("pearson", f"{tag} pearson"), ("bias", f"{tag} bias")):
@@ -349,7 +354,6 @@ def write_summaries(
         for region, path in montages.items():
             tf.summary.image(f"evaluation/{region}", tf.image.decode_png(path.read_bytes(), channels=3)[tf.newaxis])
         hp.hparams({"run": run.resolve().name, "weights": Path(checkpoint).name})
-    writer.close()
     return folder
 
 

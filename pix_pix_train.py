@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -56,6 +56,7 @@ from pix_run import (
     claim_folders,
     lock,
     log_folder,
+    saved_in_words,
     seen_by,
     write_run,
 )
@@ -70,6 +71,7 @@ CHECKPOINT_SECONDS = 300  # at most between checkpoints, within a long epoch too
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
 LARGE_PICTURES = 25  # of each eye in a run; each takes a megabyte
+NEEDS_LESS = "start a run with a smaller --batch-size or --patch-size"  # if memory is short
 GRID_PX = 16  # the last four transposed convolutions, each of stride 2, can leave patterns with periods of 2 to 16 px
 SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
 
@@ -232,37 +234,38 @@ class Run:
 def train_epochs(run: Run) -> int:
     """Train up to the last epoch, or until a signal stops the run; returns the exit status."""
     settings, state = run.settings, run.state
-    batches = run.patches.batches(int(state.step), settings.epochs)
-    with StopRequest() as stop:
+    with StopRequest() as stop, closing(run.patches.batches(int(state.step), settings.epochs)) as batches:
         while int(state.epoch) < settings.epochs and not stop.number:
             started = time.monotonic()
-            if not train_epoch(run, batches, stop):
+            if not (train_epoch(run, batches, stop) and end_epoch(run, stop)):
                 break
-            end_epoch(run)
             left = (settings.epochs - int(state.epoch)) * (time.monotonic() - started)
             print(f"  about {duration(left)} left" if left else "  done")
         run.save()
+    stopped = stop.number if int(state.epoch) < settings.epochs else 0  # a complete run has nothing to resume
     if run.log is not None:
-        run.log.writer.close()
         print(f"Checkpoints, run.json  {run.state.folder}")
         print(f"Summaries, metrics.csv {run.log.folder}")
-        if stop.number:
+        if stopped:
             print(f"Stopped after step {int(state.step)}. To continue:")
             print(f"  python {PROGRAM} --resume {shlex.quote(str(run.state.folder))}")
         else:
             print(f"To watch them:\n  tensorboard --logdir={shlex.quote(settings.logs)}")
-    return 128 + stop.number if stop.number else 0
+    return 128 + stopped if stopped else 0
 
 
 def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: StopRequest) -> bool:
-    """Train the rest of the current epoch; False if a signal stopped it.
+    """Train the rest of the current epoch; False if a signal stopped it before its last step.
 
     Raises:
         RunError: a loss is not finite.
     """
+    stop.at_hand = "step"
     settings, state, networks, patches = run.settings, run.state, run.networks, run.patches
     epoch = int(state.epoch)
     first, last = int(state.step), (epoch + 1) * patches.steps_per_epoch  # steps done, now and at the epoch's end
+    if first == last:  # the run was stopped before this epoch was validated
+        return True
     done = (first - epoch * patches.steps_per_epoch) * patches.batch_size
     title, started = f"epoch {epoch + 1}/{settings.epochs}", time.monotonic()
     of_epoch: dict[str, list[float]] = {}
@@ -300,18 +303,37 @@ def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
     """Raises RunError, naming loss and step, if one is not finite."""
     for tag, loss in losses.items():
         if not np.isfinite(loss):
-            raise RunError(f"{tag} is {loss} at step {step}: stopped; the last good checkpoint is in {folder}")
+            raise RunError(f"{tag} is {loss} at step {step}: stopped; {saved_in_words(folder)}")
 
 
-def end_epoch(run: Run) -> None:
-    """Count the epoch, validate, log scores and pictures, and save what is due."""
+def end_epoch(run: Run, stop: StopRequest) -> bool:
+    """Validate, count the epoch, log scores and pictures, and save what is due.
+
+    Returns:
+        False if a signal stopped it before all crops were predicted. Then nothing has changed, so that the resumed run
+        begins with the validation.
+    """
     settings, data, state = run.settings, run.data, run.state
-    state.epoch.assign_add(1)
     if run.log is None:
-        return
-    epoch, step = int(state.epoch), int(state.step)
+        state.epoch.assign_add(1)
+        return True
+    epoch, step = int(state.epoch) + 1, int(state.step)
+    results, whole = {}, None
+    stop.at_hand = "crop"
+    for name, pair in (dict(zip(data.names, data.validation, strict=True)) or data.pictured()).items():
+        if stop.number:
+            return False
+        results[name] = validate(run, pair, step)
+    if data.full_field is not None and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
+        if stop.number:
+            return False
+        stop.at_hand = "photograph"
+        whole = evaluate_whole_fundus(run.networks, data.full_field, settings.fov_mask)
+    stop.at_hand = "epoch's pictures"
+    state.epoch.assign(epoch)
     if data.validation:
-        scores = validate(run, epoch, step)
+        scores = mean_scores([score for _, score in results.values()])
+        run.log.scores(scores, epoch, step)
         # Weights from before the discriminator's phase draw no speckle, however well they draw the vessels.
         complete = settings.l1_only == 1 or is_past_l1_only(settings, step, run.steps)
         score = best_score(settings, scores)
@@ -321,14 +343,13 @@ def end_epoch(run: Run) -> None:
         if is_best:
             state.best_score.assign(score)
             state.save_best()
-    else:
-        log_pictures(run, step, {})
-    if data.full_field is not None and (epoch % WHOLE_FUNDUS_EPOCHS == 0 or epoch == settings.epochs):
-        predicted = evaluate_whole_fundus(run.networks, data.full_field, settings.fov_mask)
-        run.log.images("Whole Fundus", [beside_fundus(data.full_field, predicted)], step)
+    log_pictures(run, step, results)
+    if whole is not None:
+        run.log.images("Whole Fundus", [beside_fundus(data.full_field, whole)], step)
     run.log.flush()
     if epoch % CHECKPOINT_EPOCHS == 0:
         run.save()
+    return True
 
 
 def best_score(settings: Settings, scores: dict[str, float]) -> float:
@@ -342,24 +363,19 @@ def best_score(settings: Settings, scores: dict[str, float]) -> float:
     return score if BEST_BY[settings.best_by] else -score
 
 
-def validate(run: Run, epoch: int, step: int) -> dict[str, float]:
-    """Predict all validation crops; log pictures of a few of them; log and return the mean scores."""
-    pairs = run.data.validation
+def validate(run: Run, pair: Pair, step: int) -> tuple[np.ndarray, dict[str, float]]:
+    """As `generate_fundus_oct_pair`; an error says that training has failed and where its last checkpoint is."""
     try:
-        results = [generate_fundus_oct_pair(run.networks, pair) for pair in pairs]
+        return generate_fundus_oct_pair(run.networks, pair)
     except RunError as error:
-        raise RunError(f"validation after step {step}: {error}") from error
-    scores = mean_scores([score for _, score in results])
-    run.log.scores(scores, epoch, step)
-    log_pictures(run, step, dict(zip(run.data.names, results, strict=True)))
-    return scores
+        saved = saved_in_words(run.state.folder)
+        raise RunError(f"validation after step {step}: a prediction is not finite: stopped; {saved}") from error
 
 
-def log_pictures(run: Run, step: int, known: dict[str, tuple[np.ndarray, dict[str, float]]]) -> None:
-    """Log pictures of a few pairs, the same in every epoch; `known` are results of `generate_fundus_oct_pair`."""
+def log_pictures(run: Run, step: int, results: dict[str, tuple[np.ndarray, dict[str, float]]]) -> None:
+    """Log pictures of a few pairs, the same in every epoch; `results` are those of `generate_fundus_oct_pair`."""
     shown, epoch = run.data.pictured(), int(run.state.epoch)
-    results = [known.get(name) or generate_fundus_oct_pair(run.networks, pair) for name, pair in shown.items()]
-    pictures = pictures_of(shown, results, run.networks.predictor)
+    pictures = pictures_of(shown, [results[name] for name in shown], run.networks.predictor)
     if epoch % ceil(run.settings.epochs / LARGE_PICTURES) and epoch < run.settings.epochs:
         del pictures[LARGE]
     for tag, images in pictures.items():
@@ -382,12 +398,15 @@ def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray,
 
 
 def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool) -> np.ndarray:
-    """Predict the OCT-A of a whole photograph (height, width, 3), uint8; without `fov_mask` also outside its field.
+    """Predict the OCT-A of a whole photograph (height, width, 3), uint8, as synthesis does.
+
+    Without `fov_mask` it is also predicted outside the camera's field.
 
     Returns:
         (height, width, channels), float32 on [0, 1], black outside the field.
     """
-    return networks.predictor.predict(fundus, field_to_use(fundus, fov_mask).mask)
+    field = field_to_use(fundus, fov_mask)
+    return networks.predictor.predict_photograph(fundus, field.mask, field.diameter(), fast=True).octa
 
 
 def duration(seconds: float) -> str:
@@ -449,6 +468,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
             state.remove_unfinished()
             write_run(state.folder, settings, data.digest, seen)
             log = RunLog(log_folder(settings), int(state.epoch) if data.validation else 0)
+            held.callback(log.close)
             log.start(settings, facts(data, patches), int(state.step))
         return train_epochs(Run(settings, data, patches, networks, strategy, state, log, seen))
 
@@ -494,7 +514,7 @@ def run_training(given: dict) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, train, and return the exit status: 2 for an error that the user can fix."""
     given = parse_command_line(argv, PROGRAM, __doc__)
-    return exit_status(PROGRAM, lambda: run_training(given), "stopped before training began; nothing to resume")
+    return exit_status(PROGRAM, lambda: run_training(given), "stopped before training began", NEEDS_LESS)
 
 
 if __name__ == "__main__":

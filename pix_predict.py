@@ -362,7 +362,7 @@ def to_octa(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
         RunError: it is not finite.
     """
     if not np.isfinite(gen_output).all():
-        raise RunError("the predicted OCT-A is not finite: the weights are damaged, use an earlier checkpoint")
+        raise RunError("the predicted OCT-A is not finite: the weights are damaged; choose another --run or --weights")
     return black_outside(gen_output * 0.5 + 0.5, fov)
 
 

@@ -250,7 +250,7 @@ class RunState:
             weights for one in networks.values() if isinstance(one, keras.Model) for weights in one.variables
         ]
         self.folder, self.keep = folder, keep
-        self.saved: int | None = None  # the step last saved as a periodic checkpoint
+        self.saved: tuple[int, int] | None = None  # the progress last saved as a periodic checkpoint
 
     def remove_unfinished(self) -> None:
         """Remove what a killed process was writing."""
@@ -258,14 +258,18 @@ class RunState:
             remove_unfinished(place)
 
     def save(self) -> None:
-        """Save the newest checkpoint, unless this step is saved already.
+        """Save the newest checkpoint, unless it is saved already.
 
         Raises:
             RunError: it cannot be written, or a weight is not finite.
         """
-        if self.saved != int(self.step):
+        if self.saved != self.progress():
             self._save(self.folder, self.keep)
-            self.saved = int(self.step)
+            self.saved = self.progress()
+
+    def progress(self) -> tuple[int, int]:
+        """Steps and epochs done: a run that was stopped before an epoch was validated resumes at the same step."""
+        return int(self.step), int(self.epoch)
 
     def save_best(self) -> None:
         """Save the best checkpoint, replacing the previous one. Raises RunError as `save`."""
@@ -275,13 +279,14 @@ class RunState:
         step = int(self.step)
         for weights in self.weights:
             if not np.isfinite(weights.numpy()).all():
-                raise RunError(f"{weights.path} is not finite after step {step}: not saved; {self.folder} is unchanged")
+                fault = f"{weights.path} is not finite after step {step}: not saved"
+                raise RunError(f"{fault}; {saved_in_words(self.folder)}")
         try:
             save(self.checkpoint, folder, step, keep)
         except (OSError, tf.errors.OpError) as error:
             raise RunError(
                 f"the checkpoint of step {step} could not be written ({reason_of(error)}); "
-                f"earlier ones in {self.folder} are intact: make room, then --resume"
+                f"{saved_in_words(self.folder)}; make room, then --resume {self.folder}"
             ) from error
 
     def restore(self) -> bool:
@@ -295,7 +300,7 @@ class RunState:
         if not paths:
             return False
         if restore(self.checkpoint, paths, self.folder) in periodic:
-            self.saved = int(self.step)
+            self.saved = self.progress()
         return True
 
 
@@ -306,6 +311,13 @@ def list_checkpoints(folder: Path) -> list[str]:
         if match := CHECKPOINT.fullmatch(path.name):
             found[int(match[2])] = str(folder / match[1])
     return [found[step] for step in sorted(found, reverse=True)]
+
+
+def saved_in_words(run: Path) -> str:
+    """Which checkpoint a run that must stop has, in words."""
+    found = sorted(list_checkpoints(run) + list_checkpoints(run / BEST), key=step_of)
+    saved = [path for path in found if os.path.exists(f"{path}.index")]
+    return f"the last good checkpoint is {saved[-1]}" if saved else f"{run} has no checkpoint yet"
 
 
 def step_of(checkpoint: str) -> int:

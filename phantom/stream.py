@@ -6,6 +6,7 @@ A worker is `python -m phantom.stream SEED FIRST WORKERS`, started by `stream`; 
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, cycle
 from pathlib import Path
 from queue import Queue
@@ -63,8 +64,9 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
     size = CROP_PX * CROP_PX * 5  # bytes
 
     def fetch(process: Popen, ready: Queue) -> None:
-        while len(pixels := process.stdout.read(size)) == size:
-            ready.put(pixels)
+        with suppress(MemoryError):
+            while len(pixels := process.stdout.read(size)) == size:
+                ready.put(pixels)
         ready.put(None)
 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -108,4 +110,5 @@ def write_pairs(output: BinaryIO, seed: int, first: int, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    write_pairs(sys.stdout.buffer, *map(int, sys.argv[1:]))
+    with suppress(MemoryError):  # the reader reports that the worker has ended
+        write_pairs(sys.stdout.buffer, *map(int, sys.argv[1:]))

@@ -1,12 +1,14 @@
 """Whole runs: stopped and resumed, fine-tuned, on sample retinas, and what is refused."""
 
 import csv
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from PIL import Image
 import pix_data
 import pix_pix_train as train
 from phantom.stream import WORKER_ENDED
+from pix_command import UserError
 from pix_settings import BEST_BY, SAMPLE_RUN, Settings
 from pix_tags import PICTURES, PROGRESS
 from vessel_metrics import VALIDATION_SCORES
@@ -137,6 +140,66 @@ def test_run_that_a_signal_stopped_equals_an_unbroken_one(project):
     assert different_values("training_checkpoints/whole", "training_checkpoints/broken") == []
 
 
+def interrupt(monkeypatch, name, calls, number=signal.SIGINT):
+    """Send a signal within a call of a function of the training program: its `calls`-th."""
+    function, called = getattr(train, name), count(1)
+
+    def interrupted(*arguments):
+        if next(called) == calls:
+            signal.raise_signal(number)
+        return function(*arguments)
+
+    monkeypatch.setattr(train, name, interrupted)
+
+
+@pytest.fixture
+def two_validation_pairs(project):
+    """The tiny data set, with a second pair to validate on."""
+    for kind in ("fundus", "octa"):
+        folder = Path("data/UT-FSOCTA-v1/cropped", kind, "disc")
+        shutil.copy(folder / "1_OD.png", folder / "27_OD.png")
+    return project
+
+
+IN_VALIDATION = {"first epoch": 1, "last epoch": 3}  # calls: two pairs, two epochs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", IN_VALIDATION.values(), ids=IN_VALIDATION)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_stopped_while_it_validates_equals_an_unbroken_one(
+    two_validation_pairs, monkeypatch, capsys, calls, number
+):
+    run = [*SMALL, *L1_ONLY, "--epochs", "2"]
+    assert train.main([*run, "--name", "whole"]) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        interrupt(patched, "generate_fundus_oct_pair", calls, number)
+        assert train.main([*run, "--name", "parts"]) == 128 + number
+    said = capsys.readouterr()
+    assert "finishing the crop, then saving" in said.err
+    assert said.out.count("  validation:") == calls // 2
+    resume = said.out.splitlines()[-1].split()  # the command as it is printed
+    assert resume[:2] == ["python", train.PROGRAM]
+    assert train.main(resume[2:]) == 0
+    for place in ("", "best"):
+        assert different_values(f"training_checkpoints/whole/{place}", f"training_checkpoints/parts/{place}") == []
+    tables = [Path("logs/fit", name, "metrics.csv").read_text() for name in ("whole", "parts")]
+    assert tables[0] == tables[1]
+    assert tags_of("logs/fit/whole") == tags_of("logs/fit/parts")
+    for tag in ("epoch/gen_l1_loss", "validation/mae"):
+        assert logged("logs/fit/whole", tag) == logged("logs/fit/parts", tag)
+    assert len(logged("logs/fit/parts", "images_per_second")) == 2
+    assert min(logged("logs/fit/parts", "images_per_second").values()) > 0
+
+
+@pytest.mark.slow
+def test_signal_after_the_last_validation_stops_nothing(project, monkeypatch, capsys):
+    interrupt(monkeypatch, "mean_scores", 1)
+    assert train.main([*SMALL, *L1_ONLY, "--epochs", "1", "--name", "x"]) == 0
+    assert "--resume" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypatch):
     run = [*SMALL, "--epochs", "2", "--l1-only", "0.5", "--decay", "1"]  # 3 steps an epoch
@@ -180,10 +243,8 @@ def test_run_whose_folders_are_deleted_meanwhile_is_complete_in_the_end(project,
 
 @pytest.mark.slow
 def test_best_weights_are_those_of_the_discriminator_s_phase(project, monkeypatch):
-    validate = train.validate
-    monkeypatch.setattr(
-        train, "validate", lambda run, epoch, step: validate(run, epoch, step) | {"vessel_auc": 1 / epoch}
-    )
+    mean_scores, epoch = train.mean_scores, count(1)
+    monkeypatch.setattr(train, "mean_scores", lambda scores: mean_scores(scores) | {"vessel_auc": 1 / next(epoch)})
     assert train.main([*SMALL, "--epochs", "2", "--l1-only", "0.5", "--name", "phases"]) == 0
     assert tf.train.latest_checkpoint("training_checkpoints/phases/best").endswith("ckpt-6")  # not 3, which scored more
 
@@ -193,6 +254,16 @@ def test_non_finite_loss_stops_the_run_and_saves_nothing(project, capsys):
     assert train.main([*SMALL, *L1_ONLY, "--epochs", "9", "--name", "bad", "--learning-rate", "1e35"]) == 2
     assert "gen_l1_loss is " in capsys.readouterr().err
     assert tf.train.latest_checkpoint("training_checkpoints/bad") is None
+
+
+def test_error_names_the_last_good_checkpoint_only_if_there_is_one(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} has no checkpoint yet"):
+        train.check_finite({"disc_loss": np.nan}, 3, tmp_path)
+    (tmp_path / "best").mkdir()
+    for name in ("ckpt-5", "best/ckpt-9"):
+        (tmp_path / f"{name}.index").touch()
+    with pytest.raises(UserError, match=f"the last good checkpoint is {tmp_path}/best/ckpt-9"):
+        train.check_finite({"disc_loss": np.nan}, 13, tmp_path)
 
 
 @pytest.mark.parametrize(("l1_scale", "least"), [(1, 0.80), (8, 0.79)])
@@ -285,6 +356,48 @@ def test_run_on_sample_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_
     expected = {"mix": 0.5, "learning_rate": 2e-5, "l1_only": 1.0, "decay": 0.5, "batch_size": 3}
     assert expected.items() <= settings.items()
     assert len(logged("logs/fit/tuned", "gen_l1_loss")) == 16  # 8 real patches an epoch, one in each batch of 3
+
+
+FAULT = tf.errors.AbortedError(None, None, "Operation received an exception:Status: 1, message: no primitive")
+
+
+def fails(*_):
+    raise FAULT  # kept with its traceback, as the error that ends a process is
+
+
+def disk_is_full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "training_checkpoints/x/run.json")
+
+
+WAYS_TO_END = {
+    "end": (None, None, 0),
+    "error in a step": ("check_finite", fails, 2),
+    "error in validation": ("generate_fundus_oct_pair", fails, 2),
+    "full disk": ("log_pictures", disk_is_full, 2),
+    "Ctrl-C in a step": ("check_finite", None, 130),
+    "Ctrl-C in validation": ("generate_fundus_oct_pair", None, 130),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fault", "status"), WAYS_TO_END.values(), ids=WAYS_TO_END)
+def test_no_drawing_process_outlives_a_run(sample_folder, monkeypatch, capsys, name, fault, status):
+    processes, popen = [], subprocess.Popen
+
+    def started(*arguments, **options):
+        processes.append(popen(*arguments, **options))
+        return processes[-1]
+
+    monkeypatch.setattr("phantom.stream.Popen", started)
+    if fault is not None:
+        monkeypatch.setattr(train, name, fault)
+    elif name is not None:
+        interrupt(monkeypatch, name, 1)
+    assert train.main([*SMALL, *L1_ONLY, "--input-noise", "0", "--epochs", "1", "--name", "x"]) == status
+    assert processes
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * len(processes)
+    if status == 2:
+        assert capsys.readouterr().err.count("error: ") == 1
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Batches of patches: cut and augmented as one, shuffled, the same from any step on."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,56 @@ def test_sample_patches_are_mixed_with_real_ones(pairs):
     assert np.array_equal(np.concatenate([fundus[3:] for fundus, _ in batches]), alone)
     again = list(sample_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
     assert np.array_equal(again[0][0], batches[5][0])
+
+
+WAYS_TO_END = ["after the last step", "stopped", "error in a step", "error in the pipeline", "error of what draws"]
+
+
+@pytest.mark.parametrize("way", WAYS_TO_END)
+def test_what_draws_retinas_is_closed_however_training_ends(monkeypatch, way):
+    closed = []
+
+    def draw(first):
+        try:
+            for number, retina in enumerate(numbered_retinas(first)):
+                yield retina
+                if way == "error of what draws" and number == RETINAS_PER_BLOCK:
+                    raise OSError("no more")
+        finally:
+            closed.append(way)
+
+    patches = SamplePatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
+    plan = patches.plan
+
+    def failing_plan(block):
+        if block and way == "error in the pipeline":
+            raise MemoryError("std::bad_alloc")
+        return plan(block)
+
+    monkeypatch.setattr(patches, "plan", failing_plan)
+    error = None
+    try:
+        with closing(patches.batches(0, 1)) as batches:
+            for number, _ in enumerate(batches):
+                if number == 3 and way == "error in a step":
+                    raise ZeroDivisionError
+                if number == 3 and way == "stopped":
+                    break
+    except Exception as raised:
+        error = raised  # whose traceback is kept, as an uncaught error's is
+    assert (error is None) == (way in WAYS_TO_END[:2])
+    assert closed == [way]
+
+
+def test_error_of_what_draws_is_that_of_the_batches():
+    def draw(_):
+        yield np.zeros((96, 96, 4), np.uint8)
+        raise OSError(5, "no more", "a file")
+
+    patches = SamplePatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
+    with pytest.raises(OSError, match="no more") as caught:
+        next(patches.batches(0, 1))
+    assert caught.value.filename == "a file"
 
 
 @pytest.mark.parametrize(("share", "samples"), [(0.01, 1), (0.5, 2), (0.99, 3)])

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -133,6 +134,26 @@ def test_ctrl_c_that_a_library_turns_into_another_error_is_still_ctrl_c():
             raise SystemError("returned a result with an exception set") from error
 
     assert exit_status("program", work, "stopped") == 130
+
+
+def test_termination_says_what_ctrl_c_says(capsys):
+    assert exit_status("program", lambda: signal.raise_signal(signal.SIGTERM), "stopped; resumes") == 143
+    assert capsys.readouterr().err == "\nprogram: stopped; resumes\n"
+
+
+@pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py"])
+def test_too_little_memory_to_load_the_libraries_is_one_line(name, tmp_path):
+    limit = (10**9, 10**9)  # bytes: TensorFlow alone takes more
+    done = subprocess.run(
+        program(name, *(["--export", "x"] if name == "pix_pix_gen.py" else [])),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{name}: error: out of memory; ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_other_errors_are_not_taken_for_ctrl_c():

@@ -1,5 +1,6 @@
 """Adam, and training on several devices and in several processes: same losses, one that writes, one that is lost."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import joblib
 import keras
 import numpy as np
 import pytest
@@ -14,7 +16,16 @@ import tensorflow as tf
 from conftest import PROJECT, checkpoint_values, fake_fundus, narrow_program, write_tiny_dataset
 
 import pix_pix_train as train
-from pix_devices import Adam, check_shares, choose_strategy, compiled, resolve_precision
+from pix_command import UserError, exit_status
+from pix_devices import (
+    Adam,
+    check_shares,
+    choose_strategy,
+    compiled,
+    errors_in_one_line,
+    precision_to_predict,
+    resolve_precision,
+)
 from pix_predict import without_dropout
 from pix_settings import Settings, SettingsError
 
@@ -185,6 +196,115 @@ def test_broken_cluster_description_is_refused(project, monkeypatch, refused):
     monkeypatch.setenv("TF_CONFIG", "{not json")
     assert "TF_CONFIG" in refused(train, *OPTIONS)
     assert not (project / "training_checkpoints").exists()
+
+
+@pytest.mark.parametrize("trained_with", ["mixed_float16", "mixed_bfloat16"])
+def test_precision_that_this_machine_would_emulate_is_not_predicted_with(monkeypatch, trained_with):
+    monkeypatch.setattr("pix_devices.Path.exists", lambda _: False)  # no processor known to compute in bfloat16
+    assert precision_to_predict(trained_with) == "float32"
+
+
+# --- faults of the computer ------------------------------------------------------------------------------------------
+
+
+def of_tensorflow(kind, message):
+    return getattr(tf.errors, kind)(None, None, message)
+
+
+def of_tf_data():
+    def fail():
+        raise MemoryError("std::bad_alloc")
+
+    return next(iter(tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(fail, [], tf.int64))))
+
+
+def of_joblib():
+    def fail():
+        raise MemoryError("std::bad_alloc")
+
+    joblib.Parallel(2)(joblib.delayed(fail)() for _ in range(2))
+
+
+def one_dnn():
+    message = "Operation received an exception:Status: 1, message: could not create a primitive, in file x.cc:546"
+    raise of_tensorflow("AbortedError", message)
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        one_dnn,
+        of_tf_data,
+        of_joblib,
+        raising(MemoryError("std::bad_alloc")),
+        raising(of_tensorflow("ResourceExhaustedError", "OOM when allocating tensor with shape[4,4,512,512]")),
+        raising(of_tensorflow("NotFoundError", "No algorithm worked!  Error messages:\n  Profiling failure on ...")),
+        raising(of_tensorflow("InternalError", "Failed to call cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY: out of memory")),
+        raising(of_tensorflow("InternalError", "Failed copying input tensor: Dst tensor is not initialized.")),
+        raising(of_tensorflow("UnknownError", "CUDNN_STATUS_ALLOC_FAILED\nin tensorflow/stream_executor")),
+        raising(OSError(errno.ENOMEM, "Cannot allocate memory")),
+        raising(RuntimeError("can't start new thread")),
+        raising(ImportError("libtensorflow_cc.so.2: failed to map segment from shared object")),
+    ],
+)
+def test_lack_of_memory_is_one_line_whatever_noticed_it(work, capsys):
+    assert exit_status("program", work, "stopped", "use less") == 2
+    assert capsys.readouterr().err == "program: error: out of memory; use less\n"
+
+
+@pytest.mark.parametrize("kind", ["InternalError", "UnknownError"])
+def test_failure_of_a_gpu_is_one_line_with_its_own_message(capsys, kind):
+    assert exit_status("program", raising(of_tensorflow(kind, "cuDNN launch failure\n in x")), "stopped") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("program: error: the computation failed (cuDNN launch failure); ")
+    assert said.count("\n") == 1
+
+
+def test_end_of_a_worker_process_is_one_line(capsys):
+    def end_itself():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_status("program", lambda: joblib.Parallel(2)(joblib.delayed(end_itself)() for _ in "ab"), "") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("program: error: a worker process was ended, most probably because memory ran out; ")
+    assert said.count("\n") == 1
+
+
+def test_mistake_of_the_program_within_tensorflow_is_not_taken_for_a_fault_of_the_computer():
+    def wrong():
+        raise KeyError("x")
+
+    def work():
+        return next(iter(tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(wrong, [], tf.int64))))
+
+    with pytest.raises(tf.errors.UnknownError):
+        exit_status("program", work, "stopped")
+
+
+@pytest.mark.parametrize("cluster", [None, "{}"])
+def test_lack_of_memory_is_not_taken_for_a_lost_worker(monkeypatch, capsys, cluster):
+    if cluster is not None:
+        monkeypatch.setenv("TF_CONFIG", cluster)
+
+    def work():
+        with errors_in_one_line():
+            one_dnn()
+
+    assert exit_status("program", work, "stopped") == 2
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_lost_worker_is_one_line(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(UserError, match="another worker is lost"), errors_in_one_line():
+        raise of_tensorflow("AbortedError", "Collective ops is aborted by: worker 1 is down")
 
 
 def test_float16_without_a_gpu_is_said_to_be_slow():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,11 +18,13 @@ from test_pix_predict import round_field
 
 import photo_synthesis
 import pix_pix_gen as gen
+import pix_pix_train as train
 from camera_field import find_field
 from dataset_load_mod import field_of_view
 from finished import Origin, read_origin, write_png
 from pix_generator import Generator
-from pix_run import save, write_run
+from pix_predict import load_predictor
+from pix_run import read_run, save, write_run
 from pix_settings import Settings
 from vessel_metrics import above, smooth, vessel_map_sigma
 
@@ -66,6 +69,16 @@ def folder(trained, tmp_path, monkeypatch):
     (tmp_path / "photos" / ".hidden.png").write_text("no image")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_whole_fundus_of_training_is_what_synthesis_gives(folder):
+    run, photo = Path("training_checkpoints/small"), Path("photos/a.png")
+    uneven = round_field(100) * np.linspace(0.5, 1, 100)[:, np.newaxis]  # synthesis evens out the light
+    Image.fromarray(uneven.astype(np.uint8)).save(photo)
+    assert gen.main([str(photo)]) == 0
+    predictor, _ = load_predictor(run, None, read_run(run)[0])
+    octa = train.evaluate_whole_fundus(SimpleNamespace(predictor=predictor), gen.read_fundus(photo), fov_mask=True)
+    np.testing.assert_array_equal(gen.as_grey_levels(octa[..., 0]), grey_levels("synthetic_octa/a.png"))
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

@@ -136,13 +136,14 @@ def epoch(crops: int, way: str) -> dict[str, float]:
 
         return timed_step
 
-    def timed_end(run):
+    def timed_end(run, stop):
         if way == "published":
             run.train_step = timed_compiled(run.networks.train_step, run.networks.signature, run.strategy)
             pair = run.data.validation[0]
             run.networks.predictor.predict_as_published(pair.fundus, pair.fov, patch_size=256, stride=2, batch_size=4)
-        end_epoch(run)
+        done = end_epoch(run, stop)
         ends.append(time.perf_counter())
+        return done
 
     train.compiled, train.end_epoch = timed_compiled, timed_end
     with tempfile.TemporaryDirectory() as folder:
