@@ -22,6 +22,8 @@ import pix_pix_train as train
 from camera_field import find_field
 from dataset_load_mod import field_of_view
 from finished import Origin, read_origin, write_png
+from image_files import read_fundus
+from photo_synthesis import as_grey_levels
 from pix_generator import Generator
 from pix_predict import load_predictor
 from pix_run import read_run, save, write_run
@@ -77,8 +79,8 @@ def test_whole_fundus_of_training_is_what_synthesis_gives(folder):
     Image.fromarray(uneven.astype(np.uint8)).save(photo)
     assert gen.main([str(photo)]) == 0
     predictor, _ = load_predictor(run, None, read_run(run)[0])
-    octa = train.evaluate_whole_fundus(SimpleNamespace(predictor=predictor), gen.read_fundus(photo), fov_mask=True)
-    np.testing.assert_array_equal(gen.as_grey_levels(octa[..., 0]), grey_levels("synthetic_octa/a.png"))
+    octa = train.evaluate_whole_fundus(SimpleNamespace(predictor=predictor), read_fundus(photo), fov_mask=True)
+    np.testing.assert_array_equal(as_grey_levels(octa[..., 0]), grey_levels("synthetic_octa/a.png"))
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
