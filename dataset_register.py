@@ -5,7 +5,8 @@
 
 A run that was trained on sample retinas predicts an OCT-A that is exactly aligned with the photograph. The real OCT-A
 is moved onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied,
-and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images, and:
+and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved OCT-A and
+maps are kept for the evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
     DIR/registration/<name of the pair>.png       with --figures
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pix_command import (
     OneLineParser,
@@ -60,6 +62,7 @@ import numpy as np
 from skimage.transform import resize
 
 from dataset_load_mod import (
+    UNMOVED_FOLDER,
     DataError,
     Pair,
     field_of_view,
@@ -73,8 +76,9 @@ from dataset_load_mod import (
     resized_to,
     visible_below,
 )
+from moved_pairs import REGISTERED, refuse_moved, unmoved_octa
 from pair_output import PAIRS, Case, Record, beside_table, check_output, copy_file, digest_of, write_image
-from pair_table import ANY_SHARES, FILES, is_table, rows_of_pairs
+from pair_table import ANY_SHARES, FILES, UNMOVED, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import made_from, run_to_use
@@ -85,7 +89,7 @@ MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/:
 FIGURES = "registration"
 IDENTITY = ("name", "subject", "eye", "region")
 COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits")
-REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
+UNCHANGED, REFUSED = "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
 REMARK = "; its OCT-A is copied unregistered: remove the pair if it is wrong"
 CLEARLY = 0.12  # in correlation: by how much a pair must fit better than others
@@ -100,6 +104,14 @@ MOST_ALIKE = 5  # other photographs that a rejected OCT-A is registered with, to
 # --- data set --------------------------------------------------------------------------------------------------------
 
 
+class Moving(NamedTuple):
+    """An image that moves with its OCT-A."""
+
+    source: Path  # as it was before any registration
+    target: Path  # that it is written to
+    unmoved: Path  # that its unmoved copy is written to
+
+
 @dataclass(frozen=True)
 class DataSet:
     """The data set that is registered, in the layout of UT-FSOCTA, and where it is written to."""
@@ -108,37 +120,51 @@ class DataSet:
     target: Path  # likewise, of the result
     cases: list[Case]
 
-    def moving(self, case: Case) -> list[tuple[Path, Path]]:
-        """The OCT-A of a case and the maps made from it, each with the path that it is written to."""
-        key = case.subject, case.eye
-        maps = (list_eyes(self.source / "cropped" / name / case.region).get(key) for name in MADE_FROM_OCTA)
-        return [self.placed(path) for path in (case.octa, *maps) if path is not None]
+    def moving(self, case: Case) -> list[Moving]:
+        """The OCT-A of a case and the maps made from it; of data that are registered already, the unmoved ones."""
+        key, cropped = (case.subject, case.eye), self.source / "cropped"
+        unmoved = cropped / UNMOVED_FOLDER
+        found: list[tuple[Path | None, Path | None]] = [(case.octa, case.octa_unmoved)]
+        for name in MADE_FROM_OCTA:
+            found.append(tuple(list_eyes(folder / name / case.region).get(key) for folder in (cropped, unmoved)))
+        return [
+            Moving(kept or path, self.placed(path), self.placed(unmoved / path.relative_to(cropped)))
+            for path, kept in found
+            if path is not None
+        ]
 
-    def placed(self, path: Path) -> tuple[Path, Path]:
-        """A file and the path that it is written to."""
-        return path, self.target / path.relative_to(self.source)
+    def placed(self, path: Path) -> Path:
+        """The path that a file is written to."""
+        return self.target / path.relative_to(self.source)
 
     def copy_others(self) -> None:
         """Copy the files that do not move, except hidden files."""
-        moving = {path for case in self.cases for path, _ in self.moving(case)}
+        moving = {path for case in self.cases for _, *written in self.moving(case) for path in written}
         for path in visible_below(self.source):
-            if path.is_file() and path not in moving:
-                copy_file(*self.placed(path))
+            if path.is_file() and (target := self.placed(path)) not in moving:
+                copy_file(path, target)
 
 
 class DataTable(DataSet):
     """A table of pairs that is registered, and where it is written to, with its images in fundus/ and octa/."""
 
-    def moving(self, case: Case) -> list[tuple[Path, Path]]:
-        """The OCT-A of a case and the path that it is written to."""
-        return [(case.octa, self.target.parent / beside_table("octa", case))]
+    def moving(self, case: Case) -> list[Moving]:
+        """The OCT-A of a case; in a table that is registered already, the unmoved one."""
+        written = self.written(case)
+        return [Moving(unmoved_octa(case), *(self.target.parent / written[column] for column in ("octa", UNMOVED)))]
+
+    def written(self, case: Case) -> dict[str, Path]:
+        """The files of a case in the written table, relative to it, by column."""
+        fundus, octa = (beside_table(kind, case) for kind in FILES)
+        return {"fundus": fundus, "octa": octa, UNMOVED: Path(UNMOVED, *octa.parts[1:])}
 
     def copy_others(self) -> None:
         """Copy the photographs, and write the table, with all its columns."""
         rows = []
         for row, case in rows_of_pairs(self.source, self.cases):
-            rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in FILES})
-            copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
+            written = self.written(case)
+            rows.append(row | {column: path.as_posix() for column, path in written.items()})
+            copy_file(case.fundus, self.target.parent / written["fundus"])
         write_table(self.target, tuple(rows[0]), rows)
 
 
@@ -157,6 +183,7 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     if unpaired:
         print(f"{len(unpaired)} files have no partner and are copied")
     rows = list(cases.itertuples(index=False))
+    refuse_moved("DATA", source, rows)
     return DataTable(source, output / PAIRS, rows) if is_table(source) else DataSet(source, output / below, rows)
 
 
@@ -233,7 +260,8 @@ class Work:
 
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files."""
-        wanted = [target for _, target in self.data.moving(case)] + ([self.figure(case)] if self.with_figures else [])
+        wanted = [path for _, *written in self.data.moving(case) for path in written]
+        wanted += [self.figure(case)] if self.with_figures else []
         return self.table.is_current(case.name) and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
@@ -253,10 +281,14 @@ class Work:
                 self.eyes[case] = None
         return self.eyes[case]
 
+    def pair(self, case: Case) -> Pair:
+        """Read a pair, with its unmoved OCT-A. Raises DataError as `load_pair`."""
+        return load_pair(case.fundus, unmoved_octa(case), octa_channels=1, fov_mask=True)
+
     def load(self, case: Case) -> tuple[Case, Pair, Eye] | None:
         """Read and predict a pair. If it is unusable, note it, copy it unregistered and return None."""
         try:
-            pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
+            pair = self.pair(case)
         except DataError as error:
             self.give_up(case, error)
             return None
@@ -270,8 +302,9 @@ class Work:
 
     def copy(self, case: Case) -> None:
         """Copy a pair's OCT-A, and the maps made from it, unregistered."""
-        for path, target in self.data.moving(case):
-            copy_file(path, target)
+        for path, *written in self.data.moving(case):
+            for target in written:
+                copy_file(path, target)
 
     def others_of(self, case: Case) -> list[Case]:
         """The cases of the same region that show other eyes, in the order of the table, starting after this case."""
@@ -311,7 +344,9 @@ class Work:
         images = []
         try:
             if verdict == REGISTERED:
-                images = [(target, read_moved(path, displacement)) for path, target in self.data.moving(case)]
+                for path, target, unmoved in self.data.moving(case):
+                    images.append((target, read_moved(path, displacement)))
+                    copy_file(path, unmoved)
             else:
                 self.copy(case)
         except DataError as error:
@@ -385,7 +420,7 @@ def register(work: Work) -> None:
         with progress_bar(total=len(refused), desc=title, unit="pair", disable=not refused) as progress:
             for first in range(0, len(refused), PAIRS_AT_ONCE):
                 some = refused[first : first + PAIRS_AT_ONCE]
-                pairs = [load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True) for case, _, _ in some]
+                pairs = [work.pair(case) for case, _, _ in some]
                 scans = [reduced(octa_to_grey(pair.octa) / 255) for pair in pairs]
                 more = [work.alike(case, scan, rivals) for (case, rivals, _), scan in zip(some, scans, strict=True)]
                 results = pool(
@@ -407,14 +442,14 @@ def run_registration(options: argparse.Namespace) -> int:
         UserError, OSError: nothing can be registered, or the program cannot continue.
     """
     data = open_data_set(options)
-    run = run_to_use(options.run)
+    run, why = run_to_use(options.run)
     settings, _ = read_run(run)
-    predictor, weights = announced_predictor(run, options.weights, settings)
+    predictor, weights = announced_predictor(run, options.weights, settings, why)
     if settings.data != SAMPLE_RETINAS:
         print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on sample retinas")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    inputs = {case.name: digest_of([case.fundus, *(path for path, _ in data.moving(case))]) for case in data.cases}
+    inputs = {case.name: digest_of([case.fundus, *(path for path, *_ in data.moving(case))]) for case in data.cases}
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
     table = Record(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     print(f"{len(data.cases)} pairs -> {data.target}")
