@@ -311,9 +311,9 @@ def moved_in_words(data: Path, cases: pd.DataFrame) -> str:
     if not number:
         return ""
     return (
-        f"MOVED BEFOREHAND: registration has moved {number} OCT-A of {data} onto the predictions of {made_with} and "
-        "did not keep the unmoved ones. ALL SCORES INCLUDE ITS GAIN, those without further registration too. For "
-        "others, register the original data again, and evaluate the result."
+        f"MOVED BEFOREHAND: registration has moved {number} OCT-A of {data} (with {made_with}) and did not keep the "
+        "unmoved ones. ALL SCORES INCLUDE ITS GAIN, those without further registration too. For others, register the "
+        "original data again, and evaluate the result."
     )
 
 
