@@ -1,6 +1,6 @@
 """Register each OCT-A of a data set to its photograph, because real pairs lie some pixels apart.
 
-    python dataset_register.py DATA --output DIR              # with the newest run, or the supplied weights
+    python dataset_register.py DATA --output DIR              # your newest finished run, or the supplied ones
     python dataset_register.py DATA --output DIR --figures    # also a picture of each pair, before and after
 
 A run that was trained on sample retinas predicts an OCT-A that is exactly aligned with the photograph. The real OCT-A

@@ -1,6 +1,6 @@
 """Evaluate as the study does: compare synthetic OCT-A and their vessels with the real ones, at the disc and the macula.
 
-    python pix_pix_eval.py                                 # the newest finished run, on the test subjects of its data
+    python pix_pix_eval.py                                 # your newest finished run, on its test subjects
     python pix_pix_eval.py --data DIR --run training_checkpoints/X --split validation
     python pix_pix_eval.py --compare mine=DIR              # another folder of synthetic OCT-A
     python pix_pix_eval.py --compare-vessels net=DIR       # another folder of vessel maps
