@@ -35,6 +35,8 @@ class Findings:
     unknown: dict[str, int]  # pairs without eye, without region
     black: list[float]  # share of each usable crop that is outside the camera's field
     whole: int  # photographs that show the camera's whole field
+    registered: int  # pairs with an unmoved OCT-A
+    cropped: int  # pairs whose photograph is known to be cropped from another one
     obstacles: list[str]  # why training could not start; empty if it could
     columns: list[str]  # of a table that no program uses
 
@@ -63,6 +65,8 @@ def check_dataset(dataset: Path) -> Findings:
     for case in progress_bar(list(cases.itertuples(index=False)), unit="pair"):
         try:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
+            if case.octa_unmoved:
+                load_pair(case.fundus, case.octa_unmoved, octa_channels=1, fov_mask=False)
         except DataError as error:
             faults.append(str(error))
             if case.split in ("train", "validation"):
@@ -91,7 +95,9 @@ def check_dataset(dataset: Path) -> Findings:
     pairs = {split: int(splits.get(split, 0)) for split in (*PUBLISHED_SPLITS, "unused")}
     unknown = {"eye": int((cases["eye"] == "").sum()), "region": int((cases["region"] == OTHER_REGION).sum())}
     columns = unknown_columns(dataset) if is_table(dataset) else []
-    return Findings(folders, pairs, origin, unpaired, ignored, faults, sizes, unknown, black, whole, obstacles, columns)
+    added = int(cases["octa_unmoved"].notna().sum()), int((cases["original_digest"] != "").sum())
+    counts = folders, pairs, origin, unpaired, ignored, faults, sizes, unknown, black, whole, *added
+    return Findings(*counts, obstacles, columns)
 
 
 def print_findings(dataset: Path, found: Findings) -> None:
@@ -110,6 +116,9 @@ def print_findings(dataset: Path, found: Findings) -> None:
     for what, number in found.unknown.items():
         if number:
             print(f"{what}: unknown for {number} pairs; scores that depend on it are left out")
+    for what, number in (("cropped from a known photograph", found.cropped), ("registered", found.registered)):
+        if number:
+            print(f"{what}: {number} pairs")
     print("sizes: " + (", ".join(f"{size} ({number})" for size, number in found.sizes.items()) or "none"))
     if found.black:
         shares = np.array(found.black)

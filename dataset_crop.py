@@ -1,11 +1,12 @@
 """Crop each photograph of a table of pairs to the area of its OCT-A, for photographs that show more of the eye.
 
-    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR              # the newest run, or the supplied weights
+    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR              # default weights
     python dataset_crop.py pairs.csv --octa-mm 6 --output DIR --figures    # also a picture of each match
 
 The network finds the vessels of the complete photograph, and `octa_place` searches for the OCT-A among them. Writes
 
-    DIR/pairs.csv            the table of the photographs, cropped and rotated to match, and copies of their OCT-A
+    DIR/pairs.csv            the table of the photographs, cropped and rotated to match, and copies of their OCT-A;
+                             its column original_digest identifies the photograph that each was cropped from
     DIR/crop.csv             a row for each pair: position, scale and angle of the match, and whether it is doubtful
     DIR/crop/<name>.jpg      with --figures: the photograph with the match outlined, cyan if found, orange if doubtful
 
@@ -22,7 +23,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pair_table import ANY_SHARES, FILES, WIDTH, WIDTHS_MM, PairTableError, is_table, read_pairs, rows_of_pairs
+from pair_table import (
+    ANY_SHARES,
+    FILES,
+    ORIGINAL,
+    UNMOVED,
+    WIDTH,
+    WIDTHS_MM,
+    PairTableError,
+    is_table,
+    read_pairs,
+    rows_of_pairs,
+)
 from pix_command import (
     OneLineParser,
     OptionError,
@@ -64,9 +76,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from camera_field import DEGREES, FIELD_MM
-from dataset_load_mod import ENTIRELY_DARK, field_to_use, find_dataset
+from dataset_load_mod import ENTIRELY_DARK, field_to_use, find_dataset, photo_digest
 from finished import digest_of
 from image_files import DataError, octa_to_grey, read_fundus, read_octa
+from moved_pairs import refuse_moved
 from octa_place import Place, Seen, corners, cut, find_place
 from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pix_predict import Predictor, announced_predictor
@@ -105,6 +118,7 @@ class Work:
     sides: dict[Case, float]  # width of each OCT-A, mm
     failed: list[str] = field(default_factory=list)  # unusable files, one line each
     last: tuple[Path, np.ndarray, Seen] | None = None  # the last photograph read: the next row may use it too
+    digests: dict[Path, str] = field(default_factory=dict)  # `photo_digest` of the photographs read so far
 
     def target(self, kind: str, case: Case) -> Path:
         """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the output."""
@@ -128,6 +142,7 @@ class Work:
         """
         if self.last is None or self.last[0] != path:
             fundus = read_fundus(path)
+            self.digests[path] = photo_digest(fundus)
             found = field_to_use(fundus, fov_mask=True)
             if not found.mask.any():
                 raise DataError(f"{path}: {ENTIRELY_DARK}")
@@ -138,6 +153,12 @@ class Work:
             seen = self.predictor.vessel_probability(fundus, found.mask, diameter, fast=True)
             self.last = path, fundus, Seen(seen, found.mask, diameter / FIELD_MM)
         return self.last[1:]
+
+    def original(self, case: Case) -> str:
+        """What identifies the photograph of a pair, or the one that it was cropped from earlier: see `photo_digest`."""
+        if not case.original_digest and case.fundus not in self.digests:  # its results are of an earlier call
+            self.digests[case.fundus] = photo_digest(read_fundus(case.fundus))
+        return case.original_digest or self.digests[case.fundus]
 
     def run(self, case: Case) -> None:
         """Write the results of one pair. Raises DataError if an image is unusable."""
@@ -205,11 +226,14 @@ def run_cropping(options: argparse.Namespace) -> int:
     if not is_table(source):
         raise OptionError(f"TABLE {source}: is a folder; give a table of pairs")
     cases = read_pairs(source, ANY_SHARES, unique="octa")
+    if any(case.octa_unmoved for case in cases):
+        raise OptionError(f"TABLE {source}: is registered (column {UNMOVED}); crop the table that was registered")
+    refuse_moved("TABLE", source, cases)
     given = rows_of_pairs(source, cases, unique="octa")
     check_output(output, output, source, RECORD)
     sides = sides_of(source, cases, options.octa_mm)
-    run = run_to_use(options.run)
-    predictor, weights = announced_predictor(run, options.weights, read_run(run)[0])
+    run, why = run_to_use(options.run)
+    predictor, weights = announced_predictor(run, options.weights, read_run(run)[0], why)
     output.mkdir(parents=True, exist_ok=True)
     scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
     inputs = {case.name: digest_of((case.fundus, case.octa), f"{side:g}") for case, side in sides.items()}
@@ -240,16 +264,18 @@ def run_cropping(options: argparse.Namespace) -> int:
 
 
 def write_pairs(work: Work, given: Sequence[tuple[dict[str, str], Case]]) -> None:
-    """Write the table of the pairs that were found, with all columns of the input table and the width of each OCT-A.
+    """Write the table of the pairs that were found: all columns of the input table, and WIDTH and ORIGINAL of each.
 
     Args:
         work: the finished work.
         given: the rows of the input table, each with its pair.
     """
-    columns = tuple(dict.fromkeys([*given[0][0], WIDTH]))
+    columns = tuple(dict.fromkeys([*given[0][0], WIDTH, ORIGINAL]))
     found = {name for name, row in work.record.current().items() if row["verdict"] == FOUND}
     rows = [
-        row | {kind: work.target(kind, case).as_posix() for kind in FILES} | {WIDTH: f"{work.sides[case]:g}"}
+        row
+        | {kind: work.target(kind, case).as_posix() for kind in FILES}
+        | {WIDTH: f"{work.sides[case]:g}", ORIGINAL: work.original(case)}
         for row, case in given
         if case.name in found
     ]

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "dataset_load_mod.py"
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the program looks for the data set
+UNMOVED_FOLDER = "unmoved"  # below cropped/: the OCT-A before registration, and the maps made from them
 SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to try the programs on
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the Zenodo record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
@@ -114,8 +115,9 @@ def load_data_cases(
 
     Returns:
         The cases, one row each, sorted: `subject` (int; text in a table), `eye` (OD, OS), `region` (disc, macula),
-        `split` (None for a subject that no split names), `fundus` and `octa` (paths), `octa_mm` (None: unknown), `name`
-        (unique, such as "disc/37_OS"). In a table eye and region may be unknown, see `pair_table.read_pairs`.
+        `split` (None for a subject that no split names), `fundus` and `octa` (paths), `octa_mm` (None: unknown),
+        `octa_unmoved` (path, or None), `original_digest` (text), `name` (unique, such as "disc/37_OS"); see
+        `pair_table.PairRow`. In a table eye and region may be unknown, see `pair_table.read_pairs`.
         And the files of a folder that have no partner, except hidden files and those with other names.
 
     Raises:
@@ -129,9 +131,10 @@ def load_data_cases(
     for region in REGIONS:
         fundus = list_eyes(data_fold / "cropped" / "fundus" / region)
         octa = list_eyes(data_fold / "cropped" / "octa" / region)
-        for subject, eye in fundus.keys() & octa.keys():
-            files = fundus[subject, eye], octa[subject, eye]
-            rows.append((subject, eye, region, split_of.get(subject), *files, None, f"{region}/{subject}_{eye}"))
+        unmoved = list_eyes(data_fold / "cropped" / UNMOVED_FOLDER / "octa" / region)
+        for key in fundus.keys() & octa.keys():
+            name, split = f"{region}/{key[0]}_{key[1]}", split_of.get(key[0])
+            rows.append((*key, region, split, fundus[key], octa[key], None, unmoved.get(key), "", name))
         unpaired += [(fundus.get(key) or octa[key]) for key in fundus.keys() ^ octa.keys()]
     return pd.DataFrame(sorted(rows, key=lambda row: row[:3]), columns=CASE_COLUMNS), sorted(unpaired)
 
@@ -252,7 +255,12 @@ def photo_digest(fundus: np.ndarray) -> str:
 
 
 def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
-    """Subjects of some cases with a photograph whose `photo_digest` is in `seen`; unreadable ones do not count."""
+    """Subjects of some cases whose photograph, or the original that it was cropped from, is in `seen`.
+
+    Args:
+        cases: with the columns `subject`, `fundus` and `original_digest`. Unreadable photographs do not count.
+        seen: see `pix_run.seen_by`.
+    """
     if not seen:
         return set()
 
@@ -263,8 +271,9 @@ def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
             return ""
 
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(digest, cases["fundus"])
-        return {subject for subject, found in zip(cases["subject"], digests, strict=True) if found in seen}
+        digests = list(pool.map(digest, cases["fundus"]))
+    known = zip(cases["subject"], cases["original_digest"], digests, strict=True)
+    return {subject for subject, *found in known if any(one in seen for one in found)}
 
 
 def field_to_use(fundus: np.ndarray, fov_mask: bool) -> Field:

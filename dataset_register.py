@@ -1,11 +1,12 @@
 """Register each OCT-A of a data set to its photograph, because real pairs lie some pixels apart.
 
-    python dataset_register.py DATA --output DIR              # with the newest run, or the supplied weights
+    python dataset_register.py DATA --output DIR              # your newest finished run, or the supplied ones
     python dataset_register.py DATA --output DIR --figures    # also a picture of each pair, before and after
 
 A run that was trained on sample retinas predicts an OCT-A that is exactly aligned with the photograph. The real OCT-A
 is moved onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied,
-and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images, and:
+and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved OCT-A and
+maps are kept for the evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
     DIR/registration/<name of the pair>.png       with --figures
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pix_command import (
     OneLineParser,
@@ -60,6 +62,7 @@ import numpy as np
 from skimage.transform import resize
 
 from dataset_load_mod import (
+    UNMOVED_FOLDER,
     Pair,
     field_of_view,
     find_dataset,
@@ -70,8 +73,9 @@ from dataset_load_mod import (
 )
 from finished import digest_of
 from image_files import WRITTEN_FORMATS, DataError, octa_to_grey, read_fundus, read_image, visible_below
+from moved_pairs import REGISTERED, refuse_moved, unmoved_octa
 from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
-from pair_table import ANY_SHARES, FILES, is_table, rows_of_pairs
+from pair_table import ANY_SHARES, FILES, UNMOVED, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import made_from, run_to_use
@@ -82,7 +86,7 @@ MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/:
 FIGURES = "registration"
 IDENTITY = ("name", "subject", "eye", "region")
 COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits")
-REGISTERED, UNCHANGED, REFUSED = "registered", "lies well", "not registered"
+UNCHANGED, REFUSED = "lies well", "not registered"
 MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
 REMARK = "; its OCT-A is copied unregistered: remove the pair if it is wrong"
 CLEARLY = 0.12  # in correlation: by how much a pair must fit better than others
@@ -97,6 +101,14 @@ MOST_ALIKE = 5  # other photographs that a rejected OCT-A is registered with, to
 # --- data set --------------------------------------------------------------------------------------------------------
 
 
+class Moving(NamedTuple):
+    """An image that moves with its OCT-A."""
+
+    source: Path  # as it was before any registration
+    target: Path  # that it is written to
+    unmoved: Path  # that its unmoved copy is written to
+
+
 @dataclass(frozen=True)
 class DataSet:
     """The data set that is registered, in the layout of UT-FSOCTA, and where it is written to."""
@@ -105,19 +117,23 @@ class DataSet:
     target: Path  # likewise, of the result
     cases: list[Case]
 
-    def moving(self, case: Case) -> list[tuple[Path, Path]]:
-        """The OCT-A of a case and the maps made from it, each with the path that it is written to."""
-        key = case.subject, case.eye
-        maps = (list_eyes(self.source / "cropped" / name / case.region).get(key) for name in MADE_FROM_OCTA)
-        moving = (self.placed(path) for path in (case.octa, *maps) if path is not None)
+    def moving(self, case: Case) -> list[Moving]:
+        """The OCT-A of a case and the maps made from it; of data that are registered already, the unmoved ones."""
+        key, cropped = (case.subject, case.eye), self.source / "cropped"
+        unmoved = cropped / UNMOVED_FOLDER
+        found: list[tuple[Path | None, Path | None]] = [(case.octa, case.octa_unmoved)]
+        for name in MADE_FROM_OCTA:
+            found.append(tuple(list_eyes(folder / name / case.region).get(key) for folder in (cropped, unmoved)))
         return [
-            (path, target if target.suffix.lower() in WRITTEN_FORMATS else target.with_suffix(".png"))
-            for path, target in moving
+            Moving(kept or path, *(in_written_format(self.placed(place)) for place in (path, beside)))
+            for path, kept in found
+            if path is not None
+            for beside in [unmoved / path.relative_to(cropped)]
         ]
 
-    def placed(self, path: Path) -> tuple[Path, Path]:
-        """A file and the path that it is written to."""
-        return path, self.target / path.relative_to(self.source)
+    def placed(self, path: Path) -> Path:
+        """The path that a file is written to."""
+        return self.target / path.relative_to(self.source)
 
     def copy_others(self) -> list[str]:
         """Copy the files that do not move, except hidden files.
@@ -125,12 +141,12 @@ class DataSet:
         Returns:
             A line for each that cannot be read; not for photographs of pairs, which are reported with their pair.
         """
-        moving, failed = {path for case in self.cases for path, _ in self.moving(case)}, []
-        photographs = {case.fundus for case in self.cases}
+        moving = {path for case in self.cases for moving in self.moving(case) for path in moving}
+        photographs, failed = {case.fundus for case in self.cases}, []
         for path in visible_below(self.source):
-            if path.is_file() and path not in moving:
+            if path.is_file() and path not in moving and (target := self.placed(path)) not in moving:
                 try:
-                    copy_file(*self.placed(path))
+                    copy_file(path, target)
                 except DataError as error:
                     failed += [] if path in photographs else [str(error)]
         return failed
@@ -139,17 +155,24 @@ class DataSet:
 class DataTable(DataSet):
     """A table of pairs that is registered, and where it is written to, with its images in fundus/ and octa/."""
 
-    def moving(self, case: Case) -> list[tuple[Path, Path]]:
-        """The OCT-A of a case and the path that it is written to."""
-        return [(case.octa, self.target.parent / beside_table("octa", case))]
+    def moving(self, case: Case) -> list[Moving]:
+        """The OCT-A of a case; in a table that is registered already, the unmoved one."""
+        written = self.written(case)
+        return [Moving(unmoved_octa(case), *(self.target.parent / written[column] for column in ("octa", UNMOVED)))]
+
+    def written(self, case: Case) -> dict[str, Path]:
+        """The files of a case in the written table, relative to it, by column."""
+        fundus, octa = (beside_table(kind, case) for kind in FILES)
+        return {"fundus": fundus, "octa": octa, UNMOVED: Path(UNMOVED, *octa.parts[1:])}
 
     def copy_others(self) -> list[str]:
         """Copy the photographs, and write the table, with all its columns; returns an empty list, see DataSet."""
         rows = []
         for row, case in rows_of_pairs(self.source, self.cases):
-            rows.append(row | {kind: beside_table(kind, case).as_posix() for kind in FILES})
+            written = self.written(case)
+            rows.append(row | {column: path.as_posix() for column, path in written.items()})
             with suppress(DataError):
-                copy_file(case.fundus, self.target.parent / rows[-1]["fundus"])
+                copy_file(case.fundus, self.target.parent / written["fundus"])
         write_table(self.target, tuple(rows[0]), rows)
         return []
 
@@ -169,7 +192,13 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     if unpaired:
         print(f"{len(unpaired)} files have no partner and are copied")
     rows = list(cases.itertuples(index=False))
+    refuse_moved("DATA", source, rows)
     return DataTable(source, output / PAIRS, rows) if is_table(source) else DataSet(source, output / below, rows)
+
+
+def in_written_format(path: Path) -> Path:
+    """The path that an image is written to: as PNG if its format is not one that pairs are written in."""
+    return path if path.suffix.lower() in WRITTEN_FORMATS else path.with_suffix(".png")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -245,7 +274,8 @@ class Work:
 
     def is_done(self, case: Case) -> bool:
         """Whether all wanted results of a pair exist, for its present files."""
-        wanted = [target for _, target in self.data.moving(case)] + ([self.figure(case)] if self.with_figures else [])
+        wanted = [path for _, *written in self.data.moving(case) for path in written]
+        wanted += [self.figure(case)] if self.with_figures else []
         return self.table.is_current(case.name) and all(path.exists() for path in wanted)
 
     def see(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> Eye:
@@ -265,10 +295,14 @@ class Work:
                 self.eyes[case] = None
         return self.eyes[case]
 
+    def pair(self, case: Case) -> Pair:
+        """Read a pair, with its unmoved OCT-A. Raises DataError as `load_pair`."""
+        return load_pair(case.fundus, unmoved_octa(case), octa_channels=1, fov_mask=True)
+
     def load(self, case: Case) -> tuple[Case, Pair, Eye] | None:
         """Read and predict a pair. If it is unusable, note it, copy it unregistered and return None."""
         try:
-            pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
+            pair = self.pair(case)
         except DataError as error:
             self.give_up(case, error)
             return None
@@ -282,8 +316,9 @@ class Work:
 
     def copy(self, case: Case) -> None:
         """Copy a pair's OCT-A, and the maps made from it, unregistered."""
-        for path, target in self.data.moving(case):
-            copy_file(path, target)
+        for path, *written in self.data.moving(case):
+            for target in written:
+                copy_file(path, target)
 
     def others_of(self, case: Case) -> list[Case]:
         """The cases of the same region that show other eyes, in the order of the table, starting after this case."""
@@ -323,7 +358,9 @@ class Work:
         images = []
         try:
             if verdict == REGISTERED:
-                images = [(target, read_moved(path, displacement)) for path, target in self.data.moving(case)]
+                for path, target, unmoved in self.data.moving(case):
+                    images.append((target, read_moved(path, displacement)))
+                    copy_file(path, unmoved)
             else:
                 self.copy(case)
         except DataError as error:
@@ -420,14 +457,14 @@ def run_registration(options: argparse.Namespace) -> int:
         UserError, OSError: nothing can be registered, or the program cannot continue.
     """
     data = open_data_set(options)
-    run = run_to_use(options.run)
+    run, why = run_to_use(options.run)
     settings, _ = read_run(run)
-    predictor, weights = announced_predictor(run, options.weights, settings)
+    predictor, weights = announced_predictor(run, options.weights, settings, why)
     if settings.data != SAMPLE_RETINAS:
         print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on sample retinas")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    inputs = {case.name: digest_of([case.fundus, *(path for path, _ in data.moving(case))]) for case in data.cases}
+    inputs = {case.name: digest_of([case.fundus, *(path for path, *_ in data.moving(case))]) for case in data.cases}
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
     table = PairRecord(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     print(f"{len(data.cases)} pairs -> {data.target}")

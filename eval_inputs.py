@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from dataset_load_mod import list_eyes, load_data_cases, seen_subjects
+from data_choice import Choice, choose, load_cases
+from dataset_load_mod import UNMOVED_FOLDER, list_eyes
 from eval_report import regions_of
 from eye_measures import BASELINES, OURS, REAL, SEGMENTED
 from pair_table import WIDTH, is_table
 from pix_command import OptionError, flag
 from pix_settings import Settings
 from ut_fsocta import CROP_MM
-
-HAS_SEEN = "the run, or one that it started from, was trained or validated on {}"
 
 # Other methods in the data set: the folder of their images below cropped/, whether these are OCT-A, their binary maps
 PUBLISHED = {
@@ -105,17 +104,22 @@ class Truth:
 
 
 def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> Truth:
-    """The first of TRUTH_FOLDERS that exists; without any, or on request, the segmenter's map."""
+    """The first of TRUTH_FOLDERS that exists; without any, or on request, the segmenter's map.
+
+    Of a map that registration has moved with its OCT-A, the unmoved one.
+    """
     for folder, (kind, origin) in TRUTH_FOLDERS.items():
-        if not segmenter and (maps := list_images(dataset / "cropped" / folder, regions)):
+        places = dataset / "cropped" / folder, dataset / "cropped" / UNMOVED_FOLDER / folder
+        maps = {name: path for place in places for name, path in list_images(place, regions).items()}
+        if maps and not segmenter:
             return Truth(kind, origin, maps)
     return Truth("segmenter's map", "the segmenter's map of the real OCT-A", None)
 
 
 def find_cases(
     options: argparse.Namespace, data: Path, settings: Settings, seen: Collection[str]
-) -> tuple[pd.DataFrame, int]:
-    """The pairs of the split, with a column `seen`: whether the run has seen their subject; and how many are left out.
+) -> tuple[Choice, int]:
+    """The pairs to evaluate, see `data_choice.choose`, and how many files of the data have no partner.
 
     Args:
         options: of the command line.
@@ -126,20 +130,9 @@ def find_cases(
     Raises:
         OptionError: there is no such pair.
     """
-    cases, unpaired = load_data_cases(data, settings.splits(), settings.split)
-    if unpaired:
-        print(f"{len(unpaired)} files of the data have no partner and are left out")
-    if options.split != "all":
-        cases = cases[cases["split"] == options.split]
-    if cases.empty:
-        raise OptionError(f"--split {options.split}: {data} has no pair in this split")
-    cases = cases.assign(seen=cases["subject"].isin(seen_subjects(cases, seen)))
-    if options.split in ("test", "all") and not options.include_seen and cases["seen"].any():
-        known, cases = cases[cases["seen"]]["subject"].nunique(), cases[~cases["seen"]]
-        if cases.empty:
-            raise OptionError(f"--split {options.split}: {HAS_SEEN.format('all subjects')}; see --include-seen")
-        return cases, known
-    return cases, 0
+    cases, unpaired = load_cases(data, options.split, settings)
+    keep = options.include_seen or options.split not in (None, "test", "all")
+    return choose(data, cases, options.split, seen, None if keep else "--include-seen"), len(unpaired)
 
 
 def find_widths(cases: pd.DataFrame, data: Path, options: argparse.Namespace) -> dict[str, float]:

@@ -185,6 +185,7 @@ def describe(
     summary: pd.DataFrame,
     reference: str,
     captions: Mapping[str, str],
+    ways: Mapping[str, str],
 ) -> list[Block]:
     """The complete report: for each region three sentences, tables and a montage; the figures; how it was made.
 
@@ -195,6 +196,7 @@ def describe(
         summary: see the top of this file.
         reference: see there.
         captions: of the figures, by name; the name of a region's montage is MONTAGE + region.
+        ways: `eye_measures.WAYS`, or WAYS_IF_MOVED.
     """
     blocks: list[Block] = [Heading(title, 1), *opening]
     regions = regions_of(summary)
@@ -203,7 +205,7 @@ def describe(
         blocks.append(Heading(title_of(region), 2))
         if (name := MONTAGE + region) in captions:
             blocks.append(Picture(name, captions[name]))
-        blocks += tables(Rows(summary, region), region, reference)
+        blocks += tables(Rows(summary, region), region, reference, ways)
     blocks.append(Heading("Figures", 2))
     blocks += [Picture(name, text) for name, text in captions.items() if not name.startswith(MONTAGE)]
     return [*blocks, Heading("How it was made", 2), tuple(notes)]
@@ -244,8 +246,8 @@ def compared(value: float, reference: float, form: str) -> str:
     return text + (f": {100 * (value / reference - 1):+.0f} %)" if reference > 0 and np.isfinite(value) else ")")
 
 
-def tables(rows: Rows, region: str, reference: str) -> list[Block]:
-    """The tables of one region."""
+def tables(rows: Rows, region: str, reference: str, ways: Mapping[str, str]) -> list[Block]:
+    """The tables of one region; `ways` as in `describe`."""
     found: list[Block] = []
     for title, measures in (
         (f"Vessels compared with the {shown_name(REAL, reference)}; mean", VESSEL_SCORE_NAMES),
@@ -259,8 +261,8 @@ def tables(rows: Rows, region: str, reference: str) -> list[Block]:
         found.append(Table(title, ["", "eyes", *map(heading, measures)], cells))
     cells = []
     for measure, name in AGREEMENTS.items():
-        cells.append([name, *(with_interval(rows(OURS, f"{way}{measure}"), "mean") for way in WAYS)])
-    found.append(Table("This run's large vessels and those of the real OCT-A; mean", ["", *WAYS.values()], cells))
+        cells.append([name, *(with_interval(rows(OURS, f"{way}{measure}"), "mean") for way in ways)])
+    found.append(Table("This run's large vessels and those of the real OCT-A; mean", ["", *ways.values()], cells))
     found += [properties(rows, measure, reference) for measure in PROPERTIES if (REAL, WHOLE, measure) in rows.rows]
     if sectors := SECTORS[region][1:]:
         cells = []
@@ -301,10 +303,10 @@ def properties(rows: Rows, measure: str, reference: str) -> Table:
     return Table(f"{title[0].upper()}{title[1:]}, whole crop", ["", "eyes", *columns], cells)
 
 
-def headlines(summary: pd.DataFrame) -> list[str]:
+def headlines(summary: pd.DataFrame, ways: Mapping[str, str]) -> list[str]:
     """Lines to print: ROC AUC, Dice, clDice, density and its correlation of every candidate.
 
-    And how this run agrees with the real OCT-A, unregistered and registered.
+    And how this run agrees with the real OCT-A, unregistered and registered; `ways` as in `describe`.
     """
     lines = []
     for region, part in summary[summary["sector"] == WHOLE].groupby("region", sort=False):
@@ -316,7 +318,7 @@ def headlines(summary: pd.DataFrame) -> list[str]:
             lines.append(f"  {name:24} {means[0]:>7} {means[1]:>7} {means[2]:>7} {means[3]:>8} {r:>12}")
         ours = part[part["candidate"] == OURS].set_index("measure")["mean"]
         for measure, name in AGREEMENTS.items():
-            by_way = (f"{label} {number(ours[way + measure])}" for way, label in WAYS.items())
+            by_way = (f"{label} {number(ours[way + measure])}" for way, label in ways.items())
             lines.append(f"  {OURS}, {name} with the real OCT-A: {'; '.join(by_way)}")
     return lines
 

@@ -68,7 +68,9 @@ DENSITY_NAMES = ("vessel_density", "skeleton_density")  # of vessel maps, also b
 OCTA_MEASURES = {"macula": "faz_mm2", "disc": "grain"}  # by region, of an OCT-A alone
 PROPERTIES = (*DENSITY_NAMES, *OCTA_MEASURES.values())  # of one image each: compared with the real one's across eyes
 AGREEMENTS = {"vessel_auc": "vessel AUC", "vessel_correlation": "correlation"}  # with the large vessels of an OCT-A
-WAYS = {"": "unregistered", "registered_": "registered", "control_": "another eye, registered"}  # the real OCT-A
+CONTROL = "control_"
+WAYS = {"": "unregistered", "registered_": "registered", CONTROL: "another eye, registered"}  # the real OCT-A
+WAYS_IF_MOVED = WAYS | {"": "registered beforehand"}  # of pairs whose unmoved OCT-A are lost
 REGISTERED_NAMES = tuple(f"{way}{name}" for name in AGREEMENTS for way in WAYS)  # of this run
 MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *PROPERTIES, *REGISTERED_NAMES)
 
@@ -103,7 +105,7 @@ class EyeToMeasure:
     """One region of one eye; the arrays are (height, width)."""
 
     fundus: np.ndarray  # (height, width, 3), uint8: for the baselines
-    octa: np.ndarray  # the real one, float on [0, 1]
+    octa: np.ndarray  # the real one, float on [0, 1], in steps of 1 / 255
     vessels: np.ndarray | None  # ground truth, bool; None: the segmenter's map of the real OCT-A
     fov: np.ndarray  # bool
     region: str
@@ -117,16 +119,41 @@ class EyeToMeasure:
 
 
 @dataclass(frozen=True)
-class Control:
-    """This run's prediction for another eye, with which an OCT-A cannot agree; the arrays are (height, width)."""
+class Kept:
+    """What remains of an eye in memory for the control: 0.5 MB for a crop of 400 x 400 px, 3.1 bytes per pixel."""
 
-    prediction: np.ndarray  # the vessel probability, float on [0, 1]
-    fov: np.ndarray  # bool
-    is_other: bool = True  # False: the eye itself, upside down
+    octa: np.ndarray  # the real one, (height, width), uint8
+    prediction: np.ndarray  # the vessel probability of this run, (height, width), float16 on [0, 1]
+    packed_fov: np.ndarray  # of each row, `np.packbits`
+
+    @classmethod
+    def of(cls, eye: EyeToMeasure) -> "Kept":
+        """What to keep of an eye, whose first candidate is this run's."""
+        seen = eye.candidates[0].seen.astype(np.float16)
+        return cls(np.uint8(np.round(255 * eye.octa)), seen, np.packbits(eye.fov, axis=1))
+
+    @property
+    def fov(self) -> np.ndarray:
+        """The camera's field: (height, width), bool."""
+        return np.unpackbits(self.packed_fov, axis=1, count=self.octa.shape[1]).astype(bool)
+
+    def upside_down(self) -> "Kept":
+        """A stand-in for another eye: the same, upside down."""
+        return Kept(self.octa[::-1], self.prediction[::-1], self.packed_fov[::-1])
 
 
-def measure_eye(eye: EyeToMeasure, control: Control) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Compute every measure of one region of one eye; the control has the eye's size.
+def control_agreements(eye: Kept, other: Kept) -> dict[str, float]:
+    """AGREEMENTS of the real OCT-A with the prediction for another eye of its size, after registration to that.
+
+    They show the effect of registration alone, because an OCT-A cannot agree with another eye.
+    """
+    prediction = other.prediction.astype(np.float32)
+    scores = vessel_agreement(*with_registered(eye.octa / 255, prediction, eye.fov & other.fov))
+    return {f"{CONTROL}{name}": scores[name] for name in AGREEMENTS}
+
+
+def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Compute every measure of one region of one eye, except those of the control, see `control_agreements`.
 
     Returns a row for each candidate and sector, and for the real OCT-A (REAL), with `candidate`, `sector` and those of
     MEASURES that apply; nan if they cannot be measured. The baselines are candidates too, and the segmenter's map of
@@ -150,7 +177,7 @@ def measure_eye(eye: EyeToMeasure, control: Control) -> tuple[list[dict], dict[s
             of_candidate[0] |= image_similarity(eye.octa, candidate.image, eye.fov)
             of_candidate[0] |= likeness(eye.octa, candidate.image, eye.fov)
         if candidate.name == OURS:
-            of_candidate[0] |= agreements(eye, candidate, control)
+            of_candidate[0] |= agreements(eye, candidate)
         rows += of_candidate
         level = np.round(np.clip(probability, 0, 1) * (PROBABILITY_LEVELS - 1)).astype(int)
         classes = eye.fov & ~truth, truth
@@ -158,21 +185,18 @@ def measure_eye(eye: EyeToMeasure, control: Control) -> tuple[list[dict], dict[s
     return rows, counts
 
 
-def agreements(eye: EyeToMeasure, ours: Candidate, control: Control) -> dict[str, float]:
-    """REGISTERED_NAMES: `vessel_agreement` with the real OCT-A unregistered, registered, and registered to another eye.
+def agreements(eye: EyeToMeasure, ours: Candidate) -> dict[str, float]:
+    """`vessel_agreement` with the real OCT-A, unregistered and registered: REGISTERED_NAMES without the control.
 
     Real pairs lie some pixels apart, which no prediction can know. Registration moves the real OCT-A onto the
-    prediction that it is compared with, and so also hides errors of position. The control shows the effect of
-    registration alone: the real OCT-A is moved in the same way onto the prediction for another eye.
+    prediction that it is compared with, and so also hides errors of position.
     """
-    prediction = ours.seen
     compared = {
-        "": (eye.octa, prediction, eye.fov),
-        "registered_": with_registered(eye.octa, prediction, eye.fov),
-        "control_": with_registered(eye.octa, control.prediction, eye.fov & control.fov),
+        "": (eye.octa, ours.seen, eye.fov),
+        "registered_": with_registered(eye.octa, ours.seen, eye.fov),
     }
     scores = {way: vessel_agreement(*images) for way, images in compared.items()}
-    return {f"{way}{name}": scores[way][name] for name in AGREEMENTS for way in WAYS}
+    return {f"{way}{name}": scores[way][name] for name in AGREEMENTS for way in compared}
 
 
 def with_registered(octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -6,10 +6,14 @@
 `fundus`, `octa` and `subject` are required. Paths are relative to the table. `subject` is any text. `eye` (OD, OS),
 `region` (disc, macula), `split` (train, validation, test) and `octa_mm` (the width of the OCT-A) may be missing or
 empty: results that depend on them are then left out. Without a column `split` shares divide the subjects.
+
+Registration adds `octa_unmoved`, the OCT-A before it was moved, and cropping `original_digest`, which identifies the
+photograph that was cropped.
 """
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -24,8 +28,10 @@ NEEDED = (*FILES, "subject")
 CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # values of optional columns
 UNKNOWN = {"eye": "", "region": OTHER_REGION, "split": None}  # values of empty cells
 WIDTH = "octa_mm"
+UNMOVED, ORIGINAL = "octa_unmoved", "original_digest"  # columns that registration and cropping add
+PATHS = (*FILES, UNMOVED)
 WIDTHS_MM = 1.0, 20.0  # least and greatest, of an OCT-A
-KNOWN = (*NEEDED, *CHOICES, WIDTH)
+KNOWN = (*NEEDED, *CHOICES, WIDTH, UNMOVED, ORIGINAL)
 SUFFIX = ".csv"
 CROP_BOTH = (
     ", or crop the photograph to the area of each OCT-A (with dataset_crop.py, then use the table that it writes)"
@@ -55,6 +61,8 @@ class PairRow(NamedTuple):
     fundus: Path
     octa: Path
     octa_mm: float | None  # width of the OCT-A; None: unknown
+    octa_unmoved: Path | None  # the OCT-A before registration moved it; None: `octa` was not moved, or it is lost
+    original_digest: str  # `photo_digest` of the photograph that `fundus` was cropped from; "": unknown
     name: str  # unique: the image's path below the folder that contains all, without suffix if possible
 
 
@@ -118,7 +126,7 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
 
 
 def table_rows(
-    path: Path, files: Sequence[str] = FILES, others: Sequence[str] = KNOWN
+    path: Path, files: Sequence[str] = PATHS, others: Sequence[str] = KNOWN
 ) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table with their numbers, see `numbered_rows`: text, without spaces around it.
 
@@ -162,10 +170,12 @@ def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | f
     if column in NEEDED and not cell:
         raise PairTableError(f"{place}: has no {column}")
     place = f"{place}: {column}"
-    if column in FILES:
-        return existing(folder, cell, place)
+    if column in PATHS:
+        return existing(folder, cell, place) if cell else None
     if column in CHOICES:
         return one_of(cell, CHOICES[column], place) or UNKNOWN[column]
+    if column == ORIGINAL and cell and not re.fullmatch("[0-9a-f]{16}", cell):
+        raise PairTableError(f"{place} {cell}: must be 16 hexadecimal digits, as dataset_crop.py writes them, or empty")
     return number_in(cell, *WIDTHS_MM, place, " mm") if column == WIDTH else cell
 
 
@@ -188,10 +198,15 @@ def unknown_columns(path: Path) -> list[str]:
     return [column for column in rows[0][1] if column not in KNOWN] if rows else []
 
 
+def states_splits(path: Path) -> bool:
+    """Whether a table has a column `split`. Raises OptionError if it cannot be read."""
+    rows = table_rows(path)
+    return bool(rows) and "split" in rows[0][1]
+
+
 def origin_of_splits(path: Path, shares: str) -> str:
     """Where the splits of a table come from, in words. Raises OptionError if it cannot be read."""
-    rows = table_rows(path)
-    if rows and "split" in rows[0][1]:
+    if states_splits(path):
         return "by the table's column split"
     return f"subjects divided {shares} into train, validation and test, always in the same way"
 

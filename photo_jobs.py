@@ -3,14 +3,15 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from camera_field import DEGREES, FIELD_MM, Field
-from dataset_load_mod import list_eyes, list_full_fields, load_data_cases
+from data_choice import choose, load_cases
+from dataset_load_mod import list_eyes, list_full_fields
 from finished import read_origin
 from image_files import FORMATS, left_out, visible_below
 from pair_table import FILES, PairTableError, existing, is_table, number_in, readings, table_rows
@@ -180,29 +181,34 @@ def jobs_of_table(path: Path, given: dict) -> list[Job]:
     return jobs
 
 
-def list_dataset_jobs(dataset: Path, split: str, settings: Settings) -> list[Job]:
-    """The photographs of a split of a data set, or of "all"; results are named as in UT-FSOCTA, or as a table's pairs.
+def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen: Collection[str] = ()) -> list[Job]:
+    """The photographs of a data set by split, see `data_choice.choose`; prints which subjects these are of.
+
+    Results are named as in UT-FSOCTA, or as a table's pairs. Without a wanted split, subjects that the run has `seen`
+    (see `pix_run.seen_by`) are left out.
 
     Raises:
         OptionError: there is none.
         PairTableError: see there.
     """
     if is_table(dataset):
-        cases, _ = load_data_cases(dataset, shares=settings.split)
+        cases, _ = load_cases(dataset, split, settings)
         jobs = [
             Job(case.fundus, Path(f"{case.name}.png"), case.region, None if pd.isna(case.octa_mm) else case.octa_mm)
             for case in cases.itertuples(index=False)
-            if split in ("all", case.split)
         ]
+        listed = cases[["subject", "split", "fundus", "original_digest"]].assign(job=jobs)
     else:
-        jobs = list_folder_jobs(dataset, None if split == "all" else settings.splits()[split])
-    if not jobs:
-        raise OptionError(f"--dataset {dataset}: no photograph of --split {split}")
-    return jobs
+        split_of = {subject: name for name, subjects in settings.splits().items() for subject in subjects}
+        rows = [(who, split_of.get(who), job.source, "", job) for who, job in list_folder_jobs(dataset)]
+        listed = pd.DataFrame(rows, columns=["subject", "split", "fundus", "original_digest", "job"])
+    choice = choose(dataset, listed, split, seen, "--split all" if split is None else None)
+    print(choice)
+    return list(choice.photographs["job"])
 
 
-def list_folder_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job]:
-    """The crops and whole photographs of some subjects, or of all (None), in the layout of UT-FSOCTA."""
+def list_folder_jobs(dataset: Path) -> list[tuple[int, Job]]:
+    """The crops and whole photographs in the layout of UT-FSOCTA, each with its subject."""
     jobs = []
     for region in REGIONS:
         for (subject, eye), path in list_eyes(dataset / "cropped" / "fundus" / region).items():
@@ -210,7 +216,7 @@ def list_folder_jobs(dataset: Path, subjects: Sequence[int] | None) -> list[Job]
             jobs.append((subject, Job(path, target, region)))
     for (subject, eye), path in list_full_fields(dataset).items():
         jobs.append((subject, Job(path, Path("fov45", "synthetic_octa", f"{subject}_{eye}.png"))))
-    return [job for subject, job in jobs if subjects is None or subject in subjects]
+    return jobs
 
 
 def check_jobs(jobs: Sequence[Job], output: Path) -> None:

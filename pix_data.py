@@ -47,7 +47,7 @@ class RunData:
     names: list[str]  # of the validation pairs
     full_field: np.ndarray | None  # whole photograph (height, width, 3), uint8, of the first validation eye with one
     digest: str  # of the training and validation images: the same for the same data
-    seen: frozenset[str]  # `photo_digest` of their photographs, except sample retinas
+    seen: frozenset[str]  # `photo_digest` of their photographs and of the originals of these, except sample retinas
 
     def pictured(self) -> dict[str, Pair]:
         """A few pairs to show, by name: validation pairs, evenly spread, or without any the first training pairs."""
@@ -148,7 +148,15 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         print("  NOTE: no validation pairs, so no scores and no best checkpoint; see --validation-subjects, --split")
         print("  NOTE: pictures in TensorBoard show training pairs")
 
-    train, seen, digest, resized = [], [], 0, 0
+    if known := seen_subjects(chosen["validation"], seen_before):
+        number = chosen["validation"]["subject"].nunique()
+        print(
+            f"NOTE: --init-from {settings.init_from}: HAS SEEN {len(known)} OF {number} VALIDATION SUBJECTS. The "
+            "validation scores are flattered, and so is the choice of the best checkpoint by them"
+        )
+
+    train, digest, resized = [], 0, 0
+    seen = [digest for split in ("train", "validation") for digest in chosen[split]["original_digest"] if digest]
     for pair in load_pairs(chosen["train"], settings.octa_channels, settings.fov_mask):
         digest = digest_of([pair], digest)
         seen.append(photo_digest(pair.fundus))

@@ -1,6 +1,6 @@
 """Evaluate as the study does: compare synthetic OCT-A and their vessels with the real ones, at the disc and the macula.
 
-    python pix_pix_eval.py                                 # the newest run, on the test subjects of its data
+    python pix_pix_eval.py                                 # your newest finished run, on its test subjects
     python pix_pix_eval.py --data DIR --run training_checkpoints/X --split validation
     python pix_pix_eval.py --compare mine=DIR              # another folder of synthetic OCT-A
     python pix_pix_eval.py --compare-vessels net=DIR       # another folder of vessel maps
@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from pair_table import WIDTH, is_table
 from pix_command import OneLineParser, OptionError, exit_status, load_tensorflow, progress_bar, report_error
-from pix_settings import SPLITS, Settings, add_run_options
+from pix_settings import SPLIT_HELP, SPLITS, Settings, add_run_options
 from ut_fsocta import CROP_MM, EYES, OTHER_REGION
 
 PROGRAM = "pix_pix_eval.py"
@@ -37,12 +38,12 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     repeatable = {"action": "append", "default": [], "metavar": "NAME=DIR"}
     add("--data", metavar="DATA", help="a folder in UT-FSOCTA's layout, or a table of pairs (default: the run's own)")
     add_run_options(parser)
-    add("--split", choices=(*SPLITS, "all"), default="test", help="the run's split to evaluate (default: test)")
+    add("--split", choices=(*SPLITS, "all"), help=SPLIT_HELP)
     add(
         "--include-seen",
         action="store_true",
         help="also evaluate subjects that the run, or one that it started from, was trained or validated on; otherwise "
-        "these are left out of the splits test and all",
+        "these are left out, except of --split train and validation",
     )
     add("--compare", **repeatable, help="a folder of synthetic OCT-A; repeatable")
     add("--compare-vessels", **repeatable, help="a folder of vessel maps or vessel probabilities; repeatable")
@@ -80,10 +81,10 @@ from tensorboard.plugins.hparams import api as hp
 
 import eval_figures
 import eval_report
+from data_choice import HAS_SEEN
 from dataset_load_mod import black_outside, find_dataset, load_pair
 from eval_inputs import (
     DRAWN,
-    HAS_SEEN,
     PUBLISHED,
     Comparator,
     Truth,
@@ -98,12 +99,16 @@ from eye_measures import (
     MEASURES,
     OURS,
     REAL,
+    WAYS,
+    WAYS_IF_MOVED,
     Candidate,
-    Control,
     EyeToMeasure,
+    Kept,
+    control_agreements,
     measure_eye,
 )
 from image_files import DataError, octa_to_grey, read_image
+from moved_pairs import moved_for_good, unmoved_octa
 from pix_log import RunLog
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run, seen_by, step_of
@@ -113,6 +118,8 @@ from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
 
 IDENTITY = ("name", "subject", "eye", "region", "seen")  # of a case, in per_eye.csv
 EYES_AT_ONCE = 16  # read and synthesised before they are measured: limits the memory
+NEIGHBOURS = 16  # other eyes next in the table, from which the control is chosen
+MOST_VESSELS = 0.5  # of the field, in a reference; with more, it is inverted, or its labels are misread
 EYES_PER_PROCESS = 8  # a process takes two seconds to start: not worth it for fewer eyes
 
 
@@ -153,32 +160,60 @@ class Evaluation:
             return None
         return grey.astype(np.float32)
 
+    def read_vessels(self, path: Path | None, fov: np.ndarray) -> np.ndarray | None:
+        """As `read`, a vessel map or vessel probability. Of two levels inside the field, whichever, the higher is 1."""
+        grey = self.read(path, fov.shape)
+        if grey is None or not fov.any():
+            return grey
+        low, high = grey[fov].min(), grey[fov].max()
+        has_two = low < high and np.isin(grey[fov], (low, high)).all()
+        return (grey == high).astype(np.float32) if has_two else grey
+
     def load(self, case: Sequence) -> EyeToMeasure | None:
         """Read and synthesise one case; None if its own images, or its ground truth, are missing or unusable."""
         key, maps = case.name, self.truth.maps
         if maps is not None and key not in maps:
             return None
         try:
-            pair = load_pair(case.fundus, case.octa, 1, self.fov_mask)
+            pair = load_pair(case.fundus, unmoved_octa(case), 1, self.fov_mask)
         except DataError as error:
             self.note(error)
             return None
-        shape, truth = pair.fov.shape, None
-        if maps is not None and (truth := self.read(maps[key], shape)) is None:
+        fov, truth = pair.fov, None
+        if maps is not None and (truth := self.read_vessels(maps[key], fov)) is None:
             return None
-        predicted = self.predictor.predict_photograph(pair.fundus, pair.fov, None)
+        predicted = self.predictor.predict_photograph(pair.fundus, fov, None)
         candidates = [Candidate(OURS, octa_to_grey(predicted.octa), True, averaged=predicted.probability)]
         for comparator in self.comparators:
-            image = self.read(comparator.images.get(key), shape)
-            binary = self.read(comparator.binary.get(key), shape)
-            averaged = self.read(comparator.averaged.get(key), shape)
+            path = comparator.images.get(key)
+            image = self.read(path, fov.shape) if comparator.is_octa else self.read_vessels(path, fov)
+            binary = self.read_vessels(comparator.binary.get(key), fov)
+            averaged = self.read(comparator.averaged.get(key), fov.shape)
             if image is not None:
                 vessels = None if binary is None else binary > 0.5
                 candidates.append(Candidate(comparator.name, image, comparator.is_octa, vessels, averaged))
         octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
         vessels = None if truth is None else truth > 0.5
-        mm_per_px = (self.crop_mm[case.region] if pd.isna(case.octa_mm) else case.octa_mm) / shape[1]
-        return EyeToMeasure(pair.fundus, octa, vessels, pair.fov, case.region, case.eye, mm_per_px, tuple(candidates))
+        mm_per_px = (self.crop_mm[case.region] if pd.isna(case.octa_mm) else case.octa_mm) / fov.shape[1]
+        return EyeToMeasure(pair.fundus, octa, vessels, fov, case.region, case.eye, mm_per_px, tuple(candidates))
+
+    def is_usable(self, case: Sequence, share: float) -> bool:
+        """Whether the reference of a case can be right that marks this share of the field as vessels; if not, noted."""
+        if 0 < share <= MOST_VESSELS:
+            return True
+        file = unmoved_octa(case) if self.truth.maps is None else self.truth.maps[case.name]
+        marks = f"{share:.0%} of the camera's field as vessels: is it inverted?" if share else "no vessel in the field"
+        self.note(DataError(f"{file}: as the reference for the vessels it marks {marks}"))
+        return False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is kept of an eye until all are measured, for the control."""
+
+    case: Sequence
+    kept: Kept
+    row: dict  # of this run, for the whole crop: the control's measures are added to it
 
 
 def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str, str], np.ndarray]]:
@@ -190,40 +225,60 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
     """
     rows: list[dict] = []
     counts: dict[tuple[str, str], np.ndarray] = {}
+    measured: list[Measured] = []
     cases = list(evaluation.cases.itertuples(index=False))
     processes = max(1, min(os.cpu_count() or 1, len(cases) // EYES_PER_PROCESS))
     with progress_bar(total=len(cases), unit="eye") as progress, joblib.Parallel(processes, max_nbytes=None) as pool:
         for first in range(0, len(cases), EYES_AT_ONCE):
             some = cases[first : first + EYES_AT_ONCE]
             loaded = [(case, eye) for case in some if (eye := evaluation.load(case)) is not None]
-            others = [[eye for other, eye in loaded if differ(other, case)] for case, _ in loaded]
-            controls = [control_for(eye, rest) for (_, eye), rest in zip(loaded, others, strict=True)]
-            evaluation.alone += sum(not control.is_other for control in controls)
-            results = pool(
-                joblib.delayed(measure_eye)(eye, control) for (_, eye), control in zip(loaded, controls, strict=True)
-            )
-            for (case, _), (of_eye, of_counts) in zip(loaded, results, strict=True):
-                rows += [{column: getattr(case, column) for column in IDENTITY} | row for row in of_eye]
+            results = pool(joblib.delayed(measure_eye)(eye) for _, eye in loaded)
+            for (case, eye), (of_eye, of_counts) in zip(loaded, results, strict=True):
+                if not evaluation.is_usable(case, of_eye[0]["vessel_density"]):
+                    continue
+                found = [{column: getattr(case, column) for column in IDENTITY} | row for row in of_eye]
+                measured.append(Measured(case, Kept.of(eye), next(row for row in found if row["candidate"] == OURS)))
+                rows += found
                 for name, pixels in of_counts.items():
                     counts[case.region, name] = counts.get((case.region, name), 0) + pixels
             progress.update(len(some))
+        evaluation.alone = add_controls(measured, pool)
     if not rows:
         raise OptionError("no eye can be evaluated" + "".join(f"; {fault}" for fault in evaluation.faults[:1]))
     return pd.DataFrame(rows, columns=[*IDENTITY, "candidate", "sector", *MEASURES]), counts
 
 
+def add_controls(measured: Sequence[Measured], pool: joblib.Parallel) -> int:
+    """Add `control_agreements` to the row of each eye; returns how many eyes have no other one to compare with."""
+    others = [other_eye(place, measured) for place in range(len(measured))]
+    results = pool(
+        joblib.delayed(control_agreements)(one.kept, one.kept.upside_down() if other is None else other)
+        for one, other in zip(measured, others, strict=True)
+    )
+    for one, scores in zip(measured, results, strict=True):
+        one.row.update(scores)
+    return sum(other is None for other in others)
+
+
+def other_eye(place: int, measured: Sequence[Measured]) -> Kept | None:
+    """Another eye of the same region and size as the one at a place; None if there is none.
+
+    Of the NEIGHBOURS next in the table, after whose end its start follows, the one whose field overlaps most.
+    """
+    own = measured[place]
+    others = (
+        one.kept
+        for one in (*measured[place + 1 :], *measured[:place])
+        if differ(one.case, own.case)
+        and (one.case.region, one.kept.octa.shape) == (own.case.region, own.kept.octa.shape)
+    )
+    fov = own.kept.fov
+    return max(islice(others, NEIGHBOURS), key=lambda other: (other.fov & fov).sum(), default=None)
+
+
 def differ(one: Sequence, other: Sequence) -> bool:
     """Whether two cases show different eyes for certain."""
     return one.subject != other.subject or {one.eye, other.eye} == set(EYES)
-
-
-def control_for(eye: EyeToMeasure, eyes: Sequence[EyeToMeasure]) -> Control:
-    """The other eye of the same region and size whose field overlaps most with an eye's, or the eye upside down."""
-    others = [one for one in eyes if (one.region, one.fov.shape) == (eye.region, eye.fov.shape)]
-    if not others:
-        return Control(eye.candidates[0].seen[::-1], eye.fov[::-1], is_other=False)
-    other = max(others, key=lambda one: (one.fov & eye.fov).sum())
-    return Control(other.candidates[0].seen, other.fov)
 
 
 def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> list[eval_figures.MontageRow]:
@@ -250,14 +305,26 @@ def montage_rows(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> 
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
-def opening(evaluation: Evaluation, per_eye: pd.DataFrame, options: argparse.Namespace, weights: str) -> list[str]:
-    """What is evaluated, and what a reader must know first; a sentence each."""
+def moved_in_words(data: Path, cases: pd.DataFrame) -> str:
+    """The first line of printout and report if the unmoved OCT-A of some pairs are lost; otherwise ""."""
+    number, made_with = moved_for_good(data, cases.itertuples(index=False))
+    if not number:
+        return ""
+    return (
+        f"MOVED BEFOREHAND: registration has moved {number} OCT-A of {data} (with {made_with}) and did not keep the "
+        "unmoved ones. ALL SCORES INCLUDE ITS GAIN, those without further registration too. For others, register the "
+        "original data again, and evaluate the result."
+    )
+
+
+def opening(evaluation: Evaluation, per_eye: pd.DataFrame, data: Path, why: str, weights: str) -> list[str]:
+    """What is evaluated, `why` these subjects, and what a reader must know first; a sentence each."""
     real = per_eye[(per_eye["sector"] == WHOLE) & (per_eye["candidate"] == REAL)]
     regions = eval_report.regions_of(real)
     eyes = ", ".join(f"{counted((real['region'] == region).sum(), 'eye')}, {region}" for region in regions)
     subjects = real["subject"].nunique()
-    found = [f"{counted(subjects, 'subject')} ({eyes}), split {options.split} of {options.data}; weights: {weights}."]
-    if list_images(options.data / "cropped" / DRAWN, regions):
+    found = [f"{counted(subjects, 'subject')} ({eyes}) of {data}: {why}; weights: {weights}."]
+    if list_images(data / "cropped" / DRAWN, regions):
         found.append(
             "NO REAL EYES: the program drew these sample retinas, photographs as well as OCT-A; what is called real "
             "OCT-A below is the drawn one."
@@ -315,7 +382,8 @@ def conditions(evaluation: Evaluation, regions: Sequence[str], options: argparse
         "(multi-Otsu); vessel probabilities: above Otsu's threshold, or the binary map that comes with them",
         "registered: the real OCT-A moved onto the prediction. Real pairs lie some pixels apart, which lowers the "
         "scores of any prediction. Registration also hides errors of position; the prediction for another eye, "
-        "registered in the same way, shows its effect alone. Densities are measured without registration",
+        "registered in the same way, shows its effect alone. All else is measured without this registration",
+        *(["of registered pairs, the unmoved OCT-A"] if evaluation.cases["octa_unmoved"].notna().any() else []),
         "what each measure is, and which way is better: docs/evaluation.md",
         f"width of a crop: {widths}",
         f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {options.resamples} resamples, seed {options.seed}; "
@@ -364,20 +432,27 @@ def run_evaluation(options: argparse.Namespace) -> int:
         UserError, OSError: nothing can be evaluated, or written.
     """
     started = datetime.now()
-    run = run_to_use(options.run)
+    run, why = run_to_use(options.run)
     settings, _ = read_run(run)
-    options.data = data = find_dataset(options.data or settings.data, "--data")
-    cases, left_out = find_cases(options, data, settings, seen_by(run))
+    data = find_dataset(options.data or settings.data, "--data")
+    choice, unpaired = find_cases(options, data, settings, seen_by(run))
+    cases = choice.photographs
+    if moved := moved_in_words(data, cases):
+        print(moved)
+    if unpaired:
+        print(f"{unpaired} files of the data have no partner and are left out")
+    print(choice)
     crop_mm = find_widths(cases, data, options)
     comparators = find_comparators(data, cases, options)
     truth = find_truth(data, eval_report.regions_of(cases), options.segmenter)
-    predictor, checkpoint = announced_predictor(run, options.weights, settings)
+    predictor, checkpoint = announced_predictor(run, options.weights, settings, why)
     subjects = counted(cases["subject"].nunique(), "subject")
     print(f"{counted(len(cases), 'crop')} of {subjects}; reference: {truth.origin}")
-    evaluation = Evaluation(predictor, settings.fov_mask, cases, left_out, is_table(data), comparators, truth, crop_mm)
+    mask, left_out, is_table_of_pairs = settings.fov_mask, choice.left_out, is_table(data)
+    evaluation = Evaluation(predictor, mask, cases, left_out, is_table_of_pairs, comparators, truth, crop_mm)
 
     per_eye, counts = evaluate_eyes(evaluation)
-    first = opening(evaluation, per_eye, options, str(Path(checkpoint).relative_to(run)))
+    first = opening(evaluation, per_eye, data, choice.why, str(Path(checkpoint).relative_to(run)))
     absent, regions = remarks(evaluation, per_eye), eval_report.regions_of(per_eye)
     bootstrap = f"Bootstrap over subjects: {options.resamples} resamples, seed {options.seed}"
     print(*first[1:], *absent, bootstrap, sep="\n")
@@ -393,13 +468,14 @@ def run_evaluation(options: argparse.Namespace) -> int:
     }
     notes = conditions(evaluation, regions, options) + absent
     captions = {name: eval_figures.caption_of(name) for name in figures}
-    blocks = eval_report.describe(f"Evaluation of {run}", first, notes, summary, truth.kind, captions)
+    first, ways = ([moved, *first], WAYS_IF_MOVED) if moved else (first, WAYS)
+    blocks = eval_report.describe(f"Evaluation of {run}", first, notes, summary, truth.kind, captions, ways)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
     folder = eval_report.write_results(folder, {"per_eye": per_eye, "summary": summary}, blocks, figures)
     montages = {region: folder / f"{eval_report.MONTAGE}{region}.png" for region in regions}
     report = (folder / "summary.md").read_text(encoding="utf-8")
     tensorboard = write_summaries(summary, report, montages, run, settings, checkpoint)
-    print(*eval_report.headlines(summary), sep="\n")
+    print(*eval_report.headlines(summary, ways), sep="\n")
     print(f"Written: {folder}/ (start with report.html); for TensorBoard: {tensorboard}/")
     for fault in evaluation.faults:
         report_error(PROGRAM, fault)

@@ -2,11 +2,12 @@
 
     python pix_pix_gen.py photo.jpg folder list.csv    # each photograph -> synthetic_octa/NAME.png, of the same size
     python pix_pix_gen.py folder --vessels --figure    # also vessel maps with their densities, and figures to look at
-    python pix_pix_gen.py --dataset DATA --split test  # a data set, for the evaluation
+    python pix_pix_gen.py --dataset DATA               # a data set, for the evaluation
     python pix_pix_gen.py --export DIR                 # the generator for other programs: SavedModel, Keras, ONNX, ...
 
-Uses the newest run in training_checkpoints/ and its best weights, unless told otherwise. Existing results are kept, so
-that the same command resumes an interrupted folder. `--help` lists every option.
+Uses the newest finished run on real pairs in training_checkpoints/, with its best weights, otherwise the supplied
+weights; --run chooses another. Existing results are kept, so that the same command resumes an interrupted folder.
+`--help` lists every option.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from pix_command import (
     load_tensorflow,
     report_error,
 )
-from pix_settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLITS, Settings, add_run_options
+from pix_settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLIT_HELP, SPLITS, Settings, add_run_options
 
 PROGRAM = "pix_pix_gen.py"
 OUTPUT = "synthetic_octa"
@@ -64,7 +65,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--overwrite", action="store_true", help="replace existing results")
     add("--dataset", nargs="?", const="", metavar="DATA", help="use the photographs of a data set (default: the run's)")
-    add("--split", choices=(*SPLITS, "all"), help="with --dataset: split of the run's subjects (default: test)")
+    add("--split", choices=(*SPLITS, "all"), help=f"with --dataset: {SPLIT_HELP}")
     add(
         "--published",
         action="store_true",
@@ -115,17 +116,17 @@ from photo_jobs import MASK, Listing, check_jobs, list_dataset_jobs, list_jobs
 from photo_synthesis import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
 from pix_export import export
 from pix_predict import announced_predictor
-from pix_run import read_run
+from pix_run import read_run, seen_by
 from pix_weights import describe, made_from, run_to_use, write_weights
 
 
-def listing_of(options: argparse.Namespace, settings: Settings) -> Listing:
+def listing_of(options: argparse.Namespace, settings: Settings, run: Path) -> Listing:
     """The photographs given by the options. Raises UserError if there is none, or if results would clash."""
     output = Path(options.output)
     if options.dataset is not None:
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
         scale = {name: getattr(options, name) for name in SCALES}
-        jobs = list_dataset_jobs(dataset, options.split or "test", settings)
+        jobs = list_dataset_jobs(dataset, options.split, settings, seen_by(run))
         listing = Listing([replace(job, **scale) for job in jobs])
     else:
         given = {name: getattr(options, name) for name in SCALES} | {MASK: options.field_mask}
@@ -140,14 +141,14 @@ def run_synthesis(options: argparse.Namespace) -> int:
     Raises:
         UserError, OSError: nothing, or nothing more, can be done.
     """
-    run = run_to_use(options.run)
+    run, why = run_to_use(options.run)
     settings, _ = read_run(run)
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: must be at most the run's patch size, {settings.patch_size} px")
-    listing = listing_of(options, settings) if options.inputs or options.dataset is not None else Listing([])
+    listing = listing_of(options, settings, run) if options.inputs or options.dataset is not None else Listing([])
     if options.export:
         settings = replace(settings, precision="float32")  # for machines of any kind
-    predictor, path = announced_predictor(run, options.weights, settings)
+    predictor, path = announced_predictor(run, options.weights, settings, why)
     if options.export:
         folder, formats = Path(options.export), [kind for kind in options.format if kind in EXPORT_FORMATS]
         written = export(predictor.generator, folder, formats) if formats else []

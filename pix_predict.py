@@ -387,10 +387,13 @@ def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[
     return Predictor(generator, settings.input_noise), path
 
 
-def announced_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[Predictor, str]:
-    """As `load_predictor`, with the GPUs set up; prints device, precision and weights, as every program does."""
+def announced_predictor(run: Path, weights: str | None, settings: Settings, why: str) -> tuple[Predictor, str]:
+    """As `load_predictor`, with the GPUs set up; prints device, precision and weights, as every program does.
+
+    `why` are these weights used, see `pix_weights.run_to_use`.
+    """
     device = set_up_gpus()
     predictor, path = load_predictor(run, weights, settings)
     print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
-    print(f"Weights: {describe(path)}")
+    print(f"Weights: {describe(path)}" + (f"; {why}" if why else ""))
     return predictor, path

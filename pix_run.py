@@ -34,6 +34,7 @@ from pix_settings import CHANGEABLE, CHECKPOINTS, Settings
 BEST = "best"
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
 ONE_FILE, SEEN = "weights", "seen"  # in run.json
+EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
 UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before renaming it
 
 
@@ -99,16 +100,18 @@ def make_folders(settings: Settings, digest: str, seen: Collection[str]) -> None
         raise
 
 
-def newest_run(checkpoints: Path, option: str, untrained: bool = False) -> Path:
-    """The run with the newest checkpoint or, with `untrained`, the newest checkpoint or run.json.
-
-    Raises:
-        RunError: there is none; the message names the option.
-    """
-    files = [*checkpoints.glob("*/ckpt-*.index"), *(checkpoints.glob("*/run.json") if untrained else ())]
+def newest_run(checkpoints: Path) -> Path:
+    """The run with the newest checkpoint or run.json, to resume. Raises RunError if there is none."""
+    files = [*checkpoints.glob("*/ckpt-*.index"), *checkpoints.glob("*/run.json")]
     if not files:
-        raise RunError(f"{option}: no run with a checkpoint in {checkpoints}/; train one with pix_pix_train.py")
+        raise RunError(f"--resume: no run in {checkpoints}/; train one with pix_pix_train.py")
     return max(files, key=lambda path: path.stat().st_mtime).parent
+
+
+def runs_with_weights(checkpoints: Path) -> list[Path]:
+    """The runs that have weights, by the time of their newest: the newest run first."""
+    files = [path for kind in ("index", "npz") for path in checkpoints.glob(f"*/ckpt-*.{kind}")]
+    return list(dict.fromkeys(path.parent for path in sorted(files, key=lambda path: -path.stat().st_mtime)))
 
 
 def lock(folder: Path) -> AbstractContextManager[None]:
@@ -128,7 +131,8 @@ def write_run(
         folder: the run's.
         settings: resolved.
         digest: of the data.
-        seen: the photographs that it, or a run it started from, is trained or validated on: see `photo_digest`.
+        seen: the photographs that it, or a run it started from, is trained or validated on, and those that they were
+            cropped from: see `photo_digest`.
         weights: of a run that consists of one file of weights, see `one_file`.
     """
     content = {
@@ -170,7 +174,7 @@ def read_whole_run(folder: Path) -> tuple[Settings, str, dict]:
 
 
 def seen_by(folder: Path) -> frozenset[str]:
-    """The photographs that a run, or one it started from, was trained or validated on: see `photo_digest`.
+    """The photographs that a run, or one it started from, was trained or validated on: see `write_run`.
 
     Raises:
         RunError: run.json is missing, damaged or foreign.
@@ -204,7 +208,7 @@ def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
         RunError: there is no such run, or an option contradicts run.json.
     """
     checkpoints = Path(given.get("checkpoints", CHECKPOINTS))
-    folder = Path(resume) if resume else newest_run(checkpoints, "--resume", untrained=True)
+    folder = Path(resume) if resume else newest_run(checkpoints)
     old, digest = read_run(folder)
     if one_file(folder) is not None:
         raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
@@ -318,6 +322,16 @@ def saved_in_words(run: Path) -> str:
     found = sorted(list_checkpoints(run) + list_checkpoints(run / BEST), key=step_of)
     saved = [path for path in found if os.path.exists(f"{path}.index")]
     return f"the last good checkpoint is {saved[-1]}" if saved else f"{run} has no checkpoint yet"
+
+
+def epochs_done(run: Path) -> int:
+    """How many epochs a run has completed, from its newest intact checkpoint; 0 if none says so."""
+    for path in list_checkpoints(run):
+        try:
+            return int(tf.train.load_checkpoint(path).get_tensor(EPOCH))
+        except (RuntimeError, ValueError, tf.errors.OpError):
+            continue
+    return 0
 
 
 def step_of(checkpoint: str) -> int:

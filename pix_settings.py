@@ -216,6 +216,10 @@ class Settings:
 
 
 SPLITS = tuple(PUBLISHED_SUBJECTS)
+SPLIT_HELP = (
+    "which subjects (default: those of the split test or, if the data state no split, all; without those that the run, "
+    "or one that it started from, has seen)"
+)
 # Sample retinas: at most eight minutes on two cores. The generator first learns the vessels, by the mean absolute error
 # alone: a step with the discriminator takes three times as long, or twice on a processor with AMX, and adds no vessels.
 # Then every second step teaches it speckle, with a weight of that error that leaves it free to draw some. The learning
@@ -277,7 +281,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--run",
         metavar="DIR",
-        help=f"the run's folder (default: the newest in {CHECKPOINTS}/, otherwise the supplied weights)",
+        help=f"the run's folder (default: the newest in {CHECKPOINTS}/ that is finished and was trained on real pairs, "
+        "otherwise the supplied weights)",
     )
     add("--weights", choices=("best", "last"), help="best by validation, or newest (default: best, if there is one)")
 

@@ -9,6 +9,7 @@ file contains the generator only, with kernels in float16: half the size, and gr
 import hashlib
 import io
 import os
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -17,27 +18,68 @@ import numpy as np
 import tensorflow as tf
 
 from finished import printable
-from pix_command import VERSION, atomic_file
-from pix_run import RunError, find_weights, newest_run, one_file, read_run, restore, seen_by, step_of, write_run
-from pix_settings import CHECKPOINTS, Settings
+from pix_command import VERSION, atomic_file, one_line
+from pix_run import (
+    RunError,
+    epochs_done,
+    find_weights,
+    one_file,
+    read_run,
+    restore,
+    runs_with_weights,
+    seen_by,
+    step_of,
+    write_run,
+)
+from pix_settings import CHECKPOINTS, SAMPLE_RETINAS, Settings
 
+NAMED = 2  # runs that are not used and why, in one line; damaged ones are always named
 SHIPPED = Path(__file__).resolve().parent / "weights"  # the supplied weights
 
 
-def run_to_use(option: str | None) -> Path:
-    """The run given by `--run`, otherwise the user's newest one, otherwise the supplied weights.
+def run_to_use(option: str | None) -> tuple[Path, str]:
+    """The run given by `--run`, otherwise the newest finished one on real pairs, otherwise the supplied weights.
+
+    Returns:
+        Its folder. And why it is used, in words, with the runs that are not and how to use these; "" for `--run`.
 
     Raises:
         RunError: there is none.
     """
     if option is not None:
-        return Path(option)
-    try:
-        return newest_run(Path(CHECKPOINTS), "--run")
-    except RunError:
-        if not (SHIPPED / "run.json").exists():
-            raise
-    return Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED
+        return Path(option), ""
+    damaged, passed, chosen = [], [], None
+    for run in runs_with_weights(Path(CHECKPOINTS)):
+        try:
+            reason = why_not(run)
+        except RunError as error:
+            damaged.append(str(error))
+            continue
+        if not reason:
+            chosen = run
+            break
+        passed.append(f"{run} {reason}: --run {shlex.quote(str(run))} uses it")
+    others = [*damaged, *passed[:NAMED]] + ([f"and {len(passed) - NAMED} more runs"] if passed[NAMED:] else [])
+    if chosen is not None:
+        return chosen, one_line("; ".join(["the newest finished run on real pairs", *others]))
+    if not (SHIPPED / "run.json").exists():
+        missing = f"--run: no finished run on real pairs in {CHECKPOINTS}/; train one with pix_pix_train.py"
+        raise RunError("; ".join([missing, *others]))
+    run = Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED
+    return run, one_line("; ".join(others or [f"no run in {CHECKPOINTS}/"]))
+
+
+def why_not(run: Path) -> str:
+    """Why a run is used only if `--run` names it, in words; "" if it is used without.
+
+    Raises:
+        RunError: run.json is missing, damaged or foreign.
+    """
+    settings, _ = read_run(run)
+    done = settings.epochs if one_file(run) is not None else epochs_done(run)
+    if settings.data == SAMPLE_RETINAS:
+        return "was trained on sample retinas alone"
+    return "" if done >= settings.epochs else f"has completed {done} of {settings.epochs} epochs"
 
 
 def load_weights(generator: keras.Model, run: Path, weights: str | None = None) -> str:

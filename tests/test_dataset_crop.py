@@ -9,6 +9,7 @@ from conftest import SeesVessels, files_below, lines
 from PIL import Image
 
 import dataset_crop as program
+from dataset_load_mod import photo_digest, read_fundus
 from pair_table import read_pairs
 from pix_run import write_run
 from pix_settings import Settings
@@ -93,8 +94,29 @@ def test_table_of_the_cut_pairs_has_all_columns_and_names_their_files(cropped):
     with (cropped / "out/pairs.csv").open() as file:
         first = next(csv.DictReader(file))
     files = {"fundus": "fundus/a.png", "octa": "octa/a.tif"}
-    assert first == files | {"subject": "s0", "camera": "X", "octa_mm": f"{OCTA_MM:g}"}
+    original = photo_digest(read_fundus(cropped / "photos/a.png"))
+    added = {"octa_mm": f"{OCTA_MM:g}", "original_digest": original}
+    assert first == files | {"subject": "s0", "camera": "X"} | added
     assert len(read_pairs(cropped / "out/pairs.csv", "1/0/0")) == 2
+
+
+def originals(table="out/pairs.csv"):
+    return [pair.original_digest for pair in read_pairs(Path(table), "1/0/0")]
+
+
+def test_original_of_a_kept_crop_stays_known(folder):
+    crop()
+    first = originals()
+    crop()
+    assert originals() == first != ["", ""]
+
+
+def test_crop_of_a_crop_is_known_by_the_first_photograph(folder):
+    given = {"a": "0123456789abcdef", "b": ""}
+    table = [{"fundus": f"photos/{n}.png", "octa": f"octa/{n}.tif", "original_digest": given[n]} for n in "ab"]
+    write_table(folder, table)
+    crop()
+    assert originals() == [given["a"], photo_digest(read_fundus(Path("photos/b.png")))]
 
 
 def test_octa_is_copied_to_the_last_bit(cropped):

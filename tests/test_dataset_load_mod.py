@@ -61,7 +61,8 @@ def test_sample_set_is_found_by_its_word(project):
 
 def test_cases_are_paired_by_name_and_split_by_subject(root):
     cases, unpaired = dlm.load_data_cases(root)
-    assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa", "octa_mm", "name")
+    added = "octa_mm", "octa_unmoved", "original_digest"
+    assert tuple(cases.columns) == ("subject", "eye", "region", "split", "fundus", "octa", *added, "name")
     assert list(zip(cases["subject"], cases["eye"], cases["split"], strict=True)) == [
         (1, "OD", "train"),
         (2, "OS", "train"),

@@ -12,7 +12,7 @@ from vessel_metrics import SECTORS
 
 CROP = (400, 400)
 EVERYWHERE = np.ones(CROP, dtype=bool)
-CONTROL = em.Control(0.2 + 0.6 * bar(8, CROP, top=300).T, EVERYWHERE)  # a vessel at right angles
+ACROSS = 0.2 + 0.6 * bar(8, CROP, top=300).T  # a prediction with a vessel at right angles
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def eye():
 @pytest.fixture(scope="module")
 def measured(eye):
     """The rows by candidate and sector, and the counts."""
-    rows, counts = em.measure_eye(eye, CONTROL)
+    rows, counts = em.measure_eye(eye)
     return {(row["candidate"], row["sector"]): row for row in rows}, counts
 
 
@@ -62,7 +62,7 @@ def test_pixels_are_counted_by_vessel_probability(measured):
 
 
 def test_without_ground_truth_the_segmenter_makes_it(eye):
-    rows, counts = em.measure_eye(replace(eye, vessels=None), CONTROL)
+    rows, counts = em.measure_eye(replace(eye, vessels=None))
     assert next(row["cldice"] for row in rows if row["candidate"] == "this run") == 1
     assert em.SEGMENTED not in counts
 
@@ -86,12 +86,12 @@ def test_vessels_are_found_where_the_speckle_is_averaged_out(eye):
 def test_texture_is_that_of_the_octa_not_of_its_average(eye):
     ours = eye.candidates[0]
     blurred = replace(ours, averaged=gaussian_filter(ours.image, 5))
-    rows, _ = em.measure_eye(replace(eye, candidates=(blurred,)), CONTROL)
+    rows, _ = em.measure_eye(replace(eye, candidates=(blurred,)))
     assert next(row["texture"] for row in rows if row["candidate"] == "this run") == 0
 
 
 def test_grain_is_measured_at_the_disc_only(eye):
-    rows, _ = em.measure_eye(replace(eye, region="disc"), CONTROL)
+    rows, _ = em.measure_eye(replace(eye, region="disc"))
     assert {row["candidate"]: np.isfinite(row["grain"]) for row in rows if row["sector"] == "whole"} == {
         em.REAL: True,
         "this run": True,
@@ -100,9 +100,24 @@ def test_grain_is_measured_at_the_disc_only(eye):
         "green channel": True,
         "ridge filter": False,
     }
-    assert all(np.isnan(row["grain"]) for row in em.measure_eye(eye, CONTROL)[0])
+    assert all(np.isnan(row["grain"]) for row in em.measure_eye(eye)[0])
 
 
-def test_this_run_agrees_with_the_registered_octa_better_than_another_eye(measured):
-    row = measured[0]["this run", "whole"]
-    assert row["registered_vessel_correlation"] > row["control_vessel_correlation"] + 0.3
+def test_this_run_agrees_with_the_registered_octa_better_than_another_eye(eye, measured):
+    own = em.Kept.of(eye)
+    control = em.control_agreements(own, replace(own, prediction=ACROSS))
+    assert (
+        measured[0]["this run", "whole"]["registered_vessel_correlation"] > control["control_vessel_correlation"] + 0.3
+    )
+
+
+def test_what_is_kept_of_an_eye_is_its_octa_field_and_prediction(eye):
+    kept = em.Kept.of(replace(eye, fov=bar(300, CROP)))
+    np.testing.assert_allclose(kept.octa / 255, eye.octa, atol=0.002)
+    np.testing.assert_allclose(kept.prediction, eye.candidates[0].seen, atol=0.001)
+    np.testing.assert_array_equal(kept.fov, bar(300, CROP))
+
+
+def test_a_crop_of_400_px_takes_half_a_megabyte_until_all_are_measured(eye):
+    kept = em.Kept.of(eye)
+    assert kept.octa.nbytes + kept.prediction.nbytes + kept.packed_fov.nbytes == 500_000

@@ -30,7 +30,7 @@ def table(tmp_path):
 def test_a_row_becomes_a_case_with_its_paths_from_the_table_on(table):
     path = table("photos/a.tif,scans/b.jpg,Ann,od,Disc,Train")
     files = path.parent / "photos/a.tif", path.parent / "scans/b.jpg"
-    assert read_pairs(path, "80/10/10") == [("Ann", "OD", "disc", "train", *files, None, "a")]
+    assert read_pairs(path, "80/10/10") == [("Ann", "OD", "disc", "train", *files, None, None, "", "a")]
 
 
 @pytest.mark.parametrize(("cell", "width"), [("4.5", 4.5), ('"4,5"', 4.5), ("6", 6.0), ("", None)])
@@ -43,6 +43,22 @@ def test_width_of_an_octa_is_read(table, cell, width):
 def test_wrong_width_is_named_with_its_row(table, cell):
     with pytest.raises(ValueError, match=f"row 2: octa_mm {cell}: "):
         read_pairs(table(f"a.png,b.png,Ann,{cell}", header="fundus,octa,subject,octa_mm"), "1/0/0")
+
+
+@pytest.mark.parametrize("cell", ["1.23E+15", "0123", "photograph one"])
+def test_original_digest_that_a_spreadsheet_has_changed_is_named_with_its_row(table, cell):
+    with pytest.raises(ValueError, match=f"row 2: original_digest {re.escape(cell)}: must be 16 hexadecimal digits"):
+        read_pairs(table(f"a.png,b.png,Ann,{cell}", header="fundus,octa,subject,original_digest"), "1/0/0")
+
+
+def test_unmoved_octa_is_found_from_the_table_on(table):
+    path = table("a.png,b.png,Ann,a.png", "c.png,d.png,Bob,", header="fundus,octa,subject,octa_unmoved")
+    assert [pair.octa_unmoved for pair in read_pairs(path, "1/0/0")] == [path.parent / "a.png", None]
+
+
+def test_missing_unmoved_octa_is_named_with_its_row(table):
+    with pytest.raises(ValueError, match=r"row 2: octa_unmoved missing\.png: no such file"):
+        read_pairs(table("a.png,b.png,Ann,missing.png", header="fundus,octa,subject,octa_unmoved"), "1/0/0")
 
 
 def test_names_of_columns_may_be_written_otherwise(table):

@@ -97,7 +97,7 @@ def test_registered_table_has_its_columns_and_files(here):
     assert dataset_register.main(options) == 0
     names = [pair[-1] for pair in read_pairs(Path("registered/pairs.csv"), "80/10/10")]
     columns = Path("registered/pairs.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert (columns, len(names)) == ("subject,split,octa,fundus,age", 4)
+    assert (columns, len(names)) == ("subject,split,octa,fundus,age,octa_unmoved", 4)
 
 
 @pytest.mark.parametrize(("registered", "noted"), [(False, True), (True, False)])

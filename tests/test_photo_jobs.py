@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset_load_mod import photo_digest
 from finished import Origin, Record, printable, read_origin, write_png
+from image_files import read_fundus
 from photo_jobs import Job, check_jobs, list_dataset_jobs
 from photo_jobs import list_jobs as list_all
 from pix_command import OptionError, UserError, read_table
@@ -177,6 +179,47 @@ def test_width_of_a_crop_is_that_of_the_table_of_pairs(here):
     Path("pairs.csv").write_text("fundus,octa,subject,octa_mm\na.png,b.png,Ann,3\nc.png,d.png,Bob,\n")
     jobs = list_dataset_jobs(Path("pairs.csv"), "train", Settings(split="1/0/0"))
     assert [job.width_mm for job in jobs] == [3.0, None]
+
+
+def table_of_two(**columns):
+    """Write pairs.csv of the subjects Ann and Bob; returns the digest of Ann's photograph."""
+    rows = [["fundus", "octa", "subject", *columns]]
+    for grey, (name, subject) in enumerate((("a", "Ann"), ("b", "Bob"))):
+        Image.new("RGB", (8, 8), (grey, 9, 9)).save(f"{name}.png")
+        rows.append([f"{name}.png", f"{name}.png", subject, *(values[grey] for values in columns.values())])
+    Path("pairs.csv").write_text("\n".join(map(",".join, rows)))
+    return photo_digest(read_fundus(Path("a.png")))
+
+
+def subjects_made(capsys, split=None, seen=()):
+    """Names of the photographs that are made of pairs.csv, and what is printed."""
+    jobs = list_dataset_jobs(Path("pairs.csv"), split, Settings(), seen)
+    return [job.source.stem for job in jobs], capsys.readouterr().out
+
+
+def test_all_subjects_of_a_table_without_splits_are_made_and_counted(here, capsys):
+    table_of_two()
+    line = "Subjects: 2 of 2; all, because pairs.csv has no column split; the run has seen none of them\n"
+    assert subjects_made(capsys) == (["a", "b"], line)
+
+
+def test_seen_subjects_are_made_only_if_a_split_is_named(here, capsys):
+    seen = [table_of_two()]
+    names, printed = subjects_made(capsys, seen=seen)
+    assert names == ["b"]
+    assert "except 1 that the run has seen (--split all uses these)" in printed
+    assert subjects_made(capsys, "all", seen)[0] == ["a", "b"]
+
+
+def test_column_split_chooses_the_subjects_that_are_made(here, capsys):
+    table_of_two(split=("train", "test"))
+    assert subjects_made(capsys)[0] == ["b"]
+
+
+def test_table_whose_subjects_were_all_seen_is_refused_with_advice(here):
+    table_of_two(split=("test", ""))
+    with pytest.raises(OptionError, match=r"all 1 subjects; --split all uses them"):
+        list_dataset_jobs(Path("pairs.csv"), None, Settings(), [photo_digest(read_fundus(Path("a.png")))])
 
 
 def test_folder_below_that_cannot_be_read_is_named(here, monkeypatch):

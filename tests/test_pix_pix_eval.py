@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import SeesVessels
+from conftest import SeesVessels, write_finished_run
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,7 +21,6 @@ from eye_measures import BASELINES
 from phantom.dataset import eye_of, render_crop
 from phantom.eye import make_eye
 from pix_command import OptionError
-from pix_run import write_run
 from pix_settings import Settings
 from ut_fsocta import REGIONS
 from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES
@@ -56,10 +55,8 @@ def made(tmp_path_factory):
             target = folder / CROPPED / name / path.parent.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.uint8(255 * image)).save(target)
-    checkpoints = folder / "training_checkpoints" / "mine"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "ckpt-7.index").touch()
-    write_run(checkpoints, Settings(data="data/UT-FSOCTA-v1", precision="float32", name="mine"), "0")
+    settings = Settings(data="data/UT-FSOCTA-v1", precision="float32", name="mine")
+    write_finished_run(folder / "training_checkpoints" / "mine", settings, step=7)
     return folder
 
 
@@ -278,7 +275,8 @@ def test_width_of_an_option_is_for_pairs_without_one():
     ],
 )
 def test_report_states_which_widths_were_used(octa_mm, option, words):
-    cases, options = pd.DataFrame({"region": "macula", "octa_mm": octa_mm}), widths_mm(macula=option)
+    cases = pd.DataFrame({"region": "macula", "octa_mm": octa_mm, "octa_unmoved": None})
+    options = widths_mm(macula=option)
     widths = evaluate.find_widths(cases, Path("pairs.csv"), options)
     truth = evaluate.Truth("", "", None)
     evaluation = evaluate.Evaluation(None, True, cases, 0, True, [], truth, widths)
@@ -296,9 +294,7 @@ def test_folder_without_regions_serves_data_of_one_region(dataset):
 def untrained(dataset, monkeypatch):
     """A folder to run in, with the tiny data set and a run without weights."""
     monkeypatch.chdir(dataset)
-    (checkpoints := Path("training_checkpoints/x")).mkdir(parents=True)
-    (checkpoints / "ckpt-1.index").touch()
-    write_run(checkpoints, Settings(data=".", precision="float32", name="x"), "0")
+    write_finished_run(Path("training_checkpoints/x"), Settings(data=".", precision="float32", name="x"), step=1)
 
 
 def test_width_that_the_table_has_for_each_pair_is_refused(untrained, refused):

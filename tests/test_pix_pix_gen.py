@@ -53,10 +53,12 @@ def trained(tmp_path_factory):
     Image.fromarray(round_field(130)).save(folder / "UT-FSOCTA-v1" / "fov_45" / "fundus" / "31_OS.jpg")
     keras.config.set_dtype_policy("float32")
     run = folder / "training_checkpoints" / "small"
+    settings = Settings(patch_size=64, batch_size=2, precision="float32", name="small", data="UT-FSOCTA-v1")
     for seed, place, step in ((0, run / "best", 3), (1, run, 4)):
         keras.utils.set_random_seed(seed)
-        save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), place, step, keep=1)
-    write_run(run, Settings(patch_size=64, batch_size=2, precision="float32", name="small", data="UT-FSOCTA-v1"), "0")
+        state = {"generator": Generator(3, (None, None), 1), "epoch": tf.Variable(settings.epochs, dtype=tf.int64)}
+        save(tf.train.Checkpoint(**state), place, step, keep=1)
+    write_run(run, settings, "0")
     return folder
 
 
@@ -282,7 +284,7 @@ def test_dataset_of_the_run_is_the_default_and_split_by_its_subjects(folder):
 @pytest.mark.parametrize(("weights", "path"), [([], "best/ckpt-3"), (["last"], "ckpt-4"), (["best"], "best/ckpt-3")])
 def test_weights_are_those_asked_for(folder, capsys, weights, path):
     assert gen.main(["photos/a.png", *(["--weights", *weights] if weights else [])]) == 0
-    assert f"Weights: training_checkpoints/small/{path}\n" in capsys.readouterr().out
+    assert f"Weights: training_checkpoints/small/{path}; the newest finished run" in capsys.readouterr().out
 
 
 def test_run_without_a_best_checkpoint_uses_its_last(folder, capsys, refused):

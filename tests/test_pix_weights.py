@@ -1,8 +1,11 @@
 """One file of weights: what it holds, who uses it, and what is refused."""
 
 import json
+import os
 import re
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -17,10 +20,11 @@ import pix_pix_train
 import pix_weights
 from pix_generator import Generator
 from pix_predict import load_predictor
-from pix_run import RunError, read_run, save, step_of, write_run
+from pix_run import RunError, read_run, save, settings_to_resume, step_of, write_run
 from pix_settings import Settings
 
 STEP = 7
+ENTRY = {"file": f"ckpt-{STEP}.npz", "sha256": ""}  # of run.json, for weights that are not loaded
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +85,92 @@ def test_writing_again_leaves_one_file(runs, tmp_path):
 
 
 def test_weights_that_come_with_the_program_are_used_without_a_run(shipped):
-    assert pix_weights.run_to_use(None) == shipped
+    assert pix_weights.run_to_use(None) == (shipped, "no run in training_checkpoints/")
 
 
-def test_a_run_of_one_s_own_comes_first(shipped, runs):
-    shutil.copytree(runs / "run", "training_checkpoints/mine")
-    assert pix_weights.run_to_use(None) == Path("training_checkpoints/mine")
+def own_run(name: str, data: str = "pairs.csv", done: int | None = 2, age: int = 0) -> Path:
+    """A run of two epochs with one checkpoint, of which so many are done, that is some seconds old."""
+    folder = Path("training_checkpoints", name)
+    state = {} if done is None else {"epoch": tf.Variable(done, dtype=tf.int64)}
+    save(tf.train.Checkpoint(**state, step=tf.Variable(STEP)), folder, STEP, keep=1)
+    write_run(folder, Settings(patch_size=64, precision="float32", name=name, data=data, epochs=2), "0")
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - age,) * 2)
+    return folder
+
+
+def test_a_finished_run_on_real_pairs_comes_before_the_supplied_weights(shipped):
+    folder = own_run("mine")
+    assert pix_weights.run_to_use(None) == (folder, "the newest finished run on real pairs")
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        ({"data": "phantom"}, "was trained on sample retinas alone"),
+        ({"done": 1}, "has completed 1 of 2 epochs"),
+        ({"done": None}, "has completed 0 of 2 epochs"),
+    ],
+    ids=["sample retinas", "stopped early", "without its epoch"],
+)
+def test_other_runs_never_replace_the_supplied_weights(shipped, run, reason):
+    folder = own_run("a run", **run)
+    assert pix_weights.run_to_use(None) == (shipped, f"{folder} {reason}: --run '{folder}' uses it")
+
+
+def test_newest_finished_run_on_real_pairs_is_used_whatever_comes_after_it(shipped):
+    own_run("older", age=30)
+    folder = own_run("newer", age=20)
+    own_run("stopped", done=1, age=10)
+    chosen, why = pix_weights.run_to_use(None)
+    assert chosen == folder
+    assert "training_checkpoints/stopped has completed 1 of 2 epochs" in why
+
+
+def test_run_resumed_for_more_epochs_is_not_finished(shipped):
+    folder = own_run("mine")
+    write_run(folder, replace(read_run(folder)[0], epochs=9), "0")
+    assert pix_weights.run_to_use(None)[0] == shipped
+
+
+def test_one_file_of_weights_from_real_pairs_is_a_finished_run(shipped, runs):
+    shutil.copytree(runs / "file", "training_checkpoints/file")
+    write_run(Path("training_checkpoints/file"), replace(read_run(runs / "file")[0], data="pairs.csv"), "0", (), ENTRY)
+    assert pix_weights.run_to_use(None)[0] == Path("training_checkpoints/file")
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_run_with_a_damaged_checkpoint_is_judged_by_an_older_one(shipped, suffix):
+    folder = own_run("mine")
+    for path in folder.glob("ckpt-7.*"):
+        shutil.copy(path, path.with_name(path.name.replace("7", "8", 1)))
+    (folder / f"ckpt-8.{suffix}").write_bytes(b"truncated")
+    assert pix_weights.run_to_use(None)[0] == folder
+
+
+def test_damaged_run_is_named_and_the_others_are_looked_at(shipped):
+    folder = own_run("mine", age=10)
+    (own_run("broken") / "run.json").write_text("no JSON")
+    chosen, why = pix_weights.run_to_use(None)
+    assert chosen == folder
+    assert "training_checkpoints/broken/run.json: damaged" in why
+
+
+def test_many_runs_that_are_not_used_are_counted(shipped):
+    for number in range(5):
+        own_run(f"run{number}", done=1, age=number)
+    assert pix_weights.run_to_use(None)[1].endswith("and 3 more runs")
+
+
+def test_resume_without_a_folder_means_the_newest_run_of_any_kind(shipped):
+    own_run("finished", age=20)
+    own_run("sample", data="phantom", done=1)
+    settings, _ = settings_to_resume({}, "")
+    assert settings.name == "sample"
 
 
 def test_a_run_that_is_named_comes_before_all(shipped):
-    assert pix_weights.run_to_use("other") == Path("other")
+    assert pix_weights.run_to_use("other") == (Path("other"), "")
 
 
 def test_no_weights_at_all_is_an_error_that_says_to_train(shipped):
@@ -99,10 +179,13 @@ def test_no_weights_at_all_is_an_error_that_says_to_train(shipped):
         pix_weights.run_to_use(None)
 
 
-def test_synthesis_names_the_weights_that_come_with_the_program(shipped, capsys):
+def test_synthesis_says_in_one_line_which_weights_it_uses_and_why(shipped, capsys):
+    own_run("mine", done=1)
     Image.fromarray(fake_fundus(np.random.default_rng(0), 70, 70)).save("a.png")
     assert pix_pix_gen.main(["a.png"]) == 0
-    assert f"Weights: {file_of(shipped)} (supplied weights" in capsys.readouterr().out
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Weights: ")]
+    assert line.startswith(f"Weights: {file_of(shipped)} (supplied weights")
+    assert "training_checkpoints/mine has completed 1 of 2 epochs: --run training_checkpoints/mine uses it" in line
 
 
 def damage(file: Path) -> None:

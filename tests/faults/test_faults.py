@@ -202,9 +202,10 @@ def test_without_an_intact_checkpoint_nothing_is_overwritten(networks, run):
 
 def test_synthesis_falls_back_on_an_intact_checkpoint(project, generator_run, capsys, refused):
     replace_by(generator_run / "best" / "ckpt-30.data-00000-of-00001", b"truncated")
-    assert gen.main([PHOTO]) == 0
+    run = ["--run", "training_checkpoints/x"]
+    assert gen.main([PHOTO, *run]) == 0
     assert "Weights: training_checkpoints/x/ckpt-60" in capsys.readouterr().out
-    assert "best/ckpt-30" in refused(gen, PHOTO, "--weights", "best")
+    assert "best/ckpt-30" in refused(gen, PHOTO, *run, "--weights", "best")
 
 
 def test_weights_that_are_not_finite_are_never_saved(networks, run):
