@@ -429,6 +429,13 @@ def test_tiff_that_is_cut_off_is_refused(tmp_path, random, compression, share):
         read_image(path)
 
 
+def test_tiff_that_lacks_a_tile_is_refused(tmp_path, random):
+    tiles = [np.ones((16, 16), np.uint16), None, None, np.ones((16, 16), np.uint16)]
+    tifffile.imwrite(tmp_path / "a.tif", iter(tiles), shape=(32, 32), dtype=np.uint16, tile=(16, 16))
+    with pytest.raises(DataError, match=r"a\.tif: cannot be read as an image \(parts of it are missing\)"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("kind", ["float32", "float64", "int16", "uint32", "int8"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_other_numbers_are_refused_with_what_to_do(tmp_path, kind, channels):
@@ -598,12 +605,14 @@ def test_leftovers_and_damaged_images_do_not_decide_for_others(tmp_path, random)
 
 
 def test_bits_are_decided_once_for_a_folder_and_printed_in_one_line(tmp_path, random, capsys):
-    for number, brightest in enumerate((700, 4012, 3000)):
-        write_tiff(tmp_path / f"{number}.tif", np.minimum(deep(random, 1), brightest).astype(np.uint16))
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(read_image, sorted(tmp_path.iterdir()) * 3))
-    note = "images of 16 bits that do not say how many they use: 12 bits, by the brightest of 3 images (4012)"
+    images = [np.minimum(deep(random, 1), brightest).astype(np.uint16) for brightest in [700] * 30 + [4012, 3000]]
+    for number, image in enumerate(images):
+        write_tiff(tmp_path / f"{number:02}.tif", image)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(read_fundus, sorted(tmp_path.iterdir())))
+    note = "images of 16 bits that do not say how many they use: 12 bits, by the brightest of 32 images (4012)"
     assert capsys.readouterr().out == f"NOTE: {tmp_path}: {note}\n"
+    assert np.array_equal(read, [in_eight(image, 12) for image in images])
 
 
 def test_image_that_is_alone_decides_for_itself_and_the_line_says_so(tmp_path, random, capsys):
