@@ -4,6 +4,7 @@ It imports no other module of the project, and nothing that takes long to load.
 """
 
 import argparse
+import atexit
 import codecs
 import csv
 import errno
@@ -12,6 +13,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import warnings
 import zlib
@@ -38,6 +40,7 @@ TO_DO = {
     errno.ENOSPC: "; make room, or choose another location",
 }
 OUT_OF_MEMORY = "out of memory"
+ENDED = "ended by the system or by a library, most probably because memory ran out"
 NEEDS_LESS = "close other programs, or use a computer with more memory"
 # Errors about the computer by name, and which of their messages are about it: others have the same name.
 MACHINE = {
@@ -232,21 +235,41 @@ def load_tensorflow() -> None:
     """Import TensorFlow and Keras without their start-up messages; call it before anything else imports them.
 
     While a program loads its modules, Ctrl-C ends it at once, and a lack of memory with one line: a traceback would not
-    help the user.
+    help the user. From now on it is `watched`.
     """
     if program := getattr(sys.modules["__main__"], "PROGRAM", None):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.excepthook = partial(end_in_one_line, program)
+        sys.excepthook = partial(end_in_one_line, program, watched(program))
     with without_messages():
         importlib.import_module("keras")
 
 
-def end_in_one_line(program: str, kind: type[BaseException], error: BaseException, trace: TracebackType) -> None:
+def watched(program: str) -> Callable[[], object]:
+    """Start a small process that prints a line if this program is ended in a way that no Python code notices.
+
+    When memory runs out, the system may kill the program, and libraries may end it.
+
+    Returns:
+        To call before the program ends in its own way; called when Python ends, too.
+    """
+    # A signal that the terminal sends to all its processes is not such an end: it ends the watcher first.
+    watch = "import signal, sys; signal.signal(2, signal.SIG_DFL); sys.stdin.read(1) or sys.stderr.write(sys.argv[1])"
+    line = f"\n{program}: error: {ENDED}; {NEEDS_LESS}\n"
+    watcher = subprocess.Popen([sys.executable, "-ISc", watch, line], stdin=subprocess.PIPE)
+    end = partial(watcher.communicate, b".")
+    atexit.register(end)
+    return end
+
+
+def end_in_one_line(
+    program: str, end_watch: Callable[[], object], kind: type[BaseException], error: BaseException, trace: TracebackType
+) -> None:
     """Python's hook for errors that nothing caught: faults of the computer end the program like those in its work."""
     if (fault := fault_of_machine(error)) is None:
         sys.__excepthook__(kind, error, trace)
         return
     report_error(program, f"{fault}; {NEEDS_LESS}")
+    end_watch()
     os._exit(2)  # libraries that are loaded in part may wait for each other when Python ends in its own way
 
 

@@ -83,6 +83,7 @@ def test_error_of_the_disk_names_the_file_and_what_to_do(capsys, code, to_do):
 def test_ctrl_c_ends_a_program_at_once_while_it_loads_its_modules(monkeypatch, main, handler):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(**main))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # restored afterwards
     try:
         load_tensorflow()
         assert signal.getsignal(signal.SIGINT) == handler
@@ -154,6 +155,38 @@ def test_too_little_memory_to_load_the_libraries_is_one_line(name, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"{name}: error: out of memory; ")
     assert done.stderr.count("\n") == 1
+
+
+PROGRAM_THAT_ENDS = """import os, signal, sys
+import pix_command
+PROGRAM = "x.py"
+pix_command.importlib.import_module = lambda _: None  # in place of loading TensorFlow
+pix_command.load_tensorflow()
+{}
+"""
+
+
+def end_of(code):
+    code = PROGRAM_THAT_ENDS.format(code)
+    return subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("code", ["os.abort()", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(127)"])
+def test_program_that_the_system_or_a_library_ends_says_so_in_one_line(code):
+    done = end_of(code)
+    assert done.returncode not in (0, 2)
+    assert done.stderr.strip().startswith("x.py: error: ended by the system or by a library, most probably because ")
+    assert done.stderr.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"), [("", 0, ""), ("sys.exit(3)", 3, ""), ("raise MemoryError", 2, "out of")]
+)
+def test_program_that_ends_by_itself_says_nothing_else(code, status, said):
+    done = end_of(code)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "ended by" not in done.stderr
 
 
 def test_other_errors_are_not_taken_for_ctrl_c():

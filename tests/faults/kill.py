@@ -21,6 +21,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
+from pix_command import ENDED
+
 INTERVAL = 2  # epochs between checkpoints here
 EPOCHS = 120
 PATIENCE = 120  # s: a step, a checkpoint and TensorFlow's start take less by far
@@ -118,7 +120,7 @@ def main() -> int:
                 lost |= not kept
                 print(f"| {number} | {aim} | {done} | {after} | {'yes' if kept else 'NO'} |", flush=True)
                 done = after
-            if "Traceback" in output or "error:" in output:
+            if "Traceback" in output or "error:" in output.replace(f"error: {ENDED}", ""):
                 lost = True
                 print(output, flush=True)
             done, aim = max(done, epochs_done(output)), next_aim
