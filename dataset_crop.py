@@ -1,6 +1,6 @@
 """Crop each photograph of a table of pairs to the area of its OCT-A, for photographs that show more of the eye.
 
-    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR              # your newest finished run, or the supplied ones
+    python dataset_crop.py pairs.csv --octa-mm 6 --output DIR              # newest finished run, or supplied weights
     python dataset_crop.py pairs.csv --octa-mm 6 --output DIR --figures    # also a picture of each match
 
 The network finds the vessels of the complete photograph, and `octa_place` searches for the OCT-A among them. Writes
