@@ -82,7 +82,7 @@ from image_files import DataError, octa_to_grey, read_fundus, read_octa
 from moved_pairs import refuse_moved
 from octa_place import Place, Seen, corners, cut, find_place
 from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
-from pix_predict import Predictor, announced_predictor
+from pix_predict import Predictor, announced_predictor, with_equal_scales
 from pix_run import read_run
 from pix_weights import made_from, run_to_use
 
@@ -117,7 +117,9 @@ class Work:
     output: Path
     sides: dict[Case, float]  # width of each OCT-A, mm
     failed: list[str] = field(default_factory=list)  # unusable files, one line each
-    last: tuple[Path, np.ndarray, Seen] | None = None  # the last photograph read: the next row may use it too
+    last: tuple[Path, np.ndarray, Seen, np.ndarray] | None = (
+        None  # the last photograph read: the next row may use it too
+    )
     digests: dict[Path, str] = field(default_factory=dict)  # `photo_digest` of the photographs read so far
 
     def target(self, kind: str, case: Case) -> Path:
@@ -134,8 +136,9 @@ class Work:
         wanted += [self.figure(case)] if self.options.figures else []
         return self.record.is_current(case.name) and all(path.exists() for path in wanted)
 
-    def see(self, path: Path) -> tuple[np.ndarray, Seen]:
-        """A photograph, and what the network sees in it.
+    def see(self, path: Path) -> tuple[np.ndarray, Seen, np.ndarray]:
+        """A photograph with equal scales along both axes, what the network sees in it, and by how much (2,) each axis
+        was enlarged.
 
         Raises:
             DataError: it cannot be read, or shows nothing, or its scale is unknown.
@@ -147,11 +150,14 @@ class Work:
             if not found.mask.any():
                 raise DataError(f"{path}: {ENTIRELY_DARK}")
             px_per_mm = self.options.px_per_mm
-            if px_per_mm is None and found.radius is None:
+            if px_per_mm is None and found.radii is None:
                 raise DataError(f"{path}: shows no border of the camera's field; give --px-per-mm")
             diameter = px_per_mm * FIELD_MM if px_per_mm else found.diameter(self.options.field_degrees)
-            seen = self.predictor.vessel_probability(fundus, found.mask, diameter, fast=True)
-            self.last = path, fundus, Seen(seen, found.mask, diameter / FIELD_MM)
+            shape = fundus.shape[:2]
+            fundus, fov = with_equal_scales(fundus, found.mask, found.stretch)
+            seen = self.predictor.vessel_probability(fundus, fov, diameter, fast=True)
+            enlarged = np.divide(fundus.shape[:2], shape)
+            self.last = path, fundus, Seen(seen, fov, diameter / FIELD_MM), enlarged
         return self.last[1:]
 
     def original(self, case: Case) -> str:
@@ -163,7 +169,7 @@ class Work:
     def run(self, case: Case) -> None:
         """Write the results of one pair. Raises DataError if an image is unusable."""
         octa = octa_to_grey(read_octa(case.octa, 1)) / 255  # [0, 255] -> [0, 1]
-        fundus, seen = self.see(case.fundus)
+        fundus, seen, enlarged = self.see(case.fundus)
         side = self.sides[case]
         place = find_place(octa, side, seen)
         shape_mm = side * octa.shape[0] / octa.shape[1], side
@@ -177,7 +183,7 @@ class Work:
             self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another match
         angle, scores = np.rad2deg(place.angle), (place.score, place.control)
         numbers = (
-            *(f"{value:.1f}" for value in (*place.centre, place.px_per_mm, angle)),
+            *(f"{value:.1f}" for value in (*place.centre / enlarged, place.px_per_mm, angle)),
             *(f"{s:.3f}" for s in scores),
         )
         self.record.add_pair((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict))

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from finished import MADE_WITH, Origin, Record
-from image_files import WRITTEN_FORMATS, DataError, is_leftover, read_image
+from image_files import WRITTEN_FORMATS, DataError, assumed_bits, is_leftover, read_image
 from pair_table import PairRow
 from pix_command import OptionError, atomic_file, why
 
@@ -100,11 +100,14 @@ def beside_table(kind: str, case: Case) -> Path:
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file atomically, unless its copy exists; its folder is created. Another suffix means another format.
 
+    An image of 16 bits that does not say how many it uses gets 8, because its new folder could suggest another number.
+
     Raises:
         DataError: the source cannot be read.
         OSError: the target cannot be written.
     """
-    if source.suffix != target.suffix:
+    is_image = source.suffix.lower() in WRITTEN_FORMATS
+    if source.suffix != target.suffix or (is_image and assumed_bits(source) is not None):
         write_image(target, read_image(source))
         return
     try:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from camera_field import Field
+from camera_field import Field, field_of_mask
 from dataset_load_mod import ENTIRELY_DARK, field_to_use
 from finished import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
-from image_files import DataError, assumed_bits, octa_to_grey, read_fundus
+from image_files import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
 from photo_figure import Shown, write_figure, write_sheets
 from photo_jobs import DISAGREEMENT, FIGURE, MAPS, Job
 from photo_trust import Trust, judge
@@ -32,6 +32,7 @@ DENSITY_COLUMNS = (
     "disagreement",
     "disagreeing_share",
     "field_share",
+    "stretch",
     "sharpness",
     "contrast",
     "verdict",
@@ -140,16 +141,27 @@ class Synthesis:
 
     # --- one photograph ---
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None) -> Prediction:
-        """The generator's prediction for a photograph; arguments as for `Predictor.predict_photograph`."""
+    def predict(self, job: Job, fundus: np.ndarray, field: Field) -> Prediction:
+        """The generator's prediction for a photograph (height, width, 3), uint8."""
         if self.published is None:
-            return self.predictor.predict_photograph(fundus, fov, diameter, self.fast)
+            diameter, stretch = job.diameter(field), self.stretch(job, field)
+            return self.predictor.predict_photograph(fundus, field.mask, diameter, self.fast, stretch)
         way = self.published
-        octa = self.predictor.predict_as_published(fundus, fov, way.patch_size, way.stride, way.batch_size)
-        return Prediction(octa, octa_to_grey(octa), np.zeros(fov.shape, np.float32))
+        octa = self.predictor.predict_as_published(fundus, field.mask, way.patch_size, way.stride, way.batch_size)
+        return Prediction(octa, octa_to_grey(octa), np.zeros(field.mask.shape, np.float32))
+
+    def stretch(self, job: Job, field: Field) -> float:
+        """The stretch of a photograph that its prediction undoes; 1 for crops and in the published way."""
+        return 1.0 if job.region or self.published else field.stretch
 
     def field(self, job: Job, fundus: np.ndarray) -> Field:
-        """The field of view of a photograph (height, width, 3), uint8. Raises DataError if it shows nothing."""
+        """The field of view of a photograph (height, width, 3), uint8.
+
+        Raises:
+            DataError: the photograph, or the given mask, shows nothing; or the mask cannot be used.
+        """
+        if job.mask is not None:
+            return field_of_mask(read_mask(job.mask, fundus.shape[:2]))
         field = field_to_use(fundus, self.fov_mask)
         if not field.mask.any():
             raise DataError(f"{job.source}: {ENTIRELY_DARK}")
@@ -165,12 +177,12 @@ class Synthesis:
             raise DataError(f"{job.source}: the names of its results would exceed {LONGEST_NAME} bytes; rename it")
         fundus = read_fundus(job.source)
         field, origin = self.field(job, fundus), self.origin(job)
-        fov, diameter = field.mask, job.diameter(field)
-        predicted = self.predict(fundus, fov, diameter)
+        fov, diameter, stretch = field.mask, job.diameter(field), self.stretch(job, field)
+        predicted = self.predict(job, fundus, field)
         octa, disagreement = octa_to_grey(predicted.octa), predicted.disagreement
         vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
         density = vessel_density(vessels, fov)
-        seen_diameter = None if field.radius is None else diameter
+        seen_diameter = None if field.radii is None else diameter
         trust = judge(fundus, fov, seen_diameter, predicted.probability, vessels)
 
         self.remove_others(job, origin)
@@ -189,6 +201,7 @@ class Synthesis:
                 "nan" if self.passes else f"{disagreement[fov].mean():.4f}",
                 "nan" if self.passes else f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
                 f"{trust.field_share:.4f}",
+                f"{stretch:.3f}",
                 f"{trust.sharpness:.2f}",
                 f"{trust.contrast:.4f}",
                 trust.verdict,
@@ -196,6 +209,7 @@ class Synthesis:
             )
             self.record.add(values, origin)
         if self.with_figure:
+            horizontal = job.scale(diameter, fov.shape[1])
             shown = Shown(
                 name=str(job.target.parent / job.source.name),
                 fundus=fundus,
@@ -203,7 +217,7 @@ class Synthesis:
                 octa=octa,
                 vessels=vessels,
                 disagreement=None if self.passes else disagreement,
-                px_per_mm=job.scale(diameter, fov.shape[1]),
+                px_per_mm=horizontal and horizontal * min(1.0, stretch),
                 is_assumed=job.is_assumed(),
                 density=density,
                 weights=self.weights,
@@ -213,9 +227,12 @@ class Synthesis:
             )
             write_figure(shown, self.output / job.beside(FIGURE))
         write_png(as_grey_levels(octa), self.output / job.target, origin)
-        if diameter or job.region or self.published:
+        if job.region or self.published:
             return trust, ""
-        return trust, f"{job.source}: shows no border of the field of view; predicted at its own scale, see --px-per-mm"
+        if diameter is None:
+            how = "shows no border of the field of view; predicted at its own scale, see --px-per-mm"
+            return trust, f"{job.source}: {how}"
+        return trust, f"{job.source}: {stretch_in_words(stretch)}" if stretch != 1 else ""
 
 
 def mixed(path: Path, before: Origin, now: Origin) -> str:
@@ -226,6 +243,28 @@ def mixed(path: Path, before: Origin, now: Origin) -> str:
     if before.source == now.source:
         return f"{path}: was made from {before.source} before that file changed; {advice}"
     return f"{path}: was made from {before.source}, and {now.source} is another photograph; {advice}"
+
+
+def stretch_in_words(stretch: float) -> str:
+    """That the scales of a photograph differ; `stretch` as in `Field`."""
+    axis, percent = ("width", 100 * (stretch - 1)) if stretch > 1 else ("height", 100 * (1 / stretch - 1))
+    return f"stretched along its {axis} by {percent:.0f} %; predicted with equal scales"
+
+
+def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read a field of view that the user gives: (height, width) of a shape, bool; the brighter level is inside.
+
+    Raises:
+        DataError: it cannot be read, has another size, or is entirely dark.
+    """
+    grey = octa_to_grey(read_image(path))
+    if grey.shape != shape:
+        sizes = " x ".join(map(str, grey.shape[::-1])), " x ".join(map(str, shape[::-1]))
+        raise DataError(f"{path}: {sizes[0]} px, but its photograph has {sizes[1]} px")
+    low, high = float(grey.min()), float(grey.max())
+    if high == 0:
+        raise DataError(f"{path}: {ENTIRELY_DARK}")
+    return grey > (low + high) / 2 if low < high else np.ones(shape, bool)
 
 
 def as_grey_levels(image: np.ndarray) -> np.ndarray:

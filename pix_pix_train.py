@@ -406,7 +406,7 @@ def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool)
         (height, width, channels), float32 on [0, 1], black outside the field.
     """
     field = field_to_use(fundus, fov_mask)
-    return networks.predictor.predict_photograph(fundus, field.mask, field.diameter(), fast=True).octa
+    return networks.predictor.predict_photograph(fundus, field.mask, field.diameter(), True, field.stretch).octa
 
 
 def duration(seconds: float) -> str:

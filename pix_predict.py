@@ -131,24 +131,31 @@ class Predictor:
         return to_octa(self.generated(fundus, fov, tile, with_noise), fov)
 
     def predict_photograph(
-        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False, stretch: float = 1.0
     ) -> Prediction:
         """OCT-A and vessel probability of a photograph of any scale, after its light has been evened out.
+
+        The network sees the photograph with the same scale along both axes; the results have the photograph's pixels.
 
         Args:
             fundus: (height, width, 3), uint8.
             fov: (height, width), bool: inside the camera's field.
-            diameter: of a field of 45 degrees in px; None: unknown; the photograph is predicted unchanged.
+            diameter: of a field of 45 degrees in px, along the axis of the larger scale; None: unknown; the photograph
+                is predicted unchanged.
             fast: a single pass for each.
+            stretch: see `Field`.
 
         Raises:
             RunError: the prediction is not finite.
         """
-        evened, octas = self.passes_without_noise(fundus, fov, diameter, fast)
+        view, field = with_equal_scales(fundus, fov, stretch)
+        evened, octas = self.passes_without_noise(view, field, diameter, fast)
         shown = factor_shown(diameter), ORIENTATIONS[0]
-        octa = self.one_pass(evened, fov, *shown, with_noise=True) if self.input_noise else octas[shown]
+        octa = self.one_pass(evened, field, *shown, with_noise=True) if self.input_noise else octas[shown]
         greys = [octa_to_grey(octa) for octa in octas.values()]
-        return Prediction(octa, np.mean(greys, axis=0), np.std(greys, axis=0))
+        images = octa, np.mean(greys, axis=0)[..., np.newaxis], np.std(greys, axis=0)[..., np.newaxis]
+        octa, mean, deviation = (black_outside(resized(image, fov.shape), fov) for image in images)
+        return Prediction(octa, mean[..., 0], deviation[..., 0])
 
     def vessel_probability(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
@@ -299,6 +306,16 @@ def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.
     gain = (np.median(light[inside]) / light).astype(np.float32)[..., np.newaxis]
     gain = resized(continue_outside(gain, inside), fov.shape)
     return black_outside(np.clip(fundus * gain + 0.5, 0, 255), fov).astype(np.uint8)
+
+
+def with_equal_scales(fundus: np.ndarray, fov: np.ndarray, stretch: float) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph (height, width, 3), uint8, and its field, bool, whose axis of the smaller scale is enlarged.
+
+    `stretch` is that of the `Field`: horizontal scale / vertical scale; 1 leaves both unchanged.
+    """
+    height, width = fov.shape
+    size = round(height * max(1.0, stretch)), round(width * max(1.0, 1 / stretch))
+    return resized(fundus, size), fov if size == fov.shape else resized_fov(fov, size)
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -98,7 +98,7 @@ class SeesVessels:
         """As `Predictor.predict`."""
         return np.where(fov, 1 - fundus[..., 1] / 255, 0)[..., np.newaxis].astype(np.float32)
 
-    def predict_photograph(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False):
+    def predict_photograph(self, fundus, fov, diameter, fast=False, stretch=1.0):
         """As `Predictor.predict_photograph`."""
         from pix_predict import Prediction
 

@@ -1,5 +1,6 @@
 """Whose results they are: none is taken for that of another photograph, or for one that was made in another way."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +177,44 @@ def test_grey_levels_are_rounded(photos):
     fundus = np.asarray(Image.open("one/001.png"))
     octa = np.asarray(Image.open("out/001.png"))
     assert set(np.unique(octa[octa > 0].astype(int) + fundus[..., 1][octa > 0])) == {255}
+
+
+# --- the field of view -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("outside", "inside"), [(0, 1), (0, 255), (10, 20)])
+def test_given_field_mask_is_used_whatever_its_two_levels(photos, outside, inside):
+    mask = np.full((100, 100), outside, np.uint8)
+    mask[20:60, 30:80] = inside
+    Image.fromarray(mask).save("mask.png")
+    synthesise(synthesis(), [replace(job_of("one"), mask=Path("mask.png"))], overwrite=False)
+    (row,) = read_table(Path("out/densities.csv"))
+    assert int(row["field_px"]) == 40 * 50
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (np.ones((50, 100), np.uint8), r"mask\.png: 100 x 50 px, but its photograph has 100 x 100 px"),
+        (np.zeros((100, 100), np.uint8), r"mask\.png: is entirely dark"),
+    ],
+)
+def test_field_mask_that_cannot_be_used_is_named(photos, mask, named):
+    Image.fromarray(mask).save("mask.png")
+    (failed,) = synthesise(synthesis(), [replace(job_of("one"), mask=Path("mask.png"))], overwrite=False)
+    assert re.search(named, failed)
+
+
+def test_stretch_of_a_photograph_is_printed_and_in_its_row(photos, capsys):
+    Image.fromarray(round_field(200)).resize((200, 250)).save("one/001.png")
+    synthesise(synthesis(), [job_of("one")], overwrite=False)
+    (row,) = read_table(Path("out/densities.csv"))
+    assert float(row["stretch"]) == pytest.approx(0.8, abs=0.02)
+    assert "one/001.png: stretched along its height by 2" in capsys.readouterr().out
+
+
+def test_crop_is_never_taken_for_stretched(photos):
+    Image.fromarray(round_field(200)).resize((200, 250)).save("one/001.png")
+    synthesise(synthesis(), [replace(job_of("one"), region="disc")], overwrite=False)
+    (row,) = read_table(Path("out/densities.csv"))
+    assert float(row["stretch"]) == 1

@@ -114,7 +114,7 @@ def test_density_is_that_of_the_vessel_map_and_names_its_threshold(folder):
     fov = field_of_view(round_field(100))
     vessels = grey_levels("synthetic_octa/a_vessels.png") > 0
     probability = grey_levels("synthetic_octa/a_probability.png") / 255
-    smoothed = smooth(probability, fov, vessel_map_sigma(2 * find_field(round_field(100)).radius))
+    smoothed = smooth(probability, fov, vessel_map_sigma(find_field(round_field(100)).diameter()))
     expected = above(smoothed, fov, float(densities()[0]["threshold"]))
     assert np.mean(vessels == expected) > 0.9  # 8 bits round what the map was made from
     rows = densities()

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 from conftest import fake_fundus
+from PIL import Image
 
 import pix_predict
+from camera_field import find_field
 from dataset_load_mod import field_of_view, reflect_to_multiple
 from pix_generator import Generator
 from pix_layers import layers_of
@@ -296,3 +298,20 @@ def test_prediction_that_is_not_finite_is_an_error():
     network.trainable_variables[0].assign(np.full(network.trainable_variables[0].shape, np.nan))
     with pytest.raises(RunError, match="not finite"):
         Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
+
+
+@pytest.mark.parametrize("size", [(100, 80), (80, 100)])  # width and height in per cent
+def test_stretched_photograph_gives_the_octa_of_the_round_one(predictor, small_scales, size):
+    def agreement(stretch):
+        """Correlation of the OCT-A, resized, with that of the round photograph."""
+        octa = predictor.predict_photograph(squeezed, field, 270.0, fast=True, stretch=stretch).octa[..., 0]
+        back = np.asarray(Image.fromarray(octa).resize((300, 300), Image.Resampling.BICUBIC))
+        return np.corrcoef(back[fov], whole[fov])[0, 1]
+
+    photo = round_field(300)
+    fov = find_field(photo).mask
+    whole = predictor.predict_photograph(photo, fov, 270.0, fast=True).octa[..., 0]
+    narrow = tuple(3 * side for side in size)
+    squeezed = np.asarray(Image.fromarray(photo).resize(narrow, Image.Resampling.LANCZOS))
+    field = np.asarray(Image.fromarray(fov).resize(narrow))
+    assert agreement(size[0] / size[1]) > 0.85 > agreement(1.0) + 0.1

@@ -94,7 +94,7 @@ def photograph_cases(predictor: Predictor, table: Path, random: np.random.Genera
         seen, px_per_mm = seen_in(predictor, fundus, random)
         for _ in range(PLACES):
             angle, away = np.deg2rad(random.uniform(-DEGREES, DEGREES)), random.uniform(0, 2 * np.pi)
-            distance = random.uniform(0, 0.6) * field.radius
+            distance = random.uniform(0, 0.6) * field.radii[0]
             centre = np.array(field.centre) + distance * np.array([np.sin(away), np.cos(away)])
             turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
             here = (np.indices((SCAN_PX, SCAN_PX)) - (SCAN_PX - 1) / 2) * SCAN_MM / SCAN_PX * px_per_mm
