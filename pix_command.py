@@ -19,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
@@ -244,6 +244,7 @@ def load_tensorflow() -> None:
         importlib.import_module("keras")
 
 
+@cache
 def watched(program: str) -> Callable[[], object]:
     """Start a small process that prints a line if this program is ended in a way that no Python code notices.
 

@@ -5,7 +5,8 @@ logs/fit/NAME/metrics.csv              epoch, step and the validation scores
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -47,11 +48,22 @@ class RunLog:
         self._make_again()
         if shutil.disk_usage(self.folder).free < MIN_FREE_BYTES:
             raise UserError(f"{self.folder}: the disk is full; make room, then --resume")
-        self.writer.flush()
+        with self.writing():
+            self.writer.flush()
 
     def close(self) -> None:
-        """Write everything to the disk, and end the thread that does so."""
-        self.writer.close()
+        """Write everything to the disk, and close the file. Raises UserError if it cannot be written."""
+        with self.writing():
+            self.writer.close()
+
+    @contextmanager
+    def writing(self, step: int | None = None) -> Iterator[None]:
+        """Write summaries of a step, to the disk at once. Raises UserError if they cannot be written."""
+        try:
+            with self.writer.as_default(step):
+                yield
+        except tf.errors.OpError as error:
+            raise UserError(f"{self.folder}: cannot be written to; make room on the disk, then --resume") from error
 
     def _make_again(self) -> None:
         """Make the folder again if it was deleted meanwhile: this need not stop training."""
@@ -64,13 +76,13 @@ class RunLog:
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers by tag."""
         self._make_again()
-        with self.writer.as_default(step):
+        with self.writing(step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value, description=DESCRIPTIONS.get(tag))
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
         """Log images (height, width, channels), uint8 on [0, 255] or float on [0, 1], under one tag."""
-        with self.writer.as_default(step):
+        with self.writing(step):
             tf.summary.image(tag, as_batch(images), max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
     def start(self, settings: Settings, facts: dict[str, str], step: int) -> None:
@@ -80,7 +92,7 @@ class RunLog:
         lines = [f"| {name} | {value} |" for name, value in (facts | differing).items()]
         others = " ".join(f"`{option} {value}`" for option, value in used.items() if option not in differing)
         text = "\n".join(["| | |", "|---|---|", *lines, "", f"As published: {others}"])
-        with self.writer.as_default(step):
+        with self.writing(step):
             tf.summary.text("settings", text)
             hp.hparams({option.lstrip("-"): value or "yes" for option, value in differing.items()})
             # As `tensorboard.plugins.custom_scalar.summary.pb` does, for TensorFlow 2

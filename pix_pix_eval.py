@@ -412,7 +412,7 @@ def write_summaries(
     the run and of its weights.
     """
     folder = Path(settings.logs) / "fit" / run.resolve().name / "evaluation"
-    with closing(RunLog(folder)) as log, log.writer.as_default(step_of(checkpoint)):
+    with closing(RunLog(folder)) as log, log.writing(step_of(checkpoint)):
         for row in summary[(summary["candidate"] == OURS) & (summary["sector"] == WHOLE)].itertuples(index=False):
             tag = f"evaluation/{row.region}/{row.measure}"
             for name, tag_of_value in (("mean", tag), ("pearson", f"{tag} pearson"), ("bias", f"{tag} bias")):

@@ -102,12 +102,12 @@ def stopped(command: str, *signals: int) -> Trial:
 
 STEP, PREDICTION = "pix_devices.compiled", "pix_predict.Predictor.generated"
 TRIALS = [
-    *limited(SAMPLES, 1300, 1700, 1900, 2200, 2600),
-    *limited(TRAIN, 1200, 1700, 2200, 3500, 4200),
+    *limited(SAMPLES, 1300, 1700, 1900, 2200, 2600, 3000, 3400),
+    *limited(TRAIN, 1200, 1700, 2200, 3000),
     *limited(SYNTHESIS, 1200, 1800, 2200),
-    *limited(CROP, 1200, 1800, 2200),
-    *limited(REGISTER, 1200, 1800),
-    *limited(EVALUATE, 1200, 1800),
+    *limited(CROP, 1200, 2200),
+    *limited(REGISTER, 1200, 2200),
+    *limited(EVALUATE, 1200, 2200),
     *limited(SAMPLES, 1, kind="RLIMIT_FSIZE"),
     *faulty(SAMPLES, STEP, 3, "AbortedError", "NotFoundError", "InternalError", "UnknownError", "MemoryError"),
     *faulty(SAMPLES, PREDICTION, 2, "ResourceExhaustedError", "AbortedError"),
@@ -126,6 +126,7 @@ TRIALS = [
     stopped(SAMPLES, signal.SIGINT, signal.SIGINT),
     stopped(TRAIN, signal.SIGINT),
     stopped(SYNTHESIS, signal.SIGINT),
+    stopped(SYNTHESIS, signal.SIGTERM),
     stopped(CROP, signal.SIGTERM),
     stopped(REGISTER, signal.SIGINT),
     stopped(EVALUATE, signal.SIGTERM),

@@ -22,11 +22,13 @@ from conftest import different_values
 from kill import EPOCHS, NEW_RUN, kill_while_writing, start
 
 import pix_data
+import pix_log
 import pix_pix_eval as evaluate
 import pix_pix_gen as gen
 import pix_pix_train as train
 import pix_run
 from finished import Origin, write_png
+from pix_command import UserError
 from pix_devices import new_optimizer
 from pix_generator import Generator
 from pix_layers import layers_of
@@ -325,6 +327,12 @@ def test_checkpoint_without_room_leaves_the_earlier_ones(networks, run):
     assert before.items() <= contents(run).items()
     state.save()  # there is room again
     assert (run / "ckpt-80.index").exists()
+
+
+def test_summaries_without_room_are_refused(tmp_path):
+    log = pix_log.RunLog(tmp_path)
+    with largest_file(1000), pytest.raises(UserError, match=f"{tmp_path}: cannot be written to; make room"):
+        log.scalars({f"loss {number}": 0.5 for number in range(100)}, 1)
 
 
 def test_file_without_room_does_not_exist(tmp_path):
