@@ -483,7 +483,7 @@ def run_command(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, download or check, and return the exit status: 2 if training could not start."""
     options = parse_command_line(argv)
-    return exit_status(PROGRAM, lambda: run_command(options), "stopped; the same command resumes")
+    return exit_status(PROGRAM, lambda: run_command(options), "stopped; the same command starts again")
 
 
 if __name__ == "__main__":
