@@ -1,19 +1,25 @@
-"""The camera's field in a colour fundus photograph: the disc, perhaps with flat sides, in which the retina shows.
+"""The field of view of a fundus photograph: the ellipse, perhaps with flat sides, in which the retina shows.
 
-Around it lies the camera's border: black, grey or tinted, perhaps noisy, with letters or a mark at the rim. A threshold
-mistakes a grey border for retina, and dark retina for border. This module fits the field's shape to the edges instead:
+Around it lie uniform surroundings: black, grey, white or tinted, perhaps noisy, with letters or a mark at the rim. A
+threshold mistakes grey surroundings for retina, and dark retina for surroundings. This module fits the field's shape to
+the edges instead:
 
 1. Reduce the photograph and find the ridges of its colour gradient.
-2. Put circles through random triples of the ridge points that are met first from the sides of the image.
-3. Cut flat sides from the best circles and score each outline by how much of it lies on ridges.
+2. Put circles and ellipses through random ridge points that are met first from the sides of the image.
+3. Cut flat sides from the best of them, and score each outline by how much of it lies on ridges.
 4. Move the best outline to the border in the full photograph.
+
+A photograph that was resized to a square, or has pixels that are not square, shows an ellipse whose axes are those of
+the image. Other convex shapes are found as the hull of what is not surroundings.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, label, map_coordinates, uniform_filter
+from PIL import Image, ImageDraw
+from scipy.ndimage import binary_opening, gaussian_filter, gaussian_filter1d, label, map_coordinates, median_filter
+from scipy.ndimage import uniform_filter
+from scipy.spatial import ConvexHull
 
 DEGREES = 45  # of a camera's field, unless specified
 FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
@@ -32,79 +38,84 @@ NEARBY = 8
 MIN_RIDGE = 8
 ALIGNED = 0.9  # cosine of the largest angle between a ridge's gradient and the normal of an outline on it
 
-# Circles
+# Circles and ellipses
 FIRST = 3  # ridges that each row and column contributes from either end: letters may come before the border
-TRIPLES = 30_000
-SPANS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)  # of a triple: share of all points, in order around the image's middle
-RADII = (0.2, 6.0)  # smallest, of the image's shorter side, and largest, of its longer side
-TRIED, FITTED = 1500, 24  # triples' circles that are compared with the ridges; best of them that are fitted
+DRAWN = 12_000  # sets of points
+SPANS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)  # of a set: share of all points, in order around their middle
+SMALLEST_FIELD, LARGEST_RADIUS = 0.04, 6.0  # of the image's area, and of its longer side
+MOST_STRETCH = 1.5
+TRIED, FITTED = 1000, 12  # of each kind: those that are compared with the ridges; best of them that are fitted
 
 # Worth of 1 px of an outline: on a ridge; on none, as where dark retina meets the border; with another colour outside
 ON_RIDGE, UNSEEN, CONTRADICTED = 1.0, -0.2, -1.0
 MARGIN = 12  # grey levels by which the border's colour may vary beyond most of it
-BRIGHTEST_BORDER = 64  # brightest channel
+BRIGHTEST_BORDER = 64  # brightest channel, or largest difference from the corners' colour
 DEEPEST_SIDE = 0.35  # of the radius: flat sides lie farther from the centre
 SHALLOWEST = 3  # px that a flat side cuts off at least
 MIN_QUALITY = 0.45  # worth per px; real borders have 0.6 and more
 WITHOUT_CIRCLE = 0.8  # factor for outlines of flat sides alone, which are rare
 MIN_WORTH = 0.22  # of the longer side; shorter borders cut off less than 3 % of the image
-LARGEST_OUTSIDE = 0.8  # of the image's area; larger where the outline is that of the optic disc
 MIN_UNIFORM = 0.75  # share of the outside that has about its median colour; letters and a scan's frame have others
 
 # In the full photograph
 EDGE = 0.2  # the field ends where the colour has gone 80 % of the way to the border's: a soft rim belongs to it
 MIN_STEP = 6  # grey levels between retina and border where the border is seen
+ROUND = 0.015  # stretch that counts as none
+
+FLAT = 4
+SMALL_FIELD = 0.2
+MIN_SHARE = 0.02
+OBLIQUE = 0.99
+LEVELS = (10, 25, 45)
+HULL, ELLIPSE = 0.8, 0.9
+CORRELATED = 20
+
+# What a fit may change, as columns: an ellipse's centre (row, column) and its radii; a circle's radii change alike
+UPRIGHT = np.eye(4)
+CIRCLE = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]])
 
 
 @dataclass(frozen=True)
 class Field:
-    """The camera's field.
-
-    mask: (height, width) bool, True inside. centre: (row, column) in px, and radius in px, of the circle around the
-    field; None if no round border is seen. sides: rows of the flat top and bottom, columns of the flat left and
-    right side; None for a side that is not flat.
-    """
-
     mask: np.ndarray
     centre: tuple[float, float] | None = None
-    radius: float | None = None
+    radii: tuple[float, float] | None = None
     sides: tuple[float | None, float | None, float | None, float | None] = (None, None, None, None)
 
+    @property
+    def stretch(self) -> float:
+        """Horizontal scale of the photograph / its vertical scale; 1 where none is seen."""
+        return 1.0 if self.radii is None else self.radii[1] / self.radii[0]
+
     def diameter(self, degrees: float | None = None) -> float | None:
-        """Diameter in px of a field of 45 degrees at the same scale, if this one has `degrees` (45); None: unknown."""
-        return None if self.radius is None else 2 * self.radius * DEGREES / (degrees or DEGREES)
+        return None if self.radii is None else 2 * max(self.radii) * DEGREES / (degrees or DEGREES)
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A field's shape: centre (2,) and radius, infinite without a circle; sides (4,), as Field's, infinite for None."""
+    """A field's outline: an ellipse, centre (2,) and radii (2,), cut by sides (4,), as Field's, infinite for None.
+
+    hull: (n, 2), points 1 px apart instead, if it is another shape; its radii are nan unless it is a tilted ellipse.
+    """
 
     centre: np.ndarray
-    radius: float
+    radii: np.ndarray
     sides: np.ndarray
+    hull: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Edges:
-    """What outlines are fitted to: colours (3, h, w) float32; their brightest channel; ridge (h, w) bool; gradient's
-    direction (2, h, w), a unit vector."""
-
     colours: np.ndarray
     light: np.ndarray
     ridge: np.ndarray
     direction: np.ndarray
 
 
+UNCUT = np.array([-np.inf, np.inf, -np.inf, np.inf])
+
+
 def find_field(fundus: np.ndarray) -> Field:
-    """Find the camera's field.
-
-    Args:
-        fundus: (height, width, 3), uint8, any size.
-
-    Returns:
-        The field; its mask is all True if the photograph shows no border, all False if it is entirely dark. The
-        result depends only on the pixels.
-    """
     shape = height, width = fundus.shape[:2]
     brightness = fundus[:: max(1, height // 500), :: max(1, width // 500)].max(axis=-1)
     bright = uniform_filter(brightness.astype(np.float32), NOISE_PX) > DARK
@@ -114,22 +125,43 @@ def find_field(fundus: np.ndarray) -> Field:
     outline = search(fundus, scale) if min(shape) >= SMALLEST_SIDE else None
     if outline is None:
         return Field(np.ones(shape, bool))
-    centre, radius, sides = (outline := refine(fundus, outline, scale)).centre, outline.radius, outline.sides
-    sides = tuple(float(side) if np.isfinite(side) else None for side in sides)
-    if np.isinf(radius):
-        return Field(draw(outline, shape), sides=sides)
-    return Field(draw(outline, shape), (float(centre[0]), float(centre[1])), float(radius), sides)
+    outline = refine(fundus, outline, scale)
+    mask = draw(outline, shape)
+    if outline.hull is not None:
+        outline = ellipse_of(mask[::scale, ::scale], outline, scale)
+    sides = tuple(float(side) if np.isfinite(side) else None for side in outline.sides)
+    if np.isnan(outline.radii).any():
+        return Field(mask, sides=sides)
+    centre, radii = (tuple(map(float, pair)) for pair in (outline.centre, outline.radii))
+    return Field(mask, centre, radii, sides)
+
+
+def ellipse_of(mask, outline, scale):
+    """Give a hull the radius of the ellipse with the mask's moments."""
+    places = np.argwhere(mask)
+    centre, spread = places.mean(axis=0), np.cov(places.T)
+    squares = np.einsum("ni,ij,nj->n", places - centre, np.linalg.inv(spread), places - centre)
+    elliptic = (squares < 4.1).mean() > 0.995  # at most 4 in an ellipse
+    radius = 2 * np.linalg.det(spread) ** 0.25 if elliptic else np.nan
+    return replace(outline, centre=centre * scale, radii=np.full(2, radius * scale))
+
+
+def field_of_mask(mask):
+    found = find_field(np.repeat(np.uint8(255) * mask[..., np.newaxis], 3, axis=-1))
+    return replace(found, mask=mask) if (found.mask & mask).sum() > 0.95 * (found.mask | mask).sum() else Field(mask)
 
 
 def draw(outline: Outline, shape: tuple[int, int]) -> np.ndarray:
     """The outline's inside as a mask (height, width), bool."""
+    if outline.hull is not None:
+        mask = Image.new("1", shape[::-1])
+        ImageDraw.Draw(mask).polygon([tuple(point) for point in outline.hull[:, ::-1]], fill=1)
+        return np.asarray(mask)
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     top, bottom, left, right = outline.sides
     inside = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
-    if np.isfinite(outline.radius):
-        squares = (rows - outline.centre[0]) ** 2 + (columns - outline.centre[1]) ** 2
-        inside &= squares <= outline.radius**2
-    return inside
+    y, x = ((places - c) / r for places, c, r in zip((rows, columns), outline.centre, outline.radii))
+    return inside & (y**2 + x**2 <= 1)
 
 
 # --- reduced photograph -> outline -----------------------------------------------------------------------------------
@@ -137,15 +169,30 @@ def draw(outline: Outline, shape: tuple[int, int]) -> np.ndarray:
 
 def search(fundus: np.ndarray, scale: int) -> Outline | None:
     """The best outline in the photograph reduced by `scale`, in its px; None if it shows no border."""
-    edges = find_edges(np.asarray(Image.fromarray(fundus).reduce(scale), np.float32))
-    best, best_worth = None, MIN_WORTH * max(edges.ridge.shape)
-    for centre, radius in propose_circles(edges):
-        outline, worth, length = cut_sides(edges, centre, radius)
-        quality = worth / max(length, 1)
-        trust = quality * (1 if np.isfinite(radius) else WITHOUT_CIRCLE)
-        if worth * trust > best_worth and quality > MIN_QUALITY and plausible(edges, outline):
-            best, best_worth = outline, worth * trust
-    return best
+    image = np.asarray(Image.fromarray(fundus).reduce(scale), np.float32)
+    for colour in surroundings(image):
+        edges = find_edges(abs(image - colour))
+        best, best_worth = None, MIN_WORTH * max(edges.ridge.shape)
+        for proposed in propose(edges):
+            outline, worth, length = cut_sides(edges, proposed)
+            quality = worth / max(length, 1)
+            trust = quality * (HULL if outline.hull is not None else 1 if outline.radii[0] == outline.radii[1] else ELLIPSE)
+            if worth * trust > best_worth and quality > MIN_QUALITY and plausible(edges, outline, colour.any()):
+                best, best_worth = outline, worth * trust
+        if best is not None:
+            return best
+    return None
+
+
+def surroundings(image: np.ndarray) -> list[np.ndarray]:
+    """Colours that may be around the field: that of a corner, if much of the image has it, and black."""
+    size = max(3, min(image.shape[:2]) // 40)
+    ends = slice(size), slice(-size, None)
+    corners = [np.median(image[rows, columns], axis=(0, 1)) for rows in ends for columns in ends]
+    shares = [(abs(image - corner) < FLAT).all(axis=-1).mean() for corner in corners]
+    black = np.zeros(3, np.float32)
+    best = corners[np.argmax(shares)]
+    return [best, black] if max(shares) > MIN_SHARE and best.max() > DARK else [black]
 
 
 def find_edges(image: np.ndarray) -> Edges:
@@ -167,81 +214,141 @@ def find_edges(image: np.ndarray) -> Edges:
     return Edges(colours, light, ridge & long[parts], direction)
 
 
-def propose_circles(edges: Edges) -> list[tuple[np.ndarray, float]]:
-    """Centres (2,) and radii of circles that ridges suggest; the first is no circle, for fields of flat sides alone."""
-    shape = np.array(edges.ridge.shape)
-    found = [(shape / 2, np.inf)]
+def propose(edges: Edges) -> list[Outline]:
+    """Outlines that ridges suggest, and hulls of what is brighter than the border."""
+    size = np.array(edges.ridge.shape)
+    found = hulls(edges)
     first = np.zeros_like(edges.ridge)
     for ridge, chosen in ((edges.ridge, first), (edges.ridge.T, first.T)):
         for order in (slice(None), slice(None, None, -1)):
             chosen[order] |= ridge[order] & (np.cumsum(ridge[order], axis=0) <= FIRST)
     points = np.argwhere(first)
-    points = points[np.argsort(np.arctan2(*(points - shape / 2).T), kind="stable")].astype(float)
-    if len(points) < MIN_RIDGE:
-        return found
+    points = points[np.argsort(np.arctan2(*(points - np.median(points, axis=0)).T), kind="stable")].astype(float)
     directions = edges.direction[(slice(None), *points.T.astype(int))].T
-    centres, radii = circles_through_triples(points, directions)
-    usable = np.flatnonzero((radii > RADII[0] * shape.min()) & (radii < RADII[1] * shape.max()))[:TRIED]
-    centres, radii = centres[usable], radii[usable]
-    places, normals, spacing = arc(centres, radii, shape, 128)
-    visible, on_ridge = compare(edges, places, normals)
-    scores = spacing * np.where(on_ridge, 1, -0.3 * visible).sum(axis=-1)
-    for k in np.argsort(-scores, kind="stable")[:FITTED]:
-        centre, radius = fit_circle(points, centres[k], radii[k], (5, 3, 1.5), directions)
-        new = all(max(*abs(centre - other), abs(radius - size)) > 3 for other, size in found)
-        if new and RADII[0] * shape.min() < radius < RADII[1] * shape.max():
-            found.append((centre, radius))
+    oblique = abs(directions).max(axis=1) < OBLIQUE
+    for terms, use in ((CIRCLE, np.full(len(points), True)), (UPRIGHT, oblique)):
+        if use.sum() < MIN_RIDGE:
+            continue
+        known = []
+        centres, radii = through_random_points(points[use], directions[use], terms)
+        usable = is_field(radii, size)
+        centres, radii = centres[usable][:TRIED], radii[usable][:TRIED]
+        places, normals, spacing = trace(centres, radii, size, 128)
+        visible, on_ridge = compare(edges, places, normals)
+        scores = (spacing * np.where(on_ridge, 1, -0.3 * visible)).sum(axis=-1)
+        for k in np.argsort(-scores, kind="stable")[:FITTED]:
+            fitted, _ = fit(points, Outline(centres[k], radii[k], UNCUT), terms, (5, 3, 1.5), directions)
+            new = all(max(abs(fitted.centre - other.centre).max(), abs(fitted.radii - other.radii).max()) > 3 for other in known)
+            if new and is_field(fitted.radii, size):
+                known.append(fitted)
+        found += known
     return found
 
 
-def circles_through_triples(points: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (n, 2) and radii (n,) of circles through random triples of points (m, 2) whose gradients are radial."""
+def is_field(radii, size):
+    """Whether ellipses with radii (..., 2) may be around the field in an image of this size (2,)."""
+    low, high = radii.min(axis=-1), radii.max(axis=-1)
+    return (np.pi * low * high > SMALLEST_FIELD * size.prod()) & (high < np.minimum(LARGEST_RADIUS * size.max(), MOST_STRETCH * low))
+
+
+def hulls(edges):
+    found = []
+    for level in LEVELS:
+        parts, count = label(binary_opening(gaussian_filter(edges.light, 1) > level, iterations=2))
+        if not count:
+            continue
+        part = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+        corners = np.argwhere(np.pad(part, 3, mode="edge")) - 3  # the frame is no outline
+        if part.mean() < SMALLEST_FIELD:
+            continue
+        hull = ConvexHull(corners)
+        if len(corners) < 0.9 * hull.volume:
+            continue
+        corners = corners[np.append(hull.vertices, hull.vertices[0])]
+        along = np.append(0, np.hypot(*np.diff(corners, axis=0).T).cumsum())
+        points = np.stack([np.interp(np.arange(0, along[-1]), along, c) for c in corners.T], axis=1)
+        points = gaussian_filter1d(points, 1, axis=0, mode="wrap")
+        found.append(Outline(points.mean(axis=0), np.full(2, np.nan), UNCUT, points))
+    return found
+
+
+def through_random_points(points, directions, terms):
+    """Centres (n, 2) and radii (n, 2) of circles or ellipses through random points whose gradients are normal."""
     random = np.random.default_rng(0)
-    span = np.maximum(MIN_RIDGE, len(points) * random.choice(SPANS, TRIPLES))
-    triples = (random.integers(len(points), size=TRIPLES) + random.random((3, TRIPLES)) * span).astype(int) % len(
-        points
-    )
-    a, b, c = points[triples].transpose(0, 2, 1)  # (2, triples) each
-    b, c = b - a, c - a
-    area, bb, cc = 2 * (b[0] * c[1] - b[1] * c[0]), (b**2).sum(axis=0), (c**2).sum(axis=0)
-    to_centre = np.stack([c[1] * bb - b[1] * cc, b[0] * cc - c[0] * bb]) / np.where(area, area, np.nan)
-    centres, radii = (a + to_centre).T, np.hypot(*to_centre)
-    cosines = ((points[triples] - centres) * directions[triples]).sum(axis=-1) / radii
-    radial = (abs(cosines) > ALIGNED).all(axis=0)
-    return centres[radial], radii[radial]
+    count = terms.shape[1]
+    span = np.maximum(MIN_RIDGE, len(points) * random.choice(SPANS, DRAWN))
+    drawn = (random.integers(len(points), size=DRAWN) + random.random((count, DRAWN)) * span).astype(int).T % len(points)
+    middle, size = points.mean(axis=0), np.ptp(points, axis=0).max()
+    places = (points - middle) / size
+    equations = np.hstack([places, places**2]) @ terms
+    equations = equations[drawn] + 1e-6 * random.standard_normal((DRAWN, count, count))  # never singular
+    solved = np.linalg.solve(equations, np.ones((DRAWN, count, 1)))[..., 0] @ terms.T
+    linear, square = solved[:, :2], solved[:, 2:]
+    with np.errstate(all="ignore"):
+        centres = -linear / square / 2
+        radii = np.sqrt((1 + (square * centres**2).sum(axis=1, keepdims=True)) / square)
+        normals = (places[drawn] - centres[:, np.newaxis]) / radii[:, np.newaxis] ** 2
+        cosines = (normals * directions[drawn]).sum(axis=-1) / np.linalg.norm(normals, axis=-1)
+        normal = (abs(cosines) > ALIGNED).all(axis=1)
+    return centres[normal] * size + middle, radii[normal] * size
 
 
-def fit_circle(points, centre, radius, reaches, directions=None) -> tuple[np.ndarray, float]:
-    """Move a circle to the points (n, 2) that lie nearer to it than each reach in turn, by least squares; only to those
-    whose gradients are radial if `directions` (n, 2) are given."""
+def fit(points, outline, terms, reaches, directions=None):
+    """Move an outline's ellipse to the points (n, 2) that lie nearer to it than each reach in turn, by least squares.
+
+    Returns also the standard error of its stretch."""
+    centre, radii, error = outline.centre, outline.radii, np.inf
     for reach in np.repeat(reaches, 3):
-        offset = points - centre
-        distance = np.maximum(np.hypot(*offset.T), 1e-6)
-        normal = offset / distance[:, np.newaxis]
-        near = abs(distance - radius) < reach
+        unit = (points - centre) / radii
+        size = np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-6)
+        unit /= size
+        normal = unit / radii
+        steep = np.linalg.norm(normal, axis=1, keepdims=True)
+        normal /= steep
+        distance = ((size - 1) / steep)[:, 0]
+        near = abs(distance) < reach
         if directions is not None:
             near &= abs((normal * directions).sum(axis=1)) > ALIGNED
         if near.sum() < MIN_RIDGE:
             break
-        equations = np.column_stack([normal[near], np.ones(near.sum())])
-        move = np.linalg.lstsq(equations, (distance - radius)[near], rcond=1e-6)[0]  # Gauss-Newton
-        centre, radius = centre + move[:2], radius + move[2]
-    return centre, radius
+        equations = np.hstack([normal, normal * unit])[near] @ terms
+        move, *_ = np.linalg.lstsq(equations, distance[near], rcond=1e-6)  # Gauss-Newton
+        left = np.mean((distance[near] - equations @ move) ** 2)
+        slope = np.append([0, 0], [-1, 1] / radii) @ terms
+        error = np.sqrt(CORRELATED * left * slope @ np.linalg.pinv(equations.T @ equations) @ slope)
+        move = terms @ move
+        if (radii + move[2:]).min() < 2:
+            break
+        centre, radii = centre + move[:2], radii + move[2:]
+    return replace(outline, centre=centre, radii=radii), error
 
 
-def arc(centre: np.ndarray, radius: np.ndarray, shape, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points along the part of circles, centre (..., 2) and radius (...), that an image may show.
+def trace(centre: np.ndarray, radii: np.ndarray, size, count: int):
+    """Points along the part of ellipses, centre (..., 2) and radii (..., 2), that an image of a size may show.
 
-    Returns points (2, ..., count), outward normals (2, ..., count), and px between the points (...).
+    Returns points (2, ..., count), outward normals (2, ..., count), and px between the points (..., count).
     """
-    towards = np.asarray(shape) / 2 - centre
-    distance, reach = np.hypot(towards[..., 0], towards[..., 1]), np.hypot(*shape) / 2
+    towards = (np.asarray(size) / 2 - centre) / radii
+    distance, reach = np.linalg.norm(towards, axis=-1), np.hypot(*size) / 2 / radii.min(axis=-1)
     half = np.where(distance > reach, np.arcsin(np.minimum(1, reach / np.maximum(distance, reach))), np.pi)
     middle = np.arctan2(towards[..., 0], towards[..., 1])
     angles = middle[..., np.newaxis] + half[..., np.newaxis] * ((np.arange(count) + 0.5) / count * 2 - 1)
-    normals = np.stack([np.sin(angles), np.cos(angles)])
-    points = np.moveaxis(centre, -1, 0)[..., np.newaxis] + np.asarray(radius)[..., np.newaxis] * normals
-    return points, normals, 2 * half * radius / count
+    centre, radii = (np.moveaxis(values, -1, 0)[..., np.newaxis] for values in (centre, radii))
+    unit = np.stack([np.sin(angles), np.cos(angles)])  # (2, ..., count)
+    normals = unit / radii
+    steps = np.hypot(*(unit[::-1] * radii)) * (2 * half / count)[..., np.newaxis]
+    return centre + radii * unit, normals / np.hypot(*normals), steps
+
+
+def trace_hull(hull):
+    """The same for a hull (n, 2)."""
+    steps = np.roll(hull, -1, axis=0) - np.roll(hull, 1, axis=0)
+    steps = gaussian_filter1d(steps, 2, axis=0, mode="wrap")
+    length = np.hypot(*steps.T)
+    normals = steps[:, ::-1] * [-1, 1] / np.maximum(length, 1e-6)[:, np.newaxis]
+    if ((hull - hull.mean(axis=0)) * normals).sum() < 0:
+        normals = -normals
+    return hull.T, normals.T, length / 2
 
 
 def at(values: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -264,106 +371,110 @@ def compare(edges: Edges, points: np.ndarray, normals: np.ndarray) -> tuple[np.n
     return visible, on_ridge & visible
 
 
-def cut_sides(edges: Edges, centre: np.ndarray, radius: float) -> tuple[Outline, float, float]:
-    """Give a circle the flat sides that raise its worth. Returns the outline, its worth and its length in px."""
-    shape = edges.ridge.shape
-    sides = np.array([-np.inf, np.inf, -np.inf, np.inf])
-    points, values, spacing = np.zeros((2, 0)), np.zeros(0), 0.0
-    bordering = edges.light < BRIGHTEST_BORDER  # where the image has the border's colour
-    if np.isfinite(radius):
-        points, normals, spacing = arc(centre, radius, shape, 512)
-        visible, on_ridge = compare(edges, points, normals)
-        points, normals, on_ridge = points[:, visible], normals[:, visible], on_ridge[visible]
-        if on_ridge.sum() < MIN_RIDGE:
-            return Outline(centre, radius, sides), 0.0, 0.0
-        outside = np.mean([at(edges.colours, points + px * normals) for px in (2, 3, 4)], axis=0)  # (3, points)
-        low, high = np.percentile(outside[:, on_ridge], (20, 80), axis=1)[..., np.newaxis] + [[[-MARGIN]], [[MARGIN]]]
-        alike = ((outside > low) & (outside < high)).all(axis=0)
-        values = spacing * np.where(alike, np.where(on_ridge, ON_RIDGE, UNSEEN), CONTRADICTED)
-        low, high = low[..., np.newaxis], high[..., np.newaxis]
-        bordering = ((edges.colours > low) & (edges.colours < high)).all(axis=0)
-    worth, length = values.sum(), spacing * len(values)
+def cut_sides(edges: Edges, outline: Outline) -> tuple[Outline, float, float]:
+    """Give an ellipse the flat sides that raise its worth. Returns the outline, its worth and its length in px."""
+    size, sides = edges.ridge.shape, outline.sides.copy()
+    points, normals, spacing = trace(outline.centre, outline.radii, size, 512) if outline.hull is None else trace_hull(outline.hull)
+    visible, on_ridge = compare(edges, points, normals)
+    points, normals, on_ridge, spacing = points[:, visible], normals[:, visible], on_ridge[visible], spacing[visible]
+    if on_ridge.sum() < MIN_RIDGE:
+        return outline, 0.0, 0.0
+    outside = np.mean([at(edges.colours, points + px * normals) for px in (2, 3, 4)], axis=0)  # (3, points)
+    low, high = np.percentile(outside[:, on_ridge], (20, 80), axis=1)[..., np.newaxis] + [[[-MARGIN]], [[MARGIN]]]
+    alike = ((outside > low) & (outside < high)).all(axis=0)
+    values = spacing * np.where(alike, np.where(on_ridge, ON_RIDGE, UNSEEN), CONTRADICTED)
+    if outline.hull is not None:
+        return outline, values.sum(), spacing.sum()
+    low, high = low[..., np.newaxis], high[..., np.newaxis]
+    bordering = ((edges.colours > low) & (edges.colours < high)).all(axis=0)  # where the image has the border's colour
+    inside = draw(outline, size)
     for side, (axis, sign) in enumerate(((0, -1), (0, 1), (1, -1), (1, 1))):
-        # Names are those for the top and bottom: for left and right, "row" is a column.
+        # "row" is a column for the left and right sides
         level = edges.ridge & (abs(edges.direction[axis]) > ALIGNED)
-        turned = [np.swapaxes(values_of, 0, axis) for values_of in (level, bordering, edges.light)]
-        count, across = turned[0].shape
-        rows = np.arange(count)
-        half = np.sqrt(np.maximum(0, radius**2 - (rows - centre[axis]) ** 2)) if np.isfinite(radius) else across
-        first, last = (
-            np.clip(np.rint(centre[1 - axis] + s * half + np.zeros(count)), 0, across).astype(int) for s in (-1, 1)
-        )
-
-        def along(values, rows=rows, first=first, last=last):
-            summed = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
-            return summed[rows, last] - summed[rows, first]
-
-        ridge = turned[0] | np.roll(turned[0], 1, axis=0) | np.roll(turned[0], -1, axis=0)
-        chord = along(np.where(np.roll(turned[1], -3 * sign, axis=0), np.where(ridge, ON_RIDGE, UNSEEN), CONTRADICTED))
-        light = along(turned[2]) / np.maximum(1, last - first)
-        # (rows, points): the arc that a flat side would cut off
-        beyond = sign * points[axis] > sign * rows[:, np.newaxis]
-        depth = sign * (rows - centre[axis])
-        allowed = depth > -0.4 * count
-        if np.isfinite(radius):
-            allowed = (depth > DEEPEST_SIDE * radius) & (depth < radius - SHALLOWEST)
-        allowed &= (rows >= SHALLOWEST) & (rows < count - SHALLOWEST) & (last - first > MIN_RIDGE)
-        if np.isinf(radius):
-            allowed &= np.roll(light, 3 * sign) > np.roll(light, -3 * sign) + 2
-        gain = np.where(allowed, chord - beyond @ values, 0)
+        level = level | np.roll(level, 1, axis) | np.roll(level, -1, axis)
+        seen = np.where(np.roll(bordering, -3 * sign, axis), np.where(level, ON_RIDGE, UNSEEN), CONTRADICTED)
+        width = inside.sum(axis=1 - axis)
+        chord = np.sum(seen, axis=1 - axis, where=inside)
+        rows = np.arange(size[axis])
+        nearest = np.rint(points[axis]).astype(int).clip(0, size[axis] - 1)
+        beyond = np.bincount(nearest, values, size[axis])[::-sign].cumsum()[::-sign]
+        depth = sign * (rows - outline.centre[axis])
+        allowed = (rows >= SHALLOWEST) & (rows < size[axis] - SHALLOWEST) & (width > MIN_RIDGE)
+        radius = outline.radii[axis]
+        allowed &= (depth > DEEPEST_SIDE * radius) & (depth < radius - SHALLOWEST)
+        gain = np.where(allowed, chord - beyond, 0)
         row = gain.argmax()
         if gain[row] > 0:
             sides[side] = row
-            worth, length = worth + gain[row], length + last[row] - first[row] - spacing * beyond[row].sum()
-    return Outline(centre, radius, sides), worth, length
+            kept = sign * nearest < sign * row
+            points, values, spacing = points[:, kept], np.append(values[kept], chord[row]), np.append(spacing[kept], width[row])
+            points = np.append(points, [[row], [row]], axis=1)
+    return replace(outline, sides=sides), values.sum(), spacing.sum()
 
 
-def plausible(edges: Edges, outline: Outline) -> bool:
-    """Whether the outside of an outline looks like a camera's border: uniform, and darker than the inside."""
+def plausible(edges: Edges, outline: Outline, flat: bool) -> bool:
+    """Whether the outside of an outline looks like surroundings: uniform, very much so if `flat`, and darker."""
     inside = draw(outline, edges.ridge.shape)
-    if inside.all() or inside.mean() < 1 - LARGEST_OUTSIDE:
+    corners = inside[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if inside.all() or inside.mean() < SMALLEST_FIELD or (inside.mean() < SMALL_FIELD and corners.any()):
         return False
     outside = edges.colours[:, ~inside]
-    uniform = (abs(outside - np.median(outside, axis=1, keepdims=True)) < 2 * MARGIN).all(axis=0).mean()
+    margin, least = (2 * FLAT, 0.9) if flat else (2 * MARGIN, 0.75)
+    uniform = (abs(outside - np.median(outside, axis=1, keepdims=True)) < margin).all(axis=0).mean()
     darkest = min(BRIGHTEST_BORDER, 0.85 * np.percentile(edges.light[inside], 90))
-    return uniform > MIN_UNIFORM and np.median(edges.light[~inside]) < darkest
+    return uniform > least and np.median(edges.light[~inside]) < darkest
 
 
 # --- outline in the full photograph ----------------------------------------------------------------------------------
 
 
 def refine(fundus: np.ndarray, outline: Outline, scale: int) -> Outline:
-    """Scale an outline up and move its circle and its flat sides to the border in the full photograph."""
-    shape, colours = fundus.shape[:2], np.moveaxis(fundus, -1, 0)
+    """Scale an outline up and move its ellipse and its flat sides to the border in the full photograph."""
+    size, colours = fundus.shape[:2], np.moveaxis(fundus, -1, 0)
+    hull = None if outline.hull is None else (outline.hull + 0.5) * scale - 0.5
     centre, sides = ((places + 0.5) * scale - 0.5 for places in (outline.centre, outline.sides))
-    radius = outline.radius * scale
+    outline = Outline(centre, outline.radii * scale, sides, hull)
     for reach in (3 * scale + 4, scale + 6):
-        if np.isfinite(radius):
-            points, normals, _ = arc(centre, radius, shape, 1024)
-            seen = is_within(points, shape)
-            for axis in (0, 1):
-                seen &= (points[axis] > sides[2 * axis]) & (points[axis] < sides[2 * axis + 1])
-            points = border_points(colours, points[:, seen], normals[:, seen], reach)
-            centre, radius = fit_circle(points, centre, radius, (reach, reach / 2, max(1.5, reach / 4)))
+        if outline.hull is not None:
+            points, normals, _ = trace_hull(outline.hull)
+            offsets = border_offsets(colours, points, normals, reach)
+            offsets = np.where(is_within(points, size) & np.isfinite(offsets), offsets, 0)
+            offsets = gaussian_filter1d(median_filter(offsets, len(offsets) // 40, mode="wrap"), 2, mode="wrap")
+            outline = replace(outline, hull=(points + offsets * normals).T)
+            continue
+        points, normals, _ = trace(outline.centre, outline.radii, size, 1024)
+        seen = is_within(points, size)
+        for axis in (0, 1):
+            seen &= (points[axis] > sides[2 * axis]) & (points[axis] < sides[2 * axis + 1])
+        points = border_points(colours, points[:, seen], normals[:, seen], reach)
+        reaches = (reach, reach / 2, max(1.5, reach / 4))
+        upright, error = fit(points, outline, UPRIGHT, reaches)
+        if abs(np.log(upright.radii[1] / upright.radii[0])) > max(ROUND, 3 * error) and is_field(upright.radii, np.array(size)):
+            outline = upright
+        else:
+            wide = reach + np.ptp(outline.radii)
+            outline, _ = fit(points, replace(outline, radii=np.full(2, outline.radii.mean())), CIRCLE, (wide, *reaches))
+        inside = draw(outline, size)
         for side in np.flatnonzero(np.isfinite(sides)):
             axis, sign = side // 2, (-1, 1)[side % 2]
-            along = np.arange(shape[1 - axis])
-            half = np.inf
-            if np.isfinite(radius):
-                half = np.sqrt(np.maximum(0, radius**2 - (sides[side] - centre[axis]) ** 2)) - reach
-            low, high = sides[[2, 3]] if axis == 0 else sides[[0, 1]]
-            along = along[(abs(along - centre[1 - axis]) < half) & (along > low) & (along < high)]
-            points = np.stack([np.full(len(along), sides[side]), along])[:: 1 - 2 * axis]
-            normals = np.stack([np.full(len(along), float(sign)), np.zeros(len(along))])[:: 1 - 2 * axis]
+            row = np.rint(sides[side]).astype(int)
+            along = np.flatnonzero(np.take(inside, np.clip(row - sign * reach, 0, size[axis] - 1), axis))[reach:-reach]
             if len(along) > MIN_RIDGE:
+                points = np.stack([np.full(len(along), sides[side]), along])[:: 1 - 2 * axis]
+                normals = np.stack([np.full(len(along), float(sign)), np.zeros(len(along))])[:: 1 - 2 * axis]
                 points = border_points(colours, points, normals, reach)
                 if len(points) > MIN_RIDGE:
                     sides[side] = np.median(points[:, axis])
-    return Outline(centre, radius, sides)
+    return outline
 
 
-def border_points(colours: np.ndarray, points: np.ndarray, normals: np.ndarray, reach: int) -> np.ndarray:
-    """Where the colour becomes the border's, (n, 2), on normals at points (2, m) of an outline; n of them see it."""
+def border_points(colours, points, normals, reach):
+    offsets = border_offsets(colours, points, normals, reach)
+    return (points + offsets * normals)[:, np.isfinite(offsets)].T
+
+
+def border_offsets(colours: np.ndarray, points: np.ndarray, normals: np.ndarray, reach: int) -> np.ndarray:
+    """How far outwards the colour becomes the border's, (m,) px, on normals at points (2, m); nan: not seen."""
     steps = np.arange(-reach, reach + 1)
     profiles = at(colours, points[..., np.newaxis] + steps * normals[..., np.newaxis]).astype(np.float32)
     profiles = gaussian_filter1d(profiles, 2, axis=1)  # (3, points, steps)
@@ -375,4 +486,4 @@ def border_points(colours: np.ndarray, points: np.ndarray, normals: np.ndarray, 
     size = np.maximum((step**2).sum(axis=0), 1e-6)  # (points, 1)
     share = ((profiles - outside) * step).sum(axis=0) / size  # 1 inside, 0 outside
     ends = np.cumsum(share - EDGE, axis=1).argmax(axis=1) - reach + 0.5
-    return (points + ends * normals)[:, size[:, 0] > MIN_STEP**2].T
+    return np.where(size[:, 0] > MIN_STEP**2, ends, np.nan)
