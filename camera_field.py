@@ -17,15 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import (
-    binary_opening,
-    gaussian_filter,
-    gaussian_filter1d,
-    label,
-    map_coordinates,
-    median_filter,
-    uniform_filter,
-)
+from scipy.ndimage import binary_opening, gaussian_filter, gaussian_filter1d, label, map_coordinates, median_filter
+from scipy.ndimage import uniform_filter
 from scipy.spatial import ConvexHull
 
 DEGREES = 45  # of a camera's field, unless specified
