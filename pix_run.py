@@ -312,14 +312,14 @@ def list_checkpoints(folder: Path) -> list[str]:
     return [found[step] for step in sorted(found, reverse=True)]
 
 
-def epochs_done(run: Path) -> int:
-    """How many epochs a run has completed, from its newest intact checkpoint; 0 if none says so."""
+def epochs_done(run: Path) -> int | None:
+    """How many epochs a run has completed, from its newest intact checkpoint; None: it has none, or of another kind."""
     for path in list_checkpoints(run):
         try:
             return int(tf.train.load_checkpoint(path).get_tensor(EPOCH))
-        except (RuntimeError, ValueError, tf.errors.OpError):
+        except (RuntimeError, TypeError, ValueError, tf.errors.OpError):
             continue
-    return 0
+    return None
 
 
 def step_of(checkpoint: str) -> int:
