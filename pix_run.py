@@ -324,14 +324,14 @@ def saved_in_words(run: Path) -> str:
     return f"the last good checkpoint is {saved[-1]}" if saved else f"{run} has no checkpoint yet"
 
 
-def epochs_done(run: Path) -> int:
-    """How many epochs a run has completed, from its newest intact checkpoint; 0 if none says so."""
+def epochs_done(run: Path) -> int | None:
+    """How many epochs a run has completed, from its newest intact checkpoint; None: it has none, or of another kind."""
     for path in list_checkpoints(run):
         try:
             return int(tf.train.load_checkpoint(path).get_tensor(EPOCH))
-        except (RuntimeError, ValueError, tf.errors.OpError):
+        except (RuntimeError, TypeError, ValueError, tf.errors.OpError):
             continue
-    return 0
+    return None
 
 
 def step_of(checkpoint: str) -> int:

@@ -79,6 +79,8 @@ def why_not(run: Path) -> str:
     done = settings.epochs if one_file(run) is not None else epochs_done(run)
     if settings.data == SAMPLE_RETINAS:
         return "was trained on sample retinas alone"
+    if done is None:
+        return "has no intact checkpoint"
     return "" if done >= settings.epochs else f"has completed {done} of {settings.epochs} epochs"
 
 

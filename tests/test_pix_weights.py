@@ -109,9 +109,9 @@ def test_a_finished_run_on_real_pairs_comes_before_the_supplied_weights(shipped)
     [
         ({"data": "phantom"}, "was trained on sample retinas alone"),
         ({"done": 1}, "has completed 1 of 2 epochs"),
-        ({"done": None}, "has completed 0 of 2 epochs"),
+        ({"done": None}, "has no intact checkpoint"),
     ],
-    ids=["sample retinas", "stopped early", "without its epoch"],
+    ids=["sample retinas", "stopped early", "of another kind"],
 )
 def test_other_runs_never_replace_the_supplied_weights(shipped, run, reason):
     folder = own_run("a run", **run)

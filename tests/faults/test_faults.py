@@ -33,6 +33,7 @@ from pix_devices import new_optimizer
 from pix_generator import Generator
 from pix_layers import layers_of
 from pix_settings import Settings
+from pix_weights import run_to_use
 
 SETTINGS = Settings(patch_size=64, batch_size=4, precision="float32", name="x", data="data/UT-FSOCTA-v1")
 PHOTO = "data/UT-FSOCTA-v1/cropped/fundus/disc/1_OD.png"
@@ -387,6 +388,7 @@ def test_hostile_settings_are_refused_and_not_executed(project, generator_run, r
 def test_hostile_checkpoints_are_refused_and_not_executed(project, generator_run, refused):
     for path in [*generator_run.rglob("ckpt-*"), *generator_run.rglob("checkpoint")]:
         replace_by(path, pickle.dumps(Bomb()))
-    assert "ckpt-30" in refused(gen, PHOTO)
+    assert "ckpt-30" in refused(gen, PHOTO, "--run", str(generator_run))
+    assert "training_checkpoints/x has no intact checkpoint" in run_to_use(None)[1]
     assert not Path("exploded").exists()
     assert not Path("synthetic_octa").exists() or not list(Path("synthetic_octa").iterdir())
