@@ -207,10 +207,11 @@ def run(trial: Trial, folder: Path, chance: random.Random) -> tuple[list[str], s
             time.sleep(0.1)
         time.sleep(chance.uniform(0, 8 if "train" in trial.command else 3))
         started = time.monotonic()
-        for number in trial.signals:  # to the group, as a terminal does
+        for place, number in enumerate(trial.signals):
+            while place and process.poll() is None and "Stopping" not in output.read_text():  # until one is answered
+                time.sleep(0.1)
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            time.sleep(0.5)
+                os.killpg(process.pid, number)  # to the group, as a terminal does
     wrong = []
     try:
         process.wait(AFTER_SIGNAL if trial.signals else PATIENCE)
