@@ -34,8 +34,6 @@ from dataset_register import (
     NEIGHBOURS,
     REGISTERED,
     UNCHANGED,
-    WRONG_PARTNER,
-    Rival,
     chosen_controls,
     verdict_of,
 )
@@ -143,11 +141,10 @@ def registered(moved: Moved, eyes: list[Eye]) -> tuple[np.ndarray, float, list[t
     """
     scan = reduced(moved.octa)
     right, wrong, *others = eyes
-    rivals = chosen_controls(right, [Rival(WRONG_PARTNER, "", eye) for eye in others])
-    first, second, *fits = fit_all(scan, [right, wrong, *(rival.eye for rival in rivals)])
+    first, second, *controls = fit_all(scan, [right, wrong, *chosen_controls(right, others)])
     found = enlarged(first.displacement, moved.fov.shape)
-    best = max(fit.after for fit in fits)
-    judged = [(verdict_of(fit, rivals, fits)[0], fit.after - best) for fit in (first, second)]
+    best = max(fit.after for fit in controls)
+    judged = [(verdict_of(fit, controls), fit.after - best) for fit in (first, second)]
     return np.hypot(*(found - moved.displacement))[moved.vessels], float(jacobian(found).min()), judged
 
 
