@@ -74,7 +74,7 @@ from dataset_load_mod import (
     read_octa,
 )
 from finished import digest_of
-from octa_place import Place, Seen, corners, cut, find_place
+from octa_place import Photograph, Place, corners, cut, find_place
 from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
@@ -111,7 +111,7 @@ class Work:
     output: Path
     sides: dict[Case, float]  # width of each OCT-A, mm
     failed: list[str] = field(default_factory=list)  # unusable files, one line each
-    last: tuple[Path, np.ndarray, Seen] | None = None  # the last photograph read: the next row may use it too
+    last: tuple[Path, np.ndarray, Photograph] | None = None  # the last photograph read: the next row may use it too
 
     def target(self, kind: str, case: Case) -> Path:
         """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the output."""
@@ -127,7 +127,7 @@ class Work:
         wanted += [self.figure(case)] if self.options.figures else []
         return self.record.is_current(case.name) and all(path.exists() for path in wanted)
 
-    def see(self, path: Path) -> tuple[np.ndarray, Seen]:
+    def see(self, path: Path) -> tuple[np.ndarray, Photograph]:
         """A photograph, and what the network sees in it.
 
         Raises:
@@ -143,7 +143,7 @@ class Work:
                 raise DataError(f"{path}: shows no border of the camera's field; give --px-per-mm")
             diameter = px_per_mm * FIELD_MM if px_per_mm else found.diameter(self.options.field_degrees)
             seen = self.predictor.vessel_probability(fundus, found.mask, diameter, fast=True)
-            self.last = path, fundus, Seen(seen, found.mask, diameter / FIELD_MM)
+            self.last = path, fundus, Photograph(seen, found.mask, diameter / FIELD_MM)
         return self.last[1:]
 
     def run(self, case: Case) -> None:

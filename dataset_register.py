@@ -78,7 +78,7 @@ from pair_table import ANY_SHARES, FILES, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import made_from, run_to_use
-from registration import TURNS, Eye, Fit, enlarged, fit_all, moved, reduced, seen_eye
+from registration import Eye, Fit, enlarged, fit_all, reduced, reduced_eye, warp
 from vessel_metrics import above, otsu_threshold
 
 MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
@@ -176,7 +176,7 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
         raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another aspect ratio than its photograph")
     colours = image[..., :3]
     for channel in range(3):
-        shifted = moved(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
+        shifted = warp(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
         colours[..., channel] = np.round(np.clip(shifted, 0, 255))
     return image
 
@@ -186,7 +186,7 @@ def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> 
     prediction = resize(eye.prediction.astype(np.float32), pair.fov.shape, order=1)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
     panels = [pair.fundus / 255]
-    for scan in (octa, moved(octa, displacement)):
+    for scan in (octa, warp(octa, displacement)):
         panels.append(np.dstack([prediction, scan, scan]) * pair.fov[..., np.newaxis])
     write_image(path, np.uint8(255 * np.clip(np.hstack(panels), 0, 1)))
 
@@ -225,7 +225,7 @@ class Work:
         """What the network sees in a photograph; the result is kept."""
         if case not in self.eyes:
             seen = octa_to_grey(self.predictor.predict(fundus, fov, with_noise=False))
-            self.eyes[case] = seen_eye(seen, fov)
+            self.eyes[case] = reduced_eye(seen, fov)
         return self.eyes[case]
 
     def eye(self, case: Case) -> Eye | None:
@@ -311,7 +311,7 @@ def chosen_controls(own: Eye, near: Sequence[Eye | None]) -> list[Eye]:
     limited = [eye.within(own.fov) for eye in near if eye is not None]
     usable = [eye for eye in limited if eye.fov.sum() >= MOST_OF_FIELD * own.fov.sum()]
     chosen = sorted(usable, key=lambda eye: -eye.fov.sum())[:CONTROLS]
-    return chosen if len(chosen) == CONTROLS else chosen + [own.turned(*steps) for steps in TURNS.values()]
+    return chosen if len(chosen) == CONTROLS else chosen + own.mirrored()
 
 
 def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from dataset_load_mod import load_data_cases
 from pix_run import write_run
 from pix_settings import Settings
 from pix_weights import made_from
-from registration import moved
+from registration import warp
 
 pytestmark = pytest.mark.slow
 
@@ -68,10 +68,10 @@ def made(tmp_path_factory):
     """A folder with a data set and a run."""
     folder = tmp_path_factory.mktemp("made")
     for name, shown in EYES.items():
-        octa = moved(vessels_of(shown), SHIFT)
+        octa = warp(vessels_of(shown), SHIFT)
         write_pair(folder, name, octa[:, ::-1] if name == "2_OD" else octa)
     truth = folder / CROPPED / "GT_OCT_net" / "Thresh" / "disc" / "1_OD.png"
-    save(255 * (moved(vessels_of("1_OD"), SHIFT) > 0.5), truth)
+    save(255 * (warp(vessels_of("1_OD"), SHIFT) > 0.5), truth)
     save(np.zeros((9, 9)), folder / "data" / "UT-FSOCTA-v1" / "fov45" / "fundus" / "1_OD.jpg")
     (folder / CROPPED / "notes.txt").write_text("as they are")
     (folder / CROPPED / ".hidden").write_text("not copied")

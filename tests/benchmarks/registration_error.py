@@ -43,7 +43,7 @@ from phantom.octa import render_octa
 from phantom.trees import Window
 from pix_predict import load_predictor
 from pix_run import read_run
-from registration import Eye, enlarged, fit_all, jacobian, reduced, seen_eye
+from registration import Eye, enlarged, fit_all, jacobian, reduced, reduced_eye
 from ut_fsocta import CROP_PX
 
 FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
@@ -157,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     predictor, _ = load_predictor(args.run, args.weights, read_run(args.run)[0])
     retinas = list(moved_retinas(args.pairs))
-    eyes = [seen_eye(vessels_seen(predictor, one.fundus, one.fov), one.fov) for one in retinas]
+    eyes = [reduced_eye(vessels_seen(predictor, one.fundus, one.fov), one.fov) for one in retinas]
     sets = [[eyes[(first + step) % len(eyes)] for step in range(NEIGHBOURS + 2)] for first in range(len(eyes))]
     jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))
     results = joblib.Parallel(os.cpu_count(), max_nbytes=None)(jobs)
