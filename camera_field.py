@@ -17,8 +17,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import binary_opening, gaussian_filter, gaussian_filter1d, label, map_coordinates, median_filter
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import (
+    binary_opening,
+    gaussian_filter,
+    gaussian_filter1d,
+    label,
+    map_coordinates,
+    median_filter,
+    uniform_filter,
+)
 from scipy.spatial import ConvexHull
 
 DEGREES = 45  # of a camera's field, unless specified
@@ -176,7 +183,9 @@ def search(fundus: np.ndarray, scale: int) -> Outline | None:
         for proposed in propose(edges):
             outline, worth, length = cut_sides(edges, proposed)
             quality = worth / max(length, 1)
-            trust = quality * (HULL if outline.hull is not None else 1 if outline.radii[0] == outline.radii[1] else ELLIPSE)
+            trust = quality * (
+                HULL if outline.hull is not None else 1 if outline.radii[0] == outline.radii[1] else ELLIPSE
+            )
             if worth * trust > best_worth and quality > MIN_QUALITY and plausible(edges, outline, colour.any()):
                 best, best_worth = outline, worth * trust
         if best is not None:
@@ -238,7 +247,10 @@ def propose(edges: Edges) -> list[Outline]:
         scores = (spacing * np.where(on_ridge, 1, -0.3 * visible)).sum(axis=-1)
         for k in np.argsort(-scores, kind="stable")[:FITTED]:
             fitted, _ = fit(points, Outline(centres[k], radii[k], UNCUT), terms, (5, 3, 1.5), directions)
-            new = all(max(abs(fitted.centre - other.centre).max(), abs(fitted.radii - other.radii).max()) > 3 for other in known)
+            new = all(
+                max(abs(fitted.centre - other.centre).max(), abs(fitted.radii - other.radii).max()) > 3
+                for other in known
+            )
             if new and is_field(fitted.radii, size):
                 known.append(fitted)
         found += known
@@ -248,7 +260,9 @@ def propose(edges: Edges) -> list[Outline]:
 def is_field(radii, size):
     """Whether ellipses with radii (..., 2) may be around the field in an image of this size (2,)."""
     low, high = radii.min(axis=-1), radii.max(axis=-1)
-    return (np.pi * low * high > SMALLEST_FIELD * size.prod()) & (high < np.minimum(LARGEST_RADIUS * size.max(), MOST_STRETCH * low))
+    return (np.pi * low * high > SMALLEST_FIELD * size.prod()) & (
+        high < np.minimum(LARGEST_RADIUS * size.max(), MOST_STRETCH * low)
+    )
 
 
 def hulls(edges):
@@ -277,7 +291,9 @@ def through_random_points(points, directions, terms):
     random = np.random.default_rng(0)
     count = terms.shape[1]
     span = np.maximum(MIN_RIDGE, len(points) * random.choice(SPANS, DRAWN))
-    drawn = (random.integers(len(points), size=DRAWN) + random.random((count, DRAWN)) * span).astype(int).T % len(points)
+    drawn = (random.integers(len(points), size=DRAWN) + random.random((count, DRAWN)) * span).astype(int).T % len(
+        points
+    )
     middle, size = points.mean(axis=0), np.ptp(points, axis=0).max()
     places = (points - middle) / size
     equations = np.hstack([places, places**2]) @ terms
@@ -374,7 +390,9 @@ def compare(edges: Edges, points: np.ndarray, normals: np.ndarray) -> tuple[np.n
 def cut_sides(edges: Edges, outline: Outline) -> tuple[Outline, float, float]:
     """Give an ellipse the flat sides that raise its worth. Returns the outline, its worth and its length in px."""
     size, sides = edges.ridge.shape, outline.sides.copy()
-    points, normals, spacing = trace(outline.centre, outline.radii, size, 512) if outline.hull is None else trace_hull(outline.hull)
+    points, normals, spacing = (
+        trace(outline.centre, outline.radii, size, 512) if outline.hull is None else trace_hull(outline.hull)
+    )
     visible, on_ridge = compare(edges, points, normals)
     points, normals, on_ridge, spacing = points[:, visible], normals[:, visible], on_ridge[visible], spacing[visible]
     if on_ridge.sum() < MIN_RIDGE:
@@ -407,7 +425,11 @@ def cut_sides(edges: Edges, outline: Outline) -> tuple[Outline, float, float]:
         if gain[row] > 0:
             sides[side] = row
             kept = sign * nearest < sign * row
-            points, values, spacing = points[:, kept], np.append(values[kept], chord[row]), np.append(spacing[kept], width[row])
+            points, values, spacing = (
+                points[:, kept],
+                np.append(values[kept], chord[row]),
+                np.append(spacing[kept], width[row]),
+            )
             points = np.append(points, [[row], [row]], axis=1)
     return replace(outline, sides=sides), values.sum(), spacing.sum()
 
@@ -449,7 +471,9 @@ def refine(fundus: np.ndarray, outline: Outline, scale: int) -> Outline:
         points = border_points(colours, points[:, seen], normals[:, seen], reach)
         reaches = (reach, reach / 2, max(1.5, reach / 4))
         upright, error = fit(points, outline, UPRIGHT, reaches)
-        if abs(np.log(upright.radii[1] / upright.radii[0])) > max(ROUND, 3 * error) and is_field(upright.radii, np.array(size)):
+        if abs(np.log(upright.radii[1] / upright.radii[0])) > max(ROUND, 3 * error) and is_field(
+            upright.radii, np.array(size)
+        ):
             outline = upright
         else:
             wide = reach + np.ptp(outline.radii)

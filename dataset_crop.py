@@ -80,7 +80,7 @@ from dataset_load_mod import ENTIRELY_DARK, field_to_use, find_dataset, photo_di
 from finished import digest_of
 from image_files import DataError, octa_to_grey, read_fundus, read_octa
 from moved_pairs import refuse_moved
-from octa_place import Place, Seen, corners, cut, find_place
+from octa_place import Photograph, Place, corners, cut, find_place
 from pair_output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pix_predict import Predictor, announced_predictor, with_equal_scales
 from pix_run import read_run
@@ -117,8 +117,8 @@ class Work:
     output: Path
     sides: dict[Case, float]  # width of each OCT-A, mm
     failed: list[str] = field(default_factory=list)  # unusable files, one line each
-    last: tuple[Path, np.ndarray, Seen, np.ndarray] | None = (
-        None  # the last photograph read: the next row may use it too
+    last: tuple[Path, np.ndarray, Photograph, np.ndarray] | None = (
+        None  # the last one read: the next row may use it too
     )
     digests: dict[Path, str] = field(default_factory=dict)  # `photo_digest` of the photographs read so far
 
@@ -136,7 +136,7 @@ class Work:
         wanted += [self.figure(case)] if self.options.figures else []
         return self.record.is_current(case.name) and all(path.exists() for path in wanted)
 
-    def see(self, path: Path) -> tuple[np.ndarray, Seen, np.ndarray]:
+    def see(self, path: Path) -> tuple[np.ndarray, Photograph, np.ndarray]:
         """A photograph with equal scales along both axes, what the network sees in it, and by how much (2,) each axis
         was enlarged.
 
@@ -157,7 +157,7 @@ class Work:
             fundus, fov = with_equal_scales(fundus, found.mask, found.stretch)
             seen = self.predictor.vessel_probability(fundus, fov, diameter, fast=True)
             enlarged = np.divide(fundus.shape[:2], shape)
-            self.last = path, fundus, Seen(seen, fov, diameter / FIELD_MM), enlarged
+            self.last = path, fundus, Photograph(seen, fov, diameter / FIELD_MM), enlarged
         return self.last[1:]
 
     def original(self, case: Case) -> str:

@@ -12,9 +12,8 @@ maps are kept for the evaluation: below cropped/unmoved/, or in the column octa_
     DIR/registration/<name of the pair>.png       with --figures
 
 An OCT-A is moved only if it then fits better than before, and clearly better than it fits the predictions for other
-eyes when moved in the same way. It is copied if it already lies well. Otherwise it is copied unregistered and reported,
-with what it does fit, if that is found: a mirror image, or another photograph. Existing results are kept unless the
-files of a pair have changed, and the same command resumes.
+eyes when moved in the same way. It is copied if it already lies well. Otherwise it is copied unregistered and reported.
+Existing results are kept unless the files of a pair have changed, and the same command resumes.
 """
 
 import argparse
@@ -24,7 +23,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,23 +78,21 @@ from pair_table import ANY_SHARES, FILES, UNMOVED, is_table, rows_of_pairs
 from pix_predict import Predictor, announced_predictor
 from pix_run import read_run
 from pix_weights import made_from, run_to_use
-from registration import TURNS, Eye, Fit, Sought, alike, enlarged, fit_all, moved, reduced, seen_eye, sought_of
+from registration import Eye, Fit, enlarged, fit_all, reduced, reduced_eye, warp
 from vessel_metrics import above, otsu_threshold
 
 MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
 FIGURES = "registration"
 IDENTITY = ("name", "subject", "eye", "region")
-COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict", "fits")
+COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict")
 UNCHANGED, REFUSED = "lies well", "not registered"
-MIRRORED, WRONG_EYE, WRONG_PARTNER = "mirrored", "wrong eye", "wrong partner"
-REMARK = "; its OCT-A is copied unregistered: remove the pair if it is wrong"
-CLEARLY = 0.12  # in correlation: by how much a pair must fit better than others
+REMARK = "its OCT-A is copied unregistered: remove the pair if its partner is wrong"
+CLEARLY = 0.12  # in correlation: by how much a pair must fit better than its controls
 CONTROLS = 3  # other eyes that a pair is compared with
 NEIGHBOURS = 8  # cases next in the table, from which the controls are chosen
 MOST_OF_FIELD = 0.7  # of a pair's field, that a control must show
 PAIRS_AT_ONCE = 16  # predicted before they are registered: limits the memory
 PAIRS_PER_PROCESS = 4  # a process takes two seconds to start: not worth it for fewer pairs
-MOST_ALIKE = 5  # other photographs that a rejected OCT-A is registered with, to find its own
 
 
 # --- data set --------------------------------------------------------------------------------------------------------
@@ -219,7 +216,7 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
         raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another aspect ratio than its photograph")
     colours = image[..., :3]
     for channel in range(3):
-        shifted = moved(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
+        shifted = warp(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
         colours[..., channel] = np.round(np.clip(shifted, 0, 255))
     return image
 
@@ -229,7 +226,7 @@ def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> 
     prediction = resize(eye.prediction.astype(np.float32), pair.fov.shape, order=1)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
     panels = [pair.fundus / 255]
-    for scan in (octa, moved(octa, displacement)):
+    for scan in (octa, warp(octa, displacement)):
         panels.append(np.dstack([prediction, scan, scan]) * pair.fov[..., np.newaxis])
     write_image(path, np.uint8(255 * np.clip(np.hstack(panels), 0, 1)))
 
@@ -237,23 +234,11 @@ def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> 
 # --- registration ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Rival:
-    """An eye that an OCT-A may fit instead of its own photograph."""
-
-    verdict: str  # on the pair, if it does
-    name: str
-    eye: Eye
-
-
-def verdict_of(own: Fit, rivals: Sequence[Rival], fits: Sequence[Fit]) -> tuple[str, str]:
-    """The verdict on a pair, and the rival that it fits, if any; `fits` are with the rivals, two or more."""
-    best, *others = sorted(zip((fit.after for fit in fits), range(len(fits)), strict=True), reverse=True)
-    if own.after >= best[0] + CLEARLY:
-        return (REGISTERED if own.after > own.before else UNCHANGED), ""
-    if best[0] >= max(own.after, others[0][0]) + CLEARLY:
-        return rivals[best[1]].verdict, rivals[best[1]].name
-    return REFUSED, ""
+def verdict_of(own: Fit, controls: Sequence[Fit]) -> str:
+    """The verdict on a pair, from how its OCT-A fits its own photograph and each control."""
+    if own.after < max(fit.after for fit in controls) + CLEARLY:
+        return REFUSED
+    return REGISTERED if own.after > own.before else UNCHANGED
 
 
 @dataclass
@@ -265,7 +250,6 @@ class Work:
     table: PairRecord
     with_figures: bool
     eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
-    sought: dict[tuple[Case, tuple], Sought] = field(default_factory=dict)  # eyes prepared for OCT-A of a shape
     failed: list[str] = field(default_factory=list)  # unusable files, one line each
 
     def figure(self, case: Case) -> Path:
@@ -282,7 +266,7 @@ class Work:
         """What the network sees in a photograph; the result is kept."""
         if case not in self.eyes:
             seen = octa_to_grey(self.predictor.predict(fundus, fov, with_noise=False))
-            self.eyes[case] = seen_eye(seen, fov)
+            self.eyes[case] = reduced_eye(seen, fov)
         return self.eyes[case]
 
     def eye(self, case: Case) -> Eye | None:
@@ -326,34 +310,17 @@ class Work:
         following = self.data.cases[place + 1 :] + self.data.cases[:place]
         return [other for other in following if other.region == case.region and not may_be_one_eye(case, other)]
 
-    def rival(self, case: Case, other: Case) -> Rival:
-        """Another eye as a rival of a case's own photograph."""
-        same = (case.subject, case.region) == (other.subject, other.region)
-        return Rival(WRONG_EYE if same else WRONG_PARTNER, other.name, self.eye(other))
+    def controls(self, case: Case, own: Eye) -> list[Eye]:
+        """The eyes that a pair is compared with: see `chosen_controls`."""
+        return chosen_controls(own, [self.eye(other) for other in self.others_of(case)[:NEIGHBOURS]])
 
-    def controls(self, case: Case, own: Eye) -> list[Rival]:
-        """What a pair is compared with: see `chosen_controls`."""
-        return chosen_controls(own, [self.rival(case, other) for other in self.others_of(case)[:NEIGHBOURS]])
-
-    def alike(self, case: Case, scan: np.ndarray, known: Sequence[Rival]) -> list[Rival]:
-        """What a rejected OCT-A may fit besides `known`: its photograph mirrored, and the most similar others."""
-        names = {rival.name for rival in known}
-        others = [other for other in self.data.cases if other.name not in names and not may_be_one_eye(case, other)]
-        others = [other for other in others if self.eye(other) is not None]
-        for other in others:
-            if (other, scan.shape) not in self.sought:
-                self.sought[other, scan.shape] = sought_of(self.eye(other), scan.shape)
-        scores = alike(scan, [self.sought[other, scan.shape] for other in others])
-        ranked = sorted(range(len(others)), key=lambda number: -scores[number])[:MOST_ALIKE]
-        mirrored = [rival for rival in turned(self.eyes[case]) if rival.name not in names]
-        return [self.rival(case, others[number]) for number in ranked] + mirrored
-
-    def finish(self, case: Case, pair: Pair, rivals: Sequence[Rival], fits: Sequence[Fit]) -> None:
-        """Write the results of a pair; `fits` are with its own photograph and with the rivals.
+    def finish(self, case: Case, pair: Pair, fits: Sequence[Fit]) -> None:
+        """Write the results of a pair; `fits` are with its own photograph and with the controls.
 
         If a map that was made from the OCT-A is unusable, so is the pair: it is noted and copied unregistered.
         """
-        own, verdict, fitting = fits[0], *verdict_of(fits[0], rivals, fits[1:])
+        own, *controls = fits
+        verdict = verdict_of(own, controls)
         displacement = enlarged(own.displacement, pair.fov.shape)
         images = []
         try:
@@ -374,8 +341,8 @@ class Work:
             self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another result
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
         median = float(np.median(length)) if length.size else 0.0
-        numbers = (f"{value:.3f}" for value in (median, own.before, own.after, max(fit.after for fit in fits[1:])))
-        self.table.add_pair((*(getattr(case, column) for column in IDENTITY), *numbers, verdict, fitting))
+        numbers = (f"{value:.3f}" for value in (median, own.before, own.after, max(fit.after for fit in controls)))
+        self.table.add_pair((*(getattr(case, column) for column in IDENTITY), *numbers, verdict))
 
 
 def may_be_one_eye(case: Case, other: Case) -> bool:
@@ -384,20 +351,15 @@ def may_be_one_eye(case: Case, other: Case) -> bool:
     return same and (case.eye == other.eye or "" in (case.eye, other.eye))
 
 
-def chosen_controls(own: Eye, near: Sequence[Rival]) -> list[Rival]:
-    """The CONTROLS rivals that show most of an eye's field, limited to it; with its mirror images if there are too few.
+def chosen_controls(own: Eye, near: Sequence[Eye | None]) -> list[Eye]:
+    """The CONTROLS eyes that show most of an eye's field, limited to it; with its mirror images if there are too few.
 
-    A rival that shows little of the field might fit by chance.
+    An eye that shows little of the field might fit by chance.
     """
-    seen = [replace(rival, eye=rival.eye.within(own.fov)) for rival in near if rival.eye is not None]
-    usable = [rival for rival in seen if rival.eye.fov.sum() >= MOST_OF_FIELD * own.fov.sum()]
-    chosen = sorted(usable, key=lambda rival: -rival.eye.fov.sum())[:CONTROLS]
-    return chosen if len(chosen) == CONTROLS else chosen + turned(own)
-
-
-def turned(own: Eye) -> list[Rival]:
-    """An eye's mirror images, as rivals of the eye itself."""
-    return [Rival(MIRRORED, name, own.turned(*directions)) for name, directions in TURNS.items()]
+    limited = [eye.within(own.fov) for eye in near if eye is not None]
+    usable = [eye for eye in limited if eye.fov.sum() >= MOST_OF_FIELD * own.fov.sum()]
+    chosen = sorted(usable, key=lambda eye: -eye.fov.sum())[:CONTROLS]
+    return chosen if len(chosen) == CONTROLS else chosen + own.mirrored()
 
 
 def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:
@@ -413,7 +375,6 @@ def register(work: Work) -> None:
     if kept := len(work.data.cases) - len(todo):
         print(f"{kept} of {len(work.data.cases)} pairs exist and are kept")
     processes = max(1, min(os.cpu_count() or 1, len(todo) // PAIRS_PER_PROCESS))
-    refused = []
     with progress_bar(total=len(todo), unit="pair") as progress, joblib.Parallel(processes, max_nbytes=None) as pool:
         for first in range(0, len(todo), PAIRS_AT_ONCE):
             some = todo[first : first + PAIRS_AT_ONCE]
@@ -421,30 +382,12 @@ def register(work: Work) -> None:
             against = [work.controls(case, own) for case, _, own in loaded]
             scans = [reduced(octa_to_grey(pair.octa) / 255) for _, pair, _ in loaded]
             results = pool(
-                joblib.delayed(fit_all)(scan, [own, *(rival.eye for rival in rivals)])
-                for scan, (_, _, own), rivals in zip(scans, loaded, against, strict=True)
+                joblib.delayed(fit_all)(scan, [own, *controls])
+                for scan, (_, _, own), controls in zip(scans, loaded, against, strict=True)
             )
-            for (case, pair, _), rivals, fits in zip(loaded, against, results, strict=True):
-                if verdict_of(fits[0], rivals, fits[1:])[0] in (REGISTERED, UNCHANGED):
-                    work.finish(case, pair, rivals, fits)
-                else:
-                    refused.append((case, rivals, fits))
+            for (case, pair, _), fits in zip(loaded, results, strict=True):
+                work.finish(case, pair, fits)
             progress.update(len(some))
-        title = "finding what rejected OCT-A fit"
-        with progress_bar(total=len(refused), desc=title, unit="pair", disable=not refused) as progress:
-            for first in range(0, len(refused), PAIRS_AT_ONCE):
-                some = refused[first : first + PAIRS_AT_ONCE]
-                # Read again, because keeping the images of all rejected pairs would take too much memory.
-                loaded = [(one, found[1]) for one in some if (found := work.load(one[0])) is not None]
-                scans = [reduced(octa_to_grey(pair.octa) / 255) for _, pair in loaded]
-                more = [work.alike(one[0], scan, one[1]) for (one, _), scan in zip(loaded, scans, strict=True)]
-                results = pool(
-                    joblib.delayed(fit_all)(scan, [rival.eye.within(np.ones(scan.shape, bool)) for rival in further])
-                    for scan, further in zip(scans, more, strict=True)
-                )
-                for ((case, rivals, fits), pair), further, found in zip(loaded, more, results, strict=True):
-                    work.finish(case, pair, [*rivals, *further], [*fits, *found])
-                progress.update(len(some))
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -475,7 +418,7 @@ def run_registration(options: argparse.Namespace) -> int:
     print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()))
     for name, row in rows.items():
         if row["verdict"] not in (REGISTERED, UNCHANGED):
-            print(f"{name}: {row['verdict']}" + (f": fits {row['fits']}" if row["fits"] else "") + REMARK)
+            print(f"{name}: {row['verdict']}; {REMARK}")
     print(f"Written: {data.target}; {table.path} has a row for each pair that could be read")
     if verdicts[REGISTERED] + verdicts[UNCHANGED]:
         print(f"Next: python pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights")

@@ -26,10 +26,9 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter, map_coordinates
 from skimage.transform import resize
 
+from similarity import Masked, find_similarities, mirror_images, rotation
 from ut_fsocta import CROP_PX
 from vessel_metrics import SMOOTHING_SIGMA, smooth
-
-TURNS = {"mirrored": (1, -1), "upside down": (-1, 1), "turned by 180 degrees": (-1, -1)}  # steps of rows and columns
 
 SIDE = 200  # px of a square image at working scale; the lengths below are in its pixels
 LARGEST = 25 * SIDE / CROP_PX  # of a displacement
@@ -43,7 +42,6 @@ FAINTEST, CLEAREST = -2.0, 3.0  # standard deviations: values beyond them are fa
 
 # Similarity, searched for at half the working scale
 ANGLES = np.deg2rad(np.arange(-4.0, 4.5))
-GLANCE = np.deg2rad([-2.0, 0.0, 2.0])
 SCALES = np.arange(0.94, 1.07, 0.02)
 SHIFT = 6  # px at half the working scale
 
@@ -61,14 +59,14 @@ OUTLIER = 1.0  # of the difference of two images: beyond it, a pixel counts less
 
 @dataclass(frozen=True)
 class Eye:
-    """What a network sees in a photograph, at working scale."""
+    """The prediction for a photograph, at working scale."""
 
     prediction: np.ndarray  # (height, width), float16 on [0, 1]: vessels are bright
     fov: np.ndarray  # (height, width), bool: inside the camera's field
 
-    def turned(self, down: int, right: int) -> "Eye":
-        """The same with rows and columns in these directions, 1 or -1: (1, -1) is mirrored left to right."""
-        return Eye(self.prediction[::down, ::right], self.fov[::down, ::right])
+    def mirrored(self) -> list["Eye"]:
+        """The same as `mirror_images`."""
+        return [Eye(*both) for both in zip(mirror_images(self.prediction), mirror_images(self.fov), strict=True)]
 
     def within(self, fov: np.ndarray) -> "Eye":
         """The same, resized to a field at working scale and limited to that field."""
@@ -81,7 +79,7 @@ class Eye:
 
 @dataclass(frozen=True)
 class Fit:
-    """How an OCT-A was moved onto a prediction."""
+    """The registration of an OCT-A to a prediction."""
 
     displacement: np.ndarray  # (2, height, width), float32, px, at working scale
     before: float  # correlation of the two, unregistered
@@ -95,60 +93,47 @@ def reduced(image: np.ndarray) -> np.ndarray:
     return resize(image.astype(np.float32), size, order=1, anti_aliasing=True)
 
 
-def seen_eye(prediction: np.ndarray, fov: np.ndarray) -> Eye:
-    """What a network sees, float on [0, 1], in a camera's field, bool, at working scale; any (height, width)."""
+def reduced_eye(prediction: np.ndarray, fov: np.ndarray) -> Eye:
+    """A prediction, float on [0, 1], and a camera's field, bool, of any (height, width), at working scale."""
     return Eye(reduced(prediction).astype(np.float16), reduced(fov) > ENTIRELY)
 
 
 def fit_all(scan: np.ndarray, eyes: Sequence[Eye]) -> list[Fit]:
-    """How an OCT-A, at working scale, fits each of some eyes."""
+    """Register an OCT-A, at working scale, to each of some eyes."""
     return [fit(scan, eye) for eye in eyes]
 
 
-def sought_of(eye: Eye, shape: tuple[int, int]) -> "Sought":
-    """Prepare an eye for `alike`, for an OCT-A of a shape at working scale."""
-    eye = eye.within(np.ones(shape, bool))
-    return Sought(vessel_contrast(eye.prediction.astype(np.float32), eye.fov, evenly=False), eye.fov)
-
-
-def alike(scan: np.ndarray, eyes: Sequence["Sought"]) -> list[float]:
-    """Roughly how similar an OCT-A, at working scale, is to each of some eyes: which to fit, if there are many."""
-    found = vessel_contrast(scan, np.ones(scan.shape, bool), evenly=True)
-    turned = [Turned(found, angle, 1.0) for angle in GLANCE]
-    return [max(aligned(eye, image)[0] for image in turned) for eye in eyes]
-
-
 def fit(scan: np.ndarray, eye: Eye) -> Fit:
-    """Move an OCT-A (height, width), float on [0, 1], at working scale, onto an eye's prediction of the same size."""
+    """Register an OCT-A (height, width), float on [0, 1], at working scale, to an eye's prediction of the same size."""
     prediction, fov = eye.prediction.astype(np.float32), eye.fov
     grid = splines(fov.shape)
-    wanted = vessel_contrast(prediction, fov, evenly=False)
-    found = vessel_contrast(scan, np.ones_like(fov), evenly=True)
-    similarity = grid.linear(*find_similarity(Sought(wanted, fov), found))
-    matched = match_blocks(grid, wanted, found, fov, similarity)
+    fixed = vessel_contrast(prediction, fov, evenly=False)
+    moving = vessel_contrast(scan, np.ones_like(fov), evenly=True)
+    similarity = grid.linear(*find_similarity(fixed, fov, moving))
+    matched = match_blocks(grid, fixed, moving, fov, similarity)
     for stiffness in STIFFER:
         coefficients = matched
         for step in range(STEPS):
             sigma = COARSE if step < STEPS // 2 else 0.0
-            coefficients = refine(grid, wanted, found, fov, coefficients, similarity, stiffness, sigma)
+            coefficients = refine(grid, fixed, moving, fov, coefficients, similarity, stiffness, sigma)
         displacement = limited(grid.displacement(coefficients))
         if jacobian(displacement).min() >= LEAST_JACOBIAN:
             break
     else:
         displacement = limited(grid.displacement(similarity))
-    seen = fov & lies_inside(displacement)
-    before, after = (correlation(image, prediction, seen) for image in (scan, moved(scan, displacement)))
+    shown = fov & lies_inside(displacement)
+    before, after = (correlation(image, prediction, shown) for image in (scan, warp(scan, displacement)))
     return Fit(displacement.astype(np.float32), before, after)
 
 
 def register(octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Move an OCT-A onto a prediction, of any (height, width), both float on [0, 1]; `fov` is bool.
+    """Register an OCT-A to a prediction, of any (height, width), both float on [0, 1]; `fov` is bool.
 
     Returns:
-        The OCT-A moved, float on [0, 1], and where in the field it shows something: (height, width), bool.
+        The OCT-A warped, float on [0, 1], and where in the field it shows something: (height, width), bool.
     """
-    displacement = enlarged(fit(reduced(octa), seen_eye(prediction, fov)).displacement, fov.shape)
-    return moved(octa, displacement), fov & lies_inside(displacement)
+    displacement = enlarged(fit(reduced(octa), reduced_eye(prediction, fov)).displacement, fov.shape)
+    return warp(octa, displacement), fov & lies_inside(displacement)
 
 
 def enlarged(displacement: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -157,8 +142,8 @@ def enlarged(displacement: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.stack([factor * resize(part, shape, order=1) for part, factor in zip(displacement, factors, strict=True)])
 
 
-def moved(image: np.ndarray, displacement: np.ndarray, order: int = 1) -> np.ndarray:
-    """An image (height, width), float, moved by a displacement; beyond its border it is continued by mirroring.
+def warp(image: np.ndarray, displacement: np.ndarray, order: int = 1) -> np.ndarray:
+    """Warp an image (height, width), float, by a displacement; beyond its border it is continued by mirroring.
 
     `order` of the interpolating splines: 0 keeps the values of a map, 1 is linear, 3 keeps fine speckle.
     """
@@ -178,10 +163,10 @@ def jacobian(displacement: np.ndarray) -> np.ndarray:
     return (1 + yy) * (1 + xx) - yx * xy
 
 
-def correlation(scan: np.ndarray, prediction: np.ndarray, seen: np.ndarray) -> float:
-    """Pearson's r of two images, smoothed as for `vessel_agreement`, where `seen`; 0 if one is constant there."""
-    sigma = SMOOTHING_SIGMA * np.sqrt(seen.size) / CROP_PX
-    one, other = (smooth(image, seen, sigma)[seen] for image in (scan, prediction))
+def correlation(scan: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> float:
+    """Pearson's r of two images in a mask, smoothed as for `vessel_agreement`; 0 if one is constant there."""
+    sigma = SMOOTHING_SIGMA * np.sqrt(mask.size) / CROP_PX
+    one, other = (smooth(image, mask, sigma)[mask] for image in (scan, prediction))
     if one.size < 2 or min(np.ptp(one), np.ptp(other)) < 1e-6:
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])
@@ -272,69 +257,27 @@ def splines(shape: tuple[int, int]) -> Splines:
     return Splines(shape)
 
 
-class Sought:
-    """The prediction that is searched for: spectra of its `vessel_contrast` in its field, at half the scale."""
-
-    def __init__(self, wanted: np.ndarray, fov: np.ndarray):
-        inside = blocks(fov.astype(np.float32), 2)
-        target = blocks(wanted, 2) * inside
-        self.inside, self.target = (np.conj(spectrum(image)) for image in (inside, target))
-        self.area, self.power = inside.sum(), np.sum(target**2)
-
-
-class Turned:
-    """The OCT-A that is searched: spectra of its `vessel_contrast`, rotated and scaled, at half the scale."""
-
-    def __init__(self, found: np.ndarray, angle: float, scale: float):
-        self.matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        image = blocks(found, 2)
-        middle = (np.reshape(image.shape, (2, 1, 1)) - 1) / 2
-        places = np.tensordot(self.matrix, np.indices(image.shape) - middle, 1) + middle
-        image = map_coordinates(image, places, order=1)
-        self.image, self.square = spectrum(image), spectrum(image**2)
-        self.shape, self.power = image.shape, np.mean(image**2)
-
-
-def spectrum(image: np.ndarray) -> np.ndarray:
-    """The Fourier transform of an image with a border of zeros for shifts up to SHIFT."""
-    return np.fft.rfft2(image, [size + 2 * SHIFT for size in image.shape])
-
-
-def find_similarity(wanted: Sought, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The similarity that moves `found`, an image of `vessel_contrast`, best onto a prediction.
+def find_similarity(fixed: np.ndarray, fov: np.ndarray, moving: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best similarity of two images of `vessel_contrast`, an OCT-A's (moving) and a prediction's (fixed).
 
     Returns:
         matrix (2, 2) and shift (2,), px, of the displacement matrix x (place - middle) + shift.
     """
-    turned = (Turned(found, angle, scale) for angle, scale in product(ANGLES, SCALES))
-    _, shift, matrix = max(((*aligned(wanted, one), one.matrix) for one in turned), key=lambda one: one[0])
-    return matrix - np.eye(2), 2.0 * matrix @ shift
-
-
-def aligned(wanted: Sought, found: Turned) -> tuple[float, np.ndarray]:
-    """The best of all shifts up to SHIFT: the correlation of the two; the shift (2,), px at half the scale."""
-    padded = [size + 2 * SHIFT for size in found.shape]
-
-    def sums(fixed: np.ndarray, shifted: np.ndarray) -> np.ndarray:
-        """Sums of the products of two images, from their spectra, at each shift: (2 SHIFT + 1, 2 SHIFT + 1)."""
-        everywhere = np.fft.irfft2(shifted * fixed, padded)
-        return np.roll(everywhere, (SHIFT, SHIFT), (0, 1))[: 2 * SHIFT + 1, : 2 * SHIFT + 1]
-
-    power = (
-        np.maximum(sums(wanted.inside, found.square), 0) + 0.2 * wanted.area * found.power
-    )  # no chance fit to dark areas
-    score = sums(wanted.target, found.image) / np.sqrt(power * wanted.power + 1e-6)
-    best = np.unravel_index(np.argmax(score), score.shape)
-    return float(score[best]), np.array(best) - SHIFT
+    inside = blocks(fov.astype(np.float32), 2)
+    halved = Masked(blocks(fixed, 2) * inside, inside)
+    (found,) = find_similarities([halved], blocks(moving, 2), ANGLES, SCALES, largest_shift=SHIFT)
+    matrix = found.scale * rotation(found.angle)
+    shift = (np.array(inside.shape) - 1) / 2 - found.centre
+    return matrix - np.eye(2), 2 * matrix @ shift
 
 
 def match_blocks(
-    grid: Splines, wanted: np.ndarray, found: np.ndarray, fov: np.ndarray, coefficients: np.ndarray
+    grid: Splines, fixed: np.ndarray, moving: np.ndarray, fov: np.ndarray, coefficients: np.ndarray
 ) -> np.ndarray:
     """Coefficients of the displacement that joins the best matches of all blocks, near a given displacement."""
     labels = np.arange(-REACH, REACH + 1)
-    near = np.pad(map_coordinates(found, np.indices(fov.shape) + grid.displacement(coefficients), order=1), REACH)
-    target, height, width = wanted * fov, *fov.shape
+    near = np.pad(map_coordinates(moving, np.indices(fov.shape) + grid.displacement(coefficients), order=1), REACH)
+    target, height, width = fixed * fov, *fov.shape
     products, powers = [], []
     for down, right in product(labels + REACH, repeat=2):
         shifted = near[down : down + height, right : right + width]
@@ -349,8 +292,8 @@ def match_blocks(
     joined = np.zeros((2, score.shape[1]))  # the displacement at the blocks
     for cost in AGREEMENT:
         best = np.argmax(score - cost * np.sum((shifts - joined[:, np.newaxis]) ** 2, axis=0), axis=0)  # (blocks,)
-        trust = np.maximum(score[best, np.arange(len(best))], 0) ** 2
-        weighted = at_blocks.T * trust / len(trust)  # (knots, blocks)
+        weight = np.maximum(score[best, np.arange(len(best))], 0) ** 2
+        weighted = at_blocks.T * weight / len(weight)  # (knots, blocks)
         form = weighted @ at_blocks + STIFF_MATCHES * bending + 1e-6 * np.eye(len(bending))
         change = np.linalg.solve(form, weighted @ shifts[:, best, 0].T).T  # (2, knots)
         joined = change @ at_blocks.T
@@ -359,19 +302,19 @@ def match_blocks(
 
 def refine(
     grid: Splines,
-    wanted: np.ndarray,
-    found: np.ndarray,
+    fixed: np.ndarray,
+    moving: np.ndarray,
     fov: np.ndarray,
     coefficients: np.ndarray,
     similarity: np.ndarray,
     stiffness: float,
     sigma: float,
 ) -> np.ndarray:
-    """Coefficients after a Gauss-Newton step towards the least square of wanted - gain x found, moved.
+    """Coefficients after a Gauss-Newton step towards the least square of fixed - gain x moving, moved.
 
     The gain is local. Bending and stretching, beyond the similarity, have a cost.
     """
-    target, image = (gaussian_filter(part, sigma) if sigma else part for part in (wanted, found))
+    target, image = (gaussian_filter(part, sigma) if sigma else part for part in (fixed, moving))
     image = map_coordinates(image, np.indices(fov.shape) + grid.displacement(coefficients), order=1)
     gain = smooth(target * image, fov, SURROUNDINGS) / (smooth(image**2, fov, SURROUNDINGS) + 1e-3)
     image *= np.clip(gain, 0.1, 2)

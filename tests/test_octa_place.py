@@ -5,7 +5,7 @@ import pytest
 from conftest import lines
 from scipy.ndimage import map_coordinates
 
-from octa_place import Place, Seen, corners, cut, find_place
+from octa_place import Photograph, Place, corners, cut, find_place
 
 SIDE, PX_PER_MM = 400, 40.0  # of the photograph
 OCTA_MM, OCTA_PX = 4.0, 150
@@ -13,7 +13,7 @@ OCTA_MM, OCTA_PX = 4.0, 150
 
 @pytest.fixture(scope="module")
 def vessels():
-    """What a network sees in a photograph: bright lines."""
+    """The vessels predicted for a photograph: bright lines."""
     return lines(3, SIDE, spacing=12)
 
 
@@ -30,7 +30,7 @@ def octa_at(vessels, centre, angle, scale):
 )
 def test_place_scale_and_angle_are_found(vessels, centre, degrees, scale):
     octa = octa_at(vessels, centre, np.deg2rad(degrees), scale)
-    place = find_place(octa, OCTA_MM, Seen(vessels, np.ones_like(vessels, bool), PX_PER_MM))
+    place = find_place(octa, OCTA_MM, Photograph(vessels, np.ones_like(vessels, bool), PX_PER_MM))
     assert place.centre == pytest.approx(centre, abs=4)
     assert place.px_per_mm == pytest.approx(PX_PER_MM * scale, rel=0.04)
     assert np.rad2deg(place.angle) == pytest.approx(degrees, abs=2)
@@ -40,7 +40,8 @@ def test_right_place_stands_out_from_chance_and_another_eyes_does_not(vessels):
     octa = octa_at(vessels, (220, 180), 0.0, 1.0)
     everywhere = np.ones_like(vessels, bool)
     right, wrong = (
-        find_place(octa, OCTA_MM, Seen(image, everywhere, PX_PER_MM)) for image in (vessels, lines(4, SIDE, spacing=12))
+        find_place(octa, OCTA_MM, Photograph(image, everywhere, PX_PER_MM))
+        for image in (vessels, lines(4, SIDE, spacing=12))
     )
     assert right.score > 2 * right.control
     assert wrong.score < 1.2 * wrong.control
@@ -49,12 +50,12 @@ def test_right_place_stands_out_from_chance_and_another_eyes_does_not(vessels):
 @pytest.mark.parametrize(("octa", "side_mm"), [(np.full((50, 50), 0.5), 4.0), (lines(3, 150, spacing=12), 19.0)])
 def test_octa_without_vessels_or_larger_than_the_photograph_has_no_clear_place(vessels, octa, side_mm, monkeypatch):
     monkeypatch.setattr("octa_place.ANGLES", [0.0])
-    assert not find_place(octa, side_mm, Seen(vessels, np.ones_like(vessels, bool), PX_PER_MM)).is_clear
+    assert not find_place(octa, side_mm, Photograph(vessels, np.ones_like(vessels, bool), PX_PER_MM)).is_clear
 
 
 def test_place_at_the_limit_of_the_scales_is_not_clear(vessels):
     octa = octa_at(vessels, (200, 200), 0.0, 1.0)
-    place = find_place(octa, OCTA_MM * 1.3, Seen(vessels, np.ones_like(vessels, bool), PX_PER_MM))
+    place = find_place(octa, OCTA_MM * 1.3, Photograph(vessels, np.ones_like(vessels, bool), PX_PER_MM))
     assert place.score > 1.25 * place.control
     assert not place.is_clear
 
@@ -62,7 +63,7 @@ def test_place_at_the_limit_of_the_scales_is_not_clear(vessels):
 def test_place_lies_in_the_camera_s_field(vessels):
     """Only half of the vessels are in the field: an OCT-A of the others is searched for there, and scores less."""
     left = np.broadcast_to(np.arange(SIDE) < 200, vessels.shape)
-    place = find_place(octa_at(vessels, (200, 320), 0.0, 1.0), OCTA_MM, Seen(vessels * left, left, PX_PER_MM))
+    place = find_place(octa_at(vessels, (200, 320), 0.0, 1.0), OCTA_MM, Photograph(vessels * left, left, PX_PER_MM))
     assert place.centre[1] < 200
     assert place.score < 0.5
 
@@ -71,7 +72,7 @@ def test_octa_of_which_less_than_half_is_in_the_field_has_no_clear_place(vessels
     field = np.zeros_like(vessels, bool)
     field[155:245, 155:245] = True  # the OCT-A has 160 px, at the smallest scale 134
     octa = octa_at(vessels, (200, 200), 0.0, 1.0)
-    assert not find_place(octa, OCTA_MM, Seen(vessels * field, field, PX_PER_MM)).is_clear
+    assert not find_place(octa, OCTA_MM, Photograph(vessels * field, field, PX_PER_MM)).is_clear
 
 
 def photograph():

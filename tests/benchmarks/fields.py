@@ -9,19 +9,16 @@ another version of `camera_field.py`, too. Times are relative to sorting a milli
 """
 
 import argparse
-import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-import pandas as pd
 import skimage.data
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -84,7 +81,9 @@ def simulate(number: int) -> Simulated:
         room = np.maximum(np.array(shape) / 2 - radii - 3, 0.03 * radii)
         centre = np.array(shape) / 2 - 0.5 + towards * room
         y, x = (rows - centre[0]) / radii[0], (columns - centre[1]) / radii[1]
-        inside = np.minimum.reduce(np.broadcast_arrays(1 - np.hypot(y, x), cuts[0] + y, cuts[1] - y, cuts[2] + x, cuts[3] - x))
+        inside = np.minimum.reduce(
+            np.broadcast_arrays(1 - np.hypot(y, x), cuts[0] + y, cuts[1] - y, cuts[2] + x, cuts[3] - x)
+        )
         return np.stack(np.broadcast_arrays(y, x)), inside * size
 
     low, high = 10.0, 3.0 * max(shape)
@@ -102,7 +101,9 @@ def simulate(number: int) -> Simulated:
     cover = np.clip(depth / rim + 0.5, 0, 1)[..., np.newaxis]
     image = inner * cover + grey * tint * (1 - cover)
     if surroundings in ("grey", "bright"):
-        image += random.uniform(0, 3) * gaussian_filter(random.standard_normal(shape), random.uniform(0, 0.5))[..., None]
+        image += (
+            random.uniform(0, 3) * gaussian_filter(random.standard_normal(shape), random.uniform(0, 0.5))[..., None]
+        )
     file = BytesIO()
     Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=int(random.integers(70, 97)))
     return Simulated(np.asarray(Image.open(file)), depth > 0, stretch, surroundings)

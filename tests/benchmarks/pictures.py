@@ -27,7 +27,7 @@ from camera_field import FIELD_MM, find_field
 from dataset_crop import PX_PER_MM
 from dataset_load_mod import Pair, black_outside
 from image_files import octa_to_grey
-from octa_place import Seen, corners, cut, find_place
+from octa_place import Photograph, corners, cut, find_place
 from patch_batches import TrainingPatches, training_image
 from phantom.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop
 from phantom.eye import TREE_SHARED_BY, make_stream_eye
@@ -133,7 +133,7 @@ def draw_places(predictor: Predictor, path: Path) -> None:
         octa = Image.fromarray(octa_to_grey(render_crop(eye, region)["octa"]).astype(np.float32) / 255)  # [0, 1]
         octa = np.asarray(octa.rotate(degrees))[TURNED_BORDER:-TURNED_BORDER, TURNED_BORDER:-TURNED_BORDER]
         side_mm = CROP_MM[region] * len(octa) / CROP_PX
-        place = find_place(octa, side_mm, Seen(predicted.probability, mask, diameter / FIELD_MM))
+        place = find_place(octa, side_mm, Photograph(predicted.probability, mask, diameter / FIELD_MM))
         whole = Image.fromarray(fundus)
         outline = [tuple(map(float, corner[::-1])) for corner in corners(place, (side_mm, side_mm))]
         ImageDraw.Draw(whole).polygon(outline, outline=INVENTED, width=8)

@@ -29,7 +29,7 @@ from scipy.ndimage import map_coordinates
 from camera_field import FIELD_MM
 from dataset_load_mod import field_to_use
 from image_files import octa_to_grey, read_fundus, read_image
-from octa_place import Seen, find_place
+from octa_place import Photograph, find_place
 from phantom.dataset import eye_of, render_crop, render_full_field
 from phantom.eye import crop_window, make_eye
 from pix_predict import Predictor, load_predictor
@@ -51,18 +51,18 @@ class Case(NamedTuple):
 
     octa: np.ndarray
     side_mm: float
-    seen: Seen
+    photograph: Photograph
     centre: np.ndarray  # true, px of the photograph
     px_per_mm: float  # true
 
 
-def seen_in(predictor: Predictor, fundus: np.ndarray, random: np.random.Generator) -> tuple[Seen, float]:
+def prepared(predictor: Predictor, fundus: np.ndarray, random: np.random.Generator) -> tuple[Photograph, float]:
     """The vessels predicted for a photograph, with a scale that is off; and its own scale, px per mm."""
     field = field_to_use(fundus, fov_mask=True)
     diameter = field.diameter()
     probability = predictor.vessel_probability(fundus, field.mask, diameter, fast=True)
     px_per_mm = diameter / FIELD_MM
-    return Seen(probability, field.mask, px_per_mm * random.uniform(1 - SCALE, 1 + SCALE)), px_per_mm
+    return Photograph(probability, field.mask, px_per_mm * random.uniform(1 - SCALE, 1 + SCALE)), px_per_mm
 
 
 def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[Case]:
@@ -70,7 +70,7 @@ def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[
     for subject in SUBJECTS:
         eye = make_eye(subject, eye_of(subject), 0)
         fundus = render_full_field(eye)
-        seen, _ = seen_in(predictor, fundus, random)
+        photograph, _ = prepared(predictor, fundus, random)
         px_per_mm = len(fundus) / FIELD_MM
         for kind in KINDS:
             region = kind.partition(",")[0]
@@ -82,7 +82,7 @@ def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[
             octa = np.asarray(turned)[border:-border, border:-border]
             offset = (crop_window(eye, region).centre - eye.field.centre) * px_per_mm
             centre = (len(fundus) - 1) / 2 + np.array([offset.imag, offset.real])
-            yield Case(octa, CROP_MM[region] * octa.shape[1] / CROP_PX, seen, centre, px_per_mm)
+            yield Case(octa, CROP_MM[region] * octa.shape[1] / CROP_PX, photograph, centre, px_per_mm)
 
 
 def photograph_cases(predictor: Predictor, table: Path, random: np.random.Generator) -> Iterator[Case]:
@@ -91,7 +91,7 @@ def photograph_cases(predictor: Predictor, table: Path, random: np.random.Genera
         fundus = read_fundus(table.parent / row.image)
         manual = octa_to_grey(read_image(table.parent / row.manual)) / 255  # [0, 255] -> [0, 1]
         field = field_to_use(fundus, fov_mask=True)
-        seen, px_per_mm = seen_in(predictor, fundus, random)
+        photograph, px_per_mm = prepared(predictor, fundus, random)
         for _ in range(PLACES):
             angle, away = np.deg2rad(random.uniform(-DEGREES, DEGREES)), random.uniform(0, 2 * np.pi)
             distance = random.uniform(0, 0.6) * field.radii[0]
@@ -100,7 +100,7 @@ def photograph_cases(predictor: Predictor, table: Path, random: np.random.Genera
             here = (np.indices((SCAN_PX, SCAN_PX)) - (SCAN_PX - 1) / 2) * SCAN_MM / SCAN_PX * px_per_mm
             vessels = map_coordinates(manual, np.tensordot(turn, here, 1) + centre[:, np.newaxis, np.newaxis], order=1)
             speckle = random.gamma(2.0, 0.15, vessels.shape)
-            yield Case(np.clip(0.6 * vessels + speckle, 0, 1), SCAN_MM, seen, centre, px_per_mm)
+            yield Case(np.clip(0.6 * vessels + speckle, 0, 1), SCAN_MM, photograph, centre, px_per_mm)
 
 
 def main() -> None:
@@ -117,10 +117,10 @@ def main() -> None:
     print(header(COLUMNS))
     for name, some in cases.items():
         step = PLACES if name == "photographs" else 1  # from one eye to the next
-        places = [find_place(case.octa, case.side_mm, case.seen) for case in some]
+        places = [find_place(case.octa, case.side_mm, case.photograph) for case in some]
         errors = np.array([np.hypot(*(p.centre - c.centre)) / c.px_per_mm for p, c in zip(places, some, strict=True)])
         others = [(case, some[(number + step) % len(some)]) for number, case in enumerate(some)]
-        wrong = [find_place(other.octa, other.side_mm, case.seen).is_clear for case, other in others]
+        wrong = [find_place(other.octa, other.side_mm, case.photograph).is_clear for case, other in others]
         found, right = np.array([place.is_clear for place in places]), errors < NEAR_MM
         values = (len(some), right.sum(), np.median(errors), found.sum(), (found & ~right).sum(), sum(wrong))
         print(table_row(name, values), flush=True)

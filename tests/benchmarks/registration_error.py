@@ -34,8 +34,6 @@ from dataset_register import (
     NEIGHBOURS,
     REGISTERED,
     UNCHANGED,
-    WRONG_PARTNER,
-    Rival,
     chosen_controls,
     verdict_of,
 )
@@ -45,7 +43,7 @@ from phantom.octa import render_octa
 from phantom.trees import Window
 from pix_predict import load_predictor
 from pix_run import read_run
-from registration import Eye, enlarged, fit_all, jacobian, reduced, seen_eye
+from registration import Eye, enlarged, fit_all, jacobian, reduced, reduced_eye
 from ut_fsocta import CROP_PX
 
 FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
@@ -143,11 +141,10 @@ def registered(moved: Moved, eyes: list[Eye]) -> tuple[np.ndarray, float, list[t
     """
     scan = reduced(moved.octa)
     right, wrong, *others = eyes
-    rivals = chosen_controls(right, [Rival(WRONG_PARTNER, "", eye) for eye in others])
-    first, second, *fits = fit_all(scan, [right, wrong, *(rival.eye for rival in rivals)])
+    first, second, *controls = fit_all(scan, [right, wrong, *chosen_controls(right, others)])
     found = enlarged(first.displacement, moved.fov.shape)
-    best = max(fit.after for fit in fits)
-    judged = [(verdict_of(fit, rivals, fits)[0], fit.after - best) for fit in (first, second)]
+    best = max(fit.after for fit in controls)
+    judged = [(verdict_of(fit, controls), fit.after - best) for fit in (first, second)]
     return np.hypot(*(found - moved.displacement))[moved.vessels], float(jacobian(found).min()), judged
 
 
@@ -160,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     predictor, _ = load_predictor(args.run, args.weights, read_run(args.run)[0])
     retinas = list(moved_retinas(args.pairs))
-    eyes = [seen_eye(vessels_seen(predictor, one.fundus, one.fov), one.fov) for one in retinas]
+    eyes = [reduced_eye(vessels_seen(predictor, one.fundus, one.fov), one.fov) for one in retinas]
     sets = [[eyes[(first + step) % len(eyes)] for step in range(NEIGHBOURS + 2)] for first in range(len(eyes))]
     jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))
     results = joblib.Parallel(os.cpu_count(), max_nbytes=None)(jobs)
