@@ -278,24 +278,6 @@ def test_interrupted_call_resumes_to_the_same_result(folder, monkeypatch):
     assert {name: (folder / "out" / name).read_bytes() for name in files_below(folder / "out")} == complete
 
 
-@pytest.mark.parametrize("kind", ["fundus", "octa"])
-def test_file_that_vanishes_before_it_is_read_again_does_not_end_the_others(made, tmp_path, monkeypatch, capsys, kind):
-    shutil.copytree(made / "data", tmp_path / "data")
-    shutil.copytree(made / "run", tmp_path / "run")
-    gone, original = tmp_path / CROPPED / kind / "disc" / "3_OD.png", program.verdict_of
-
-    def vanishes(*arguments):
-        gone.unlink(missing_ok=True)  # all pairs are read, but those that fit nothing are read again
-        return original(*arguments)
-
-    monkeypatch.setattr(program, "verdict_of", vanishes)
-    assert register(tmp_path) == 2
-    assert rows(tmp_path).keys() == EYES.keys() - {"3_OD"}
-    said = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(said) == 1
-    assert gone.name in said[0]
-
-
 def test_file_that_cannot_be_copied_does_not_end_the_others(folder, monkeypatch, capsys):
     notes, original = folder / CROPPED / "notes.txt", program.copy_file
 
