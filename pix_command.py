@@ -10,6 +10,7 @@ import csv
 import errno
 import importlib
 import io
+import mmap
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 VERSION = "1.2.0"  # of the program; also in CITATION.cff and CHANGELOG.md
+LOADED_BYTES = 1_900_000_000  # of address space that TensorFlow and the other libraries take
 QUIET = "3"  # TensorFlow's log level that hides all but fatal errors
 
 
@@ -240,6 +242,9 @@ def load_tensorflow() -> None:
     if program := getattr(sys.modules["__main__"], "PROGRAM", None):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.excepthook = partial(end_in_one_line, program, watched(program))
+        if hasattr(mmap, "PROT_READ"):  # not on Windows
+            # Without access: it takes no memory, but fails if less may be used. OpenBLAS would then try for ever.
+            mmap.mmap(-1, LOADED_BYTES, mmap.MAP_PRIVATE, prot=0).close()
     with without_messages():
         importlib.import_module("keras")
 

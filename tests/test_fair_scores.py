@@ -21,7 +21,7 @@ from dataset_load_mod import load_data_cases, photo_digest, read_fundus
 from moved_pairs import moved_for_good
 from pix_run import write_run
 from pix_settings import Settings
-from registration import moved
+from registration import warp
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def write_pair(seed, fundus, octa, side=SIDE, shift=SHIFT):
     """A photograph whose vessels are dark, and an OCT-A of the same vessels some pixels beside."""
     vessels = vessels_of(seed, side)
     save(np.dstack([np.full((side, side), 200), 150 - 100 * vessels, np.full((side, side), 60)]), fundus)
-    save(30 + 200 * (vessels if shift is None else moved(vessels, shift)), octa)
+    save(30 + 200 * (vessels if shift is None else warp(vessels, shift)), octa)
 
 
 def write_table(path, rows):
@@ -72,7 +72,7 @@ def layout_of_eyes(number):
     for seed in range(number):
         name = f"disc/{31 + seed}_OD.png"
         write_pair(seed, CROPPED / "fundus" / name, CROPPED / "octa" / name)
-        save(255 * (moved(vessels_of(seed), SHIFT) > 0.5), CROPPED / "GT_OCT_net/Thresh" / name)
+        save(255 * (warp(vessels_of(seed), SHIFT) > 0.5), CROPPED / "GT_OCT_net/Thresh" / name)
 
 
 def start_run(seen=()):

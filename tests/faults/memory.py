@@ -102,7 +102,7 @@ def stopped(command: str, *signals: int) -> Trial:
 
 STEP, PREDICTION = "pix_devices.compiled", "pix_predict.Predictor.generated"
 TRIALS = [
-    *limited(SAMPLES, 1300, 1700, 1900, 2200, 2600, 3000, 3400),
+    *limited(SAMPLES, 1300, 1700, 1900, 2200, 2400, 2600, 2800),
     *limited(TRAIN, 1200, 1700, 2200, 3000),
     *limited(SYNTHESIS, 1200, 1800, 2200),
     *limited(CROP, 1200, 2200),
