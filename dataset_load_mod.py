@@ -3,7 +3,7 @@
     python dataset_load_mod.py download [DIR]    # fetch UT-FSOCTA from Zenodo into data/, or DIR
     python dataset_load_mod.py check [DATA]      # list what a data set contains, and whether training could start
 
-A data set is a table of pairs (`pair_table`), or laid out as UT-FSOCTA (Zenodo, doi 10.5281/zenodo.6476639):
+A data set is a table of pairs (`pairs.table`), or laid out as UT-FSOCTA (Zenodo, doi 10.5281/zenodo.6476639):
 
     UT-FSOCTA-v1/cropped/{fundus,octa}/{disc,macula}/<subject>_<OD|OS>.png    aligned pairs
     UT-FSOCTA-v1/fov45/fundus/<subject>_<OD|OS>.jpg                           whole photographs (`fov_45` too)
@@ -30,15 +30,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from camera_field import Field, find_field
-from dataset_download import download, holds_dataset
-from image_files import FORMATS, DataError, read_fundus, read_octa
-from image_files import octa_to_grey as octa_to_grey
-from image_files import visible_below as visible_below
-from pair_table import PairRow, PairTableError, is_table, read_pairs
-from pix_command import OneLineParser, exit_status, report_error
-from pix_settings import DEFAULT_SHARES, SAMPLE_RETINAS
-from ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
+from basics.command_line import OneLineParser, exit_status, report_error
+from pairs.download import download, holds_dataset
+from pairs.table import PairRow, PairTableError, is_table, read_pairs
+from retina.field_of_view import Field, find_field
+from retina.images import FORMATS, DataError, read_fundus, read_octa
+from retina.images import octa_to_grey as octa_to_grey
+from retina.images import visible_below as visible_below
+from retina.ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
+from run.settings import DEFAULT_SHARES, SAMPLE_RETINAS
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,7 +54,7 @@ FUNDUS_CHANNELS = 3
 
 RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
 ENTIRELY_DARK = "is entirely dark; remove it, or replace it with the right photograph"
-CUT = "crop the photograph to the area of its OCT-A (with dataset_crop.py)"
+CUT = "crop the photograph to the area of its OCT-A (with alignment/crop.py)"
 SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that rounding explains
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
 
@@ -117,12 +117,12 @@ def load_data_cases(
         The cases, one row each, sorted: `subject` (int; text in a table), `eye` (OD, OS), `region` (disc, macula),
         `split` (None for a subject that no split names), `fundus` and `octa` (paths), `octa_mm` (None: unknown),
         `octa_unmoved` (path, or None), `original_digest` (text), `name` (unique, such as "disc/37_OS"); see
-        `pair_table.PairRow`. In a table eye and region may be unknown, see `pair_table.read_pairs`.
+        `pairs.table.PairRow`. In a table eye and region may be unknown, see `pairs.table.read_pairs`.
         And the files of a folder that have no partner, except hidden files and those with other names.
 
     Raises:
         DataError: two files of one folder are the same case.
-        PairTableError: see `pair_table.read_pairs`.
+        PairTableError: see `pairs.table.read_pairs`.
     """
     if is_table(data_fold):
         return pd.DataFrame(read_pairs(data_fold, shares), columns=CASE_COLUMNS), []
@@ -259,7 +259,7 @@ def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
 
     Args:
         cases: with the columns `subject`, `fundus` and `original_digest`. Unreadable photographs do not count.
-        seen: see `pix_run.seen_by`.
+        seen: see `run.checkpoints.seen_by`.
     """
     if not seen:
         return set()
@@ -463,7 +463,7 @@ def run_command(options: argparse.Namespace) -> int:
     if dataset is None:
         where = " and ".join(map(str, DATA_FOLDERS))
         raise DataError(f"no data set in {where}; `python {PROGRAM} download` fetches it")
-    from dataset_check import check_dataset, print_findings  # here, because it imports this module
+    from pairs.check import check_dataset, print_findings  # here, because it imports this module
 
     try:
         found = check_dataset(dataset)

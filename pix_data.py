@@ -22,14 +22,14 @@ from dataset_load_mod import (
     seen_subjects,
     validation_full_field,
 )
-from image_files import DataError, read_fundus
-from pair_table import is_table, origin_of_splits
+from pairs.table import is_table, origin_of_splits
 from patch_batches import SamplePatches, TrainingPatches, training_image
-from phantom.dataset import DEFAULT_SUBJECTS, write_dataset
-from phantom.eye import TREE_SHARED_BY
-from phantom.stream import sample_pair, stream
-from pix_settings import REGISTRATION, SAMPLE_RETINAS, Settings
-from ut_fsocta import CROP_PX, parse_subjects
+from retina.images import DataError, read_fundus
+from retina.ut_fsocta import CROP_PX, parse_subjects
+from run.settings import REGISTRATION, SAMPLE_RETINAS, Settings
+from simulation.dataset import DEFAULT_SUBJECTS, write_dataset
+from simulation.eye import TREE_SHARED_BY
+from simulation.stream import sample_pair, stream
 
 NAMED = 5  # subjects listed in an error
 PICTURED = 3  # pairs shown in TensorBoard
@@ -134,7 +134,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
     if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
-        print("  NOTE: unregistered pairs, mostly some pixels apart; align them with dataset_register.py first")
+        print("  NOTE: unregistered pairs, mostly some pixels apart; align them with alignment/register.py first")
     for split, rows in chosen.items():
         regions = ", ".join(f"{region} {number}" for region, number in rows["region"].value_counts(sort=False).items())
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")

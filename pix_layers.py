@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from pix_settings import SIZE_MULTIPLE
+from run.settings import SIZE_MULTIPLE
 
 
 def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.Sequential:

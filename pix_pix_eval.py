@@ -21,10 +21,10 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from pair_table import WIDTH, is_table
-from pix_command import OneLineParser, OptionError, exit_status, load_tensorflow, progress_bar, report_error
-from pix_settings import SPLIT_HELP, SPLITS, Settings, add_run_options
-from ut_fsocta import CROP_MM, EYES, OTHER_REGION
+from basics.command_line import OneLineParser, OptionError, exit_status, load_tensorflow, progress_bar, report_error
+from pairs.table import WIDTH, is_table
+from retina.ut_fsocta import CROP_MM, EYES, OTHER_REGION
+from run.settings import SPLIT_HELP, SPLITS, Settings, add_run_options
 
 PROGRAM = "pix_pix_eval.py"
 CROPS_MM = 0.5, 50.0  # least and greatest width of a crop: others are in other units
@@ -79,11 +79,10 @@ import pandas as pd
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-import eval_figures
-import eval_report
-from data_choice import HAS_SEEN
+import evaluation.figures as eval_figures
+import evaluation.report as eval_report
 from dataset_load_mod import black_outside, find_dataset, load_pair
-from eval_inputs import (
+from evaluation.inputs import (
     DRAWN,
     PUBLISHED,
     Comparator,
@@ -94,8 +93,7 @@ from eval_inputs import (
     find_widths,
     list_images,
 )
-from eval_report import counted
-from eye_measures import (
+from evaluation.measures import (
     MEASURES,
     OURS,
     REAL,
@@ -107,14 +105,16 @@ from eye_measures import (
     control_agreements,
     measure_eye,
 )
-from image_files import DataError, octa_to_grey, read_image
-from moved_pairs import moved_for_good, unmoved_octa
-from pix_log import RunLog
-from pix_predict import Predictor, announced_predictor
-from pix_run import read_run, seen_by, step_of
-from pix_weights import run_to_use
-from vessel_metrics import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
-from vessel_statistics import CONFIDENCE, MIN_SUBJECTS, summarise
+from evaluation.report import counted
+from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS, summarise
+from pairs.choice import HAS_SEEN
+from pairs.moved import moved_for_good, unmoved_octa
+from retina.images import DataError, octa_to_grey, read_image
+from retina.vessels import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
+from run.checkpoints import read_run, seen_by, step_of
+from run.log import RunLog
+from run.predict import Predictor, announced_predictor
+from run.weights import run_to_use
 
 IDENTITY = ("name", "subject", "eye", "region", "seen")  # of a case, in per_eye.csv
 EYES_AT_ONCE = 16  # read and synthesised before they are measured: limits the memory

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pix_command import (
+from basics.command_line import (
     SCALES,
     OneLineParser,
     OptionError,
@@ -27,7 +27,7 @@ from pix_command import (
     load_tensorflow,
     report_error,
 )
-from pix_settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLIT_HELP, SPLITS, Settings, add_run_options
+from run.settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLIT_HELP, SPLITS, Settings, add_run_options
 
 PROGRAM = "pix_pix_gen.py"
 OUTPUT = "synthetic_octa"
@@ -110,14 +110,14 @@ if __name__ == "__main__":
 load_tensorflow()
 
 from dataset_load_mod import find_dataset
-from finished import Record
-from image_files import left_out
-from photo_jobs import MASK, Listing, check_jobs, list_dataset_jobs, list_jobs
-from photo_synthesis import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
-from pix_export import export
-from pix_predict import announced_predictor
-from pix_run import read_run, seen_by
-from pix_weights import describe, made_from, run_to_use, write_weights
+from pairs.finished import Record
+from retina.images import left_out
+from run.checkpoints import read_run, seen_by
+from run.export import export
+from run.predict import announced_predictor
+from run.weights import describe, made_from, run_to_use, write_weights
+from synthesis.photographs import MASK, Listing, check_jobs, list_dataset_jobs, list_jobs
+from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
 
 
 def listing_of(options: argparse.Namespace, settings: Settings, run: Path) -> Listing:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from pix_command import VERSION, StopRequest, exit_status, load_tensorflow, progress_bar
-from pix_settings import BEST_BY, DEFAULT_BEST_BY, Settings, as_options, parse_command_line
+from basics.command_line import VERSION, StopRequest, exit_status, load_tensorflow, progress_bar
+from run.settings import BEST_BY, DEFAULT_BEST_BY, Settings, as_options, parse_command_line
 
 PROGRAM = "pix_pix_train.py"
 if __name__ == "__main__":
@@ -31,25 +31,15 @@ import numpy as np
 import tensorflow as tf
 
 from dataset_load_mod import FUNDUS_CHANNELS, Pair, field_to_use
-from eye_picture import LARGE, beside_fundus, pictures_of
-from image_files import octa_to_grey
 from patch_batches import SamplePatches, TrainingPatches
 from pix_data import RunData, load_run_data, training_patches
-from pix_devices import (
-    check_shares,
-    choose_strategy,
-    compiled,
-    errors_in_one_line,
-    is_chief,
-    new_optimizer,
-    set_up_gpus,
-)
 from pix_discriminator import Discriminator
 from pix_generator import Generator
 from pix_layers import layers_of
-from pix_log import RunLog
-from pix_predict import Predictor
-from pix_run import (
+from retina.images import octa_to_grey
+from retina.pictures import LARGE, beside_fundus, pictures_of
+from retina.vessels import mean_scores, validation_scores, vessel_agreement
+from run.checkpoints import (
     RunError,
     RunState,
     checkpoint_folder,
@@ -60,11 +50,21 @@ from pix_run import (
     seen_by,
     write_run,
 )
-from pix_tags import EPOCH
-from pix_weights import start_from
-from run_settings import settings_of_new_run, settings_of_resumed_run
-from step_schedule import has_discriminator, is_past_l1_only, learning_rate, with_noise
-from vessel_metrics import mean_scores, validation_scores, vessel_agreement
+from run.devices import (
+    check_shares,
+    choose_strategy,
+    compiled,
+    errors_in_one_line,
+    is_chief,
+    new_optimizer,
+    set_up_gpus,
+)
+from run.log import RunLog
+from run.new_run import settings_of_new_run, settings_of_resumed_run
+from run.predict import Predictor
+from run.schedule import has_discriminator, is_past_l1_only, learning_rate, with_noise
+from run.tags import EPOCH
+from run.weights import start_from
 
 CHECKPOINT_EPOCHS = 20  # epochs between periodic checkpoints: the study's
 CHECKPOINT_SECONDS = 300  # at most between checkpoints, within a long epoch too: a crash loses no more

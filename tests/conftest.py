@@ -22,6 +22,13 @@ def fake_fundus(random: np.random.Generator, height: int, width: int) -> np.ndar
     return np.uint8(np.clip(120 + 300 * noise, 40, 250))
 
 
+def round_field(size):
+    """A photograph (size, size, 3), uint8: a bright disc on black."""
+    rows, columns = np.ogrid[:size, :size]
+    inside = np.hypot(rows - size / 2, columns - size / 2) < 0.45 * size
+    return fake_fundus(np.random.default_rng(3), size, size) * inside[..., np.newaxis].astype(np.uint8)
+
+
 def fake_octa(fundus: np.ndarray) -> np.ndarray:
     """An RGBA image (height, width, 4), uint8, bright where the fundus is dark in green."""
     grey = 255 - fundus[..., 1]
@@ -100,7 +107,7 @@ class SeesVessels:
 
     def predict_photograph(self, fundus, fov, diameter, fast=False, stretch=1.0):
         """As `Predictor.predict_photograph`."""
-        from pix_predict import Prediction
+        from run.predict import Prediction
 
         octa = self.predict(fundus, fov)
         return Prediction(octa, octa[..., 0], np.zeros(fov.shape, np.float32))
@@ -114,7 +121,7 @@ def write_finished_run(folder: Path, settings, step: int) -> None:
     """Write a run that has completed its epochs, whose checkpoint has no network."""
     import tensorflow as tf
 
-    from pix_run import save, write_run
+    from run.checkpoints import save, write_run
 
     epoch = tf.Variable(settings.epochs, dtype=tf.int64)
     save(tf.train.Checkpoint(epoch=epoch), folder, step, keep=1)

@@ -28,7 +28,7 @@ def narrow_networks(replace: Callable = setattr) -> None:
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(Path(sys.argv[0]).parent))
-    from pix_command import load_tensorflow
+    from basics.command_line import load_tensorflow
 
     load_tensorflow()
     narrow_networks()

@@ -20,11 +20,11 @@ from PIL import Image
 
 import pix_data
 import pix_pix_train as train
-from phantom.stream import WORKER_ENDED
-from pix_command import UserError
-from pix_settings import BEST_BY, SAMPLE_RUN, Settings
-from pix_tags import PICTURES, PROGRESS
-from vessel_metrics import VALIDATION_SCORES
+from basics.command_line import UserError
+from retina.vessels import VALIDATION_SCORES
+from run.settings import BEST_BY, SAMPLE_RUN, Settings
+from run.tags import PICTURES, PROGRESS
+from simulation.stream import WORKER_ENDED
 
 TRAIN_TAGS = {"gen_total_loss", "gen_gan_loss", "gen_l1_loss", "disc_loss", "disc_real_mean", "disc_generated_mean"}
 L1_ONLY = ["--l1-only", "1"]  # such a step is built soon
@@ -388,7 +388,7 @@ def test_no_drawing_process_outlives_a_run(sample_folder, monkeypatch, capsys, n
         processes.append(popen(*arguments, **options))
         return processes[-1]
 
-    monkeypatch.setattr("phantom.stream.Popen", started)
+    monkeypatch.setattr("simulation.stream.Popen", started)
     if fault is not None:
         monkeypatch.setattr(train, name, fault)
     elif name is not None:
@@ -402,7 +402,7 @@ def test_no_drawing_process_outlives_a_run(sample_folder, monkeypatch, capsys, n
 
 @pytest.mark.slow
 def test_end_of_a_drawing_process_is_one_line(sample_folder, capsys, monkeypatch):
-    monkeypatch.setattr("phantom.stream.sys.executable", "/bin/false")
+    monkeypatch.setattr("simulation.stream.sys.executable", "/bin/false")
     assert train.main([*SMALL, "--name", "x"]) == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(train.PROGRAM)]
     assert WORKER_ENDED in error

@@ -12,15 +12,15 @@ import pytest
 from conftest import SMALL, different_values, logged, write_tiny_dataset
 from PIL import Image
 
+import alignment.register as dataset_register
 import dataset_load_mod
-import dataset_register
 import pix_pix_eval
 import pix_pix_gen
 import pix_pix_train
-from pair_table import read_pairs
+from pairs.table import read_pairs
 from pix_data import load_run_data
-from pix_run import seen_by
-from pix_settings import Settings
+from run.checkpoints import seen_by
+from run.settings import Settings
 
 pytestmark = pytest.mark.slow
 OPTIONS = [*SMALL, "--l1-only", "1", "--epochs", "1"]

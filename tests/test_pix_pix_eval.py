@@ -17,13 +17,13 @@ from scipy.ndimage import gaussian_filter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pix_pix_eval as evaluate
-from eye_measures import BASELINES
-from phantom.dataset import eye_of, render_crop
-from phantom.eye import make_eye
-from pix_command import OptionError
-from pix_settings import Settings
-from ut_fsocta import REGIONS
-from vessel_metrics import SECTORS, VESSEL_SCORE_NAMES
+from basics.command_line import OptionError
+from evaluation.measures import BASELINES
+from retina.ut_fsocta import REGIONS
+from retina.vessels import SECTORS, VESSEL_SCORE_NAMES
+from run.settings import Settings
+from simulation.dataset import eye_of, render_crop
+from simulation.eye import make_eye
 
 CROPPED = Path("data/UT-FSOCTA-v1/cropped")
 SUBJECTS = range(31, 41)  # as few as have statistics
@@ -72,8 +72,8 @@ def run(folder, *options):
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(stream), redirect_stderr(stream):
         patch.chdir(folder)
         weights = "training_checkpoints/mine/ckpt-7"
-        patch.setattr("eval_report.DPI", 60)
-        patch.setattr("eval_report.SCREEN_DPI", 40)
+        patch.setattr("evaluation.report.DPI", 60)
+        patch.setattr("evaluation.report.SCREEN_DPI", 40)
         patch.setattr(evaluate, "announced_predictor", lambda *_: (SeesVessels(), weights))
         status = evaluate.main(options)
     results = next(folder.glob("logs/eval/*"))

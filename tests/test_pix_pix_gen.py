@@ -12,23 +12,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import fake_fundus, files_below, narrow_program
+from conftest import fake_fundus, files_below, narrow_program, round_field
 from PIL import Image
-from test_pix_predict import round_field
 
-import photo_synthesis
 import pix_pix_gen as gen
 import pix_pix_train as train
-from camera_field import find_field
+import synthesis.synthesise as photo_synthesis
 from dataset_load_mod import field_of_view
-from finished import Origin, read_origin, write_png
-from image_files import read_fundus
-from photo_synthesis import as_grey_levels
+from pairs.finished import Origin, read_origin, write_png
 from pix_generator import Generator
-from pix_predict import load_predictor
-from pix_run import read_run, save, write_run
-from pix_settings import Settings
-from vessel_metrics import above, smooth, vessel_map_sigma
+from retina.field_of_view import find_field
+from retina.images import read_fundus
+from retina.vessels import above, smooth, vessel_map_sigma
+from run.checkpoints import read_run, save, write_run
+from run.predict import load_predictor
+from run.settings import Settings
+from synthesis.synthesise import as_grey_levels
 
 
 def grey_levels(path):
@@ -135,8 +134,8 @@ def test_disagreement_is_that_of_its_picture(folder):
 
 @pytest.mark.parametrize("options", [["--field-degrees", "90"], ["--px-per-mm", "5"]])
 def test_scale_changes_the_result(folder, options, monkeypatch):
-    monkeypatch.setattr("pix_predict.DIAMETERS", (70, 100, 140))  # for small photographs
-    monkeypatch.setattr("pix_predict.ENLARGED", 140)
+    monkeypatch.setattr("run.predict.DIAMETERS", (70, 100, 140))  # for small photographs
+    monkeypatch.setattr("run.predict.ENLARGED", 140)
     for output, more in (("mean", []), ("other", options)):
         assert gen.main(["photos/a.png", "--output", output, *more]) == 0
     assert not np.array_equal(grey_levels("mean/a.png"), grey_levels("other/a.png"))

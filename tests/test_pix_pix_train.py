@@ -9,9 +9,9 @@ import tensorflow as tf
 
 import pix_pix_train as train
 from dataset_load_mod import Pair
-from pix_devices import compiled
-from pix_settings import Settings
-from vessel_metrics import VALIDATION_SCORES
+from retina.vessels import VALIDATION_SCORES
+from run.devices import compiled
+from run.settings import Settings
 
 TRAIN_TAGS = {"gen_total_loss", "gen_gan_loss", "gen_l1_loss", "disc_loss", "disc_real_mean", "disc_generated_mean"}
 

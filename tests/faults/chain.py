@@ -26,8 +26,8 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 from conftest import different_values, fake_fundus, program, write_tiny_dataset
 
-from pair_table import NEEDED
-from pix_command import load_tensorflow, write_table
+from basics.command_line import load_tensorflow, write_table
+from pairs.table import NEEDED
 
 LAYOUT, SAMPLES = "data/UT-FSOCTA-v1", "phantom"
 START = "start"  # the run that others start from

@@ -69,9 +69,9 @@ def main() -> int:
     import tensorflow as tf
     from conftest import write_tiny_dataset
 
-    import pix_run
+    import run.checkpoints as pix_run
     from pix_generator import Generator
-    from pix_settings import Settings
+    from run.settings import Settings
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, disk = Path(temporary) / "project", Path(temporary) / "disk"
@@ -105,7 +105,7 @@ def main() -> int:
                 disk,
                 100_000,
                 folder,
-                ["phantom_retina.py", "--output", f"{at}/set", "--subjects", "1"],
+                ["simulate_retinas.py", "--output", f"{at}/set", "--subjects", "1"],
             ),
         ]
         leave(disk, 10 * MB)

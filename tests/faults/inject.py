@@ -1,6 +1,6 @@
 """Run a program with a fault in it: a call of a function raises an error, or ends its process.
 
-    python tests/faults/inject.py phantom.stream.Popen 1 OSError pix_pix_train.py --data phantom    # the first call
+    python tests/faults/inject.py simulation.stream.Popen 1 OSError pix_pix_train.py --data phantom    # the first call
     python tests/faults/inject.py "" 0 "" pix_pix_train.py --data phantom                           # without a fault
 
 Networks are narrow, and an epoch on simulated retinas is short. For `compiled`, the call is one of the step that it
@@ -71,7 +71,7 @@ def inject(name: str, call: int, error: str) -> None:
 
 if __name__ == "__main__":
     name, call, error, PROGRAM, *options = sys.argv[1:]
-    from pix_command import load_tensorflow
+    from basics.command_line import load_tensorflow
 
     load_tensorflow()
     from narrow import narrow_networks

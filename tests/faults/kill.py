@@ -21,7 +21,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
-from pix_command import ENDED
+from basics.command_line import ENDED
 
 INTERVAL = 2  # epochs between checkpoints here
 EPOCHS = 120

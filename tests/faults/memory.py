@@ -40,8 +40,8 @@ DATA = "data/UT-FSOCTA-v1"
 TRAIN = "pix_pix_train.py --data pairs.csv --patch-size 64 --batch-size 2 --precision float32 --epochs 9"
 SAMPLES = TRAIN.replace("pairs.csv", "phantom")
 SYNTHESIS = "pix_pix_gen.py photographs --vessels"
-CROP = "dataset_crop.py whole.csv --output cropped"
-REGISTER = f"dataset_register.py {DATA} --output registered"
+CROP = "alignment/crop.py whole.csv --output cropped"
+REGISTER = f"alignment/register.py {DATA} --output registered"
 EVALUATE = f"pix_pix_eval.py --data {DATA} --split all --include-seen --resamples 100"
 
 
@@ -100,7 +100,7 @@ def stopped(command: str, *signals: int) -> Trial:
     return Trial(command, signals=signals)
 
 
-STEP, PREDICTION = "pix_devices.compiled", "pix_predict.Predictor.generated"
+STEP, PREDICTION = "run.devices.compiled", "run.predict.Predictor.generated"
 TRIALS = [
     *limited(SAMPLES, 1300, 1700, 1900, 2200, 2400, 2600, 2800),
     *limited(TRAIN, 1200, 1700, 2200, 3000),
@@ -112,14 +112,14 @@ TRIALS = [
     *faulty(SAMPLES, STEP, 3, "AbortedError", "NotFoundError", "InternalError", "UnknownError", "MemoryError"),
     *faulty(SAMPLES, PREDICTION, 2, "ResourceExhaustedError", "AbortedError"),
     *faulty(SAMPLES, "patch_batches.SamplePatches.plan", 1, "MemoryError"),
-    *faulty(SAMPLES, "phantom.stream.Popen", 1, "OSError"),
+    *faulty(SAMPLES, "simulation.stream.Popen", 1, "OSError"),
     *faulty(TRAIN, STEP, 5, "AbortedError", "ResourceExhaustedError"),
     *faulty(TRAIN, "patch_batches.TrainingPatches.plan", 1, "MemoryError"),
     *faulty(SYNTHESIS, PREDICTION, 3, "AbortedError", "UnknownError"),
-    *faulty(CROP, "octa_place.find_place", 2, "MemoryError"),
+    *faulty(CROP, "alignment.find_octa.find_place", 2, "MemoryError"),
     *faulty(CROP, PREDICTION, 2, "NotFoundError"),
-    *faulty(REGISTER, "registration.fit_all", 1, KILLED, "MemoryError"),
-    *faulty(EVALUATE, "eye_measures.measure_eye", 1, KILLED),
+    *faulty(REGISTER, "alignment.registration.fit_all", 1, KILLED, "MemoryError"),
+    *faulty(EVALUATE, "evaluation.measures.measure_eye", 1, KILLED),
     *faulty(EVALUATE, PREDICTION, 4, "InternalError"),
     stopped(SAMPLES, signal.SIGINT),
     stopped(SAMPLES, signal.SIGTERM),
@@ -140,12 +140,12 @@ def write_inputs(folder: Path) -> None:
     narrow_networks()
     import tensorflow as tf
 
-    import pix_run
-    from pair_table import NEEDED
-    from phantom.dataset import eye_of, write_dataset
-    from pix_command import write_table
+    import run.checkpoints as pix_run
+    from basics.command_line import write_table
+    from pairs.table import NEEDED
     from pix_generator import Generator
-    from pix_settings import Settings
+    from run.settings import Settings
+    from simulation.dataset import eye_of, write_dataset
 
     write_dataset(folder / DATA, SUBJECTS)
     (folder / "data/phantom").symlink_to("UT-FSOCTA-v1")

@@ -22,18 +22,18 @@ from conftest import different_values
 from kill import EPOCHS, NEW_RUN, kill_while_writing, start
 
 import pix_data
-import pix_log
 import pix_pix_eval as evaluate
 import pix_pix_gen as gen
 import pix_pix_train as train
-import pix_run
-from finished import Origin, write_png
-from pix_command import UserError
-from pix_devices import new_optimizer
+import run.checkpoints as pix_run
+import run.log as pix_log
+from basics.command_line import UserError
+from pairs.finished import Origin, write_png
 from pix_generator import Generator
 from pix_layers import layers_of
-from pix_settings import Settings
-from pix_weights import run_to_use
+from run.devices import new_optimizer
+from run.settings import Settings
+from run.weights import run_to_use
 
 SETTINGS = Settings(patch_size=64, batch_size=4, precision="float32", name="x", data="data/UT-FSOCTA-v1")
 PHOTO = "data/UT-FSOCTA-v1/cropped/fundus/disc/1_OD.png"

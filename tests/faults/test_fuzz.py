@@ -20,9 +20,9 @@ import dataset_load_mod as dlm
 import pix_pix_eval as evaluate
 import pix_pix_gen as gen
 import pix_pix_train as train
-import pix_run
+import run.checkpoints as pix_run
 from pix_data import load_run_data
-from pix_settings import Settings
+from run.settings import Settings
 
 IMAGES = 160
 COMMANDS = 100
@@ -269,7 +269,7 @@ def test_program_writes_nothing_but_its_line_in_any_encoding(project, name, opti
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py", "pix_pix_eval.py", "phantom_retina.py"])
+@pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py", "pix_pix_eval.py", "simulate_retinas.py"])
 def test_help_does_not_wait_for_tensorflow(name):
     code = f"import runpy, sys; sys.argv = ['{name}', '--help']\ntry: runpy.run_path('{name}', run_name='__main__')\n"
     code += "except SystemExit: print(*sys.modules)"

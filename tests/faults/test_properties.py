@@ -16,14 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finished import printable
-from image_files import read_image
-from pair_table import names_of, read_pairs, shared_out
-from photo_jobs import check_jobs, list_jobs
-from pix_command import UserError, flag, one_line, read_table, write_table
-from pix_log import read_metrics
-from pix_settings import Settings, as_options, parse_command_line
-from ut_fsocta import parse_shares, parse_subjects
+from basics.command_line import UserError, flag, one_line, read_table, write_table
+from pairs.finished import printable
+from pairs.table import names_of, read_pairs, shared_out
+from retina.images import read_image
+from retina.ut_fsocta import parse_shares, parse_subjects
+from run.log import read_metrics
+from run.settings import Settings, as_options, parse_command_line
+from synthesis.photographs import check_jobs, list_jobs
 
 HUNT = int(os.environ.get("HUNT", "0"))
 CASES = settings(

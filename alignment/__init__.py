@@ -1,0 +1,1 @@
+"""Making pairs fit: crop, find, register."""

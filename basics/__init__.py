@@ -1,0 +1,1 @@
+"""What every program needs: command lines and files. Nothing about eyes, no TensorFlow."""

@@ -1,0 +1,1 @@
+"""Which pairs there are, and what has been made from which file."""

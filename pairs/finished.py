@@ -1,0 +1,123 @@
+"""What has been made from which files, and how: a result is kept only for the files, and the way, it was made from.
+
+Each PNG of synthesis contains this as texts, and each row of a record (`densities.csv`, `crop.csv`, `registration.csv`)
+as its last two columns.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from basics.command_line import OptionError, atomic_file, read_table, write_table
+
+SOURCE, DIGEST, MADE_WITH = "source", "photo_digest", "made_with"  # texts in a PNG
+DIGITS = 16  # of a digest, hexadecimal
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a result was made from, and how.
+
+    digest: of the content of the files; "" if one could not be read. made_with: weights, arithmetic and the options
+    that change pixels, in words. source: the photograph's path, for people: two paths may lead to the same file.
+    """
+
+    digest: str
+    made_with: str
+    source: str = ""
+
+    def texts(self) -> dict[str, str]:
+        """The texts of a PNG by their keys."""
+        return {SOURCE: self.source, DIGEST: self.digest, MADE_WITH: self.made_with}
+
+    def is_of(self, result: "Origin | None") -> bool:
+        """Whether a result was made from the same files in the same way; never if a file could not be read."""
+        mine = self.digest, self.made_with
+        return bool(self.digest) and result is not None and (result.digest, result.made_with) == mine
+
+
+def digest_of(files: Iterable[Path], settings: str = "") -> str:
+    """A short digest of the content of some files, and of settings of this result; "" if a file cannot be read."""
+    content = hashlib.sha256(settings.encode())
+    for file in files:
+        try:
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+        except (OSError, ValueError):  # ValueError: a path that no file can have
+            return ""
+    return content.hexdigest()[:DIGITS]
+
+
+def printable(path: Path) -> str:
+    """A path as text that every table and PNG can hold: bytes that are not UTF-8 are written out."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def write_png(image: np.ndarray, path: Path, origin: Origin) -> None:
+    """Write (height, width), uint8 or bool, or (height, width, 3), uint8, with texts that tell its origin."""
+    texts = PngInfo()
+    for key, text in origin.texts().items():
+        texts.add_text(key, text)
+    with atomic_file(path) as part:
+        Image.fromarray(image).save(part, format="PNG", pnginfo=texts)
+
+
+def read_origin(path: Path) -> Origin | None:
+    """The origin of a PNG of the program, read without its pixels; None: another file, or a damaged one.
+
+    The digest is "" in a PNG of version 1.1.0, which holds none.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            texts = image.info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    if MADE_WITH not in texts:
+        return None
+    return Origin(texts.get(DIGEST, ""), texts[MADE_WITH], texts.get(SOURCE, ""))
+
+
+class Record:
+    """A table with a row for each finished result; rows of earlier commands are kept.
+
+    The first column names the result; the last two are the digest and `made_with` of its origin.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        """Read the existing table, which a spreadsheet program may have saved; incomplete rows do not count.
+
+        Raises:
+            OptionError: it cannot be read, or has other columns.
+        """
+        self.path, self.columns = path, tuple(columns)
+        self.rows: dict[str, dict[str, str]] = {}
+        for row in read_table(path) if path.exists() else ():
+            if tuple(row) != self.columns:
+                raise OptionError(f"{path}: damaged, or from another program or version; choose another --output")
+            if row[self.columns[-2]] and row[self.columns[-1]]:
+                self.rows[row[self.columns[0]]] = row
+
+    def origin(self, name: str) -> Origin | None:
+        """The origin of a result, if it has a row."""
+        row = self.rows.get(name)
+        return row and Origin(row[self.columns[-2]], row[self.columns[-1]], row.get(SOURCE, ""))
+
+    def add(self, values: Sequence, origin: Origin) -> None:
+        """Set the row of a result, given without the last two columns, and write the table."""
+        row = dict(zip(self.columns, (*values, origin.digest, origin.made_with), strict=True))
+        self.rows[row[self.columns[0]]] = row
+        self.write()
+
+    def drop(self, name: str) -> None:
+        """Remove a row, if there is one, and write the table."""
+        if self.rows.pop(name, None):
+            self.write()
+
+    def write(self) -> None:
+        """Write the table."""
+        write_table(self.path, self.columns, self.rows.values())

@@ -1,0 +1,62 @@
+"""Pairs whose OCT-A registration has moved: whether the unmoved ones still exist.
+
+`alignment/register.py` keeps the unmoved OCT-A: in a table's column octa_unmoved, in UT-FSOCTA's layout below
+cropped/unmoved/. Version 1.1.0 did not. Scores on its pairs contain what registration gains, and nothing can undo that.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from basics.command_line import OptionError, read_table
+from pairs.table import PairRow, is_table
+from run.settings import REGISTRATION
+
+REGISTERED = "registered"  # the verdict on a pair whose OCT-A was moved
+
+
+def moved_for_good(data: Path, cases: Iterable[PairRow]) -> tuple[int, str]:
+    """How many OCT-A registration has moved without keeping the unmoved one, and with which weights; 0 and "" for none.
+
+    Args:
+        data: a table, or a folder that contains `cropped`, with the record of its registration beside it or above it.
+        cases: of the data, as from `load_data_cases`.
+
+    Raises:
+        OptionError: the record cannot be read.
+    """
+    for folder in (data, data.parent):
+        if (record := folder / REGISTRATION).is_file():
+            moved = {row["name"]: row.get("made_with", "") for row in read_table(record) if is_moved(row)}
+            lost = [case for case in cases if case.octa_unmoved is None]
+            found = [moved[name] for case in lost if (name := name_in_record(case, data, folder)) in moved]
+            return len(found), next(iter(found), "")
+    return 0, ""
+
+
+def refuse_moved(option: str, data: Path, cases: Iterable[PairRow]) -> None:
+    """Raise OptionError, naming option and data, if registration has moved an OCT-A without keeping the unmoved one."""
+    number, made_with = moved_for_good(data, cases)
+    if number:
+        raise OptionError(
+            f"{option} {data}: registration, with {made_with}, has moved {number} of its OCT-A and did not keep the "
+            "unmoved ones; give the data that were registered"
+        )
+
+
+def unmoved_octa(case: PairRow) -> Path:
+    """The OCT-A of a case before any registration."""
+    return case.octa_unmoved or case.octa
+
+
+def is_moved(row: dict[str, str]) -> bool:
+    """Whether a row of the record is of a pair that was moved."""
+    return "name" in row and row.get("verdict") == REGISTERED
+
+
+def name_in_record(case: PairRow, data: Path, folder: Path) -> str:
+    """The name of a case in the record in a folder: in a table, which may have lost rows since, that of its OCT-A."""
+    if not is_table(data):
+        return case.name
+    octa, below = (Path(os.path.abspath(path)) for path in (case.octa, folder / "octa"))
+    return octa.relative_to(below).with_suffix("").as_posix() if octa.is_relative_to(below) else ""

@@ -1,0 +1,285 @@
+"""A table of pairs turns any files into a data set: each row is a photograph and the image to predict from it.
+
+    fundus,octa,subject,eye,region,split
+    photos/a.tif,scans/a.tif,patient A,OD,disc,train
+
+`fundus`, `octa` and `subject` are required. Paths are relative to the table. `subject` is any text. `eye` (OD, OS),
+`region` (disc, macula), `split` (train, validation, test) and `octa_mm` (the width of the OCT-A) may be missing or
+empty: results that depend on them are then left out. Without a column `split` shares divide the subjects.
+
+Registration adds `octa_unmoved`, the OCT-A before it was moved, and cropping `original_digest`, which identifies the
+photograph that was cropped.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from basics.command_line import UserError, numbered_rows
+from retina.ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_shares
+
+FILES = ("fundus", "octa")
+NEEDED = (*FILES, "subject")
+CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # values of optional columns
+UNKNOWN = {"eye": "", "region": OTHER_REGION, "split": None}  # values of empty cells
+WIDTH = "octa_mm"
+UNMOVED, ORIGINAL = "octa_unmoved", "original_digest"  # columns that registration and cropping add
+PATHS = (*FILES, UNMOVED)
+WIDTHS_MM = 1.0, 20.0  # least and greatest, of an OCT-A
+KNOWN = (*NEEDED, *CHOICES, WIDTH, UNMOVED, ORIGINAL)
+SUFFIX = ".csv"
+CROP_BOTH = (
+    ", or crop the photograph to the area of each OCT-A (with alignment/crop.py, then use the table that it writes)"
+)
+ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
+
+
+class PairTableError(UserError):
+    """A table of pairs that cannot be used. Its text is the first of the `mistakes`, and how many more there are."""
+
+    def __init__(self, *mistakes: str):
+        super().__init__(*mistakes)
+        self.mistakes = mistakes
+
+    def __str__(self) -> str:
+        first, *others = self.mistakes
+        return first + (f" (and {len(others)} more; `python dataset_load_mod.py check` lists them)" if others else "")
+
+
+class PairRow(NamedTuple):
+    """One pair of a table."""
+
+    subject: str
+    eye: str  # OD, OS, or "" if unknown
+    region: str  # OTHER_REGION if unknown
+    split: str | None  # None: not used
+    fundus: Path
+    octa: Path
+    octa_mm: float | None  # width of the OCT-A; None: unknown
+    octa_unmoved: Path | None  # the OCT-A before registration moved it; None: `octa` was not moved, or it is lost
+    original_digest: str  # `photo_digest` of the photograph that `fundus` was cropped from; "": unknown
+    name: str  # unique: the image's path below the folder that contains all, without suffix if possible
+
+
+def is_table(data: str | Path) -> bool:
+    """Whether a data set is a table and not a folder."""
+    return Path(data).suffix.lower() == SUFFIX and not Path(data).is_dir()
+
+
+def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]:
+    """The pairs of a table.
+
+    Args:
+        path: of the table, a CSV file as spreadsheet programs write it.
+        shares: of subjects in train, validation and test, such as "80/10/10", for a table without a column `split`.
+        unique: the column whose values must differ, and from which names are made: with "octa" a photograph may have
+            several OCT-A.
+
+    Returns:
+        The pairs, sorted by subject, eye, region and name, whatever the order of the rows; numeric subjects by value.
+
+    Raises:
+        PairTableError: it lacks a column, or has mistakes; each names its row as spreadsheet programs count: the header
+            is row 1.
+        OptionError: see `numbered_rows`.
+    """
+    rows = table_rows(path)
+    if not rows:
+        raise PairTableError(f"{path}: has no row below the header")
+    for column in NEEDED:
+        if column not in rows[0][1]:
+            has = ", ".join(rows[0][1])
+            raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}, and has {has}")
+    pairs, mistakes = [], []
+    images: dict[str, int] = {}  # image -> its first row
+    splits: dict[str, str | None] = {}  # subject -> split
+    for number, row in rows:
+        place = f"{path}: row {number}"
+        try:
+            pair = read_row(row, path.parent, place)
+        except PairTableError as error:
+            mistakes += error.mistakes
+            continue
+        pairs.append(pair)
+        if (other := images.setdefault(os.path.abspath(getattr(pair, unique)), number)) != number:
+            advice = CROP_BOTH if unique == "fundus" else ""
+            mistakes.append(f"{place}: its {unique} is that of row {other}; remove one{advice}")
+        if (other := splits.setdefault(pair.subject, pair.split)) != pair.split:
+            both = f"{other or 'none'} and {pair.split or 'none'}"
+            mistakes.append(f"{place}: subject {pair.subject} is in two splits, {both}; give all its rows the same")
+    if mistakes:
+        raise PairTableError(*mistakes)
+    if "split" not in rows[0][1]:
+        try:
+            splits = shared_out(set(splits), shares)
+        except ValueError as error:
+            raise PairTableError(f"{path}: subjects: {error}") from error
+    names = names_of([getattr(pair, unique) for pair in pairs])
+    named = zip(pairs, names, strict=True)
+    complete = [pair._replace(split=splits[pair.subject], name=name) for pair, name in named]
+    return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
+
+
+def table_rows(
+    path: Path, files: Sequence[str] = PATHS, others: Sequence[str] = KNOWN
+) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table with their numbers, see `numbered_rows`: text, without spaces around it.
+
+    The columns `files` and `others` are found in any case and named so. Those of `files` contain paths, which keep
+    bytes that are not UTF-8.
+
+    Raises:
+        OptionError: see `numbered_rows`.
+    """
+    rows = []
+    for number, row in numbered_rows(path):
+        found = {}
+        for column, cell in row.items():
+            name = next((known for known in (*files, *others) if known == column.strip().lower()), column)
+            found[name] = cell.strip() if name in files else as_text(cell.strip())
+        rows.append((number, found))
+    return rows
+
+
+def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") -> list[tuple[dict[str, str], PairRow]]:
+    """The rows of a table, each with its pair; `pairs` are all those of `read_pairs`, with the same `unique`."""
+    found = {getattr(pair, unique): pair for pair in pairs}
+    return [(row, found[existing(path.parent, row[unique], str(path))]) for _, row in table_rows(path)]
+
+
+def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
+    """Read a row; the name stays empty. Raises PairTableError, naming the place, with each missing or wrong cell."""
+    values, mistakes = {}, []
+    for column in KNOWN:
+        try:
+            values[column] = value_of(column, row.get(column, ""), folder, place)
+        except PairTableError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise PairTableError(*mistakes)
+    return PairRow(**values, name="")
+
+
+def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | float | None:
+    """The value of a cell in a column of KNOWN. Raises PairTableError, naming the place, if it is missing or wrong."""
+    if column in NEEDED and not cell:
+        raise PairTableError(f"{place}: has no {column}")
+    place = f"{place}: {column}"
+    if column in PATHS:
+        return existing(folder, cell, place) if cell else None
+    if column in CHOICES:
+        return one_of(cell, CHOICES[column], place) or UNKNOWN[column]
+    if column == ORIGINAL and cell and not re.fullmatch("[0-9a-f]{16}", cell):
+        raise PairTableError(
+            f"{place} {cell}: must be 16 hexadecimal digits, as alignment/crop.py writes them, or empty"
+        )
+    return number_in(cell, *WIDTHS_MM, place, " mm") if column == WIDTH else cell
+
+
+def number_in(cell: str, least: float, most: float, place: str, unit: str = "") -> float | None:
+    """A number, with a point or a comma; None for an empty cell. Raises PairTableError, naming the place."""
+    if not cell:
+        return None
+    try:
+        number = float(cell.replace(",", "."))
+    except ValueError as error:
+        raise PairTableError(f"{place} {cell}: is not a number") from error
+    if not least <= number <= most:
+        raise PairTableError(f"{place} {cell}: must be from {least:g} to {most:g}{unit}")
+    return number
+
+
+def unknown_columns(path: Path) -> list[str]:
+    """The columns of a table that are none of KNOWN, and that no program uses. Raises OptionError as `table_rows`."""
+    rows = table_rows(path)
+    return [column for column in rows[0][1] if column not in KNOWN] if rows else []
+
+
+def states_splits(path: Path) -> bool:
+    """Whether a table has a column `split`. Raises OptionError if it cannot be read."""
+    rows = table_rows(path)
+    return bool(rows) and "split" in rows[0][1]
+
+
+def origin_of_splits(path: Path, shares: str) -> str:
+    """Where the splits of a table come from, in words. Raises OptionError if it cannot be read."""
+    if states_splits(path):
+        return "by the table's column split"
+    return f"subjects divided {shares} into train, validation and test, always in the same way"
+
+
+def one_of(cell: str, allowed: Sequence[str], place: str) -> str:
+    """A cell that is one of some words, in any case, or empty. Raises PairTableError, naming the place."""
+    found = next((word for word in allowed if word.lower() == cell.lower()), "")
+    if cell and not found:
+        raise PairTableError(f"{place} {cell}: must be {', '.join(allowed)} or empty")
+    return found
+
+
+def existing(folder: Path, cell: str, place: str) -> Path:
+    """The file that a cell names, in the first of its `readings` that exists, relative to a folder.
+
+    Raises:
+        PairTableError: there is no such file; the message names the place.
+    """
+    for reading in readings(cell):
+        if (folder / reading).is_file():
+            return folder / reading
+    raise PairTableError(f"{place} {as_text(cell)}: no such file below {folder}; paths are relative to the table")
+
+
+def readings(cell: str) -> tuple[str, ...]:
+    """What a path in a table may mean: itself, in a Windows code page if it is not UTF-8, and with backslashes."""
+    return cell, as_text(cell), as_text(cell).replace("\\", "/")
+
+
+def as_text(cell: str) -> str:
+    """Decode a cell whose bytes are not UTF-8 from the Western European Windows code page; any other is unchanged."""
+    try:
+        return os.fsencode(cell).decode()
+    except UnicodeDecodeError:
+        return os.fsencode(cell).decode("cp1252", "replace")
+
+
+def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
+    """The split of each subject by shares, the same for every run, whatever its seed. Each share but 0 gets a subject.
+
+    Raises:
+        ValueError: as `parse_shares`, or there are too few subjects.
+    """
+    ranked = sorted(subjects, key=lambda subject: hashlib.sha256(subject.encode()).digest())
+    others = parse_shares(shares)[1:]
+    counts = [max(1, round(share * len(ranked))) if share else 0 for share in others]
+    counts = [len(ranked) - sum(counts), *counts]
+    if counts[0] < 1:
+        raise ValueError(f"{len(ranked)} are too few to divide {shares}; add a column split, or use --split 1/0/0")
+    splits = chain(*([split] * number for split, number in zip(CHOICES["split"], counts, strict=True)))
+    return dict(zip(ranked, splits, strict=True))
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """Unique names of different files: their paths below their common folder, without suffix where that is unique."""
+    below = below_common([Path(os.path.abspath(file)) for file in files])
+    short = [path.with_suffix("").as_posix() for path in below]
+    count = Counter(short)
+    names = [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
+    return names if len(set(names)) == len(names) else [path.as_posix() for path in below]  # a.png, a.tif, a.png.png
+
+
+def below_common(files: Sequence[PurePath]) -> list[PurePath]:
+    """Absolute paths relative to their common folder; drives of Windows, which have none in common, become folders."""
+    for folder in files[0].parents:
+        if all(file.is_relative_to(folder) for file in files):
+            return [file.relative_to(folder) for file in files]
+    return [type(file)(file.drive.replace(":", "").strip("\\"), *file.parts[1:]) for file in files]
+
+
+def by_value(text: str) -> tuple[bool, int, str]:
+    """Sort key for texts: numbers first, by their value."""
+    number = text.isascii() and text.isdecimal() and len(text) < 19
+    return not number, int(text) if number else 0, text

@@ -1,0 +1,231 @@
+"""The pictures in README and docs, drawn from sample retinas that no run trains on.
+
+    python research/pictures.py RUN [--output docs]
+
+Writes whole_sample.jpg (a whole photograph, its OCT-A, its vessel map), failures.jpg (of EYES retinas of the stream,
+those with the most false and the most missed vessels), drawn_retinas.jpg (what runs on sample retinas train on),
+cut_photographs.jpg (positions of OCT-A in a photograph), and data_flow.jpg (the data pipeline from a file to a table,
+and which module does what).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from basics.command_line import load_tensorflow
+
+load_tensorflow()
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+from scipy.ndimage import binary_erosion
+
+from alignment.crop import PX_PER_MM
+from alignment.find_octa import Photograph, corners, cut, find_place
+from dataset_load_mod import Pair, black_outside
+from patch_batches import TrainingPatches, training_image
+from retina.field_of_view import FIELD_MM, find_field
+from retina.images import octa_to_grey
+from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
+from retina.vessels import map_vessels, vessel_density, vessel_map, vessel_scores
+from run.checkpoints import read_run
+from run.predict import Prediction, Predictor, load_predictor
+from simulate_retinas import make_eye, render_full_field
+from simulation.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop
+from simulation.eye import TREE_SHARED_BY, make_stream_eye
+from simulation.stream import sample_pair
+
+SUBJECT, SEED = 101, 7  # of the whole photograph: in no sample set that the program writes automatically
+FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
+EYES = 48  # of the stream, each from its own tree
+FAILURES = 2  # shown of each kind
+MISSED, INVENTED = (230, 159, 0), (86, 180, 233)  # Okabe and Ito's orange and sky blue
+JPEG = {"quality": 88}
+STEPS = 5  # of the data pipeline, per row
+PATCH_PX = 256
+TURNED_BORDER = 40  # px, cropped from a rotated OCT-A
+
+
+def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path: Path, side: float = 3.6) -> None:
+    """Images (height, width) or (height, width, 3) in rows, `side` inches each, titles above and names on the left."""
+    figure = Figure(figsize=(side * len(titles), side * len(rows) + 0.3), dpi=100, layout="constrained")
+    for row, (images, name) in enumerate(zip(rows, names, strict=True)):
+        for column, image in enumerate(images):
+            panel = figure.add_subplot(len(rows), len(titles), row * len(titles) + column + 1)
+            panel.imshow(image, cmap="gray", vmin=0, vmax=1)
+            panel.set(xticks=[], yticks=[], title="" if row else titles[column], ylabel="" if column else name)
+    figure.savefig(path, pil_kwargs=JPEG)
+
+
+def coloured(image: np.ndarray, *layers: tuple[np.ndarray, tuple[int, int, int]]) -> np.ndarray:
+    """An image (height, width, 3), uint8, with sets of pixels (height, width), bool, each in a colour."""
+    image = image.copy()
+    for pixels, colour in layers:
+        image[pixels] = colour
+    return image
+
+
+def outlined(fundus: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A photograph (height, width, 3), uint8, with the border of its field."""
+    thickness = fundus.shape[0] // 100
+    return coloured(fundus, (mask & ~binary_erosion(mask, iterations=thickness, border_value=1), INVENTED))
+
+
+def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The left half of one image and the right half of another of the same size, grey or colour, uint8 or [0, 1]."""
+    middle, whole = left.shape[1] // 2, np.zeros((*left.shape[:2], 3))
+    for image, part in ((left, np.s_[:, :middle]), (right, np.s_[:, middle:])):
+        whole[part] = np.atleast_3d(image / 255 if image.dtype == np.uint8 else image)[part]
+    return whole
+
+
+def predicted_photograph(
+    predictor: Predictor, fundus: np.ndarray
+) -> tuple[np.ndarray, float | None, Prediction, np.ndarray]:
+    """A photograph's field, its diameter in px if it is visible, the prediction, and the vessel map."""
+    field = find_field(fundus)
+    diameter = field.diameter()
+    predicted = predictor.predict_photograph(fundus, field.mask, diameter)
+    return field.mask, diameter, predicted, map_vessels(predicted.probability, field.mask, None, diameter)[0]
+
+
+def draw_whole_sample(predictor: Predictor, path: Path) -> None:
+    """A whole photograph, its OCT-A, and the vessels over the photograph."""
+    fundus = render_full_field(make_eye(SUBJECT, "OD", SEED))
+    _, _, predicted, vessels = predicted_photograph(predictor, fundus)
+    images = [fundus, octa_to_grey(predicted.octa), coloured(fundus, (vessels, INVENTED))]
+    draw([images], ["Photograph (sample retina)", "Synthetic OCT-A", "Vessel map"], [""], path)
+
+
+def draw_failures(predictor: Predictor, path: Path) -> None:
+    """The eyes with the largest shares of false vessels and of missed ones."""
+    found = []
+    for number in range(FIRST, FIRST + EYES * TREE_SHARED_BY, TREE_SHARED_BY):
+        eye, window = make_stream_eye(0, number, CROP_PX)
+        fundus, octa, fov = sample_pair(0, number)
+        wide = eye.vessels(window, TRUTH_MIN_WIDTH_MM)
+        truth = (wide["artery"].merge(wide["vein"]).depth > 0) & fov
+        probability = predictor.vessel_probability(fundus, fov, None)
+        vessels = map_vessels(probability, fov, "disc", None)[0] & fov
+        missed, invented = truth & ~vessels, vessels & ~truth
+        errors = coloured((0.6 * fundus).astype(np.uint8), (missed, MISSED), (invented, INVENTED))
+        images = [black_outside(fundus, fov), octa_to_grey(octa / 255), probability, errors]
+        found.append((invented.sum() / fov.sum(), missed.sum() / fov.sum(), images))
+    chosen = [
+        (f"{kind} {eye[column]:.0%} of the field", eye[2])
+        for column, kind in enumerate(("invents", "misses"))
+        for eye in sorted(found, key=lambda eye: -eye[column])[:FAILURES]
+    ]
+    titles = ["Photograph (sample retina)", "Its OCT-A", "Vessel probability", "Missed (orange), invented (blue)"]
+    draw([images for _, images in chosen], titles, [name for name, _ in chosen], path)
+
+
+def draw_places(predictor: Predictor, path: Path) -> None:
+    """The positions found for rotated OCT-A of an eye in its photograph, and the crops."""
+    eye = make_eye(SUBJECT, "OD", SEED)
+    fundus = render_full_field(eye)
+    mask, diameter, predicted, _ = predicted_photograph(predictor, fundus)
+    rows = []
+    for region, degrees in zip(REGIONS, (6, -5), strict=True):
+        octa = Image.fromarray(octa_to_grey(render_crop(eye, region)["octa"]).astype(np.float32) / 255)  # [0, 1]
+        octa = np.asarray(octa.rotate(degrees))[TURNED_BORDER:-TURNED_BORDER, TURNED_BORDER:-TURNED_BORDER]
+        side_mm = CROP_MM[region] * len(octa) / CROP_PX
+        place = find_place(octa, side_mm, Photograph(predicted.probability, mask, diameter / FIELD_MM))
+        whole = Image.fromarray(fundus)
+        outline = [tuple(map(float, corner[::-1])) for corner in corners(place, (side_mm, side_mm))]
+        ImageDraw.Draw(whole).polygon(outline, outline=INVENTED, width=8)
+        rows.append([np.asarray(whole), cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
+    draw(rows, ["Photograph (sample retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
+
+
+def draw_retinas(path: Path) -> None:
+    """The pairs of the contact sheet, with captions."""
+    rows, columns = SHEET_SIZE
+    images, names = [], []
+    for row in range(rows):
+        pairs = [sample_pair(0, (row * columns + column) * TREE_SHARED_BY) for column in range(columns)]
+        images += [[fundus for fundus, _, _ in pairs], [octa_to_grey(octa / 255) for _, octa, _ in pairs]]
+        names += ["Photograph", "Its OCT-A"]
+    draw(images, [""] * columns, names, path, side=2.4)
+
+
+def draw_data_flow(predictor: Predictor, path: Path) -> None:
+    """The data pipeline: three rows of steps, each with an image or the text of a file, its name, and its module."""
+    fundus, octa, fov = sample_pair(0, FIRST)
+    pair = Pair(fundus, octa, fov)
+    patches = TrainingPatches([training_image(pair, PATCH_PX)], PATCH_PX, batch_size=4, seed=0, augment=True)
+    inputs, targets = (np.array(images / 2 + 0.5) for images in next(patches.batches(0, 1)))
+    photograph = render_full_field(make_eye(SUBJECT, "OD", SEED))
+    mask, diameter, predicted, vessels = predicted_photograph(predictor, photograph)
+    crop = predictor.predict_photograph(fundus, fov, None)
+    crop_octa, real = octa_to_grey(crop.octa), octa_to_grey(octa / 255)
+    found, truth = vessel_map(crop.probability, fov, "disc"), vessel_map(real, fov, "disc")
+    scores = vessel_scores(truth, crop.probability, found, fov)
+    errors = coloured((0.6 * fundus).astype(np.uint8), (truth & ~found, MISSED), (found & ~truth, INVENTED))
+    table = f"path, density, ...\n\nphoto.png,\n{vessel_density(vessels, mask):.4f}, ..."
+    eye = "subject, eye, dice, ...\n\n" + f"31, OD,\n{scores['dice']:.3f}, ..."
+    four = np.vstack([np.hstack(inputs[:2]), np.hstack(inputs[2:])])
+    rows = [
+        (
+            "Training",
+            (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "dataset_load_mod"),
+            (outlined(fundus, fov), "the camera's field:\nnothing outside counts", "camera_field"),
+            (four, "patches of 256 px,\nrotated and flipped", "patch_batches"),
+            (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),
+            ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "run/checkpoints.py, pix_log"),
+        ),
+        (
+            "Synthesis",
+            (photograph, "a photograph\nof any camera", "photo_jobs"),
+            (outlined(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "camera_field"),
+            (octa_to_grey(predicted.octa), "the OCT-A,\nfor viewing", "pix_predict"),
+            (coloured(photograph, (vessels, INVENTED)), "the vessel map,\nfor measurements", "vessel_metrics"),
+            (table, "densities.csv", "pix_pix_gen"),
+        ),
+        (
+            "Evaluation",
+            (halves(fundus, crop_octa), "a test pair's\nsynthetic OCT-A", "pix_predict"),
+            (halves(1.0 * found, 1.0 * truth), "its vessels,\nand the reference's", "vessel_metrics"),
+            (errors, "missed (orange),\ninvented (blue)", "eye_measures"),
+            (eye, "per_eye.csv", "pix_pix_eval"),
+            ("means over subjects,\nintervals, figures", "summary.csv,\nreport.html", "eval_report"),
+        ),
+    ]
+    figure = Figure(figsize=(12, 9.6), dpi=100)
+    for place, (name, *steps) in enumerate(rows):
+        top = 0.77 - 0.335 * place
+        figure.text(0.012, top + 0.09, name, rotation=90, va="center", weight="bold")
+        for column, (shown, what, module) in enumerate(steps):
+            left = 0.04 + column * 0.194
+            panel = figure.add_axes((left, top, 0.16, 0.2))
+            panel.set(xticks=[], yticks=[])
+            if isinstance(shown, str):
+                panel.text(0.5, 0.5, shown, ha="center", va="center", family="monospace", fontsize=9)
+            else:
+                panel.imshow(shown, cmap="gray", vmin=0, vmax=1)
+            figure.text(left + 0.08, top - 0.01, what, ha="center", va="top", fontsize=9)
+            figure.text(left + 0.08, top - 0.058, module + ".py", ha="center", va="top", family="monospace", fontsize=8)
+            if column < STEPS - 1:
+                figure.text(left + 0.177, top + 0.1, "\N{RIGHTWARDS ARROW}", ha="center", va="center", fontsize=16)
+    figure.savefig(path, pil_kwargs=JPEG)
+
+
+def main() -> None:
+    """Draw all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--output", type=Path, default=Path("docs"), metavar="DIR")
+    args = parser.parse_args()
+    predictor, _ = load_predictor(args.run, None, read_run(args.run)[0])
+    draw_whole_sample(predictor, args.output / "whole_sample.jpg")
+    draw_failures(predictor, args.output / "failures.jpg")
+    draw_retinas(args.output / "drawn_retinas.jpg")
+    draw_places(predictor, args.output / "cut_photographs.jpg")
+    draw_data_flow(predictor, args.output / "data_flow.jpg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Images of the retina: arrays in, arrays out. No TensorFlow."""

@@ -1,0 +1,266 @@
+"""Image files: which files of a folder are images, and reading them as 8 bits per channel.
+
+Cameras often store 10, 12 or 14 bits in 16, and few files say so. Then all such images of a folder are read alike, by
+the brightest value in any of them, so that a dark image stays darker than a bright one.
+"""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from basics.command_line import one_line, why
+from retina.image_headers import (
+    BRIGHTEST,
+    MODES,
+    ORIENTATION,
+    READERS,
+    DataError,
+    Stored,
+    colours_of,
+    image_by_pillow,
+    read_header,
+    scaled,
+)
+
+# Suffix -> Pillow's name of the format, of images that are read.
+FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in READERS}
+WRITTEN_FORMATS = {  # of the images of a pair
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+# Files that hold no photograph.
+DOCUMENTS = frozenset(
+    (
+        *(".txt", ".md", ".rst", ".rtf", ".tex", ".bib", ".pdf", ".htm", ".html", ".css", ".url", ".lnk"),
+        *(".doc", ".docx", ".odt", ".ppt", ".pptx", ".odp", ".xls", ".xlsx", ".xlsm", ".ods", ".csv", ".tsv"),
+        *(".json", ".jsonl", ".xml", ".xmp", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".sav", ".dta"),
+        *(".py", ".ipynb", ".r", ".js", ".sh", ".bat", ".ps1", ".db", ".sqlite", ".md5", ".sha1", ".sha256"),
+        *(".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bak", ".tmp", ".part"),
+    )
+)
+# Files and folders of systems, in lower case: thumbnails, recycle bins, snapshots.
+LEFTOVERS = frozenset(
+    (
+        *("__macosx", "icon\r", "network trash folder", "thevolumesettingsfolder", "thefindbycontentfolder"),  # Mac
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dfsrprivate"),  # Windows
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),
+        *("@eadir", "@tmp", "@synoresource", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # NAS
+        *("~snapshot", "lost+found"),  # NetApp, Linux
+    )
+)
+VISIBLE = 128  # least alpha of a pixel that is not transparent
+SIGNIFICANT_BITS = (8, 10, 12, 14, 16)  # of images that are stored with 16 bits
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def visible_below(folder: Path) -> list[Path]:
+    """Files and folders below a folder, sorted, without leftovers, see `is_leftover`.
+
+    Follows links to folders, except those to a folder that contains the link: they would lead in a circle.
+
+    Raises:
+        OSError: a folder cannot be read; `Path.rglob` would skip it silently.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        above = {path.resolve() for path in (Path(place), *Path(place).absolute().parents)}
+        folders[:] = [name for name in folders if not is_leftover(name) and Path(place, name).resolve() not in above]
+        found += [Path(place, name) for name in (*folders, *files) if not is_leftover(name)]
+    return sorted(found)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or one of LEFTOVERS in any case."""
+    return name.startswith(".") or name.lower() in LEFTOVERS
+
+
+class LeftOut(NamedTuple):
+    """The files of a folder that are not read as images."""
+
+    text: str  # their number by suffix, such as "2 .dcm, 1 .heic, 3 .txt, 1 without suffix"; empty if there are none
+    may_be_photographs: bool  # whether one of them is none of DOCUMENTS
+
+
+def left_out(paths: Iterable[Path]) -> LeftOut:
+    """Count the files whose suffix is none of FORMATS, in any case; folders do not count. A number is no suffix."""
+    suffixes = (path.suffix.lower() for path in paths if not path.is_dir())
+    count = Counter("" if suffix[1:].isdecimal() else suffix for suffix in suffixes if suffix not in FORMATS)
+    parts = [f"{number} {suffix or 'without suffix'}" for suffix, number in sorted(count.items(), key=by_suffix)]
+    return LeftOut(one_line(", ".join(parts)), not DOCUMENTS.issuperset(count))
+
+
+def by_suffix(item: tuple[str, int]) -> tuple[bool, str]:
+    """Sort key: files without suffix last."""
+    return not item[0], item[0]
+
+
+# --- files -> images -------------------------------------------------------------------------------------------------
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image with up to 16 bits per channel: grey, RGB, CMYK or palette, with or without alpha.
+
+    It is turned upright as its EXIF orientation says. If it has 16 bits, and does not say how many of them it uses,
+    this is decided for its folder, see `assumed_bits`.
+
+    Returns:
+        (height, width, 4), uint8: red, green, blue, alpha (255 where the file has none).
+
+    Raises:
+        DataError: the file cannot be read, contains several images, or its pixel format is not supported.
+    """
+    with faults_named(path):
+        header = read_header(path)
+        image = eight_bits(path, header) if isinstance(header, Stored) else image_by_pillow(path, header)
+        return np.array(image.convert("RGBA"))
+
+
+def read_fundus(path: Path) -> np.ndarray:
+    """Read a fundus photograph: (height, width, 3), uint8; transparent pixels are black, as outside the field.
+
+    Raises:
+        DataError: as `read_image`, or it is entirely transparent.
+    """
+    image = read_image(path)
+    transparent = image[..., 3] < VISIBLE
+    if transparent.all():
+        raise DataError(f"{path}: is entirely transparent; save it without alpha, or remove it")
+    image[transparent] = 0
+    return image[..., :3]
+
+
+def read_octa(path: Path, channels: int) -> np.ndarray:
+    """Read an OCT-A image: (height, width, channels), uint8. Raises DataError as `read_image`.
+
+    One channel is the mean of red, green and blue, which are nearly equal; four are RGBA as in the file.
+    """
+    image = read_image(path)
+    return octa_to_grey(image).round().astype(np.uint8)[..., np.newaxis] if channels == 1 else image
+
+
+def octa_to_grey(octa: np.ndarray) -> np.ndarray:
+    """One plane (height, width) of an OCT-A image (height, width, 1 or 4): the mean of its colours, without alpha."""
+    return octa[..., :3].mean(axis=-1)
+
+
+def eight_bits(path: Path, stored: Stored) -> Image.Image:
+    """Decode an image, bring its values to [0, 255], and turn it upright."""
+    levels = stored.decode()
+    colours = colours_of(levels, stored.mode)
+    brightest = int(levels[..., :colours].max())
+    top = 2 ** bits_of_folder(path, brightest) - 1 if stored.top is None else max(stored.top, brightest)
+    image = np.ascontiguousarray(scaled(levels, top))
+    if stored.white_is_zero:
+        image[..., :colours] = 255 - image[..., :colours]
+    if levels[..., colours:].max(initial=0) > top:  # its alpha has more bits than its colours
+        image[..., colours:] = scaled(levels[..., colours:], BRIGHTEST)
+    mode = stored.mode or MODES[levels.shape[2] - 1]
+    made = Image.frombuffer(mode, levels.shape[1::-1], image, "raw", mode, 0, 1)
+    made.getexif()[ORIENTATION] = stored.orientation
+    return ImageOps.exif_transpose(made)
+
+
+@contextmanager
+def faults_named(path: Path) -> Iterator[None]:
+    """Turn what libraries raise for a damaged file, which may be any exception, into a DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = why(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image, or damaged"
+        raise DataError(f"{path}: cannot be read as an image ({reason})") from error
+
+
+# --- significant bits of images that do not say ----------------------------------------------------------------------
+
+_lock = threading.Lock()  # images are read in several threads
+_brightest: dict[Path, dict[str, int]] = {}  # folder -> image -> its brightest value, of images that do not say
+
+
+def assumed_bits(path: Path) -> int | None:
+    """How many of its 16 bits an image is assumed to use; None: it says so itself, or has fewer.
+
+    All images in its folder that do not say so are read alike, with the least of SIGNIFICANT_BITS that hold the
+    brightest value in any of them. This is decided once in a process; a brighter image that comes later counts too.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with faults_named(path):
+        stored = read_header(path)
+        return bits_of_folder(path) if isinstance(stored, Stored) and stored.top is None else None
+
+
+def bits_of_folder(path: Path, brightest: int | None = None) -> int:
+    """The bits of an image that does not say them, see `assumed_bits`; prints a note when they are decided.
+
+    Args:
+        path: the image.
+        brightest: its brightest value; None: read if necessary.
+    """
+    with _lock:
+        found = _brightest.setdefault(path.parent.resolve(), {})
+        before = bits_for(found)
+        if brightest is not None:
+            found[path.name] = brightest
+        if before is None:
+            add_siblings(path.parent, found)
+        if path.name not in found and bits_for(found) != SIGNIFICANT_BITS[-1]:
+            found[path.name] = brightest_value(path)
+        bits = bits_for(found)
+        if bits not in (before, SIGNIFICANT_BITS[-1]):
+            top = max(found.values())
+            what = f"{path.parent}: images of 16 bits that do not say how many they use"
+            by = f"the brightest of {len(found)} images ({top})"
+            if len(found) == 1:
+                what = f"{path}: an image of 16 bits that does not say how many it uses"
+                by = f"its own brightest value ({top}): no other such image is in its folder"
+            print(one_line(f"NOTE: {what}: {bits} bits, by {by}"))
+        return bits
+
+
+def bits_for(found: dict[str, int]) -> int | None:
+    """The least of SIGNIFICANT_BITS that hold some values; None: there are none."""
+    return next(bits for bits in SIGNIFICANT_BITS if max(found.values()) < 2**bits) if found else None
+
+
+def add_siblings(folder: Path, found: dict[str, int]) -> None:
+    """Add the brightest values of a folder's images that do not say their bits, until one of them needs all 16."""
+    with suppress(OSError):  # a folder may be closed, and its files open
+        for path in sorted(folder.iterdir()):
+            if bits_for(found) == SIGNIFICANT_BITS[-1]:
+                break
+            if path.suffix.lower() in FORMATS and not is_leftover(path.name) and path.name not in found:
+                with suppress(DataError):  # reported when it is read itself
+                    if (value := brightest_value(path)) is not None:
+                        found[path.name] = value
+
+
+def brightest_value(path: Path) -> int | None:
+    """The brightest value of an image that does not say its bits; None: it is another. Raises DataError."""
+    with faults_named(path):
+        stored = read_header(path)
+        if not isinstance(stored, Stored) or stored.top is not None:
+            return None
+        levels = stored.decode()
+        return int(levels[..., : colours_of(levels, stored.mode)].max())

@@ -1,0 +1,421 @@
+"""A run on disk: its folders, its settings, its checkpoints and its lock.
+
+    training_checkpoints/NAME/run.json     the settings, a digest of the data, and which photographs were seen
+    training_checkpoints/NAME/ckpt-STEP.*  the newest checkpoints: first their .data is written, then their .index
+    training_checkpoints/NAME/best/        the best checkpoint by validation
+    training_checkpoints/NAME/.lock        held while a process trains the run
+    logs/fit/NAME/                         see `run.log`
+
+A run may come from someone else: JSON and TensorFlow's checkpoints contain numbers and names, and nothing in them is
+executed.
+"""
+
+import errno
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from basics.command_line import VERSION, UserError, atomic_file, flag, hold, one_line, why
+from run.settings import CHANGEABLE, CHECKPOINTS, Settings
+
+BEST = "best"
+CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
+ONE_FILE, SEEN = "weights", "seen"  # in run.json
+EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
+UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before renaming it
+
+
+class RunError(UserError):
+    """A run that cannot start, continue or be used."""
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def log_folder(settings: Settings) -> Path:
+    """Where a run keeps TensorBoard's summaries and metrics.csv."""
+    return Path(settings.logs) / "fit" / settings.name
+
+
+def checkpoint_folder(settings: Settings) -> Path:
+    """Where a run keeps its checkpoints and run.json."""
+    return Path(settings.checkpoints) / settings.name
+
+
+def claim_folders(settings: Settings, digest: str, seen: Collection[str]) -> Settings:
+    """Make the folders of a new run, with its run.json (see `write_run`); returns the settings with the run's name.
+
+    A run without a name is named by date and time, with a number added if another run has that name.
+
+    Raises:
+        OSError: a folder cannot be made, or exists although its name was given; then neither is made.
+    """
+    if settings.name is not None:
+        make_folders(settings, digest, seen)
+        return settings
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        named = replace(settings, name=now if number == 1 else f"{now}-{number}")
+        try:
+            make_folders(named, digest, seen)
+        except FileExistsError:
+            if not (log_folder(named).exists() or checkpoint_folder(named).exists()):
+                raise  # a file has the name of the folder of all runs
+            continue
+        return named
+
+
+def make_folders(settings: Settings, digest: str, seen: Collection[str]) -> None:
+    """Make both folders of a run, with run.json in that of the checkpoints; or neither.
+
+    Raises:
+        OSError: one cannot be made, or exists already.
+    """
+    logs, folder = log_folder(settings), checkpoint_folder(settings)
+    logs.mkdir(parents=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{settings.name}-", dir=folder.parent) as temporary:
+            made = Path(temporary) / "run"
+            made.mkdir()
+            write_run(made, settings, digest, seen)
+            if folder.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+            made.rename(folder)
+    except OSError:
+        logs.rmdir()
+        raise
+
+
+def newest_run(checkpoints: Path) -> Path:
+    """The run with the newest checkpoint or run.json, to resume. Raises RunError if there is none."""
+    files = [*checkpoints.glob("*/ckpt-*.index"), *checkpoints.glob("*/run.json")]
+    if not files:
+        raise RunError(f"--resume: no run in {checkpoints}/; train one with pix_pix_train.py")
+    return max(files, key=lambda path: path.stat().st_mtime).parent
+
+
+def runs_with_weights(checkpoints: Path) -> list[Path]:
+    """The runs that have weights, by the time of their newest: the newest run first."""
+    files = [path for kind in ("index", "npz") for path in checkpoints.glob(f"*/ckpt-*.{kind}")]
+    return list(dict.fromkeys(path.parent for path in sorted(files, key=lambda path: -path.stat().st_mtime)))
+
+
+def lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold a run for one process, see `hold`. Raises OptionError if another one holds it."""
+    return hold(folder / ".lock", f"{folder}: another process is training this run; wait for it, or start another run")
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def write_run(
+    folder: Path, settings: Settings, digest: str, seen: Collection[str] = (), weights: dict | None = None
+) -> None:
+    """Write run.json: the resolved settings, the photographs seen, and the versions of the software.
+
+    Args:
+        folder: the run's.
+        settings: resolved.
+        digest: of the data.
+        seen: the photographs that it, or a run it started from, is trained or validated on, and those that they were
+            cropped from: see `photo_digest`.
+        weights: of a run that consists of one file of weights, see `one_file`.
+    """
+    content = {
+        "settings": asdict(settings),
+        "data_digest": digest,
+        "versions": {
+            "program": VERSION,
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+    }
+    if seen:
+        content[SEEN] = sorted(seen)
+    if weights is not None:
+        content[ONE_FILE] = weights
+    with atomic_file(folder / "run.json") as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_run(folder: Path) -> tuple[Settings, str]:
+    """The settings in run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
+    return read_whole_run(folder)[:2]
+
+
+def read_whole_run(folder: Path) -> tuple[Settings, str, dict]:
+    """As `read_run`, and all that run.json contains."""
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings, digest = Settings(**content["settings"]), str(content["data_digest"])
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: not a run (it has no run.json)") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
+    if settings.data is None or settings.name is None or settings.precision == "auto":
+        raise RunError(f"{path}: damaged, or from another version or program (its settings are not resolved)")
+    return settings, digest, content
+
+
+def seen_by(folder: Path) -> frozenset[str]:
+    """The photographs that a run, or one it started from, was trained or validated on: see `write_run`.
+
+    Raises:
+        RunError: run.json is missing, damaged or foreign.
+    """
+    seen = read_whole_run(folder)[2].get(SEEN, [])
+    if not (isinstance(seen, list) and all(isinstance(one, str) for one in seen)):
+        raise RunError(f"{folder / 'run.json'}: damaged, or from another version or program (its {SEEN})")
+    return frozenset(seen)
+
+
+def one_file(folder: Path) -> dict | None:
+    """Name (`file`) and digest (`sha256`) of the one file of weights that a run consists of; None: it has checkpoints.
+
+    Raises:
+        RunError: run.json is missing, damaged or foreign.
+    """
+    weights = read_whole_run(folder)[2].get(ONE_FILE)
+    if weights is not None and not (isinstance(weights, dict) and {"file", "sha256"} <= set(weights)):
+        raise RunError(f"{folder / 'run.json'}: damaged, or from another version or program (its {ONE_FILE})")
+    return weights
+
+
+def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
+    """The settings of a run to resume, and the digest of its data.
+
+    Args:
+        given: options of the command line by field of Settings.
+        resume: the run's folder of checkpoints, or "" for the newest.
+
+    Raises:
+        RunError: there is no such run, or an option contradicts run.json.
+    """
+    checkpoints = Path(given.get("checkpoints", CHECKPOINTS))
+    folder = Path(resume) if resume else newest_run(checkpoints)
+    old, digest = read_run(folder)
+    if one_file(folder) is not None:
+        raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
+    if given.get("precision") == "auto":
+        given = given | {"precision": old.precision}
+    new = replace(old, **{name: value for name, value in given.items() if name in CHANGEABLE})
+    if clashes := [
+        f"{flag(name)} {value} (was {getattr(new, name)})"
+        for name, value in given.items()
+        if name != "checkpoints" and value != getattr(new, name)
+    ]:
+        raise RunError(f"--resume: {folder} was made with other settings: {', '.join(clashes)}")
+    return replace(new, checkpoints=str(folder.parent), name=folder.name), digest
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+class RunState:
+    """Everything that a run needs to continue, as one checkpoint: networks, optimisers, dropout's seeds, progress."""
+
+    def __init__(self, networks: dict[str, tf.Module], dropout: Sequence, folder: Path | None, keep: int):
+        """Args:
+        networks: both networks and their optimisers, built, by their names in the checkpoint.
+        dropout: the dropout layers, whose seeds are saved.
+        folder: the run's folder of checkpoints; None: never saved.
+        keep: how many periodic checkpoints to keep.
+        """
+        self.step = tf.Variable(0, dtype=tf.int64)  # steps done
+        self.epoch = tf.Variable(0, dtype=tf.int64)  # epochs done
+        self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
+        scaled = [one for one in networks.values() if isinstance(one, keras.optimizers.LossScaleOptimizer)]
+        self.checkpoint = tf.train.Checkpoint(
+            # Of a loss-scaled optimiser, save the inner one: its slots then have the same paths in every precision.
+            **{name: getattr(one, "inner_optimizer", one) for name, one in networks.items()},
+            loss_scales=[[optimizer.dynamic_scale, optimizer.step_counter] for optimizer in scaled],
+            dropout_seeds=[layer.seed_generator.state for layer in dropout],
+            step=self.step,
+            epoch=self.epoch,
+            best_score=self.best_score,
+        )
+        self.weights = [
+            weights for one in networks.values() if isinstance(one, keras.Model) for weights in one.variables
+        ]
+        self.folder, self.keep = folder, keep
+        self.saved: tuple[int, int] | None = None  # the progress last saved as a periodic checkpoint
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process was writing."""
+        for place in (self.folder, self.folder / BEST):
+            remove_unfinished(place)
+
+    def save(self) -> None:
+        """Save the newest checkpoint, unless it is saved already.
+
+        Raises:
+            RunError: it cannot be written, or a weight is not finite.
+        """
+        if self.saved != self.progress():
+            self._save(self.folder, self.keep)
+            self.saved = self.progress()
+
+    def progress(self) -> tuple[int, int]:
+        """Steps and epochs done: a run that was stopped before an epoch was validated resumes at the same step."""
+        return int(self.step), int(self.epoch)
+
+    def save_best(self) -> None:
+        """Save the best checkpoint, replacing the previous one. Raises RunError as `save`."""
+        self._save(self.folder / BEST, keep=1)
+
+    def _save(self, folder: Path, keep: int) -> None:
+        step = int(self.step)
+        for weights in self.weights:
+            if not np.isfinite(weights.numpy()).all():
+                fault = f"{weights.path} is not finite after step {step}: not saved"
+                raise RunError(f"{fault}; {saved_in_words(self.folder)}")
+        try:
+            save(self.checkpoint, folder, step, keep)
+        except (OSError, tf.errors.OpError) as error:
+            raise RunError(
+                f"the checkpoint of step {step} could not be written ({reason_of(error)}); "
+                f"{saved_in_words(self.folder)}; make room, then --resume {self.folder}"
+            ) from error
+
+    def restore(self) -> bool:
+        """Restore the newest intact checkpoint, periodic or best; False if none was ever saved.
+
+        Raises:
+            RunError: there are checkpoints, but none is intact.
+        """
+        periodic, best = list_checkpoints(self.folder), list_checkpoints(self.folder / BEST)
+        paths = sorted(periodic + best, key=step_of, reverse=True)
+        if not paths:
+            return False
+        if restore(self.checkpoint, paths, self.folder) in periodic:
+            self.saved = self.progress()
+        return True
+
+
+def list_checkpoints(folder: Path) -> list[str]:
+    """The checkpoints of a folder by the names of their files, newest first, intact or not."""
+    found = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := CHECKPOINT.fullmatch(path.name):
+            found[int(match[2])] = str(folder / match[1])
+    return [found[step] for step in sorted(found, reverse=True)]
+
+
+def saved_in_words(run: Path) -> str:
+    """Which checkpoint a run that must stop has, in words."""
+    found = sorted(list_checkpoints(run) + list_checkpoints(run / BEST), key=step_of)
+    saved = [path for path in found if os.path.exists(f"{path}.index")]
+    return f"the last good checkpoint is {saved[-1]}" if saved else f"{run} has no checkpoint yet"
+
+
+def epochs_done(run: Path) -> int | None:
+    """How many epochs a run has completed, from its newest intact checkpoint; None: it has none, or of another kind."""
+    for path in list_checkpoints(run):
+        try:
+            return int(tf.train.load_checkpoint(path).get_tensor(EPOCH))
+        except (RuntimeError, TypeError, ValueError, tf.errors.OpError):
+            continue
+    return None
+
+
+def step_of(checkpoint: str) -> int:
+    """The step at which a checkpoint, or one file of weights, was saved, from its name."""
+    return int(Path(checkpoint).stem.rpartition("-")[2])
+
+
+def find_weights(run: Path, weights: str | None) -> list[str]:
+    """The checkpoints of a run to predict with: the one to use, then those to fall back on if it is damaged.
+
+    Args:
+        run: the run's folder of checkpoints.
+        weights: `best` by validation, `last`, or None for the best if there is one.
+
+    Raises:
+        RunError: there is no such checkpoint.
+    """
+    best, last = list_checkpoints(run / BEST), list_checkpoints(run)
+    found = {"best": best, "last": last, None: best + last}[weights]
+    if not found:
+        raise RunError(f"{run}: has no {weights or 'best or last'} checkpoint; train it, or choose another --run")
+    return found
+
+
+def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path) -> str:
+    """Restore every object from the first intact checkpoint; prints which are damaged.
+
+    Returns:
+        The path of the restored checkpoint.
+
+    Raises:
+        RunError: no checkpoint is intact and fits, or there is none.
+    """
+    faults = []
+    for path in paths:
+        try:
+            checkpoint.read(path).assert_existing_objects_matched().expect_partial()
+        except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
+            faults.append(f"{path}: damaged, or of another model ({reason_of(error)})")
+        else:
+            for fault in faults:
+                print(f"{one_line(fault)}; another checkpoint is used")
+            return path
+    if not faults:
+        raise RunError(f"{folder}: has no checkpoint")
+    raise RunError(faults[0] + (f", and {len(faults) - 1} more" if faults[1:] else ""))
+
+
+def reason_of(error: Exception) -> str:
+    """The message of a TensorFlow error about a file, without TensorFlow's internal names."""
+    return re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", (str(error).splitlines() or [""])[0])
+
+
+def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) -> None:
+    """Save a checkpoint atomically as ckpt-STEP, and remove the oldest.
+
+    Args:
+        checkpoint: what to save.
+        folder: made if it does not exist.
+        step: for its name.
+        keep: how many, including this one, to keep of those up to this step.
+
+    Raises:
+        OSError, tf.errors.OpError: it cannot be written; earlier ones are unchanged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoint.write(str(folder / f"ckpt-{step}"))
+    finally:
+        remove_unfinished(folder)
+    complete = [path for path in list_checkpoints(folder) if step_of(path) <= step and os.path.exists(f"{path}.index")]
+    for old in complete[keep:]:
+        for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: it makes the checkpoint
+            path.unlink()
+    with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
+        names = [Path(path).name for path in complete[:keep]]
+        lines = [
+            f'model_checkpoint_path: "{names[0]}"',
+            *(f'all_model_checkpoint_paths: "{name}"' for name in names[::-1]),
+        ]
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the checkpoint that a process was writing when it was killed, or when the disk was full."""
+    for unfinished in folder.glob(UNFINISHED):
+        shutil.rmtree(unfinished)

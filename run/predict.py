@@ -1,0 +1,416 @@
+"""Prediction: a fundus photograph -> its OCT-A, for training, synthesis and evaluation alike.
+
+The OCT-A comes from one pass through the generator. The vessel probability is the mean of several passes, at several
+scales and orientations: what the network invents, mainly speckle, differs between them and averages out; vessels stay.
+Batch normalisation uses the statistics of that image alone, and dropout is off, so that a result depends on the
+photograph and the weights only. Outside the camera's field the network sees the retina mirrored, so it draws no rim.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from dataset_load_mod import (
+    FUNDUS_CHANNELS,
+    black_outside,
+    continue_outside,
+    cut_at_corners,
+    patch_corners,
+    put_img_back_from_patches,
+    reflect_to_multiple,
+    reflect_to_patch,
+)
+from pix_generator import Generator
+from pix_layers import layers_of
+from retina.images import octa_to_grey
+from retina.vessels import smooth
+from run.checkpoints import RunError
+from run.devices import precision_to_predict, set_up_gpus
+from run.settings import SIZE_MULTIPLE, Settings
+from run.weights import describe, load_weights
+
+# A block of 64 x 64 px on the grid of the U-Net's downsampling depends on no more than the 127 px around it.
+MARGIN = 2 * SIZE_MULTIPLE  # px
+TILE = 24 * SIZE_MULTIPLE  # px: larger images are tiled, which limits the memory
+
+# Diameters of the camera's field, in px, at which a photograph is predicted. No single one suits all cameras: small
+# old photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk to less than half their
+# size. So the prediction averages all sizes that shrink it to no less than MOST_SHRUNK and enlarge it, if at all, to no
+# more than ENLARGED; docs/synthesis.md has the measurements.
+DIAMETERS = (700, 1000, 1400, 2000, 2800)
+ENLARGED = 1400
+MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the square
+MOST_SHRUNK = 0.45  # times
+# Steps along rows and columns: unchanged, rotated by 180 degrees, mirrored, upside down. At each scale the first two or
+# more are used, so that there are at least PASSES passes in total.
+ORIENTATIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
+PASSES = 4
+
+NOISE_PX = 512  # period of the noise on a photograph
+LIGHT_SIGMA = 0.06  # of the field's diameter: wider than any vessel, narrower than the shadows of a photograph
+LIGHT_PX = 250  # diameter of the field at which the light is measured
+DARKEST = 4.0  # grey level: darker places are lightened as if they had this one
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The generator's prediction for a photograph; 0 outside the camera's field."""
+
+    octa: np.ndarray  # (height, width, channels), float32 on [0, 1], from one pass; alpha, if any, as predicted
+    probability: np.ndarray  # of a vessel: (height, width), float32 on [0, 1], the mean of all passes
+    disagreement: np.ndarray  # their standard deviation: (height, width), float32 on [0, 0.5]; 0 for a single one
+
+
+class Predictor:
+    """A generator ready to predict. It may still be in training: predictions use the newest weights, change nothing."""
+
+    def __init__(self, generator: keras.Model, input_noise: float = 0.0):
+        """A generator for images of any size, `Generator(3, (None, None), channels)`, and the run's `input_noise`."""
+        self.generator, self.input_noise = generator, input_noise
+        fundus = tf.TensorSpec((None, None, None, FUNDUS_CHANNELS), tf.float32)
+        statistics = [tf.TensorSpec(value.shape, value.dtype) for value in generator.non_trainable_variables]
+        self.with_own_statistics = tf.function(self._with_own_statistics, input_signature=[fundus])
+        self.with_statistics = tf.function(self._with_statistics, input_signature=[fundus, statistics])
+        self.as_published = tf.function(self._as_published, input_signature=[fundus])
+
+    def _with_own_statistics(self, fundus: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """OCT-A (1, height, width, channels), [-1, 1], of one fundus image (1, height, width, 3), [-1, 1].
+
+        Returns:
+            The OCT-A, and the image's statistics as values of generator.non_trainable_variables. Batch normalisation
+            moves its averages to momentum * average + (1 - momentum) * statistic: with averages of zero, the result
+            divided by (1 - momentum) is the image's own statistic.
+        """
+        share = {
+            variable.path: 1 - layer.momentum
+            for layer in layers_of(self.generator, keras.layers.BatchNormalization)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        }
+        fixed = self.generator.non_trainable_variables
+        zeros = [tf.zeros_like(variable.value) if variable.path in share else variable.value for variable in fixed]
+        with without_dropout(self.generator):
+            weights = self.generator.trainable_variables
+            octa, moved = self.generator.stateless_call(weights, zeros, fundus, training=True)
+        return octa, [
+            value / share[variable.path] if variable.path in share else value
+            for variable, value in zip(fixed, moved, strict=True)
+        ]
+
+    def _with_statistics(self, fundus: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
+        """OCT-A of fundus images, [-1, 1], with statistics as `with_own_statistics` returns them."""
+        return self.generator.stateless_call(self.generator.trainable_variables, statistics, fundus, training=False)[0]
+
+    def _as_published(self, fundus: tf.Tensor) -> tf.Tensor:
+        """OCT-A of fundus patches, [-1, 1], as published: with the statistics of the batch and with dropout."""
+        variables = self.generator.trainable_variables, self.generator.non_trainable_variables
+        return self.generator.stateless_call(*variables, fundus, training=True)[0]
+
+    def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE, with_noise: bool = True) -> np.ndarray:
+        """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
+
+        Args:
+            fundus: (height, width, 3), uint8.
+            fov: (height, width), bool: inside the camera's field. Outside it, the network sees the retina continued.
+            tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
+            with_noise: add the run's noise, from which the network makes speckle; thin vessels come out best without.
+
+        Returns:
+            (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
+
+        Raises:
+            RunError: the prediction is not finite.
+        """
+        return to_octa(self.generated(fundus, fov, tile, with_noise), fov)
+
+    def predict_photograph(
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False, stretch: float = 1.0
+    ) -> Prediction:
+        """OCT-A and vessel probability of a photograph of any scale, after its light has been evened out.
+
+        The network sees the photograph with the same scale along both axes; the results have the photograph's pixels.
+
+        Args:
+            fundus: (height, width, 3), uint8.
+            fov: (height, width), bool: inside the camera's field.
+            diameter: of a field of 45 degrees in px, along the axis of the larger scale; None: unknown; the photograph
+                is predicted unchanged.
+            fast: a single pass for each.
+            stretch: see `Field`.
+
+        Raises:
+            RunError: the prediction is not finite.
+        """
+        view, field = with_equal_scales(fundus, fov, stretch)
+        evened, octas = self.passes_without_noise(view, field, diameter, fast)
+        shown = factor_shown(diameter), ORIENTATIONS[0]
+        octa = self.one_pass(evened, field, *shown, with_noise=True) if self.input_noise else octas[shown]
+        greys = [octa_to_grey(octa) for octa in octas.values()]
+        images = octa, np.mean(greys, axis=0)[..., np.newaxis], np.std(greys, axis=0)[..., np.newaxis]
+        octa, mean, deviation = (black_outside(resized(image, fov.shape), fov) for image in images)
+        return Prediction(octa, mean[..., 0], deviation[..., 0])
+
+    def vessel_probability(
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
+    ) -> np.ndarray:
+        """The `probability` of `predict_photograph` alone, without the pass that draws the OCT-A; the same arguments.
+
+        Returns:
+            (height, width), float32 on [0, 1].
+
+        Raises:
+            RunError: the prediction is not finite.
+        """
+        _, octas = self.passes_without_noise(fundus, fov, diameter, fast)
+        return np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)
+
+    def passes_without_noise(
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool
+    ) -> tuple[np.ndarray, dict[tuple[float, tuple[int, int]], np.ndarray]]:
+        """The passes for the vessel probability; arguments as for `predict_photograph`.
+
+        Returns:
+            The photograph with even light, and the OCT-A of each pass by factor and orientation, see `one_pass`.
+        """
+        fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
+        factors = scale_factors(diameter)
+        orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
+        passes = [(factor_shown(diameter), ORIENTATIONS[0])] if fast else product(factors, orientations)
+        return fundus, {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
+
+    def one_pass(
+        self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
+    ) -> np.ndarray:
+        """OCT-A as from `predict`: the photograph is resized by a factor and reoriented, and the result put back."""
+        size = tuple(max(1, round(side * factor)) for side in fov.shape)
+        turned = tuple(slice(None, None, step) for step in orientation)
+        output = self.generated(resized(fundus, size)[turned], resized_fov(fov, size)[turned], TILE, with_noise)[turned]
+        return to_octa(resized(output, fov.shape), fov)
+
+    def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
+        """The generator's output (height, width, channels), [-1, 1], for an image and its field as in `predict`.
+
+        In one pass, or in tiles if the image is larger than `tile` x `tile` px. Tiles overlap by the distance that a
+        pixel's result depends on, and lie on the grid of the downsampling; so they give, without seams, what one pass
+        with the same statistics gives. The statistics are those of the middle tile.
+        """
+        noise = self.input_noise if with_noise else 0.0
+        height, width = fov.shape
+        whole = reflect_to_multiple(continue_outside(fundus, fov), SIZE_MULTIPLE)
+        if whole.shape[0] * whole.shape[1] <= tile**2:
+            octa, _ = self.with_own_statistics(seen_by_network(whole, noise))
+            return octa[0].numpy()[:height, :width]
+        statistics = self.statistics(whole, tile, noise)
+        octa = np.empty((*whole.shape[:2], self.generator.output_shape[-1]), np.float32)
+        for rows, seen_rows in tile_spans(whole.shape[0], tile):
+            for columns, seen_columns in tile_spans(whole.shape[1], tile):
+                seen = seen_by_network(whole, noise, seen_rows, seen_columns)
+                part = self.with_statistics(seen, statistics)[0].numpy()
+                top, left = rows.start - seen_rows.start, columns.start - seen_columns.start
+                octa[rows, columns] = part[top:, left:][: rows.stop - rows.start, : columns.stop - columns.start]
+        return octa[:height, :width]
+
+    def statistics(self, whole: np.ndarray, tile: int, noise: float) -> list[tf.Tensor]:
+        """Statistics, for `with_statistics`, of the middle of an image (height, width, 3), uint8, sides of n * 64.
+
+        The middle is as large as a tile.
+        """
+        middle = []
+        for size in whole.shape[:2]:
+            seen = tile_spans(size, tile)[0][1].stop
+            first = (size - seen) // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE
+            middle.append(slice(first, first + seen))
+        return self.with_own_statistics(seen_by_network(whole, noise, *middle))[1]
+
+    def predict_as_published(
+        self, fundus: np.ndarray, fov: np.ndarray, patch_size: int, stride: int, batch_size: int
+    ) -> np.ndarray:
+        """OCT-A of a whole image as the study's scripts predict it, for comparison: by blended patches on their grid.
+
+        With dropout, with the statistics of each batch of patches, and on the photograph as it is.
+
+        Args:
+            fundus: (height, width, 3), uint8.
+            fov: (height, width), bool: inside the camera's field.
+            patch_size: side of a patch in px.
+            stride: steps per patch, see `patch_corners`.
+            batch_size: patches predicted at once.
+
+        Returns, raises:
+            As `predict`; ValueError as `patch_corners`.
+        """
+        patch = (patch_size, patch_size)
+        whole = reflect_to_patch(fundus, patch)
+        corners = patch_corners(whole.shape, patch, stride)
+
+        def predicted_patches() -> Iterator[np.ndarray]:
+            for first in range(0, len(corners), batch_size):
+                batch = cut_at_corners(whole, corners[first : first + batch_size], patch)
+                yield from self.as_published(to_model(batch)).numpy()
+
+        octa = put_img_back_from_patches(predicted_patches(), whole.shape, stride)
+        return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
+
+
+def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
+    """Divide a side of `size` px, a multiple of 64, into tiles of at most `tile` px that see MARGIN px around them.
+
+    All see areas of the same size, because TensorFlow holds memory for every image shape that it meets.
+
+    Returns:
+        For each tile what it covers, and what it sees.
+    """
+    count = max(1, -(-(size - 2 * MARGIN) // (tile - 2 * MARGIN)))
+    core = -(-size // count // SIZE_MULTIPLE) * SIZE_MULTIPLE
+    seen = min(size, core + 2 * MARGIN)
+    starts = range(0, size, core)
+    first_seen = [min(max(0, start - MARGIN), size - seen) for start in starts]
+    return [(slice(a, min(a + core, size)), slice(b, b + seen)) for a, b in zip(starts, first_seen, strict=True)]
+
+
+def scale_factors(diameter: float | None) -> list[float]:
+    """Factors by which to resize a photograph whose field has this diameter in px, in ascending order."""
+    if diameter is None:
+        return [1.0]
+    factors = [px / diameter for px in DIAMETERS]
+    largest = min(max(1, ENLARGED / diameter), MOST_ENLARGED)
+    chosen = [factor for factor in factors if MOST_SHRUNK <= factor <= largest]
+    return chosen or [min(factors[-1], MOST_ENLARGED)]  # for a very large or a very small photograph
+
+
+def factor_shown(diameter: float | None) -> float:
+    """The one of `scale_factors` at which the OCT-A is predicted: enlarging further helps the thinnest vessels only."""
+    return scale_factors(diameter)[-2:][0]
+
+
+def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.ndarray:
+    """Even out the light of a photograph (height, width, 3), uint8.
+
+    Inside the field, the surroundings of all pixels become equally bright. All three channels are multiplied by the
+    same factor, so that colours and contrasts stay. `diameter` is that of the field in px, as for
+    `Predictor.predict_photograph`.
+    """
+    size = tuple(max(1, round(side * min(1, LIGHT_PX / diameter))) for side in fov.shape)
+    inside = resized_fov(fov, size)
+    if not inside.any():
+        return fundus
+    brightness = resized(fundus, size).mean(axis=-1)
+    light = np.maximum(smooth(brightness, inside, LIGHT_SIGMA * diameter * size[0] / fov.shape[0]), DARKEST)
+    gain = (np.median(light[inside]) / light).astype(np.float32)[..., np.newaxis]
+    gain = resized(continue_outside(gain, inside), fov.shape)
+    return black_outside(np.clip(fundus * gain + 0.5, 0, 255), fov).astype(np.uint8)
+
+
+def with_equal_scales(fundus: np.ndarray, fov: np.ndarray, stretch: float) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph (height, width, 3), uint8, and its field, bool, whose axis of the smaller scale is enlarged.
+
+    `stretch` is that of the `Field`: horizontal scale / vertical scale; 1 leaves both unchanged.
+    """
+    height, width = fov.shape
+    size = round(height * max(1.0, stretch)), round(width * max(1.0, 1 / stretch))
+    return resized(fundus, size), fov if size == fov.shape else resized_fov(fov, size)
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (height, width, channels), uint8 or float32, resized to this height and width in px."""
+    if image.shape[:2] == size:
+        return image
+    kernel = Image.Resampling.LANCZOS if size[0] < image.shape[0] else Image.Resampling.BICUBIC
+    kernel = kernel if image.dtype == np.uint8 else Image.Resampling.BILINEAR
+    channels = [Image.fromarray(image[..., channel]).resize(size[::-1], kernel) for channel in range(image.shape[2])]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def resized_fov(fov: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A field (height, width), bool, resized to this height and width in px."""
+    return resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
+
+
+@contextmanager
+def without_dropout(network: keras.Model) -> Iterator[None]:
+    """Trace a network with dropout off and everything else as in training."""
+    rates = {layer: layer.rate for layer in layers_of(network, keras.layers.Dropout)}
+    for layer in rates:
+        layer.rate = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in rates.items():
+            layer.rate = rate
+
+
+def seen_by_network(
+    image: np.ndarray, noise: float, rows: slice = slice(None), columns: slice = slice(None)
+) -> np.ndarray:
+    """Part of an image (height, width, 3), uint8, as the generator sees it: (1, rows, columns, 3), float32, [-1, 1].
+
+    `noise` is the standard deviation of added noise. A pixel of an image gets the same noise in every call and
+    whichever part is seen.
+    """
+    fundus = to_model(image[rows, columns])[np.newaxis]
+    if not noise:
+        return fundus
+    places = (np.arange(size)[part] % NOISE_PX for size, part in zip(image.shape, (rows, columns), strict=False))
+    return fundus + noise * white_noise()[np.ix_(*places)]
+
+
+@cache
+def white_noise() -> np.ndarray:
+    """Noise (NOISE_PX, NOISE_PX, 3), float32, with a standard deviation of 1."""
+    return np.random.default_rng(0).standard_normal((NOISE_PX, NOISE_PX, FUNDUS_CHANNELS), np.float32)
+
+
+def to_model(image: np.ndarray) -> np.ndarray:
+    """Uint8 on [0, 255] -> float32 on [-1, 1]."""
+    return image.astype(np.float32) / 127.5 - 1
+
+
+def to_octa(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """The generator's output (height, width, channels), [-1, 1] -> [0, 1], black outside the field.
+
+    Raises:
+        RunError: it is not finite.
+    """
+    if not np.isfinite(gen_output).all():
+        raise RunError("the predicted OCT-A is not finite: the weights are damaged; choose another --run or --weights")
+    return black_outside(gen_output * 0.5 + 0.5, fov)
+
+
+# --- a run's generator -----------------------------------------------------------------------------------------------
+
+
+def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[Predictor, str]:
+    """The generator of a run, ready to predict, and the path of its weights.
+
+    Args:
+        run: the run's folder of checkpoints.
+        weights: which, see `run.weights.load_weights`.
+        settings: of the run.
+
+    Raises:
+        RunError: there are no such weights, or they are damaged and so are those to fall back on.
+    """
+    keras.utils.set_random_seed(settings.seed)  # for the dropout of the published prediction
+    keras.config.set_dtype_policy(precision_to_predict(settings.precision))
+    generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
+    path = load_weights(generator, run, weights)
+    return Predictor(generator, settings.input_noise), path
+
+
+def announced_predictor(run: Path, weights: str | None, settings: Settings, why: str) -> tuple[Predictor, str]:
+    """As `load_predictor`, with the GPUs set up; prints device, precision and weights, as every program does.
+
+    `why` are these weights used, see `run.weights.run_to_use`.
+    """
+    device = set_up_gpus()
+    predictor, path = load_predictor(run, weights, settings)
+    print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
+    print(f"Weights: {describe(path)}" + (f"; {why}" if why else ""))
+    return predictor, path

@@ -1,0 +1,199 @@
+"""Which weights to predict with or to start from: a run's checkpoints, or a single file, such as the one in weights/.
+
+    python pix_pix_gen.py --run training_checkpoints/X --export weights --format weights    # wrote the file in weights/
+
+A folder with a single file is a run that cannot be resumed: its run.json keeps the settings and the file's digest. The
+file contains the generator only, with kernels in float16: half the size, and grey levels that differ by less than one.
+"""
+
+import hashlib
+import io
+import os
+import shlex
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from basics.command_line import VERSION, atomic_file, one_line
+from pairs.finished import printable
+from run.checkpoints import (
+    RunError,
+    epochs_done,
+    find_weights,
+    one_file,
+    read_run,
+    restore,
+    runs_with_weights,
+    seen_by,
+    step_of,
+    write_run,
+)
+from run.settings import CHECKPOINTS, SAMPLE_RETINAS, Settings
+
+NAMED = 2  # runs that are not used and why, in one line; damaged ones are always named
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # the supplied weights
+
+
+def run_to_use(option: str | None) -> tuple[Path, str]:
+    """The run given by `--run`, otherwise the newest finished one on real pairs, otherwise the supplied weights.
+
+    Returns:
+        Its folder. And why it is used, in words, with the runs that are not and how to use these; "" for `--run`.
+
+    Raises:
+        RunError: there is none.
+    """
+    if option is not None:
+        return Path(option), ""
+    damaged, passed, chosen = [], [], None
+    for run in runs_with_weights(Path(CHECKPOINTS)):
+        try:
+            reason = why_not(run)
+        except RunError as error:
+            damaged.append(str(error))
+            continue
+        if not reason:
+            chosen = run
+            break
+        passed.append(f"{run} {reason}: --run {shlex.quote(str(run))} uses it")
+    others = [*damaged, *passed[:NAMED]] + ([f"and {len(passed) - NAMED} more runs"] if passed[NAMED:] else [])
+    if chosen is not None:
+        return chosen, one_line("; ".join(["the newest finished run on real pairs", *others]))
+    if not (SHIPPED / "run.json").exists():
+        missing = f"--run: no finished run on real pairs in {CHECKPOINTS}/; train one with pix_pix_train.py"
+        raise RunError("; ".join([missing, *others]))
+    run = Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED
+    return run, one_line("; ".join(others or [f"no run in {CHECKPOINTS}/"]))
+
+
+def why_not(run: Path) -> str:
+    """Why a run is used only if `--run` names it, in words; "" if it is used without.
+
+    Raises:
+        RunError: run.json is missing, damaged or foreign.
+    """
+    settings, _ = read_run(run)
+    done = settings.epochs if one_file(run) is not None else epochs_done(run)
+    if settings.data == SAMPLE_RETINAS:
+        return "was trained on sample retinas alone"
+    if done is None:
+        return "has no intact checkpoint"
+    return "" if done >= settings.epochs else f"has completed {done} of {settings.epochs} epochs"
+
+
+def load_weights(generator: keras.Model, run: Path, weights: str | None = None) -> str:
+    """Load the weights of a run into a generator, from the run's checkpoints or its single file.
+
+    Args:
+        generator: with the number of channels given in run.json.
+        run: the run's folder.
+        weights: which checkpoint, see `find_weights`.
+
+    Returns:
+        The path that they were read from.
+
+    Raises:
+        RunError: they are missing, damaged, or of another model.
+    """
+    if (entry := one_file(run)) is None:
+        return restore(tf.train.Checkpoint(generator=generator), find_weights(run, weights), run)
+    if weights == "last":
+        raise RunError(f"{run}: has only one file of weights, the best; drop --weights last")
+    path = run / Path(entry["file"]).name
+    again = "`git checkout -- weights`, or train a run" if run.resolve() == SHIPPED else "export it again"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); to get it back: {again}") from error
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise RunError(f"{path}: damaged, not the file that run.json describes; to get it back: {again}")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            values = [arrays[name] for name in arrays.files]
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path}: not a file of weights ({error})") from error
+    if [value.shape for value in values] != [variable.shape for variable in generator.weights]:
+        raise RunError(f"{path}: the weights are of another model")
+    for variable, value in zip(generator.weights, values, strict=True):
+        variable.assign(value)
+    return str(path)
+
+
+def describe(path: str) -> str:
+    """The path of weights, with a remark on the supplied ones."""
+    shipped = Path(path).resolve().parent == SHIPPED
+    return path + (" (supplied weights, trained on sample retinas only)" if shipped else "")
+
+
+def made_from(run: Path, path: str) -> str:
+    """What predictions depend on besides image and options: the same text in every current folder.
+
+    Args:
+        run: the run's folder.
+        path: the path that its weights were read from, see `load_weights`.
+
+    Returns:
+        The path of the weights from the run's folder on with a short digest, the arithmetic, and the program's version.
+    """
+    file = Path(path if Path(path).exists() else f"{path}.index")  # the index has a checksum of each tensor
+    weights = Path(run.resolve().name, os.path.relpath(path, run)).as_posix()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    return f"{printable(Path(weights))} ({digest}), {keras.config.dtype_policy().name}, version {VERSION}"
+
+
+def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) -> Path:
+    """Write a generator as one file, with a run.json; existing ones are replaced.
+
+    Args:
+        generator: with the weights of a run.
+        run: the run's folder.
+        source: the path that its weights were read from, see `load_weights`.
+        folder: to write to; made if it does not exist.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    arrays = {}
+    for number, variable in enumerate(generator.weights):
+        value = variable.numpy()
+        # Scales, offsets and statistics are few, and some of these are too large for float16.
+        arrays[f"{number:02}_{variable.name}"] = value.astype(np.float16) if value.ndim > 1 else value
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"ckpt-{step_of(source)}.npz"
+    with atomic_file(file) as part:
+        part.write_bytes(content.getvalue())
+    settings, digest = read_run(run)
+    entry = {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+    write_run(folder, settings, digest, seen_by(run), entry)
+    for old in folder.glob("ckpt-*.npz"):
+        if old != file:
+            old.unlink()
+    return file
+
+
+def start_from(settings: Settings, generator: keras.Model, discriminator: keras.Model) -> None:
+    """Load the weights of the run given by `--init-from`, the best by validation if there are any.
+
+    A single file of weights has no discriminator, which then starts untrained.
+
+    Raises:
+        RunError: the folder is not a run, or its OCT-A have another number of channels.
+    """
+    folder = Path(settings.init_from)
+    its, mine = read_run(folder)[0].octa_channels, settings.octa_channels
+    if its != mine:
+        raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's is {mine}")
+    if one_file(folder) is None:
+        both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
+        path = restore(both, find_weights(folder, None), folder)
+    else:
+        path = load_weights(generator, folder)
+    print(f"Weights from {path}")

@@ -1,0 +1,83 @@
+"""Sample retinas: colour fundus, OCT-A and ground truth vessels of eyes that do not exist, in two kinds:
+
+- The sample set, files on disk. It stands in for UT-FSOCTA, to try the other programs on; training on the stream shows
+  one of its whole photographs. Its eyes are healthy and seen by one camera. Each subject has one eye, OD (right) for
+  odd ids and OS (left) for even ones.
+- The sample stream, endless pairs of fundus and OCT-A to train and validate on (`python pix_pix_train.py --data
+  phantom`). They cover what real photographs vary in, and more: scale, place, trees, pigment, light, blur, the field's
+  border, and vessel-like features that show in the fundus only.
+
+Everything follows from the seed; no eye depends on which others are made.
+
+    python simulate_retinas.py --output data/phantom
+    python simulate_retinas.py --output data/phantom --subjects 1-12,26-28,31-36 --seed 7
+    python simulate_retinas.py --preview stream.png
+
+--output writes the set, in the layout and with the file names of UT-FSOCTA:
+
+    DIR/cropped/fundus/{disc,macula}/<subject>_<eye>.png    RGB, 400 x 400
+    DIR/cropped/octa/{disc,macula}/<subject>_<eye>.png      RGBA, alpha 255, 400 x 400
+    DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, 0 elsewhere
+    DIR/fov45/fundus/<subject>_<eye>.jpg                    RGB, round field of 45 degrees on black
+
+--preview writes a contact sheet of the stream. To train without an ingredient, see phantom/looks.py.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from basics.command_line import OneLineParser, OptionError, atomic_file, exit_status
+from retina.ut_fsocta import parse_subjects
+from simulation.dataset import DEFAULT_SUBJECTS, contact_sheet, eye_of, render_crop, render_full_field, write_dataset
+from simulation.eye import make_eye
+from simulation.stream import WORKER_ENDED, sample_pair, stream
+
+__all__ = [
+    "DEFAULT_SUBJECTS", "WORKER_ENDED", "eye_of", "make_eye", "render_crop", "render_full_field", "sample_pair",
+    "stream", "write_dataset",
+]  # fmt: skip
+
+PROGRAM = "simulate_retinas.py"
+
+
+def build_parser() -> OneLineParser:
+    parser = OneLineParser(prog=PROGRAM, description="Make sample retinas: fundus, OCT-A and ground truth vessels.")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the set to; must be empty or new")
+    parser.add_argument("--subjects", default=DEFAULT_SUBJECTS, help="subject ids (default: %(default)s)")
+    parser.add_argument("--preview", type=Path, metavar="FILE", help="PNG to write a contact sheet of the stream to")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other eyes (default: %(default)s)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write what the options ask for; returns 0. Raises OptionError, or OSError if writing fails."""
+    if args.output is None and args.preview is None:
+        raise OptionError("give --output DIR or --preview FILE")
+    if not 0 <= args.seed < 2**32:
+        raise OptionError(f"--seed {args.seed}: must be from 0 to {2**32 - 1}")
+    try:
+        subjects = parse_subjects(args.subjects)
+    except ValueError as error:
+        raise OptionError(f"--subjects: {error}") from None
+    if args.preview is not None:
+        if args.preview.suffix.lower() != ".png" or args.preview.is_dir():
+            raise OptionError(f"--preview {args.preview}: is not the name of a PNG file; it must end in .png")
+        args.preview.parent.mkdir(parents=True, exist_ok=True)  # before the set is made, because this may fail
+    if args.output is not None:
+        write_dataset(args.output, subjects, args.seed)
+    if args.preview is not None:
+        with atomic_file(args.preview) as part:
+            contact_sheet(args.seed).save(part, "PNG")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, 2 after one line on standard error for the user's mistakes."""
+    args = build_parser().parse_args(argv)
+    return exit_status(PROGRAM, lambda: run(args), "stopped; no partial set was left")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The sample stream: endless pairs of fundus and OCT-A, one at a time or from worker processes.
+
+A worker is `python -m simulation.stream SEED FIRST WORKERS`, started by `stream`; it writes pairs to standard output.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count, cycle
+from pathlib import Path
+from queue import Queue
+from subprocess import PIPE, Popen
+from threading import Thread
+from typing import BinaryIO
+
+import numpy as np
+
+from retina.ut_fsocta import CROP_PX
+from simulation.eye import TREE_SHARED_BY, border_distance, make_stream_eye
+from simulation.fundus import render_fundus
+from simulation.octa import render_octa
+
+PROJECT = Path(__file__).resolve().parents[1]
+WORKER_ENDED = "a worker process that makes sample retinas has ended, perhaps because memory ran out"
+
+
+def sample_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `number`-th pair of a seed's stream; it depends on nothing else.
+
+    Eight consecutive numbers share a grown tree, so making them in order in one process is faster.
+
+    Returns:
+        The fundus, (pixels, pixels, 3) uint8; the OCT-A, (pixels, pixels, 1) uint8, 0 outside the field; and the
+        camera's field, (pixels, pixels) bool, as it would be detected: its border is off by up to 2.5 px.
+
+    Raises:
+        ValueError: for a negative seed or number, or fewer than 32 pixels.
+    """
+    if seed < 0 or number < 0 or pixels < 32:
+        raise ValueError(f"seed and number must be at least 0 and pixels at least 32, not {seed}, {number}, {pixels}")
+    eye, window = make_stream_eye(seed, number, pixels)
+    vessels = eye.vessels(window)
+    fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
+    octa = render_octa(eye, window, vessels, eye.rng("scan"))
+    fov = border_distance(eye, window) > eye.look["found_px"]
+    return fundus, (octa * fov)[..., None], fov
+
+
+def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
+    """A seed's pairs without end, in order, from worker processes that work ahead.
+
+    Each worker makes runs of pairs that share a tree, and waits when it is one run ahead. The result is the same for
+    any number of workers. Workers are separate programs, so that they load none of the caller's modules. They end with
+    the iterator or, if the caller is killed, when their pipe closes. `first`, the number of the first pair, must be a
+    multiple of TREE_SHARED_BY.
+
+    Yields:
+        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the camera's field, 0 outside.
+
+    Raises:
+        OSError: with the message WORKER_ENDED; what the worker printed is on standard error.
+    """
+    size = CROP_PX * CROP_PX * 5  # bytes
+
+    def fetch(process: Popen, ready: Queue) -> None:
+        with suppress(MemoryError):
+            while len(pixels := process.stdout.read(size)) == size:
+                ready.put(pixels)
+        ready.put(None)
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    started = []  # per worker: its process, its queue, and the thread that fills the queue
+    try:
+        for start in range(first, first + workers * TREE_SHARED_BY, TREE_SHARED_BY):
+            command = [sys.executable, "-m", "simulation.stream", str(seed), str(start), str(workers)]
+            # In its own session: Ctrl-C is for the caller, which ends the workers when it is done.
+            process = Popen(command, stdout=PIPE, cwd=PROJECT, env=environment, start_new_session=True)
+            ready = Queue(TREE_SHARED_BY)
+            started.append((process, ready, Thread(target=fetch, args=(process, ready), daemon=True)))
+            started[-1][-1].start()
+        for _, ready, _ in cycle(started):
+            for _ in range(TREE_SHARED_BY):
+                pixels = ready.get()
+                if pixels is None:
+                    raise OSError(WORKER_ENDED)
+                yield np.frombuffer(pixels, np.uint8).reshape(CROP_PX, CROP_PX, 5)
+    finally:
+        for process, ready, thread in started:
+            process.kill()
+            while thread.is_alive():  # it may be waiting for room in the queue
+                while not ready.empty():
+                    ready.get()
+                thread.join(0.01)
+            process.stdout.close()
+            process.wait()
+
+
+def write_pairs(output: BinaryIO, seed: int, first: int, workers: int) -> None:
+    """A worker of `stream`: write every workers-th run of pairs until the reader closes the pipe."""
+    for start in count(first, workers * TREE_SHARED_BY):
+        for number in range(start, start + TREE_SHARED_BY):
+            fundus, octa, fov = sample_pair(seed, number)
+            try:
+                output.write(np.dstack([fundus, octa, fov.astype(np.uint8)]).tobytes())
+                output.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what Python flushes when it ends
+                return
+
+
+if __name__ == "__main__":
+    with suppress(MemoryError):  # the reader reports that the worker has ended
+        write_pairs(sys.stdout.buffer, *map(int, sys.argv[1:]))

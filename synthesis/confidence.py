@@ -1,0 +1,103 @@
+"""Whether the vessel map of a photograph can be trusted: four measures, and a verdict in plain words.
+
+The limits were set on sample retinas, both unchanged and deliberately blurred, darkened or cropped, and on pictures of
+other things: `python research/trust.py RUN` prints the results.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import binary_erosion, gaussian_filter
+
+FIELD_PX = 700  # diameter of the field at which sharpness is measured
+FINE, COARSE, GROUND = 1.0, 2.0, 8.0  # px at FIELD_PX: Gaussians; between the first two lie the thinnest vessels
+RIM = 8  # px at FIELD_PX: nothing so near to the field's border counts as detail
+DARK_GROUND = 4.0  # grey level: darker ground counts as if it had this one
+
+# Limits of a usable photograph
+LEAST_BRIGHTNESS = 30.0  # grey levels
+LEAST_FIELD = 0.4  # share of the picture; a round field in a picture of 16:9 has 0.44
+SHARPNESS = 0.45, 8.0  # per cent; sharp photographs have 1 to 5, noise and other pictures more
+BLUEST = 0.9  # blue / green; photographs of the retina have 0 to 0.8
+LEAST_CONTRAST = 0.29  # of the vessel map; most sample photographs have 0.33 and more
+LEAST_WITHOUT_BORDER = 0.3  # the same where no border of the camera's field is seen: the picture may show anything
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far a vessel map can be trusted.
+
+    field_share: of the picture that is inside the camera's field. sharpness: see `sharpness`. brightness: median of the
+    brightest channel, 0 to 255. contrast: mean vessel probability in the map minus that of the ground, 0 to 1. doubts:
+    why the map is doubtful; none if it is usable.
+    """
+
+    field_share: float
+    sharpness: float
+    brightness: float
+    contrast: float
+    doubts: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """`usable`, or `doubtful` and why."""
+        return f"doubtful: {'; '.join(self.doubts)}" if self.doubts else "usable"
+
+
+def judge(
+    fundus: np.ndarray,
+    fov: np.ndarray,
+    diameter: float | None,
+    probability: np.ndarray,
+    vessels: np.ndarray,
+) -> Trust:
+    """Judge a photograph and its prediction.
+
+    Args:
+        fundus: (height, width, 3), uint8.
+        fov: (height, width), bool: inside the camera's field, not empty.
+        diameter: of the field in px; None: no border is seen.
+        probability: of a vessel: (height, width), float on [0, 1].
+        vessels: (height, width), bool: the vessel map.
+    """
+    share, brightness = float(fov.mean()), float(np.median(fundus.max(axis=-1)[fov]))
+    sharp = sharpness(fundus, fov, diameter or max(fov.shape))
+    ground = fov & ~vessels
+    seen = vessels.any() and ground.any()
+    contrast = float(probability[vessels].mean() - probability[ground].mean()) if seen else 0.0
+    red, green, blue = (float(np.median(fundus[..., channel][fov])) for channel in range(3))
+    doubts = {
+        "dark": brightness < LEAST_BRIGHTNESS,
+        "the camera's field is cut off, or a small part of the picture": share < LEAST_FIELD,
+        "blurred": sharp < SHARPNESS[0],
+        "noisy, or no photograph of a retina": sharp > SHARPNESS[1],
+        "without the colours of a retina": red < green or blue > BLUEST * green,
+        "vessels hardly stand out": contrast < (LEAST_WITHOUT_BORDER if diameter is None else LEAST_CONTRAST),
+    }
+    found = tuple(doubt for doubt, holds in doubts.items() if holds)
+    return Trust(share, sharp, brightness, contrast, found)
+
+
+def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:
+    """Contrast of the finest details, in per cent of the brightness around them.
+
+    Of the green channel: the standard deviation of a difference of Gaussians of 1 and 2 px, at a field of 700 px.
+
+    Args:
+        fundus: (height, width, 3), uint8.
+        fov: (height, width), bool, not empty.
+        diameter: of the field in px.
+    """
+    factor = FIELD_PX / diameter
+    green, inside = fundus[..., 1], fov
+    if factor < 1:
+        size = tuple(max(1, round(side * factor)) for side in fov.shape)[::-1]
+        green = np.asarray(Image.fromarray(green).resize(size, Image.Resampling.LANCZOS))
+        inside = np.asarray(Image.fromarray(fov).resize(size, Image.Resampling.NEAREST))
+    px = 1 / max(1.0, factor)  # of a smaller photograph, in its own pixels
+    green = green.astype(np.float32)
+    fine, coarse, ground = (gaussian_filter(green, sigma * px) for sigma in (FINE, COARSE, GROUND))
+    inner = binary_erosion(inside, iterations=max(1, round(RIM * px)), border_value=1)
+    detail = (fine - coarse) / np.maximum(ground, DARK_GROUND)
+    return 100 * float(detail[inner if inner.any() else inside].std())

@@ -1,0 +1,238 @@
+"""Which photographs to turn into OCT-A, at which scale, and where their results go."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from basics.command_line import SCALES, OptionError, one_line
+from dataset_load_mod import list_eyes, list_full_fields
+from pairs.choice import choose, load_cases
+from pairs.finished import read_origin
+from pairs.table import FILES, PairTableError, existing, is_table, number_in, readings, table_rows
+from retina.field_of_view import DEGREES, FIELD_MM, Field
+from retina.images import FORMATS, left_out, visible_below
+from retina.ut_fsocta import CROP_MM, REGIONS
+from run.settings import Settings
+
+MAPS = ("vessels", "probability")  # kinds of results with --vessels
+DISAGREEMENT = "disagreement"  # the same, if there are several passes
+FIGURE = "figure"
+KINDS = (*MAPS, DISAGREEMENT, FIGURE)  # of results besides the OCT-A
+SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1
+PATH, MASK = "path", "mask"  # columns of a list of photographs, besides those of SCALES
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photograph, its scale as far as it is given, and where its results go."""
+
+    source: Path
+    target: Path  # the synthetic OCT-A; relative to the output folder
+    region: str | None = None  # of a crop, which is predicted at its own scale; None: a photograph of any scale
+    width_mm: float | None = None  # of a crop; None: unknown
+    field_degrees: float | None = None  # angle of the field of view; None: 45 is assumed
+    px_per_mm: float | None = None  # None: from the field of view
+    mask: Path | None = None  # of the field of view; None: it is looked for
+
+    def beside(self, kind: str) -> Path:
+        """Where a further result goes; relative to the output folder."""
+        return self.target.with_name(f"{self.target.stem}_{kind}.png")
+
+    def results(self) -> list[Path]:
+        """All results that this photograph may have; relative to the output folder."""
+        return [self.target, *map(self.beside, KINDS)]
+
+    def diameter(self, field: Field) -> float | None:
+        """Diameter in px that a field of 45 degrees has, or would have; None: unknown, or a crop as in training."""
+        if self.px_per_mm is not None:
+            return FIELD_MM * self.px_per_mm
+        return None if self.region else field.diameter(self.field_degrees)
+
+    def scale(self, diameter: float | None, width: int) -> float | None:
+        """Px per mm of a photograph with this `diameter`, or of a crop with this width in px; None: unknown."""
+        if diameter is not None:
+            return diameter / FIELD_MM
+        return width / (self.width_mm or CROP_MM[self.region]) if self.region else None
+
+    def is_assumed(self) -> bool:
+        """Whether the scale is neither given nor follows from the width of a crop."""
+        return not (self.px_per_mm or (self.width_mm if self.region else self.field_degrees))
+
+    def scale_in_words(self) -> list[str]:
+        """The scale that results are made with; nothing for a crop as in training."""
+        if self.px_per_mm is not None:
+            return [f"{self.px_per_mm:g} px per mm"]
+        return [] if self.region else [f"{self.field_degrees or DEGREES:g} degrees"]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Photographs, and the files in their folders that are none."""
+
+    jobs: list[Job]
+    others: list[Path] = field(default_factory=list)
+
+
+def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> Listing:
+    """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
+
+    In folders, hidden files are skipped, and so are the output folder and results of earlier commands; the number of
+    these results is printed. Relative paths in a table start at the table, and keep their subfolders. Results are named
+    without the photograph's suffix, unless two photographs differ in it alone.
+
+    Args:
+        inputs: as on the command line.
+        output: the folder of the results.
+        given: `field_degrees`, `px_per_mm` and `mask` of photographs without such values in a table, as in `Job`.
+
+    Raises:
+        OptionError: an input does not exist, contains no photograph, or is the output folder, or a photograph has two
+            scales.
+        PairTableError: a table has a wrong cell.
+    """
+    jobs, others = [], []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            if path.resolve() == output.resolve():
+                raise OptionError(f"--output {output}: is an input; choose another folder")
+            photographs, left = photographs_below(path, output)
+            if not photographs:
+                raise OptionError(f"{name}: contains no photograph" + (f", only {left_out(left).text}" if left else ""))
+            jobs += [Job(file, file.relative_to(path), **given) for file in photographs]
+            others += left
+        elif path.suffix.lower() == ".csv" and path.is_file():
+            jobs += jobs_of_table(path, given)
+        elif path.exists():
+            jobs.append(Job(path, Path(path.name), **given))
+        else:
+            raise OptionError(f"{name}: no such file or folder")
+    first: dict[tuple[str, Path], Job] = {}
+    for job in jobs:
+        before = first.setdefault((os.path.abspath(job.source), job.target), job)
+        if replace(before, source=job.source) != job:
+            raise OptionError(f"{job.source}: is given twice, with different scales or masks")
+    stems = Counter(job.target.with_suffix("") for job in first.values())
+    named = [
+        replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png"))
+        for job in first.values()
+        for stem in [job.target.with_suffix("")]
+    ]
+    return Listing(named, others)
+
+
+def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
+    """Photographs in a folder and below, and the other files, both sorted; prints how many results are skipped.
+
+    Without hidden files and those in an output folder below.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found = [path for path in visible_below(folder) if path.is_file()]
+    if folder.resolve() in output.resolve().parents:
+        found = [path for path in found if output.resolve() not in path.resolve().parents]
+    images = [path for path in found if path.suffix.lower() in FORMATS]
+    photographs = [path for path in images if read_origin(path) is None]
+    if results := len(images) - len(photographs):
+        print(one_line(f"{folder}: skipped {results} results of earlier commands; to use one, give its own path"))
+    return photographs, [path for path in found if path.suffix.lower() not in FORMATS]
+
+
+def jobs_of_table(path: Path, given: dict) -> list[Job]:
+    """The photographs in the `path` column of a CSV file, read as the paths in tables of pairs; without empty cells.
+
+    The columns `field_degrees`, `px_per_mm` and `mask` may give what a photograph needs; columns that are not known are
+    printed. A path that names no existing file stays in the list, and is reported when it is its turn.
+
+    Raises:
+        OptionError: the file cannot be read, has no such column or an empty one, or a cell names no file.
+        PairTableError: another cell is wrong; the message names its row.
+    """
+    known = (PATH, MASK, *SCALES)
+    table = table_rows(path, files=(PATH, MASK), others=(*SCALES, *FILES))
+    rows = [(number, row) for number, row in table if row.get(PATH)]
+    if not rows:
+        is_of_pairs = table and set(FILES) <= table[0][1].keys()
+        advice = f"; it is a table of pairs: use --dataset {path} --split all" if is_of_pairs else ""
+        raise OptionError(f"{path}: has no column named {PATH}, or an empty one{advice}")
+    if unknown := [column for column in rows[0][1] if column not in known]:
+        print(one_line(f"NOTE: {path}: columns that are not used: {', '.join(unknown)} (used: {', '.join(known)})"))
+    jobs = []
+    for number, row in rows:
+        # os.path.isfile, because Path.is_file raises an error for some names, such as too long ones: it would stop all.
+        texts = readings(row[PATH])
+        cell = Path(next((text for text in texts if os.path.isfile(path.parent / text)), row[PATH]))
+        if cell.name in ("", ".."):
+            raise OptionError(f"{path}: {row[PATH]!r} in the column {PATH} names no file")
+        place = f"{path}: row {number}: "
+        values = {name: number_in(row.get(name, ""), *SCALES[name], f"{place}{name}") for name in SCALES}
+        if None not in values.values():
+            raise PairTableError(f"{place}has both {' and '.join(SCALES)}; give only one of them")
+        values = {name: given[name] for name in SCALES} if set(values.values()) == {None} else values
+        mask = existing(path.parent, row[MASK], f"{place}{MASK}") if row.get(MASK) else given[MASK]
+        inside = not cell.is_absolute() and ".." not in cell.parts  # then the result is in the same subfolder
+        jobs.append(Job(path.parent / cell, cell if inside else Path(cell.name), mask=mask, **values))
+    return jobs
+
+
+def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen: Collection[str] = ()) -> list[Job]:
+    """The photographs of a data set by split, see `pairs.choice.choose`; prints which subjects these are of.
+
+    Results are named as in UT-FSOCTA, or as a table's pairs. Without a wanted split, subjects that the run has `seen`
+    (see `run.checkpoints.seen_by`) are left out.
+
+    Raises:
+        OptionError: there is none.
+        PairTableError: see there.
+    """
+    if is_table(dataset):
+        cases, _ = load_cases(dataset, split, settings)
+        jobs = [
+            Job(case.fundus, Path(f"{case.name}.png"), case.region, None if pd.isna(case.octa_mm) else case.octa_mm)
+            for case in cases.itertuples(index=False)
+        ]
+        listed = cases[["subject", "split", "fundus", "original_digest"]].assign(job=jobs)
+    else:
+        split_of = {subject: name for name, subjects in settings.splits().items() for subject in subjects}
+        rows = [(who, split_of.get(who), job.source, "", job) for who, job in list_folder_jobs(dataset)]
+        listed = pd.DataFrame(rows, columns=["subject", "split", "fundus", "original_digest", "job"])
+    choice = choose(dataset, listed, split, seen, "--split all" if split is None else None)
+    print(choice)
+    return list(choice.photographs["job"])
+
+
+def list_folder_jobs(dataset: Path) -> list[tuple[int, Job]]:
+    """The crops and whole photographs in the layout of UT-FSOCTA, each with its subject."""
+    jobs = []
+    for region in REGIONS:
+        for (subject, eye), path in list_eyes(dataset / "cropped" / "fundus" / region).items():
+            target = Path("cropped", "synthetic_octa", region, f"{subject}_{eye}.png")
+            jobs.append((subject, Job(path, target, region)))
+    for (subject, eye), path in list_full_fields(dataset).items():
+        jobs.append((subject, Job(path, Path("fov45", "synthetic_octa", f"{subject}_{eye}.png"))))
+    return jobs
+
+
+def check_jobs(jobs: Sequence[Job], output: Path) -> None:
+    """Raises OptionError if two photographs, or a photograph and a result, would be one file."""
+    sources = {path.resolve() for job in jobs for path in (job.source, job.mask) if path is not None}
+    taken: dict[Path, Path] = {}
+    sheet = re.compile(re.escape(SHEET).replace(r"\{\}", r"\d+"), re.IGNORECASE)
+    if clash := [job.source for job in jobs if len(job.target.parts) == 1 and sheet.fullmatch(job.target.name)]:
+        raise OptionError(f"{clash[0]}: its result would have the name of a sheet of figures; rename it")
+    for job in jobs:
+        for place in (output / target for target in job.results()):
+            if place.resolve() in sources:
+                raise OptionError(f"{place}: would overwrite an input; choose another --output")
+            other = taken.setdefault(place, job.source)
+            if os.path.abspath(other) != os.path.abspath(job.source):
+                raise OptionError(
+                    f"{other} and {job.source} would both be written to {place}; "
+                    "rename one, or process it separately with another --output"
+                )

@@ -1,0 +1,321 @@
+"""Synthesis: each photograph -> its OCT-A, and if wanted vessel maps with their densities, and figures.
+
+Every result tells which photograph it was made from and how (`pairs.finished`). One from another photograph, or made
+in another way, is never taken for a result of this one.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
+from dataset_load_mod import ENTIRELY_DARK, field_to_use
+from pairs.finished import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
+from retina.field_of_view import Field, field_of_mask
+from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
+from retina.vessels import map_vessels, vessel_density
+from run.predict import Prediction, Predictor
+from synthesis.confidence import Trust, judge
+from synthesis.figure import Shown, write_figure, write_sheets
+from synthesis.photographs import DISAGREEMENT, FIGURE, MAPS, Job
+
+DENSITIES = "densities.csv"
+DENSITY_COLUMNS = (
+    "path",
+    "vessel_density",
+    "vessel_px",
+    "field_px",
+    "threshold",
+    "disagreement",
+    "disagreeing_share",
+    "field_share",
+    "stretch",
+    "sharpness",
+    "contrast",
+    "verdict",
+    SOURCE,
+    DIGEST,
+    MADE_WITH,
+)
+LONGEST_NAME = 255  # bytes: what file systems allow
+NAMED = 5  # doubtful photographs listed in the printout; the table has all
+DISAGREEING = 0.1  # standard deviation between passes, of OCT-A on [0, 1], from which they disagree
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published way to predict: from overlapping patches, with dropout and batch statistics."""
+
+    patch_size: int  # px
+    stride: int  # steps per patch
+    batch_size: int  # patches at once
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """How photographs are turned into results, and where these go."""
+
+    predictor: Predictor
+    made_from: str  # weights, arithmetic and version, see `run.weights.made_from`
+    weights: str  # where they are from, in words, for figures
+    fov_mask: bool  # of the run: look for the field of view
+    output: Path
+    record: Record  # the densities
+    with_maps: bool = False
+    with_figure: bool = False
+    fast: bool = False
+    published: Published | None = None
+
+    # --- what is finished ---
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of results that are wanted besides the OCT-A."""
+        several = () if self.passes else (DISAGREEMENT,)
+        return ((*MAPS, *several) if self.with_maps else ()) + ((FIGURE,) if self.with_figure else ())
+
+    @property
+    def passes(self) -> str:
+        """How the generator predicts, in words; "" if in several passes, which may disagree."""
+        return "one pass" if self.fast else "as published" if self.published else ""
+
+    def made_with(self, job: Job) -> str:
+        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph.
+
+        Raises:
+            DataError: the photograph cannot be read.
+        """
+        words = [self.made_from]
+        if self.fast:
+            words.append(self.passes)
+        if self.published:
+            words.append(f"{self.passes}, stride {self.published.stride}, batch size {self.published.batch_size}")
+        words += job.scale_in_words()
+        if job.mask is not None:
+            words.append(f"field of view from {printable(Path(job.mask.name))} ({digest_of([job.mask])[:8]})")
+        if bits := assumed_bits(job.source):
+            words.append(f"{bits} bits assumed")
+        return ", ".join(words)
+
+    def origin(self, job: Job) -> Origin:
+        """What the results of a photograph are made from, and how. Raises DataError if it cannot be read."""
+        return Origin(digest_of([job.source]), self.made_with(job), printable(job.source))
+
+    def found(self, job: Job) -> dict[Path, Origin | None]:
+        """The origins of all results of a photograph's name, also of those that are not wanted, by path."""
+        found = {path: read_origin(path) for path in map(self.output.joinpath, job.results()) if path.exists()}
+        name = printable(job.target)
+        return found | ({self.record.path: self.record.origin(name)} if name in self.record.rows else {})
+
+    def is_done(self, job: Job) -> bool:
+        """Whether all wanted results of a photograph exist.
+
+        Raises:
+            OptionError: one was made from another photograph, or in another way.
+        """
+        if not (found := self.found(job)):
+            return False
+        try:
+            origin = self.origin(job)
+        except DataError:
+            return False  # it cannot be read, which is reported when it is its turn
+        wanted = [self.output / path for path in (job.target, *map(job.beside, self.kinds))]
+        wanted += [self.record.path] if self.with_maps else []
+        for path, before in found.items():
+            if not origin.is_of(before) and (before or path in wanted):
+                raise OptionError(mixed(path, before or Origin("", "another program"), origin))
+        return all(path in found for path in wanted)
+
+    def remove_others(self, job: Job, origin: Origin) -> None:
+        """Remove results of a photograph's name that were made from another one, or in another way."""
+        for path, before in self.found(job).items():
+            if before is None or origin.is_of(before):  # None: not from this program
+                continue
+            if path == self.record.path:
+                self.record.drop(printable(job.target))
+            else:
+                path.unlink()
+
+    # --- one photograph ---
+
+    def predict(self, job: Job, fundus: np.ndarray, field: Field) -> Prediction:
+        """The generator's prediction for a photograph (height, width, 3), uint8."""
+        if self.published is None:
+            diameter, stretch = job.diameter(field), self.stretch(job, field)
+            return self.predictor.predict_photograph(fundus, field.mask, diameter, self.fast, stretch)
+        way = self.published
+        octa = self.predictor.predict_as_published(fundus, field.mask, way.patch_size, way.stride, way.batch_size)
+        return Prediction(octa, octa_to_grey(octa), np.zeros(field.mask.shape, np.float32))
+
+    def stretch(self, job: Job, field: Field) -> float:
+        """The stretch of a photograph that its prediction undoes; 1 for crops and in the published way."""
+        return 1.0 if job.region or self.published else field.stretch
+
+    def field(self, job: Job, fundus: np.ndarray) -> Field:
+        """The field of view of a photograph (height, width, 3), uint8.
+
+        Raises:
+            DataError: the photograph, or the given mask, shows nothing; or the mask cannot be used.
+        """
+        if job.mask is not None:
+            return field_of_mask(read_mask(job.mask, fundus.shape[:2]))
+        field = field_to_use(fundus, self.fov_mask)
+        if not field.mask.any():
+            raise DataError(f"{job.source}: {ENTIRELY_DARK}")
+        return field
+
+    def run(self, job: Job) -> tuple[Trust, str]:
+        """Write the results for one photograph; returns how far to trust them, and a remark for the user, or "".
+
+        Raises:
+            DataError: it cannot be read, or shows nothing, or its name is too long.
+        """
+        if any(len(os.fsencode(path.name)) > LONGEST_NAME for path in (job.target, *map(job.beside, self.kinds))):
+            raise DataError(f"{job.source}: the names of its results would exceed {LONGEST_NAME} bytes; rename it")
+        fundus = read_fundus(job.source)
+        field, origin = self.field(job, fundus), self.origin(job)
+        fov, diameter, stretch = field.mask, job.diameter(field), self.stretch(job, field)
+        predicted = self.predict(job, fundus, field)
+        octa, disagreement = octa_to_grey(predicted.octa), predicted.disagreement
+        vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
+        density = vessel_density(vessels, fov)
+        seen_diameter = None if field.radii is None else diameter
+        trust = judge(fundus, fov, seen_diameter, predicted.probability, vessels)
+
+        self.remove_others(job, origin)
+        (self.output / job.target).parent.mkdir(parents=True, exist_ok=True)
+        maps = {"vessels": vessels, "probability": as_grey_levels(predicted.probability)}
+        maps |= {} if self.passes else {DISAGREEMENT: as_grey_levels(2 * disagreement)}
+        if self.with_maps:
+            for kind, image in maps.items():
+                write_png(image, self.output / job.beside(kind), origin)
+            values = (
+                printable(job.target),
+                f"{density:.6f}",
+                int(vessels.sum()),
+                int(fov.sum()),
+                "nan" if threshold is None else f"{threshold:.4f}",
+                "nan" if self.passes else f"{disagreement[fov].mean():.4f}",
+                "nan" if self.passes else f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
+                f"{trust.field_share:.4f}",
+                f"{stretch:.3f}",
+                f"{trust.sharpness:.2f}",
+                f"{trust.contrast:.4f}",
+                trust.verdict,
+                origin.source,
+            )
+            self.record.add(values, origin)
+        if self.with_figure:
+            horizontal = job.scale(diameter, fov.shape[1])
+            shown = Shown(
+                name=str(job.target.parent / job.source.name),
+                fundus=fundus,
+                fov=fov,
+                octa=octa,
+                vessels=vessels,
+                disagreement=None if self.passes else disagreement,
+                px_per_mm=horizontal and horizontal * min(1.0, stretch),
+                is_assumed=job.is_assumed(),
+                density=density,
+                weights=self.weights,
+                passes=self.passes,
+                verdict=trust.verdict,
+                origin=origin,
+            )
+            write_figure(shown, self.output / job.beside(FIGURE))
+        write_png(as_grey_levels(octa), self.output / job.target, origin)
+        if job.region or self.published:
+            return trust, ""
+        if diameter is None:
+            how = "shows no border of the field of view; predicted at its own scale, see --px-per-mm"
+            return trust, f"{job.source}: {how}"
+        return trust, f"{job.source}: {stretch_in_words(stretch)}" if stretch != 1 else ""
+
+
+def mixed(path: Path, before: Origin, now: Origin) -> str:
+    """Why a result is not that of a photograph, and what to do."""
+    advice = "choose another --output, or replace it with --overwrite"
+    if before.digest == now.digest or not before.digest:
+        return f"{path}: was made with {before.made_with}, not {now.made_with}; {advice}"
+    if before.source == now.source:
+        return f"{path}: was made from {before.source} before that file changed; {advice}"
+    return f"{path}: was made from {before.source}, and {now.source} is another photograph; {advice}"
+
+
+def stretch_in_words(stretch: float) -> str:
+    """That the scales of a photograph differ; `stretch` as in `Field`."""
+    axis, percent = ("width", 100 * (stretch - 1)) if stretch > 1 else ("height", 100 * (1 / stretch - 1))
+    return f"stretched along its {axis} by {percent:.0f} %; predicted with equal scales"
+
+
+def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read a field of view that the user gives: (height, width) of a shape, bool; the brighter level is inside.
+
+    Raises:
+        DataError: it cannot be read, has another size, or is entirely dark.
+    """
+    grey = octa_to_grey(read_image(path))
+    if grey.shape != shape:
+        sizes = " x ".join(map(str, grey.shape[::-1])), " x ".join(map(str, shape[::-1]))
+        raise DataError(f"{path}: {sizes[0]} px, but its photograph has {sizes[1]} px")
+    low, high = float(grey.min()), float(grey.max())
+    if high == 0:
+        raise DataError(f"{path}: {ENTIRELY_DARK}")
+    return grey > (low + high) / 2 if low < high else np.ones(shape, bool)
+
+
+def as_grey_levels(image: np.ndarray) -> np.ndarray:
+    """Float on [0, 1] -> uint8 on [0, 255]."""
+    return np.round(image * 255).astype(np.uint8)
+
+
+# --- many photographs ------------------------------------------------------------------------------------------------
+
+
+def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool) -> list[str]:
+    """Process the photographs; returns one line for each that failed.
+
+    Raises:
+        OptionError: a result of one of them was made from another photograph, or in another way; nothing is computed.
+    """
+    todo = list(jobs) if overwrite else [job for job in jobs if not synthesis.is_done(job)]
+    if kept := len(jobs) - len(todo):
+        print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
+    failed, verdicts = [], {}
+    with progress_bar(todo, unit="photo", disable=len(todo) < 2) as photographs:  # closes the bar's line, too
+        for job in photographs:
+            try:
+                trust, remark = synthesis.run(job)
+                verdicts[job.source] = trust
+                if remark:
+                    photographs.write(one_line(remark))
+            except DataError as error:
+                failed.append(str(error))
+            except Exception as error:
+                if fault_of_machine(error) != OUT_OF_MEMORY:
+                    raise
+                failed.append(f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size")
+    print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
+    if synthesis.with_figure:
+        print_sheets(synthesis, jobs)
+    if verdicts:
+        print(one_line(in_one_line(verdicts)))
+    return failed
+
+
+def print_sheets(synthesis: Synthesis, jobs: Iterable[Job]) -> None:
+    """Write sheets of the photographs' figures, if there are several, and print where."""
+    figures = [path for job in jobs if (path := synthesis.output / job.beside(FIGURE)).exists()]
+    origin = Origin("", synthesis.made_from)
+    for sheet in write_sheets(figures, synthesis.output, origin) if len(figures) > 1 else ():
+        print(f"Sheet of {len(figures)} figures: {sheet}")
+
+
+def in_one_line(verdicts: dict[Path, Trust]) -> str:
+    """How many photographs are usable, and which are doubtful, and why."""
+    doubtful = [f"{path} ({', '.join(trust.doubts)})" for path, trust in verdicts.items() if trust.doubts]
+    named = "; ".join(doubtful[:NAMED]) + (f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else "")
+    return f"Usable: {len(verdicts) - len(doubtful)} of {len(verdicts)}" + (f"; doubtful: {named}" if named else "")

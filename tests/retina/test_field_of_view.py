@@ -1,0 +1,128 @@
+"""The camera's field: borders of any brightness, flat sides, letters, arcs, none; odd images."""
+
+import numpy as np
+import pytest
+from conftest import fake_fundus
+from PIL import Image, ImageDraw
+
+from retina.field_of_view import find_field
+from simulation.eye import TREE_SHARED_BY
+from simulation.stream import sample_pair
+
+
+def photograph(size, centre, radius, border=0, noise=0.0, sides=(0, 10**6)):
+    """A smooth bright disc between two rows, on a border of some grey levels; and where it is."""
+    random = np.random.default_rng(0)
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+    inside = inside & (rows >= sides[0]) & (rows <= sides[1])
+    outside = np.clip(border + random.normal(0, 1, (*size, 3)) * noise, 0, 255)
+    return np.where(inside[..., np.newaxis], fake_fundus(random, *size), outside).astype(np.uint8), inside
+
+
+def agreement(one, other):
+    """Intersection over union."""
+    return (one & other).sum() / (one | other).sum()
+
+
+@pytest.mark.parametrize(("border", "noise"), [(0, 0), (12, 2), (28, 0), (35, 3), ((40, 30, 20), 1)])
+def test_field_is_found_on_a_border_of_any_grey(border, noise):
+    fundus, inside = photograph((400, 420), (200, 210), 180, border, noise)
+    assert agreement(find_field(fundus).mask, inside) > 0.985
+
+
+@pytest.mark.parametrize("centre", [(200, 200), (60, 60), (430, 200)])
+def test_circle_is_found_from_an_arc(centre):
+    fundus, _ = photograph((400, 400), centre, 300 if centre != (200, 200) else 170, border=20)
+    field = find_field(fundus)
+    assert max(field.radii) == pytest.approx(300 if centre != (200, 200) else 170, rel=0.03)
+    assert field.centre == pytest.approx(centre, abs=6)
+
+
+def test_flat_sides_cut_the_circle():
+    fundus, inside = photograph((400, 480), (200, 240), 220, border=22, sides=(40, 360))
+    field = find_field(fundus)
+    assert agreement(field.mask, inside) > 0.985
+    assert max(field.radii) == pytest.approx(220, rel=0.03)
+    assert field.sides[:2] == pytest.approx((40, 360), abs=3)
+
+
+def test_letters_outside_are_no_field():
+    fundus, inside = photograph((400, 480), (200, 240), 180)
+    picture = Image.fromarray(fundus)
+    ImageDraw.Draw(picture).text((5, 5), "OD 2023", fill=(250, 250, 250), font_size=24)
+    assert agreement(find_field(np.asarray(picture)).mask, inside) > 0.985
+
+
+def test_dark_vessels_and_a_dark_macula_leave_no_holes():
+    fundus, inside = photograph((400, 400), (200, 200), 190)
+    fundus[:, 195:206] = 3
+    fundus[220:280, 270:330] = 2
+    assert agreement(find_field(fundus).mask, inside) > 0.98
+
+
+def test_retina_that_fills_the_picture_has_no_border():
+    field = find_field(fake_fundus(np.random.default_rng(1), 300, 350))
+    assert field.mask.all()
+    assert (field.centre, field.radii) == (None, None)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (65, 1), (1, 300), (5, 5), (23, 400)])
+def test_small_and_narrow_images_are_all_field(size):
+    assert find_field(np.full((*size, 3), 90, np.uint8)).mask.all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30, 30), (400, 500)])
+def test_dark_images_have_no_field(size):
+    assert not find_field(np.full((*size, 3), 5, np.uint8)).mask.any()
+
+
+def test_single_bright_pixels_on_black_are_no_photograph():
+    fundus = np.zeros((400, 500, 3), np.uint8)
+    fundus[::8, ::8] = 255
+    assert not find_field(fundus).mask.any()
+
+
+def test_dithered_photograph_of_one_bit_is_not_dark():
+    fundus = np.random.default_rng(0).random((400, 500, 1)) < 0.4
+    assert find_field(np.uint8(fundus * 255).repeat(3, -1)).mask.any()
+
+
+def with_border(fundus, fov, random):
+    """A sample retina whose border is grey or tinted, noisy, and half of the time lettered."""
+    colour = random.uniform(0, 40) * random.uniform(0.6, 1, 3)
+    border = np.clip(colour + random.normal(0, random.uniform(0, 3), fundus.shape), 0, 255).astype(np.uint8)
+    if random.random() < 0.5:
+        picture = Image.fromarray(border)
+        place, size = random.uniform(0, 0.9, 2) * fov.shape, random.integers(10, 30)
+        ImageDraw.Draw(picture).text(tuple(place), "OS 1997", fill=tuple(random.integers(90, 256, 3)), font_size=size)
+        border = np.asarray(picture)
+    return np.where(fov[..., np.newaxis], fundus, border)
+
+
+@pytest.fixture(scope="module")
+def agreements():
+    """How well the field of 30 sample retinas is found: of those with a border, and of those without."""
+    random = np.random.default_rng(0)
+    with_one, without = [], []
+    for number in range(0, 30 * TREE_SHARED_BY, TREE_SHARED_BY):
+        fundus, _, fov = sample_pair(5, number)
+        found = find_field(with_border(fundus, fov, random)).mask
+        (without if fov.all() else with_one).append(agreement(found, fov))
+    return np.array(with_one), np.array(without)
+
+
+@pytest.mark.slow
+def test_field_of_sample_retinas_with_a_grey_tinted_noisy_or_lettered_border(agreements):
+    found, _ = agreements
+    print(f"{len(found)} sample retinas with a border: IoU mean {found.mean():.3f}, worst {found.min():.3f}")
+    assert len(found) > 10
+    assert found.mean() > 0.985
+    assert (found > 0.97).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_field_of_sample_retinas_without_border(agreements):
+    _, found = agreements
+    assert len(found) > 3
+    assert found.mean() > 0.99

@@ -1,0 +1,311 @@
+"""Adam, and training on several devices and in several processes: same losses, one that writes, one that is lost."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import joblib
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import PROJECT, checkpoint_values, fake_fundus, narrow_program, write_tiny_dataset
+
+import pix_pix_train as train
+from basics.command_line import UserError, exit_status
+from run.devices import (
+    Adam,
+    check_shares,
+    choose_strategy,
+    compiled,
+    errors_in_one_line,
+    precision_to_predict,
+    resolve_precision,
+)
+from run.predict import without_dropout
+from run.settings import Settings, SettingsError
+
+OPTIONS = ["--patch-size", "64", "--batch-size", "4", "--precision", "float32"]
+SETTINGS = Settings(patch_size=64, batch_size=5, precision="float32", name="x", learning_rate=3e-6)
+# Adam's first steps follow the signs of gradients. Where one is nearly 0 rounding decides; a low rate keeps that small.
+
+
+def test_adam_is_keras_adam():
+    weights = []
+    for kind in (Adam, keras.optimizers.Adam):
+        random = np.random.default_rng(0)
+        variables = [keras.Variable(random.normal(size=shape), dtype="float32") for shape in ((3, 4), (5,))]
+        optimizer = kind(0.01, beta_1=0.5)
+        optimizer.build(variables)
+        for step in range(10):
+            optimizer.learning_rate = 0.01 / (step + 1)
+            optimizer.apply([tf.constant(random.normal(size=one.shape), tf.float32) for one in variables], variables)
+        weights.append([one.numpy() for one in (*variables, *optimizer.variables)])
+    for fused, kept in zip(*weights, strict=True):
+        np.testing.assert_allclose(fused, kept, rtol=1e-5, atol=1e-6)
+
+
+# In a process of its own, since the CPU can be divided only before TensorFlow has used it.
+ON_TWO_DEVICES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import tensorflow as tf
+from run.devices import choose_strategy, resolve_precision
+from pix_layers import Dropout
+from narrow import narrow_networks
+from test_devices import SETTINGS, eleven_steps
+
+narrow_networks()
+settings = replace(SETTINGS, devices=2)
+strategy = choose_strategy(settings)
+assert strategy.num_replicas_in_sync == 2
+folder = Path(sys.argv[1])
+with strategy.scope():
+    dropout = Dropout(0.5)
+masks = strategy.experimental_local_results(strategy.run(lambda: dropout(tf.ones((1, 100)), training=True)))
+assert {value for mask in masks for value in mask[0].numpy()} == {0, 2}
+assert 20 < (masks[0] != masks[1]).numpy().sum() < 80
+np.save(folder / "two.npy", eleven_steps(settings, strategy, folder, "two", "one"))
+"""
+
+
+def new_state(networks, folder):
+    return train.run_state(networks, Settings(checkpoints=str(folder.parent), name=folder.name, keep=1))
+
+
+def eleven_steps(settings, strategy, folder, mine, other):
+    """Losses (11, 6): ten steps from the start, saved as `mine`; and one step from the checkpoint of `other`."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        networks = train.Pix2Pix(settings)
+    train_step = compiled(networks.train_step, networks.signature, strategy)
+    state = new_state(networks, folder / mine)
+    batch = np.load(folder / "batch.npz")
+    losses = []
+    with without_dropout(networks.generator):  # each device draws its own masks
+        for step in range(11):
+            if step == 10:
+                state.step.assign(step)
+                state.save()
+                if not new_state(networks, folder / other).restore():
+                    break
+            size = 4 if step % 3 == 2 else 5  # the last batch of an epoch may be smaller
+            of_step = train_step(*(tf.constant(batch[name][:size]) for name in ("fundus", "octa")))
+            losses.append([float(of_step[tag]) for tag in sorted(of_step)])
+    assert train_step.experimental_get_tracing_count() == 1
+    return np.array(losses)
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_losses_of_one_and_checkpoints_move_both_ways(tmp_path):
+    random = np.random.default_rng(0)
+    fundus = np.stack([fake_fundus(random, 64, 64) for _ in range(5)]).astype(np.float32) / 127.5 - 1
+    np.savez(tmp_path / "batch.npz", fundus=fundus, octa=-fundus[..., 1:2])
+    one = eleven_steps(SETTINGS, tf.distribute.get_strategy(), tmp_path, "one", "nowhere")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (PROJECT, PROJECT / "tests")))}
+    command = [sys.executable, "-c", ON_TWO_DEVICES, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = np.load(tmp_path / "two.npy")
+    assert (one.shape, two.shape) == ((10, 6), (11, 6))
+    assert one[-1, -1] < one[0, -1] - 0.05  # they did learn
+    np.testing.assert_allclose(two[:10], one, rtol=1e-4)
+
+    networks = train.Pix2Pix(SETTINGS)
+    assert new_state(networks, tmp_path / "two").restore()
+    with without_dropout(networks.generator):
+        losses = networks.train_step(tf.constant(fundus), tf.constant(-fundus[..., 1:2]))
+    assert two[10, -1] < one[0, -1] - 0.05  # two devices continue what one device has learned
+    np.testing.assert_allclose([float(losses[tag]) for tag in sorted(losses)], two[10], rtol=1e-3)
+
+
+def free_ports(number):
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_workers(folder, options):
+    """Two processes that train together over the loopback; the first writes."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    return [
+        subprocess.Popen(
+            narrow_program("pix_pix_train.py", *options),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ
+            | {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": number}})},
+        )
+        for number in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume_after_one_is_lost(tmp_path):
+    write_tiny_dataset(tmp_path / "data")
+    generator_alone = ["--l1-only", "1"]  # is built soon
+    chief, other = start_workers(tmp_path, [*OPTIONS, *generator_alone, "--epochs", "400", "--name", "x"])
+    validated = 0
+    for line in chief.stdout:
+        validated += "validation:" in line
+        if validated == 2:
+            break
+    other.send_signal(signal.SIGKILL)
+    other.communicate()
+    last_line = chief.communicate(timeout=120)[0].splitlines()[-1]
+    assert chief.returncode == 2
+    assert "error: another worker is lost" in last_line
+    assert [path.name for path in (tmp_path / "logs" / "fit").iterdir()] == ["x"]
+    epoch = int(checkpoint_values(tmp_path / "training_checkpoints/x/best")["epoch/.ATTRIBUTES/VARIABLE_VALUE"])
+    assert epoch >= 1
+
+    resumed = start_workers(tmp_path, ["--resume", "training_checkpoints/x", "--epochs", str(epoch + 2)])
+    outputs = [process.communicate(timeout=200)[0] for process in resumed]
+    assert [process.returncode for process in resumed] == [0, 0], outputs
+    assert [output.count("validation:") for output in outputs] == [2, 0]
+    rows = (tmp_path / "logs/fit/x/metrics.csv").read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, epoch + 3))
+
+
+def test_batch_smaller_than_the_devices_is_refused():
+    two = type("Strategy", (), {"num_replicas_in_sync": 2})
+    check_shares(2, 32, two)
+    with pytest.raises(SettingsError, match="--batch-size 32"):
+        check_shares(1, 32, two)
+
+
+def test_more_devices_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"] if kind == "GPU" else [])
+    with pytest.raises(SettingsError, match="--devices 3"):
+        choose_strategy(Settings(devices=3))
+
+
+def test_broken_cluster_description_is_refused(project, monkeypatch, refused):
+    monkeypatch.setenv("TF_CONFIG", "{not json")
+    assert "TF_CONFIG" in refused(train, *OPTIONS)
+    assert not (project / "training_checkpoints").exists()
+
+
+@pytest.mark.parametrize("trained_with", ["mixed_float16", "mixed_bfloat16"])
+def test_precision_that_this_machine_would_emulate_is_not_predicted_with(monkeypatch, trained_with):
+    monkeypatch.setattr("run.devices.Path.exists", lambda _: False)  # no processor known to compute in bfloat16
+    assert precision_to_predict(trained_with) == "float32"
+
+
+# --- faults of the computer ------------------------------------------------------------------------------------------
+
+
+def of_tensorflow(kind, message):
+    return getattr(tf.errors, kind)(None, None, message)
+
+
+def of_tf_data():
+    def fail():
+        raise MemoryError("std::bad_alloc")
+
+    return next(iter(tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(fail, [], tf.int64))))
+
+
+def of_joblib():
+    def fail():
+        raise MemoryError("std::bad_alloc")
+
+    joblib.Parallel(2)(joblib.delayed(fail)() for _ in range(2))
+
+
+def one_dnn():
+    message = "Operation received an exception:Status: 1, message: could not create a primitive, in file x.cc:546"
+    raise of_tensorflow("AbortedError", message)
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        one_dnn,
+        of_tf_data,
+        of_joblib,
+        raising(MemoryError("std::bad_alloc")),
+        raising(of_tensorflow("ResourceExhaustedError", "OOM when allocating tensor with shape[4,4,512,512]")),
+        raising(of_tensorflow("NotFoundError", "No algorithm worked!  Error messages:\n  Profiling failure on ...")),
+        raising(of_tensorflow("InternalError", "Failed to call cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY: out of memory")),
+        raising(of_tensorflow("InternalError", "Failed copying input tensor: Dst tensor is not initialized.")),
+        raising(of_tensorflow("UnknownError", "CUDNN_STATUS_ALLOC_FAILED\nin tensorflow/stream_executor")),
+        raising(OSError(errno.ENOMEM, "Cannot allocate memory")),
+        raising(RuntimeError("can't start new thread")),
+        raising(ImportError("libtensorflow_cc.so.2: failed to map segment from shared object")),
+    ],
+)
+def test_lack_of_memory_is_one_line_whatever_noticed_it(work, capsys):
+    assert exit_status("program", work, "stopped", "use less") == 2
+    assert capsys.readouterr().err == "program: error: out of memory; use less\n"
+
+
+@pytest.mark.parametrize("kind", ["InternalError", "UnknownError"])
+def test_failure_of_a_gpu_is_one_line_with_its_own_message(capsys, kind):
+    assert exit_status("program", raising(of_tensorflow(kind, "cuDNN launch failure\n in x")), "stopped") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("program: error: the computation failed (cuDNN launch failure); ")
+    assert said.count("\n") == 1
+
+
+def test_end_of_a_worker_process_is_one_line(capsys):
+    def end_itself():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_status("program", lambda: joblib.Parallel(2)(joblib.delayed(end_itself)() for _ in "ab"), "") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("program: error: a worker process was ended, most probably because memory ran out; ")
+    assert said.count("\n") == 1
+
+
+def test_mistake_of_the_program_within_tensorflow_is_not_taken_for_a_fault_of_the_computer():
+    def wrong():
+        raise KeyError("x")
+
+    def work():
+        return next(iter(tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(wrong, [], tf.int64))))
+
+    with pytest.raises(tf.errors.UnknownError):
+        exit_status("program", work, "stopped")
+
+
+@pytest.mark.parametrize("cluster", [None, "{}"])
+def test_lack_of_memory_is_not_taken_for_a_lost_worker(monkeypatch, capsys, cluster):
+    if cluster is not None:
+        monkeypatch.setenv("TF_CONFIG", cluster)
+
+    def work():
+        with errors_in_one_line():
+            one_dnn()
+
+    assert exit_status("program", work, "stopped") == 2
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_lost_worker_is_one_line(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(UserError, match="another worker is lost"), errors_in_one_line():
+        raise of_tensorflow("AbortedError", "Collective ops is aborted by: worker 1 is down")
+
+
+def test_float16_without_a_gpu_is_said_to_be_slow():
+    assert "slower" in resolve_precision("mixed_float16")[1]

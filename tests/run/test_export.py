@@ -1,0 +1,122 @@
+"""The generator for other programs: each format in a fresh process that has nothing of ours."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import PROJECT
+from test_predict import Nested, small_network
+
+import pix_pix_gen
+import run.export as pix_export
+from pix_generator import Generator
+from run.checkpoints import RunError, save, write_run
+from run.predict import Predictor
+from run.settings import EXPORT_FORMATS, Settings
+
+SIZES = ((128, 192), (192, 64))  # px
+# What a program without these modules does; `fundus` is the input, `octa` the output.
+LOAD = {
+    "keras": "import keras; octa = keras.models.load_model(path)(fundus, training=False)",
+    "saved_model": "import tensorflow as tf; model = tf.saved_model.load(path); octa = model.serve(fundus)",
+    "onnx": "import onnxruntime; octa, = onnxruntime.InferenceSession(path).run(None, {'input_image': fundus})",
+    "litert": """
+from ai_edge_litert.interpreter import Interpreter
+model = Interpreter(path)
+model.resize_tensor_input(model.get_input_details()[0]["index"], fundus.shape)
+model.allocate_tensors()
+model.set_tensor(model.get_input_details()[0]["index"], fundus)
+model.invoke()
+octa = model.get_tensor(model.get_output_details()[0]["index"])
+""",
+}
+WITHOUT_TENSORFLOW = "import sys; assert 'tensorflow' not in sys.modules\n"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A generator, and the folder in which it is in all formats."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    generator = Generator(3, (None, None), 1)
+    folder = tmp_path_factory.mktemp("exported")
+    pix_export.export(generator, folder, list(EXPORT_FORMATS))
+    return generator, folder
+
+
+def octas_in_a_fresh_process(path, kind, images, folder):
+    """What another program makes of some images with an exported generator."""
+    np.savez(folder / "fundus.npz", *images)
+    code = f"""
+import numpy as np
+path, octas = {str(path)!r}, []
+for fundus in np.load("fundus.npz").values():
+    exec({LOAD[kind]!r})
+    octas.append(octa)
+np.savez("octa.npz", *octas)
+"""
+    code += WITHOUT_TENSORFLOW if kind in ("onnx", "litert") else ""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=folder)
+    return list(np.load(folder / "octa.npz").values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EXPORT_FORMATS)
+def test_exported_generator_predicts_the_same_in_a_fresh_process_at_any_size(exported, tmp_path, kind):
+    generator, folder = exported
+    images = [np.random.default_rng(7).uniform(-1, 1, (1, *size, 3)).astype(np.float32) for size in SIZES]
+    octas = octas_in_a_fresh_process(folder / EXPORT_FORMATS[kind], kind, images, tmp_path)
+    for fundus, octa in zip(images, octas, strict=True):
+        assert np.abs(octa - Predictor(generator).with_own_statistics(fundus)[0]).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_layers_that_a_user_adds_are_exported(tmp_path):
+    keras.config.set_dtype_policy("float32")
+    generator = small_network(keras.layers.Dense(5), keras.layers.PReLU(shared_axes=[1, 2]))
+    fundus = np.random.default_rng(7).uniform(-1, 1, (1, 128, 192, 3)).astype(np.float32)
+    pix_export.export(generator, tmp_path / "exported", ["keras"])
+    (octa,) = octas_in_a_fresh_process(tmp_path / "exported" / "generator.keras", "keras", [fundus], tmp_path)
+    assert np.abs(octa - Predictor(generator).with_own_statistics(fundus)[0]).max() < 1e-3
+
+
+def test_run_in_bfloat16_is_exported_in_float32(tmp_path):
+    keras.config.set_dtype_policy("float32")
+    save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), tmp_path / "run", 1, keep=1)
+    write_run(tmp_path / "run", Settings(precision="mixed_bfloat16", name="run", data="phantom"), "0")
+    options = ["--run", str(tmp_path / "run"), "--export", str(tmp_path / "model"), "--format", "keras"]
+    assert pix_pix_gen.main(options) == 0
+    model = keras.models.load_model(tmp_path / "model" / "generator.keras")
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+
+
+def test_layer_that_cannot_be_exported_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="Nested"):
+        pix_export.export(small_network(Nested()), tmp_path / "exported", ["keras"])
+    assert not (tmp_path / "exported").exists()
+
+
+WITHOUT_CONVERTER = """
+import sys
+sys.modules["tf2onnx"] = None
+import keras, pathlib, pix_export
+model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(1, 1)])
+pix_export.export(model, pathlib.Path(sys.argv[1]), ["keras", "onnx"])
+"""
+
+
+@pytest.mark.slow
+def test_missing_package_is_named_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_CONVERTER, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+    assert "--format onnx" in done.stderr
+    assert "pip install -r requirements-export.txt" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", ["--export model --format pdf", "--format keras a.png"])
+def test_wrong_formats_are_refused(refused, options):
+    assert "--format" in refused(pix_pix_gen, *options.split())
