@@ -81,7 +81,6 @@ from tensorboard.plugins.hparams import api as hp
 
 import evaluation.figures as eval_figures
 import evaluation.report as eval_report
-from dataset_load_mod import black_outside, find_dataset, load_pair
 from evaluation.inputs import (
     DRAWN,
     PUBLISHED,
@@ -107,11 +106,12 @@ from evaluation.measures import (
 )
 from evaluation.report import counted
 from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS, summarise
-from pairs.choice import HAS_SEEN
+from pairs.dataset import find_dataset, load_pair
 from pairs.moved import moved_for_good, unmoved_octa
-from retina.images import DataError, octa_to_grey, read_image
+from retina.images import DataError, black_outside, octa_to_grey, read_image
 from retina.vessels import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from run.checkpoints import read_run, seen_by, step_of
+from run.choice import HAS_SEEN
 from run.log import RunLog
 from run.predict import Predictor, announced_predictor
 from run.weights import run_to_use

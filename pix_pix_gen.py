@@ -109,7 +109,7 @@ if __name__ == "__main__":
     parse_command_line(None)  # help and errors at once: loading TensorFlow takes seconds
 load_tensorflow()
 
-from dataset_load_mod import find_dataset
+from pairs.dataset import find_dataset
 from pairs.finished import Record
 from retina.images import left_out
 from run.checkpoints import read_run, seen_by

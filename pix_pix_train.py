@@ -30,15 +30,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataset_load_mod import FUNDUS_CHANNELS, Pair, field_to_use
-from patch_batches import SamplePatches, TrainingPatches
-from pix_data import RunData, load_run_data, training_patches
+from pairs.dataset import Pair
 from pix_discriminator import Discriminator
 from pix_generator import Generator
 from pix_layers import layers_of
-from retina.images import octa_to_grey
-from retina.pictures import LARGE, beside_fundus, pictures_of
+from retina.field_of_view import field_to_use
+from retina.images import FUNDUS_CHANNELS, octa_to_grey
 from retina.vessels import mean_scores, validation_scores, vessel_agreement
+from run.batches import SamplePatches, TrainingPatches
 from run.checkpoints import (
     RunError,
     RunState,
@@ -50,6 +49,7 @@ from run.checkpoints import (
     seen_by,
     write_run,
 )
+from run.data import RunData, load_run_data, training_patches
 from run.devices import (
     check_shares,
     choose_strategy,
@@ -61,6 +61,7 @@ from run.devices import (
 )
 from run.log import RunLog
 from run.new_run import settings_of_new_run, settings_of_resumed_run
+from run.pictures import LARGE, beside_fundus, pictures_of
 from run.predict import Predictor
 from run.schedule import has_discriminator, is_past_l1_only, learning_rate, with_noise
 from run.tags import EPOCH

@@ -28,7 +28,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from basics.command_line import OneLineParser, OptionError, atomic_file, exit_status
+from basics.command_line import OneLineParser, OptionError, exit_status
+from basics.files import atomic_file
 from retina.ut_fsocta import parse_subjects
 from simulation.dataset import DEFAULT_SUBJECTS, contact_sheet, eye_of, render_crop, render_full_field, write_dataset
 from simulation.eye import make_eye

@@ -1,7 +1,7 @@
 """Crop each photograph of a table of pairs to the area of its OCT-A, for photographs that show more of the eye.
 
-    python alignment/crop.py pairs.csv --octa-mm 6 --output DIR              # default weights
-    python alignment/crop.py pairs.csv --octa-mm 6 --output DIR --figures    # also a picture of each match
+    python dataset_load_mod.py crop pairs.csv --octa-mm 6 --output DIR              # default weights
+    python dataset_load_mod.py crop pairs.csv --octa-mm 6 --output DIR --figures    # also a picture of each match
 
 The network finds the vessels of the complete photograph, and `alignment.find_octa` searches it for the OCT-A. Writes
 
@@ -11,77 +11,44 @@ The network finds the vessels of the complete photograph, and `alignment.find_oc
     DIR/crop/<name>.jpg      with --figures: the photograph with the match outlined, cyan if found, orange if doubtful
 
 A doubtful match is hardly better than chance (a wrong partner, or too few vessels), or at the limit of the scales that
-are tried (a wrong width or scale). Such pairs are reported and left out of DIR/pairs.csv. Next, `alignment/register.py
-DIR/pairs.csv` aligns each OCT-A exactly. The input table is never changed. Existing results are kept unless the files
+are tried (a wrong width or scale). Such pairs are reported and left out of DIR/pairs.csv. Next, `register` aligns each
+OCT-A exactly. The input table is never changed. Existing results are kept unless the files
 of a pair have changed, and the same command resumes.
 """
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageDraw
+
+from alignment.find_octa import Photograph, Place, corners, cut, find_place
 from basics.command_line import (
-    OneLineParser,
     OptionError,
-    add_scale_options,
-    check_scale_options,
-    exit_status,
-    load_tensorflow,
     progress_bar,
     report_error,
-    write_table,
 )
+from basics.files import write_table
+from pairs.dataset import find_dataset
+from pairs.finished import digest_of
+from pairs.moved import refuse_moved
+from pairs.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pairs.table import (
     ANY_SHARES,
     FILES,
     ORIGINAL,
     UNMOVED,
     WIDTH,
-    WIDTHS_MM,
     PairTableError,
     is_table,
     read_pairs,
     rows_of_pairs,
 )
-from run.settings import add_run_options
-
-PROGRAM = "alignment/crop.py"
-
-
-def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options. Ends the program with status 2 and one line if they are invalid."""
-    parser = OneLineParser(prog=PROGRAM, description=__doc__)
-    add = parser.add_argument
-    add("data", metavar="TABLE", help="the table of pairs; a photograph may have several OCT-A")
-    add("--output", required=True, metavar="DIR", help="folder to write the cropped photographs and their table to")
-    add("--octa-mm", type=float, metavar="MM", help="width of each OCT-A for which the table has no octa_mm")
-    add_scale_options(parser)
-    add_run_options(parser)
-    add("--figures", action="store_true", help="also a picture of each match")
-    options = parser.parse_args(argv)
-    check_scale_options(parser, options)
-    if options.octa_mm is not None and not WIDTHS_MM[0] <= options.octa_mm <= WIDTHS_MM[1]:
-        parser.error(f"--octa-mm {options.octa_mm:g}: must be from {WIDTHS_MM[0]:g} to {WIDTHS_MM[1]:g} mm")
-    return options
-
-
-if __name__ == "__main__":
-    parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
-load_tensorflow()
-
-import numpy as np
-from PIL import Image, ImageDraw
-
-from alignment.find_octa import Photograph, Place, corners, cut, find_place
-from dataset_load_mod import ENTIRELY_DARK, field_to_use, find_dataset, photo_digest
-from pairs.finished import digest_of
-from pairs.moved import refuse_moved
-from pairs.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
-from retina.field_of_view import DEGREES, FIELD_MM
-from retina.images import DataError, octa_to_grey, read_fundus, read_octa
+from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, field_to_use
+from retina.images import DataError, octa_to_grey, photo_digest, read_fundus, read_octa
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor, with_equal_scales
 from run.weights import made_from, run_to_use
@@ -219,7 +186,7 @@ def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict
     return {case: case.octa_mm or octa_mm for case in cases}
 
 
-# --- command line ----------------------------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------------------------
 
 
 def run_cropping(options: argparse.Namespace) -> int:
@@ -263,9 +230,9 @@ def run_cropping(options: argparse.Namespace) -> int:
     print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was processed")
     if len(doubtful) < len(done):
         table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
-        print(f"Next: python alignment/register.py {table} --output ANOTHER_DIR --run {run}")
+        print(f"Next: python dataset_load_mod.py register {table} --output ANOTHER_DIR --run {run}")
     for fault in work.failed:
-        report_error(PROGRAM, fault)
+        report_error("dataset_load_mod.py", fault)
     return 2 if work.failed else 0
 
 
@@ -290,13 +257,3 @@ def write_pairs(work: Work, given: Sequence[tuple[dict[str, str], Case]]) -> Non
     if len(left) < len(subjects) and "split" not in columns:
         lack = f"{PAIRS} lacks {len(subjects - left)} of {len(subjects)} subjects"
         print(f"NOTE: {lack}, which can move others to another split; a column split prevents that")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, crop, and return the exit status: 2 for any error that the user can fix."""
-    options = parse_command_line(argv)
-    return exit_status(PROGRAM, lambda: run_cropping(options), "stopped; the same command resumes")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

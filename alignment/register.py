@@ -1,7 +1,7 @@
 """Register each OCT-A of a data set to its photograph, because real pairs lie some pixels apart.
 
-    python alignment/register.py DATA --output DIR              # your newest finished run, or the supplied ones
-    python alignment/register.py DATA --output DIR --figures    # also a picture of each pair, before and after
+    python dataset_load_mod.py register DATA --output DIR              # your newest finished run, or the supplied ones
+    python dataset_load_mod.py register DATA --output DIR --figures    # also a picture of each pair, before and after
 
 A run that was trained on sample retinas predicts an OCT-A that is exactly aligned with the photograph. The real OCT-A
 is moved onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied,
@@ -19,7 +19,6 @@ Existing results are kept unless the files of a pair have changed, and the same 
 import argparse
 import os
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,55 +26,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from basics.command_line import (
-    OneLineParser,
-    OptionError,
-    exit_status,
-    load_tensorflow,
-    progress_bar,
-    report_error,
-    write_table,
-)
-from run.settings import REGISTRATION, SAMPLE_RETINAS, add_run_options
-
-PROGRAM = "alignment/register.py"
-
-
-def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options. Ends the program with status 2 and one line if they are invalid."""
-    parser = OneLineParser(prog=PROGRAM, description=__doc__)
-    add = parser.add_argument
-    add("data", metavar="DATA", help="the data set: a folder, or a table of pairs")
-    add("--output", required=True, metavar="DIR", help="folder to write the registered data set to")
-    add_run_options(parser)
-    add("--figures", action="store_true", help="also a picture of each pair, before and after")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    parse_command_line(None)  # help and mistakes, before TensorFlow takes seconds to load
-load_tensorflow()
-
 import joblib
 import numpy as np
 from skimage.transform import resize
 
 from alignment.registration import Eye, Fit, enlarged, fit_all, reduced, reduced_eye, warp
-from dataset_load_mod import (
-    UNMOVED_FOLDER,
-    Pair,
-    field_of_view,
-    find_dataset,
-    list_eyes,
-    load_data_cases,
-    load_pair,
-    resized_to,
-)
+from basics.command_line import OptionError, progress_bar, report_error
+from basics.files import write_table
+from pairs.dataset import UNMOVED_FOLDER, Pair, find_dataset, list_eyes, load_data_cases, load_pair
 from pairs.finished import digest_of
 from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
 from pairs.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
-from pairs.table import ANY_SHARES, FILES, UNMOVED, is_table, rows_of_pairs
-from retina.images import WRITTEN_FORMATS, DataError, octa_to_grey, read_fundus, read_image, visible_below
+from pairs.table import ANY_SHARES, FILES, REGISTRATION, SAMPLE_RETINAS, UNMOVED, is_table, rows_of_pairs
+from retina.field_of_view import field_of_view
+from retina.images import WRITTEN_FORMATS, DataError, octa_to_grey, read_fundus, read_image, resized_to, visible_below
 from retina.vessels import above, otsu_threshold
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor
@@ -390,7 +354,7 @@ def register(work: Work) -> None:
             progress.update(len(some))
 
 
-# --- command line ----------------------------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------------------------
 
 
 def run_registration(options: argparse.Namespace) -> int:
@@ -424,18 +388,9 @@ def run_registration(options: argparse.Namespace) -> int:
         print(f"Next: python pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights")
     else:
         print(
-            "No OCT-A fits its photograph. If photographs show more of the eye, crop them first with alignment/crop.py"
+            "No OCT-A fits its photograph. If photographs show more of the eye, crop them first with "
+            "dataset_load_mod.py crop"
         )
     for fault in work.failed:
-        report_error(PROGRAM, fault)
+        report_error("dataset_load_mod.py", fault)
     return 2 if work.failed else 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, register, and return the exit status: 2 for any error that the user can fix."""
-    options = parse_command_line(argv)
-    return exit_status(PROGRAM, lambda: run_registration(options), "stopped; the same command resumes")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

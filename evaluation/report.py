@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from basics.command_line import disk_errors_name
+from basics.files import disk_errors_name
 from evaluation.measures import AGREEMENTS, DENSITY_NAMES, OURS, PROPERTIES, REAL, SEGMENTED, SIMILARITY_NAMES, WAYS
 from retina.ut_fsocta import CROP_MM, OTHER_REGION
 from retina.vessels import SECTORS, VESSEL_SCORE_NAMES, WHOLE

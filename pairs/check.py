@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from basics.command_line import one_line, progress_bar
-from dataset_load_mod import (
+from pairs.dataset import (
     CUT,
     PUBLISHED_SPLITS,
     list_eyes,
@@ -15,10 +15,9 @@ from dataset_load_mod import (
     load_pair,
     validation_full_field,
 )
-from pairs.table import is_table, origin_of_splits, unknown_columns
+from pairs.table import DEFAULT_SHARES, is_table, origin_of_splits, unknown_columns
 from retina.images import DataError, is_leftover, read_fundus, visible_below
 from retina.ut_fsocta import OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS
-from run.settings import DEFAULT_SHARES
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from tempfile import TemporaryDirectory
 import pooch
 import requests
 
-from basics.command_line import UserError, disk_errors_name, hold, progress_bar
+from basics.command_line import UserError, progress_bar
+from basics.files import disk_errors_name, hold
 from retina.ut_fsocta import DATASET_NAME
 
 PAGE = "https://doi.org/10.5281/zenodo.6476639"

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from basics.command_line import OptionError, atomic_file, read_table, write_table
+from basics.command_line import OptionError
+from basics.files import atomic_file, read_table, write_table
 
 SOURCE, DIGEST, MADE_WITH = "source", "photo_digest", "made_with"  # texts in a PNG
 DIGITS = 16  # of a digest, hexadecimal

@@ -1,6 +1,6 @@
 """Pairs whose OCT-A registration has moved: whether the unmoved ones still exist.
 
-`alignment/register.py` keeps the unmoved OCT-A: in a table's column octa_unmoved, in UT-FSOCTA's layout below
+registration keeps the unmoved OCT-A: in a table's column octa_unmoved, in UT-FSOCTA's layout below
 cropped/unmoved/. Version 1.1.0 did not. Scores on its pairs contain what registration gains, and nothing can undo that.
 """
 
@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from basics.command_line import OptionError, read_table
-from pairs.table import PairRow, is_table
-from run.settings import REGISTRATION
+from basics.command_line import OptionError
+from basics.files import read_table
+from pairs.table import REGISTRATION, PairRow, is_table
 
 REGISTERED = "registered"  # the verdict on a pair whose OCT-A was moved
 

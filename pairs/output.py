@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from basics.command_line import OptionError, atomic_file, why
+from basics.command_line import OptionError, why
+from basics.files import atomic_file
 from pairs.finished import MADE_WITH, Origin, Record
 from pairs.table import PairRow
 from retina.images import WRITTEN_FORMATS, DataError, assumed_bits, is_leftover, read_image

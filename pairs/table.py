@@ -20,8 +20,13 @@ from itertools import chain
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from basics.command_line import UserError, numbered_rows
+from basics.command_line import UserError
+from basics.files import numbered_rows
 from retina.ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_shares
+
+REGISTRATION = "registration.csv"  # in the folder of a registered data set
+SAMPLE_RETINAS = "phantom"  # for `data`: retinas that the program draws itself
+DEFAULT_SHARES = "80/10/10"  # of the subjects of a table of pairs
 
 FILES = ("fundus", "octa")
 NEEDED = (*FILES, "subject")
@@ -33,9 +38,7 @@ PATHS = (*FILES, UNMOVED)
 WIDTHS_MM = 1.0, 20.0  # least and greatest, of an OCT-A
 KNOWN = (*NEEDED, *CHOICES, WIDTH, UNMOVED, ORIGINAL)
 SUFFIX = ".csv"
-CROP_BOTH = (
-    ", or crop the photograph to the area of each OCT-A (with alignment/crop.py, then use the table that it writes)"
-)
+CROP_BOTH = ", or crop the photograph to the area of each OCT-A (with dataset_load_mod.py crop, then use its table)"
 ANY_SHARES = "1/0/0"  # for programs that treat all subjects alike, however few there are
 
 
@@ -176,7 +179,7 @@ def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | f
         return one_of(cell, CHOICES[column], place) or UNKNOWN[column]
     if column == ORIGINAL and cell and not re.fullmatch("[0-9a-f]{16}", cell):
         raise PairTableError(
-            f"{place} {cell}: must be 16 hexadecimal digits, as alignment/crop.py writes them, or empty"
+            f"{place} {cell}: must be 16 hexadecimal digits, as dataset_load_mod.py crop writes them, or empty"
         )
     return number_in(cell, *WIDTHS_MM, place, " mm") if column == WIDTH else cell
 

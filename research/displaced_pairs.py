@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from basics.command_line import load_tensorflow, progress_bar, write_table
+from basics.command_line import load_tensorflow, progress_bar
+from basics.files import write_table
 
 load_tensorflow()
 

@@ -14,6 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import count, islice
 from pathlib import Path
 
+from retina.images import continue_outside
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from basics.command_line import load_tensorflow
@@ -26,9 +28,8 @@ import pandas as pd
 from photographs import paths_of, scores
 from sample_retinas import header, in_graph, new_networks, table_row
 
-import dataset_load_mod as data
 import pix_pix_train
-from pix_data import training_patches
+from run.data import training_patches
 from run.predict import Predictor
 from run.settings import Settings
 from simulate_retinas import sample_pair
@@ -81,7 +82,7 @@ def leave_out(name: str) -> None:
 def pairs_of_a_tree(seed: int, first: int) -> list[np.ndarray]:
     """The pairs that share a tree, starting at number `first`, as training reads them: (400, 400, 4) each."""
     pairs = (sample_pair(seed, number) for number in range(first, first + TREE_SHARED_BY))
-    return [data.continue_outside(np.dstack([fundus, octa]), fov) for fundus, octa, fov in pairs]
+    return [continue_outside(np.dstack([fundus, octa]), fov) for fundus, octa, fov in pairs]
 
 
 def train_without(name: str, seed: int) -> Predictor:

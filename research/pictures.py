@@ -25,12 +25,12 @@ from scipy.ndimage import binary_erosion
 
 from alignment.crop import PX_PER_MM
 from alignment.find_octa import Photograph, corners, cut, find_place
-from dataset_load_mod import Pair, black_outside
-from patch_batches import TrainingPatches, training_image
+from pairs.dataset import Pair
 from retina.field_of_view import FIELD_MM, find_field
-from retina.images import octa_to_grey
+from retina.images import black_outside, octa_to_grey
 from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
 from retina.vessels import map_vessels, vessel_density, vessel_map, vessel_scores
+from run.batches import TrainingPatches, training_image
 from run.checkpoints import read_run
 from run.predict import Prediction, Predictor, load_predictor
 from simulate_retinas import make_eye, render_full_field

@@ -27,8 +27,7 @@ from sample_retinas import header, table_row
 from scipy.ndimage import map_coordinates
 
 from alignment.find_octa import Photograph, find_place
-from dataset_load_mod import field_to_use
-from retina.field_of_view import FIELD_MM
+from retina.field_of_view import FIELD_MM, field_to_use
 from retina.images import octa_to_grey, read_fundus, read_image
 from retina.ut_fsocta import CROP_MM, CROP_PX
 from run.checkpoints import read_run

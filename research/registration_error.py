@@ -37,7 +37,7 @@ from alignment.register import (
     verdict_of,
 )
 from alignment.registration import Eye, enlarged, fit_all, jacobian, reduced, reduced_eye
-from dataset_load_mod import black_outside
+from retina.images import black_outside
 from retina.ut_fsocta import CROP_PX
 from run.checkpoints import read_run
 from run.predict import load_predictor

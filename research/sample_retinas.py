@@ -18,6 +18,9 @@ from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
+from pairs.dataset import load_pairs
+from retina.field_of_view import field_of_view
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from basics.command_line import load_tensorflow
@@ -34,10 +37,10 @@ from skimage.registration import optical_flow_tvl1
 
 import dataset_load_mod as data
 import pix_pix_train
-from pix_data import training_patches
 from retina.images import octa_to_grey, read_fundus
 from retina.vessels import artefacts, checkerboard, roc_auc, smooth, vessel_agreement, vessel_map
 from run.checkpoints import read_run
+from run.data import training_patches
 from run.devices import compiled, resolve_precision
 from run.predict import Predictor, load_predictor
 from run.settings import Settings
@@ -68,14 +71,14 @@ class Eyes:
         self.pairs, self.photographs = {}, {}
         if pairs is not None:
             cases, _ = data.load_data_cases(data.find_dataset(pairs, "--pairs"))
-            for case, pair in zip(cases.itertuples(), data.load_pairs(cases, 1, True), strict=True):
+            for case, pair in zip(cases.itertuples(), load_pairs(cases, 1, True), strict=True):
                 octa = octa_to_grey(pair.octa / 255)
                 self.pairs[f"{case.subject}_{case.eye} {case.region}"] = pair.fundus, octa, pair.fov
         if photographs is not None:
             for path in sorted(photographs.glob("*_1stHO.png")):
                 fundus = read_fundus(path.with_name(path.name.replace("_1stHO.png", ".jpg")))
                 vessels = np.asarray(Image.open(path)) > 0
-                self.photographs[path.name.removesuffix("_1stHO.png")] = fundus, vessels, data.field_of_view(fundus)
+                self.photographs[path.name.removesuffix("_1stHO.png")] = fundus, vessels, field_of_view(fundus)
 
     def names(self) -> list[str]:
         """The names of the values of `scores`."""

@@ -22,8 +22,8 @@ from pix_pix_gen import PUBLISHED_STRIDE  # first: it keeps TensorFlow's message
 import keras
 import numpy as np
 
-from dataset_load_mod import reflect_to_multiple
 from pix_generator import Generator
+from retina.patches import reflect_to_multiple
 from run.predict import Predictor, to_model
 from run.settings import SIZE_MULTIPLE
 

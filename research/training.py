@@ -34,10 +34,10 @@ from matplotlib.figure import Figure
 
 import pix_layers
 import run.devices as pix_devices
-from pix_data import load_run_data, training_patches
 from pix_discriminator import Discriminator
 from pix_generator import Generator
 from retina.ut_fsocta import DATASET_NAME, REGIONS
+from run.data import load_run_data, training_patches
 from run.settings import Settings
 from simulation.dataset import eye_of, write_dataset
 

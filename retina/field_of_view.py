@@ -28,6 +28,8 @@ from scipy.ndimage import (
 )
 from scipy.spatial import ConvexHull
 
+ENTIRELY_DARK = "is entirely dark; remove it, or replace it with the right photograph"
+
 DEGREES = 45  # of a camera's field, unless specified
 FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
 
@@ -511,3 +513,14 @@ def border_offsets(colours: np.ndarray, points: np.ndarray, normals: np.ndarray,
     share = ((profiles - outside) * step).sum(axis=0) / size  # 1 inside, 0 outside
     ends = np.cumsum(share - EDGE, axis=1).argmax(axis=1) - reach + 0.5
     return np.where(size[:, 0] > MIN_STEP**2, ends, np.nan)
+
+
+def field_of_view(fundus: np.ndarray) -> np.ndarray:
+    """Where a fundus photograph (height, width, 3), uint8, shows the eye and not the camera's border: bool."""
+    return find_field(fundus).mask
+
+
+def field_to_use(fundus: np.ndarray, fov_mask: bool) -> Field:
+    """The camera's field, where predictions are made and scored; without `fov_mask` its mask is True everywhere."""
+    field = find_field(fundus)
+    return field if fov_mask else replace(field, mask=np.ones_like(field.mask))

@@ -4,16 +4,19 @@ Cameras often store 10, 12 or 14 bits in 16, and few files say so. Then all such
 the brightest value in any of them, so that a dark image stays darker than a bright one.
 """
 
+import hashlib
+import mmap
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from basics.command_line import one_line, why
 from retina.image_headers import (
@@ -28,6 +31,10 @@ from retina.image_headers import (
     read_header,
     scaled,
 )
+
+FUNDUS_CHANNELS = 3
+RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
+SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that rounding explains
 
 # Suffix -> Pillow's name of the format, of images that are read.
 FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in READERS}
@@ -264,3 +271,64 @@ def brightest_value(path: Path) -> int | None:
             return None
         levels = stored.decode()
         return int(levels[..., : colours_of(levels, stored.mode)].max())
+
+
+def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """Continue an image beyond the border of the camera's field by mirroring it there.
+
+    A network then sees no edge at the camera's border, and draws none.
+
+    Args:
+        image: (height, width, channels).
+        fov: (height, width), bool: inside the field.
+
+    Returns:
+        (height, width, channels), dtype as given; unchanged inside the field, except in its fading rim. Where the
+        mirrored pixel would lie outside the image, the image's border is repeated; where it would lie outside the
+        field, the field's nearest pixel.
+    """
+    inner = binary_erosion(fov, iterations=RIM_OF_FIELD, border_value=1)
+    if inner.all() or not inner.any():
+        return image
+    here = np.indices(fov.shape, dtype=np.int32)  # (2, height, width)
+    nearest = distance_transform_edt(~inner, return_distances=False, return_indices=True)  # (2, height, width)
+    last = np.reshape(fov.shape, (2, 1, 1)) - 1
+    mirrored = np.clip(2 * nearest - here, 0, last)
+    return image[tuple(np.where(inner[tuple(mirrored)], mirrored, nearest))]
+
+
+def black_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """A copy of an image (height, width) or (height, width, channels), black outside the field; alpha is kept."""
+    image = image.copy()
+    (image if image.ndim == 2 else image[..., :3])[~fov] = 0
+    return image
+
+
+def resized_to(image: np.ndarray, shape: Sequence[int], nearest: bool = False) -> np.ndarray | None:
+    """Resize an image (height, width, channels), uint8, to a height and width, by averaging or linear interpolation.
+
+    With `nearest` each pixel keeps a value of the image. Returns the image itself if it already has that size, None if
+    it has another aspect ratio.
+    """
+    if image.shape[:2] == tuple(shape):
+        return image
+    height, width = np.divide(image.shape[:2], shape)
+    if abs(height / width - 1) > SAME_SHAPE:
+        return None
+    planes = [Image.fromarray(image[..., channel]) for channel in range(image.shape[2])]
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    return np.dstack([plane.resize(tuple(shape[::-1]), method) for plane in planes])
+
+
+def photo_digest(fundus: np.ndarray) -> str:
+    """A fingerprint of a photograph (height, width, 3), uint8, whatever its file is called: 16 hexadecimal digits."""
+    content = hashlib.blake2b(repr(fundus.shape).encode(), digest_size=8)
+    content.update(np.ascontiguousarray(fundus))
+    return content.hexdigest()
+
+
+def in_own_pages(image: np.ndarray) -> np.ndarray:
+    """A copy outside the heap: in the heap, which temporary arrays fragment, images need half as much memory again."""
+    copy = np.ndarray(image.shape, image.dtype, mmap.mmap(-1, image.nbytes))
+    copy[...] = image
+    return copy

@@ -28,7 +28,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from basics.command_line import VERSION, UserError, atomic_file, flag, hold, one_line, why
+from basics.command_line import VERSION, UserError, flag, one_line, why
+from basics.files import atomic_file, hold
 from run.settings import CHANGEABLE, CHECKPOINTS, Settings
 
 BEST = "best"

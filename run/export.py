@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from basics.command_line import disk_errors_name
+from basics.files import disk_errors_name
 from pix_layers import layers_of
 from run.checkpoints import RunError
 from run.settings import EXPORT_FORMATS

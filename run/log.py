@@ -15,7 +15,8 @@ import pandas as pd
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-from basics.command_line import UserError, atomic_file, read_table, why
+from basics.command_line import UserError, why
+from basics.files import atomic_file, read_table
 from retina.vessels import VALIDATION_SCORES
 from run.settings import Settings, as_options
 from run.tags import DESCRIPTIONS, VALIDATION, layout

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from basics.command_line import flag
-from pairs.table import is_table
-from pix_data import choose_data, use_sample_retinas
+from pairs.dataset import DATA_FOLDERS, SAMPLE_SET, find_dataset
+from pairs.table import SAMPLE_RETINAS, is_table
+from retina.ut_fsocta import parse_subjects
 from run.checkpoints import checkpoint_folder, log_folder, read_run, settings_to_resume
 from run.devices import resolve_precision
-from run.settings import FINE_TUNING, SAMPLE_RETINAS, SAMPLE_RUN, SPLITS, Settings, SettingsError, as_options
+from run.settings import FINE_TUNING, SAMPLE_RUN, SPLITS, Settings, SettingsError, as_options
+from simulation.dataset import DEFAULT_SUBJECTS, write_dataset
 
 
 def settings_of_new_run(given: dict) -> Settings:
@@ -56,3 +58,36 @@ def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
         use_sample_retinas()
         return settings, digest
     return replace(settings, data=choose_data(settings.data)), digest
+
+
+def choose_data(given: str | None) -> str:
+    """The given data set, otherwise the one in its usual folder, otherwise the word for sample retinas.
+
+    Raises:
+        DataError: the given folder contains no data set.
+    """
+    found = None if given == SAMPLE_RETINAS else find_dataset(given, "--data")
+    return SAMPLE_RETINAS if found is None else str(found)
+
+
+def use_sample_retinas() -> None:
+    """Print, in a box that no one can miss, that a run uses sample retinas; make their set if it does not exist yet."""
+    lines = [
+        "NO REAL DATA: THIS RUN USES SAMPLE RETINAS, drawn by this program.",
+        "Use it to try the program; do not publish what it learns.",
+        "",
+        f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
+        "  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,",
+        "                                         free for non-commercial research;",
+        "  python dataset_load_mod.py check [DIR] reports whether training could start.",
+        "",
+        f"A set of sample retinas, to try the other programs on: {SAMPLE_SET}",
+    ]
+    width = max(map(len, lines))
+    print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
+    if not SAMPLE_SET.exists():
+        try:
+            write_dataset(SAMPLE_SET, parse_subjects(DEFAULT_SUBJECTS))
+        except OSError:
+            if not SAMPLE_SET.exists():  # otherwise another run has made it
+                raise

@@ -18,19 +18,16 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from dataset_load_mod import (
-    FUNDUS_CHANNELS,
-    black_outside,
-    continue_outside,
+from pix_generator import Generator
+from pix_layers import layers_of
+from retina.images import FUNDUS_CHANNELS, black_outside, continue_outside, octa_to_grey
+from retina.patches import (
     cut_at_corners,
     patch_corners,
     put_img_back_from_patches,
     reflect_to_multiple,
     reflect_to_patch,
 )
-from pix_generator import Generator
-from pix_layers import layers_of
-from retina.images import octa_to_grey
 from retina.vessels import smooth
 from run.checkpoints import RunError
 from run.devices import precision_to_predict, set_up_gpus

@@ -9,13 +9,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
 from basics.command_line import OneLineParser, UserError, flag
+from pairs.table import DEFAULT_SHARES, SAMPLE_RETINAS
 from retina.ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_shares, parse_subjects
 
 CHECKPOINTS = "training_checkpoints"
-REGISTRATION = "registration.csv"  # in the folder of a registered data set
-SAMPLE_RETINAS = "phantom"  # for `data`: retinas that the program draws itself
 SIZE_MULTIPLE = 64  # px: the generator downsamples six times
-DEFAULT_SHARES = "80/10/10"  # of the subjects of a table of pairs
 # Validation scores that can choose the best checkpoint, and whether more is better.
 BEST_BY = {
     "vessel_auc": True,

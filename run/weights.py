@@ -17,8 +17,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from basics.command_line import VERSION, atomic_file, one_line
+from basics.command_line import VERSION, one_line
+from basics.files import atomic_file
 from pairs.finished import printable
+from pairs.table import SAMPLE_RETINAS
 from run.checkpoints import (
     RunError,
     epochs_done,
@@ -31,7 +33,7 @@ from run.checkpoints import (
     step_of,
     write_run,
 )
-from run.settings import CHECKPOINTS, SAMPLE_RETINAS, Settings
+from run.settings import CHECKPOINTS, Settings
 
 NAMED = 2  # runs that are not used and why, in one line; damaged ones are always named
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # the supplied weights

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from basics.command_line import disk_errors_name, progress_bar
+from basics.command_line import progress_bar
+from basics.files import disk_errors_name
 from retina.ut_fsocta import REGIONS
 from simulation.eye import TREE_SHARED_BY, Eye, crop_window, make_eye
 from simulation.fundus import render_fundus

@@ -9,7 +9,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from basics.command_line import atomic_file, one_line
+from basics.command_line import one_line
+from basics.files import atomic_file
 from pairs.finished import Origin, write_png
 from synthesis.photographs import SHEET
 

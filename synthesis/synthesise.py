@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
-from dataset_load_mod import ENTIRELY_DARK, field_to_use
 from pairs.finished import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
-from retina.field_of_view import Field, field_of_mask
+from retina.field_of_view import ENTIRELY_DARK, Field, field_of_mask, field_to_use
 from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
 from retina.vessels import map_vessels, vessel_density
 from run.predict import Prediction, Predictor

@@ -18,8 +18,8 @@ import tensorflow as tf
 from conftest import SMALL, checkpoint_values, different_values, files_below, logged, narrow_program, tags_of
 from PIL import Image
 
-import pix_data
 import pix_pix_train as train
+import run.data as pix_data
 from basics.command_line import UserError
 from retina.vessels import VALIDATION_SCORES
 from run.settings import BEST_BY, SAMPLE_RUN, Settings
@@ -311,9 +311,9 @@ def test_fine_tuning_with_other_channels_is_refused(runs, monkeypatch, tmp_path,
 def sample_folder(tmp_path, monkeypatch):
     """An empty folder to run in, where few sample retinas suffice for validation and for an epoch."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pix_data, "DEFAULT_SUBJECTS", "1,26,31")
+    monkeypatch.setattr("run.new_run.DEFAULT_SUBJECTS", "1,26,31")
     monkeypatch.setattr(pix_data, "VALIDATION_RETINAS", 2)
-    monkeypatch.setattr("patch_batches.SAMPLE_PATCHES_PER_EPOCH", 9)
+    monkeypatch.setattr("run.batches.SAMPLE_PATCHES_PER_EPOCH", 9)
     return tmp_path
 
 

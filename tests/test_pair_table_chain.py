@@ -12,14 +12,13 @@ import pytest
 from conftest import SMALL, different_values, logged, write_tiny_dataset
 from PIL import Image
 
-import alignment.register as dataset_register
 import dataset_load_mod
 import pix_pix_eval
 import pix_pix_gen
 import pix_pix_train
 from pairs.table import read_pairs
-from pix_data import load_run_data
 from run.checkpoints import seen_by
+from run.data import load_run_data
 from run.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -94,7 +93,7 @@ def test_evaluation_compares_a_folder_of_synthetic_octa(here):
 
 def test_registered_table_has_its_columns_and_files(here):
     options = ["pairs/pairs.csv", "--output", "registered", "--run", "training_checkpoints/table"]
-    assert dataset_register.main(options) == 0
+    assert dataset_load_mod.main(["register", *options]) == 0
     names = [pair[-1] for pair in read_pairs(Path("registered/pairs.csv"), "80/10/10")]
     columns = Path("registered/pairs.csv").read_text(encoding="utf-8").splitlines()[0]
     assert (columns, len(names)) == ("subject,split,octa,fundus,age,octa_unmoved", 4)

@@ -18,10 +18,9 @@ from PIL import Image
 import pix_pix_gen as gen
 import pix_pix_train as train
 import synthesis.synthesise as photo_synthesis
-from dataset_load_mod import field_of_view
 from pairs.finished import Origin, read_origin, write_png
 from pix_generator import Generator
-from retina.field_of_view import find_field
+from retina.field_of_view import field_of_view, find_field
 from retina.images import read_fundus
 from retina.vessels import above, smooth, vessel_map_sigma
 from run.checkpoints import read_run, save, write_run

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import pix_pix_train as train
-from dataset_load_mod import Pair
+from pairs.dataset import Pair
 from retina.vessels import VALIDATION_SCORES
 from run.devices import compiled
 from run.settings import Settings

@@ -9,8 +9,9 @@ from conftest import SeesVessels, files_below, lines
 from PIL import Image
 
 import alignment.crop as program
-from dataset_load_mod import photo_digest, read_fundus
+import dataset_load_mod
 from pairs.table import read_pairs
+from retina.images import photo_digest, read_fundus
 from run.checkpoints import write_run
 from run.settings import Settings
 from run.weights import made_from
@@ -76,7 +77,9 @@ def write_table(folder, rows):
 
 
 def crop(*options):
-    return program.main(["pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{OCTA_MM}", *options])
+    return dataset_load_mod.main(
+        ["crop", "pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{OCTA_MM}", *options]
+    )
 
 
 def rows(folder):
@@ -152,7 +155,7 @@ def test_a_photograph_may_have_several_octa(folder):
 
 def test_width_of_each_octa_may_be_in_the_table(folder):
     write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": OCTA_MM}])
-    assert program.main(["pairs.csv", "--output", "out", "--run", "run"]) == 0
+    assert dataset_load_mod.main(["crop", "pairs.csv", "--output", "out", "--run", "run"]) == 0
     assert rows(folder)["a"]["verdict"] == "found"
 
 
@@ -166,7 +169,12 @@ def test_existing_results_are_kept(folder, capsys):
 
 def test_octa_of_another_width_is_searched_for_again(folder):
     crop()
-    assert program.main(["pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{0.97 * OCTA_MM}"]) == 0
+    assert (
+        dataset_load_mod.main(
+            ["crop", "pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{0.97 * OCTA_MM}"]
+        )
+        == 0
+    )
     assert float(rows(folder)["a"]["octa_mm"]) == pytest.approx(0.97 * OCTA_MM, rel=1e-4)
 
 
@@ -291,14 +299,14 @@ def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage,
 )
 def test_what_is_refused(folder, refused, options, named):
     before = files_below(folder)
-    assert named in refused(program, *options)
+    assert named in refused(dataset_load_mod, "crop", *options)
     assert files_below(folder) == before
 
 
 def test_width_is_given_once(folder, refused):
     write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": 6}])
     assert "--octa-mm 4: each row of pairs.csv has its octa_mm" in refused(
-        program, "pairs.csv", "--output", "out", "--octa-mm", "4"
+        dataset_load_mod, "crop", "pairs.csv", "--output", "out", "--octa-mm", "4"
     )
 
 
@@ -311,4 +319,6 @@ def test_option_gives_the_widths_that_the_table_lacks(folder):
 
 
 def test_folder_in_the_study_s_layout_is_refused(dataset, refused):
-    assert "give a table of pairs" in refused(program, str(dataset), "--output", str(dataset / "out"), "--octa-mm", "6")
+    assert "give a table of pairs" in refused(
+        dataset_load_mod, "crop", str(dataset), "--output", str(dataset / "out"), "--octa-mm", "6"
+    )

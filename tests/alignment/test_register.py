@@ -11,8 +11,9 @@ from conftest import SeesVessels, files_below, lines
 from PIL import Image
 
 import alignment.register as program
+import dataset_load_mod
 from alignment.registration import warp
-from dataset_load_mod import load_data_cases
+from pairs.dataset import load_data_cases
 from run.checkpoints import write_run
 from run.settings import Settings
 from run.weights import made_from
@@ -50,7 +51,7 @@ def register(folder, *options, data="data", weights="run/ckpt-7"):
         patch.chdir(folder)
         patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), weights))
         Path(f"{weights}.index").write_text(weights)
-        return program.main([data, "--output", "out", "--run", "run", *options])
+        return dataset_load_mod.main(["register", data, "--output", "out", "--run", "run", *options])
 
 
 def rows(folder):
@@ -233,7 +234,7 @@ def test_data_set_named_itself_is_written_to_the_output_itself(folder):
         patch.chdir(folder)
         patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
         Path("run/ckpt-7").write_text("the weights")
-        assert program.main(["data/UT-FSOCTA-v1", "--output", "new/out", "--run", "run"]) == 0
+        assert dataset_load_mod.main(["register", "data/UT-FSOCTA-v1", "--output", "new/out", "--run", "run"]) == 0
     assert (folder / "new/out/cropped/octa/disc/1_OD.png").exists()
 
 
@@ -320,7 +321,7 @@ def test_training_is_not_proposed_if_no_octa_fits(folder, capsys):
         save(np.full((SIDE, SIDE), 100) + lines(99, SIDE, spacing=8), octa)
     register(folder)
     printed = capsys.readouterr().out
-    assert "crop them first with alignment/crop.py" in printed
+    assert "crop them first with dataset_load_mod.py crop" in printed
     assert "Next:" not in printed
 
 
@@ -457,14 +458,14 @@ def test_run_that_has_seen_pairs_is_named(folder, capsys):
 def test_what_is_refused(folder, monkeypatch, refused, options, named):
     monkeypatch.chdir(folder)
     before = files_below(folder)
-    assert named in refused(program, *options)
+    assert named in refused(dataset_load_mod, "register", *options)
     assert files_below(folder) == before
 
 
 def test_data_set_without_a_pair_is_refused(folder, monkeypatch, refused):
     shutil.rmtree(folder / CROPPED / "octa" / "disc")
     monkeypatch.chdir(folder)
-    assert "contains no pair" in refused(program, "data", "--output", "out", "--run", "run")
+    assert "contains no pair" in refused(dataset_load_mod, "register", "data", "--output", "out", "--run", "run")
 
 
 def test_other_weights_are_refused(folder, capsys):

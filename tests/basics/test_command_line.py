@@ -12,18 +12,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import PROJECT, program
 
-from basics.command_line import (
-    VERSION,
-    OptionError,
-    atomic_file,
-    exit_status,
-    hold,
-    load_tensorflow,
-    numbered_rows,
-    progress_bar,
-    report_error,
-    why,
-)
+from basics.command_line import VERSION, OptionError, exit_status, load_tensorflow, progress_bar, report_error, why
+from basics.files import atomic_file, hold, numbered_rows
 
 
 def write_and_fail(path):

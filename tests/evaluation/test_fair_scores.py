@@ -14,12 +14,12 @@ import pytest
 from conftest import SeesVessels, files_below, lines
 from PIL import Image
 
-import alignment.crop as dataset_crop
-import alignment.register as dataset_register
+import dataset_load_mod
 import pix_pix_eval as evaluate
 from alignment.registration import warp
-from dataset_load_mod import load_data_cases, photo_digest, read_fundus
+from pairs.dataset import load_data_cases
 from pairs.moved import moved_for_good
+from retina.images import photo_digest, read_fundus
 from run.checkpoints import write_run
 from run.settings import Settings
 
@@ -88,7 +88,8 @@ def called(program, *options, status=0):
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(stream), redirect_stderr(stream):
         patch.setattr("evaluation.report.DPI", 40)
         patch.setattr("evaluation.report.SCREEN_DPI", 40)
-        patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
+        for module in ("alignment.crop", "alignment.register", "pix_pix_eval"):
+            patch.setattr(f"{module}.announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
         assert program.main([*options, "--run", "run"]) == status
     return stream.buffer.getvalue().decode()
 
@@ -108,7 +109,7 @@ def evaluated(data, *options, status=0):
 
 
 def registered(data, output):
-    called(dataset_register, data, "--output", output)
+    called(dataset_load_mod, "register", data, "--output", output)
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_registering_registered_pairs_starts_from_the_unmoved_ones(pairs, data):
 
 def test_cropping_registered_pairs_is_refused(pairs, refused):
     options = ["moved/pairs.csv", "--output", "cut", "--octa-mm", "6", "--run", "run"]
-    assert "moved/pairs.csv: is registered (column octa_unmoved)" in refused(dataset_crop, *options)
+    assert "moved/pairs.csv: is registered (column octa_unmoved)" in refused(dataset_load_mod, "crop", *options)
 
 
 @pytest.fixture
@@ -226,11 +227,9 @@ def test_other_table_beside_a_moved_one_is_not_taken_for_moved(lost):
     assert moved_of("moved/own.csv") == 0
 
 
-@pytest.mark.parametrize(
-    ("program", "options"), [(dataset_register, []), (dataset_crop, ["--octa-mm", "6"])], ids=["register", "crop"]
-)
-def test_moving_or_cropping_pairs_moved_for_good_is_refused(lost, refused, program, options):
-    error = refused(program, "moved/pairs.csv", "--output", "again", "--run", "run", *options)
+@pytest.mark.parametrize(("command", "options"), [("register", []), ("crop", ["--octa-mm", "6"])])
+def test_moving_or_cropping_pairs_moved_for_good_is_refused(lost, refused, command, options):
+    error = refused(dataset_load_mod, command, "moved/pairs.csv", "--output", "again", "--run", "run", *options)
     assert "has moved 4 of its OCT-A and did not keep the unmoved ones; give the data that were registered" in error
 
 

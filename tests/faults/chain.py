@@ -26,7 +26,8 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 from conftest import different_values, fake_fundus, program, write_tiny_dataset
 
-from basics.command_line import load_tensorflow, write_table
+from basics.command_line import load_tensorflow
+from basics.files import write_table
 from pairs.table import NEEDED
 
 LAYOUT, SAMPLES = "data/UT-FSOCTA-v1", "phantom"
@@ -59,9 +60,9 @@ AFTERWARDS = {
 EPOCHS = "6"
 # Training as it is, except for the size of an epoch, of validation and of the sample set of a run on sample retinas.
 PROGRAM = (
-    f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import patch_batches, pix_data, pix_pix_train; "
-    "patch_batches.SAMPLE_PATCHES_PER_EPOCH = 12; pix_data.VALIDATION_RETINAS = 2; "
-    "pix_data.DEFAULT_SUBJECTS = '1,26,31'; sys.exit(pix_pix_train.main())"
+    f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import run.batches, run.data, run.new_run, pix_pix_train; "
+    "run.batches.SAMPLE_PATCHES_PER_EPOCH = 12; run.data.VALIDATION_RETINAS = 2; "
+    "run.new_run.DEFAULT_SUBJECTS = '1,26,31'; sys.exit(pix_pix_train.main())"
 )
 TRAINS = [sys.executable, "-u", "-c", PROGRAM]
 

@@ -76,11 +76,11 @@ if __name__ == "__main__":
     load_tensorflow()
     from narrow import narrow_networks
 
-    import patch_batches
-    import pix_data
+    import run.batches
+    import run.data
 
     narrow_networks()
-    patch_batches.SAMPLE_PATCHES_PER_EPOCH, pix_data.VALIDATION_RETINAS = 12, 2
+    run.batches.SAMPLE_PATCHES_PER_EPOCH, run.data.VALIDATION_RETINAS = 12, 2
     if name:
         inject(name, int(call), error)
     sys.argv = [PROGRAM, *options]

@@ -40,8 +40,8 @@ DATA = "data/UT-FSOCTA-v1"
 TRAIN = "pix_pix_train.py --data pairs.csv --patch-size 64 --batch-size 2 --precision float32 --epochs 9"
 SAMPLES = TRAIN.replace("pairs.csv", "phantom")
 SYNTHESIS = "pix_pix_gen.py photographs --vessels"
-CROP = "alignment/crop.py whole.csv --output cropped"
-REGISTER = f"alignment/register.py {DATA} --output registered"
+CROP = "dataset_load_mod.py crop whole.csv --output cropped"
+REGISTER = f"dataset_load_mod.py register {DATA} --output registered"
 EVALUATE = f"pix_pix_eval.py --data {DATA} --split all --include-seen --resamples 100"
 
 
@@ -111,10 +111,10 @@ TRIALS = [
     *limited(SAMPLES, 1, kind="RLIMIT_FSIZE"),
     *faulty(SAMPLES, STEP, 3, "AbortedError", "NotFoundError", "InternalError", "UnknownError", "MemoryError"),
     *faulty(SAMPLES, PREDICTION, 2, "ResourceExhaustedError", "AbortedError"),
-    *faulty(SAMPLES, "patch_batches.SamplePatches.plan", 1, "MemoryError"),
+    *faulty(SAMPLES, "run.batches.SamplePatches.plan", 1, "MemoryError"),
     *faulty(SAMPLES, "simulation.stream.Popen", 1, "OSError"),
     *faulty(TRAIN, STEP, 5, "AbortedError", "ResourceExhaustedError"),
-    *faulty(TRAIN, "patch_batches.TrainingPatches.plan", 1, "MemoryError"),
+    *faulty(TRAIN, "run.batches.TrainingPatches.plan", 1, "MemoryError"),
     *faulty(SYNTHESIS, PREDICTION, 3, "AbortedError", "UnknownError"),
     *faulty(CROP, "alignment.find_octa.find_place", 2, "MemoryError"),
     *faulty(CROP, PREDICTION, 2, "NotFoundError"),
@@ -141,7 +141,7 @@ def write_inputs(folder: Path) -> None:
     import tensorflow as tf
 
     import run.checkpoints as pix_run
-    from basics.command_line import write_table
+    from basics.files import write_table
     from pairs.table import NEEDED
     from pix_generator import Generator
     from run.settings import Settings

@@ -21,11 +21,11 @@ import tensorflow as tf
 from conftest import different_values
 from kill import EPOCHS, NEW_RUN, kill_while_writing, start
 
-import pix_data
 import pix_pix_eval as evaluate
 import pix_pix_gen as gen
 import pix_pix_train as train
 import run.checkpoints as pix_run
+import run.data as pix_data
 import run.log as pix_log
 from basics.command_line import UserError
 from pairs.finished import Origin, write_png

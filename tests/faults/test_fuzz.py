@@ -21,7 +21,7 @@ import pix_pix_eval as evaluate
 import pix_pix_gen as gen
 import pix_pix_train as train
 import run.checkpoints as pix_run
-from pix_data import load_run_data
+from run.data import load_run_data
 from run.settings import Settings
 
 IMAGES = 160

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from basics.command_line import UserError, flag, one_line, read_table, write_table
+from basics.command_line import UserError, flag, one_line
+from basics.files import read_table, write_table
 from pairs.finished import printable
 from pairs.table import names_of, read_pairs, shared_out
 from retina.images import read_image

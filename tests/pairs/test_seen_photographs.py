@@ -7,8 +7,10 @@ import pytest
 from conftest import fake_fundus, fake_octa
 from PIL import Image
 
-from dataset_load_mod import DataError, load_data_cases, photo_digest, read_fundus, seen_subjects
-from pix_data import load_run_data
+from dataset_load_mod import DataError
+from pairs.dataset import load_data_cases, seen_subjects
+from retina.images import photo_digest, read_fundus
+from run.data import load_run_data
 from run.settings import Settings
 
 SPLITS = {"Ann": "train", "Bob": "validation", "Cem": "validation", "Eve": "test"}

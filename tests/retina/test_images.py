@@ -13,7 +13,7 @@ from conftest import fake_fundus
 from PIL import Image
 
 import retina.images as image_files
-from dataset_load_mod import load_pair
+from pairs.dataset import load_pair
 from retina.images import DataError, assumed_bits, left_out, read_fundus, read_image, read_octa, visible_below
 
 PNG_KINDS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> colour type

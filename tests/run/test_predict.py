@@ -7,10 +7,10 @@ from conftest import fake_fundus, round_field
 from PIL import Image
 
 import run.predict as pix_predict
-from dataset_load_mod import field_of_view, reflect_to_multiple
 from pix_generator import Generator
 from pix_layers import layers_of
-from retina.field_of_view import find_field
+from retina.field_of_view import field_of_view, find_field
+from retina.patches import reflect_to_multiple
 from run.checkpoints import RunError
 from run.predict import Predictor
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basics.command_line import OptionError, UserError, read_table
-from dataset_load_mod import photo_digest
+from basics.command_line import OptionError, UserError
+from basics.files import read_table
 from pairs.finished import Origin, Record, printable, read_origin, write_png
-from retina.images import read_fundus
+from retina.images import photo_digest, read_fundus
 from run.settings import Settings
 from synthesis.photographs import Job, check_jobs, list_dataset_jobs
 from synthesis.photographs import list_jobs as list_all

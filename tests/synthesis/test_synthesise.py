@@ -9,7 +9,8 @@ import pytest
 from conftest import SeesVessels, files_below, round_field
 from PIL import Image
 
-from basics.command_line import OptionError, read_table
+from basics.command_line import OptionError
+from basics.files import read_table
 from pairs.finished import Origin, Record, digest_of, read_origin
 from synthesis.photographs import Job
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise

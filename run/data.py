@@ -8,26 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_load_mod import (
-    DATA_FOLDERS,
-    FUNDUS_CHANNELS,
+from pairs.dataset import (
     SAMPLE_SET,
     Pair,
-    continue_outside,
-    find_dataset,
-    in_own_pages,
     load_data_cases,
     load_pairs,
-    photo_digest,
     seen_subjects,
     validation_full_field,
 )
-from pairs.table import is_table, origin_of_splits
-from patch_batches import SamplePatches, TrainingPatches, training_image
-from retina.images import DataError, read_fundus
-from retina.ut_fsocta import CROP_PX, parse_subjects
-from run.settings import REGISTRATION, SAMPLE_RETINAS, Settings
-from simulation.dataset import DEFAULT_SUBJECTS, write_dataset
+from pairs.table import REGISTRATION, SAMPLE_RETINAS, is_table, origin_of_splits
+from retina.images import FUNDUS_CHANNELS, DataError, continue_outside, in_own_pages, photo_digest, read_fundus
+from retina.ut_fsocta import CROP_PX
+from run.batches import SamplePatches, TrainingPatches, training_image
+from run.settings import Settings
 from simulation.eye import TREE_SHARED_BY
 from simulation.stream import sample_pair, stream
 
@@ -59,39 +52,6 @@ class RunData:
             fundus, octa = np.split(image, [FUNDUS_CHANNELS], axis=-1)
             pairs[f"training pair {number}, which it is trained on"] = Pair(fundus, octa, np.ones(octa.shape[:2], bool))
         return pairs
-
-
-def choose_data(given: str | None) -> str:
-    """The given data set, otherwise the one in its usual folder, otherwise the word for sample retinas.
-
-    Raises:
-        DataError: the given folder contains no data set.
-    """
-    found = None if given == SAMPLE_RETINAS else find_dataset(given, "--data")
-    return SAMPLE_RETINAS if found is None else str(found)
-
-
-def use_sample_retinas() -> None:
-    """Print, in a box that no one can miss, that a run uses sample retinas; make their set if it does not exist yet."""
-    lines = [
-        "NO REAL DATA: THIS RUN USES SAMPLE RETINAS, drawn by this program.",
-        "Use it to try the program; do not publish what it learns.",
-        "",
-        f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
-        "  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,",
-        "                                         free for non-commercial research;",
-        "  python dataset_load_mod.py check [DIR] reports whether training could start.",
-        "",
-        f"A set of sample retinas, to try the other programs on: {SAMPLE_SET}",
-    ]
-    width = max(map(len, lines))
-    print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
-    if not SAMPLE_SET.exists():
-        try:
-            write_dataset(SAMPLE_SET, parse_subjects(DEFAULT_SUBJECTS))
-        except OSError:
-            if not SAMPLE_SET.exists():  # otherwise another run has made it
-                raise
 
 
 def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str] = ()) -> RunData:
@@ -134,7 +94,9 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
     if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
-        print("  NOTE: unregistered pairs, mostly some pixels apart; align them with alignment/register.py first")
+        print(
+            "  NOTE: unregistered pairs, mostly some pixels apart; align them with dataset_load_mod.py register first"
+        )
     for split, rows in chosen.items():
         regions = ", ".join(f"{region} {number}" for region, number in rows["region"].value_counts(sort=False).items())
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")

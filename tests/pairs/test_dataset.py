@@ -11,6 +11,10 @@ from conftest import fake_fundus, fake_octa
 from PIL import Image
 
 import dataset_load_mod as dlm
+from pairs.dataset import PUBLISHED_SPLITS, list_full_fields, load_pair, load_pairs
+from retina.field_of_view import field_of_view
+from retina.images import black_outside, continue_outside, in_own_pages
+from retina.patches import patch_corners, reflect_to_multiple, reflect_to_patch
 
 
 @pytest.fixture
@@ -74,9 +78,9 @@ def test_cases_are_paired_by_name_and_split_by_subject(root):
 
 
 def test_published_split_is_that_of_the_study():
-    counts = {split: len(subjects) for split, subjects in dlm.PUBLISHED_SPLITS.items()}
+    counts = {split: len(subjects) for split, subjects in PUBLISHED_SPLITS.items()}
     assert counts == {"train": 25, "validation": 5, "test": 82}
-    assert sorted({*chain(*dlm.PUBLISHED_SPLITS.values())}) == list(range(1, 113))
+    assert sorted({*chain(*PUBLISHED_SPLITS.values())}) == list(range(1, 113))
 
 
 def test_subjects_of_no_split_stay_in_the_table(root):
@@ -120,7 +124,7 @@ def test_data_set_may_have_any_format_of_images(root, suffix):
 @pytest.mark.parametrize("name", ["fov45", "fov_45"])
 def test_whole_photographs_are_found_under_both_names(root, name):
     (root / "fov45").rename(root / name)
-    assert dlm.list_full_fields(root) == {(26, "OD"): root / name / "fundus" / "26_OD.jpg"}
+    assert list_full_fields(root) == {(26, "OD"): root / name / "fundus" / "26_OD.jpg"}
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ def test_octa_of_another_size_is_resized_to_its_photograph(tmp_path):
     Image.new("RGB", (100, 90), "white").save(tmp_path / "fundus.png")
     halves = np.repeat(np.uint8([0, 200]), 100)[np.newaxis].repeat(180, axis=0)
     Image.fromarray(halves).save(tmp_path / "octa.png")
-    pair = dlm.load_pair(tmp_path / "fundus.png", tmp_path / "octa.png", 1, fov_mask=False)
+    pair = load_pair(tmp_path / "fundus.png", tmp_path / "octa.png", 1, fov_mask=False)
     expected = np.repeat(np.uint8([0, 200]), 50)
     assert pair.resized
     assert abs(pair.octa[..., 0].astype(int) - expected).mean() < 1
@@ -141,12 +145,12 @@ def test_pair_of_two_shapes_is_refused(root):
     Image.open(path).crop((0, 0, 80, 100)).save(path)
     cases, _ = dlm.load_data_cases(root)
     with pytest.raises(dlm.DataError, match=r"2_OS\.png and .*2_OS\.png .*90 x 100 px and 80"):
-        list(dlm.load_pairs(cases, 1, True))
+        list(load_pairs(cases, 1, True))
 
 
 def test_images_in_their_own_pages_are_equal_and_writable(random):
     image = random.integers(0, 256, (5, 7, 4), dtype=np.uint8)
-    copy = dlm.in_own_pages(image)
+    copy = in_own_pages(image)
     assert np.array_equal(image, copy)
     copy[0, 0, 0] += 1
     assert not np.array_equal(image, copy)
@@ -161,14 +165,14 @@ def test_field_is_the_camera_s_and_survives_dark_vessels_and_macula(random):
     fundus[:, 195:206] = 3  # a dark vessel from border to border: it splits the field
     fundus[disc(400, (250, 300), 50)] = 2  # a dark macula
     fundus[~field] = random.integers(0, 9, ((~field).sum(), 3))  # the noise of JPEG on black
-    assert np.mean(dlm.field_of_view(fundus) != field) < 0.005
+    assert np.mean(field_of_view(fundus) != field) < 0.005
 
 
 def test_image_without_border_is_all_field(random):
     fundus = fake_fundus(random, 60, 80)
-    assert dlm.field_of_view(fundus).all()
+    assert field_of_view(fundus).all()
     fundus[30:40, 0:20] = 0  # a dark vessel that reaches the image's border
-    assert dlm.field_of_view(fundus).all()
+    assert field_of_view(fundus).all()
 
 
 def test_image_is_mirrored_at_the_border_of_the_field():
@@ -176,7 +180,7 @@ def test_image_is_mirrored_at_the_border_of_the_field():
     columns = np.arange(100, dtype=np.uint8)
     image = np.broadcast_to(columns, (40, 100))[..., np.newaxis]
     fov = np.broadcast_to(columns < 30, (40, 100))
-    continued = dlm.continue_outside(image, fov)
+    continued = continue_outside(image, fov)
     assert continued.shape == image.shape
     expected = np.where(columns < 24, columns, np.where(columns <= 46, 46 - columns.astype(int), 0))
     assert np.array_equal(continued[20, :, 0], expected)
@@ -186,11 +190,11 @@ def test_image_is_mirrored_at_the_border_of_the_field():
 def test_image_without_border_or_field_is_continued_by_nothing(random):
     image = random.integers(0, 256, (30, 30, 3), dtype=np.uint8)
     for fov in (np.ones((30, 30), bool), np.zeros((30, 30), bool)):
-        assert np.array_equal(dlm.continue_outside(image, fov), image)
+        assert np.array_equal(continue_outside(image, fov), image)
 
 
 def test_dark_image_has_no_field():
-    assert not dlm.field_of_view(np.full((30, 30, 3), 5, np.uint8)).any()
+    assert not field_of_view(np.full((30, 30, 3), 5, np.uint8)).any()
 
 
 def half_dark_pair(folder, random):
@@ -204,7 +208,7 @@ def half_dark_pair(folder, random):
 
 @pytest.mark.parametrize("fov_mask", [True, False])
 def test_pair_has_its_pixels_and_its_field(tmp_path, random, fov_mask):
-    pair = dlm.load_pair(*half_dark_pair(tmp_path, random), 1, fov_mask)
+    pair = load_pair(*half_dark_pair(tmp_path, random), 1, fov_mask)
     assert (pair.fundus[:, 60:] == 4).all()
     assert (pair.octa[:, 60:] == 251).all()
     assert pair.fov[:, :60].all()
@@ -215,7 +219,7 @@ def test_dark_photograph_is_refused(tmp_path, random):
     _, octa = half_dark_pair(tmp_path, random)
     Image.new("RGB", (100, 100)).save(tmp_path / "dark.png")
     with pytest.raises(dlm.DataError, match=r"dark\.png"):
-        dlm.load_pair(tmp_path / "dark.png", octa, 1, True)
+        load_pair(tmp_path / "dark.png", octa, 1, True)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -223,11 +227,11 @@ def test_picture_is_black_outside_the_field_except_its_alpha(random, channels):
     image = random.integers(1, 255, (8, 8, channels), dtype=np.uint8)
     fov = np.zeros((8, 8), bool)
     fov[:, :5] = True
-    black = dlm.black_outside(image, fov)
+    black = black_outside(image, fov)
     assert not black[~fov, :3].any()
     assert np.array_equal(black[fov], image[fov])
     assert np.array_equal(black[..., 3:], image[..., 3:])
-    assert np.array_equal(dlm.black_outside(image[..., 0], fov), black[..., 0])
+    assert np.array_equal(black_outside(image[..., 0], fov), black[..., 0])
 
 
 # --- patches ---------------------------------------------------------------------------------------------------------
@@ -255,9 +259,9 @@ def test_patches_need_not_be_square(random):
 
 def test_grid_is_the_published_one():
     """Worked by hand for 400 px: ceil(2 * 144 / 256) + 1 = 3 steps, at 0, 128 and, shifted, 144; rows run fastest."""
-    corners = dlm.patch_corners((400, 256), (256, 256), stride=2)
+    corners = patch_corners((400, 256), (256, 256), stride=2)
     assert corners.tolist() == [[0, 0], [128, 0], [144, 0]]
-    assert dlm.patch_corners((300, 300), (256, 256)).tolist() == [[0, 0], [44, 0], [0, 44], [44, 44]]
+    assert patch_corners((300, 300), (256, 256)).tolist() == [[0, 0], [44, 0], [0, 44], [44, 44]]
 
 
 def test_label_is_cut_like_the_image(random):
@@ -288,15 +292,15 @@ def test_wrong_number_of_patches_is_refused(number):
 @pytest.mark.parametrize("stride", [0, -1, 1.5, 33])
 def test_wrong_stride_is_refused(stride):
     with pytest.raises(ValueError, match="stride"):
-        dlm.patch_corners((64, 64), (32, 32), stride)
+        patch_corners((64, 64), (32, 32), stride)
 
 
 def test_image_smaller_than_a_patch_is_refused_and_can_be_reflected():
     image = np.arange(12.0).reshape(3, 4, 1)
     with pytest.raises(ValueError, match="smaller than a patch"):
         dlm.break_img_to_patches(image, patch_size=(4, 4))
-    assert dlm.reflect_to_multiple(image, 1) is image
-    reflected = dlm.reflect_to_patch(image, (4, 9))
+    assert reflect_to_multiple(image, 1) is image
+    reflected = reflect_to_patch(image, (4, 9))
     assert reflected.shape == (4, 9, 1)
     assert np.array_equal(reflected[:3, :4], image)
     assert np.array_equal(reflected[3], reflected[1])

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dataset_load_mod import Pair, black_outside
-from retina.images import octa_to_grey
+from pairs.dataset import Pair
+from retina.images import black_outside, octa_to_grey
 from retina.vessels import vessel_map
 from run.predict import Predictor
 

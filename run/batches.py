@@ -9,14 +9,9 @@ from math import ceil
 import numpy as np
 import tensorflow as tf
 
-from dataset_load_mod import (
-    FUNDUS_CHANNELS,
-    Pair,
-    continue_outside,
-    patch_corners,
-    preprocess_sample,
-    reflect_to_patch,
-)
+from pairs.dataset import Pair
+from retina.images import FUNDUS_CHANNELS, continue_outside
+from retina.patches import patch_corners, reflect_to_patch
 
 SAMPLE_PATCHES_PER_EPOCH = 320  # between two validations, in a run on sample retinas alone
 RETINAS_PER_BLOCK = 16  # sample retinas whose patches are shuffled together
@@ -239,3 +234,8 @@ class SamplePatches:
             # Without the traceback, which would keep the pipeline alive, and with it what `draw` started.
             fault = faults[0].with_traceback(None) if faults else type(error)(None, None, error.message)
         raise fault
+
+
+def preprocess_sample(sample_fundus: tf.Tensor, sample_octa: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Uint8 on [0, 255] -> float32 on [-1, 1], both images, any shape."""
+    return tf.cast(sample_fundus, tf.float32) / 127.5 - 1, tf.cast(sample_octa, tf.float32) / 127.5 - 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from basics.command_line import OptionError
-from dataset_load_mod import load_data_cases, seen_subjects
+from pairs.dataset import load_data_cases, seen_subjects
 from pairs.table import ANY_SHARES, is_table, states_splits
 from run.settings import SPLITS, Settings
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from dataset_load_mod import Pair
-from retina.pictures import (
+from pairs.dataset import Pair
+from run.pictures import (
     INVENTED,
     MISSED,
     PANEL_PX,

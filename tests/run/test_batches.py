@@ -5,8 +5,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from dataset_load_mod import Pair, break_img_to_patches, reflect_to_patch
-from patch_batches import (
+from pairs.dataset import Pair
+from retina.patches import break_img_to_patches, reflect_to_patch
+from run.batches import (
     PATCHES_PER_RETINA,
     RETINAS_PER_BLOCK,
     SAMPLE_PATCHES_PER_EPOCH,
