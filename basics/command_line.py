@@ -236,7 +236,7 @@ def load_tensorflow() -> None:
     if program := getattr(sys.modules["__main__"], "PROGRAM", None):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.excepthook = partial(end_in_one_line, program, watched(program))
-        if hasattr(mmap, "PROT_READ"):  # not on Windows
+        if "keras" not in sys.modules and hasattr(mmap, "PROT_READ"):  # which Windows lacks
             # Without access: it takes no memory, but fails if less may be used. OpenBLAS would then try for ever.
             mmap.mmap(-1, LOADED_BYTES, mmap.MAP_PRIVATE, prot=0).close()
     with without_messages():
