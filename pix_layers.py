@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from run.settings import SIZE_MULTIPLE
+SIZE_MULTIPLE = 2**6  # px: the generator downsamples six times
 
 
 def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.Sequential:

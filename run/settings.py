@@ -13,7 +13,7 @@ from pairs.table import DEFAULT_SHARES, SAMPLE_RETINAS
 from retina.ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_shares, parse_subjects
 
 CHECKPOINTS = "training_checkpoints"
-SIZE_MULTIPLE = 64  # px: the generator downsamples six times
+SIZE_MULTIPLE = 64  # px: that of `pix_layers`, which would load TensorFlow
 # Validation scores that can choose the best checkpoint, and whether more is better.
 BEST_BY = {
     "vessel_auc": True,

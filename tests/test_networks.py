@@ -9,9 +9,11 @@ import pytest
 import tensorflow as tf
 from conftest import PROJECT
 
+import pix_layers
 from pix_discriminator import Discriminator
 from pix_generator import Generator
 from pix_layers import FusedBatchNorm, downsample, layers_of, upsample
+from run import settings
 
 COMPLETE_NETWORKS = True
 
@@ -99,13 +101,17 @@ def test_another_patch_size_is_refused(build, patch_dim):
         build(patch_dim)
 
 
+def test_settings_ask_for_the_patch_sizes_that_the_networks_take():
+    assert settings.SIZE_MULTIPLE == pix_layers.SIZE_MULTIPLE
+
+
 def test_networks_load_no_library_but_keras():
     """Keras itself loads SciPy and requests."""
     code = "import sys, keras; before = set(sys.modules); import pix_generator, pix_discriminator; "
     code += "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    ours = {"pix_generator", "pix_discriminator", "pix_layers", "pix_settings", "pix_command", "ut_fsocta"}
-    assert set(loaded.stdout.split()) - set(sys.stdlib_module_names) <= ours | {"tqdm"}
+    ours = {"pix_generator", "pix_discriminator", "pix_layers"}
+    assert set(loaded.stdout.split()) - set(sys.stdlib_module_names) <= ours
 
 
 # --- batch normalisation ---------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def main() -> int:
         with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
             archive.writestr("cropped/fundus/disc/1_OD.png", bytes(50 * MB))
         unpack = (
-            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import dataset_download as d\n"
+            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import pairs.download as d\n"
             "try: d.unpack(Path('archive.zip'), Path(sys.argv[2]))\n"
             "except (d.DownloadError, OSError) as error: print(error, file=sys.stderr); sys.exit(2)"
         )

@@ -115,10 +115,11 @@ def test_full_disk_names_the_file_and_keeps_a_complete_archive(server, folder, m
 def test_ctrl_c_ends_with_130_and_leaves_nothing(folder, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     program = """if True:
-        import sys; from dataset_download import *; from pix_command import exit_status
+        import sys; from pairs.download import *; from basics.command_line import exit_status
         work = lambda: download(Path(sys.argv[1]), source=Source(sys.argv[2]))
         sys.exit(exit_status("x", work, "stopped"))"""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         child = subprocess.Popen([sys.executable, "-c", program, folder, url], cwd=PROJECT)
         with listener.accept()[0] as connection:

@@ -5,7 +5,7 @@ import pytest
 from conftest import fake_fundus
 from PIL import Image, ImageDraw
 
-from retina.field_of_view import find_field
+from retina.field_of_view import field_of_mask, find_field
 from simulation.eye import TREE_SHARED_BY
 from simulation.stream import sample_pair
 
@@ -126,3 +126,62 @@ def test_field_of_sample_retinas_without_border(agreements):
     _, found = agreements
     assert len(found) > 3
     assert found.mean() > 0.99
+
+
+# --- other outlines and surroundings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (420, 400)])
+def test_stretched_field_is_found_with_its_two_scales(size):
+    fundus, inside = photograph((400, 400), (200, 200), 180, border=12)
+    stretched = np.asarray(Image.fromarray(fundus).resize(size, Image.Resampling.LANCZOS))
+    field = find_field(stretched)
+    assert agreement(field.mask, np.asarray(Image.fromarray(inside).resize(size))) > 0.975
+    assert field.stretch == pytest.approx(size[0] / size[1], rel=0.015)
+
+
+def test_stretched_field_with_flat_sides_is_found():
+    fundus, inside = photograph((400, 480), (200, 240), 220, sides=(40, 360))
+    stretched = np.asarray(Image.fromarray(fundus).resize((400, 400), Image.Resampling.LANCZOS))
+    field = find_field(stretched)
+    assert agreement(field.mask, np.asarray(Image.fromarray(inside).resize((400, 400)))) > 0.975
+    assert field.stretch == pytest.approx(400 / 480, rel=0.02)
+
+
+def test_round_field_has_exactly_one_scale():
+    assert find_field(photograph((400, 420), (200, 210), 180)[0]).stretch == 1
+
+
+@pytest.mark.parametrize("border", [110, 200, 255])
+def test_field_is_found_on_bright_uniform_surroundings(border):
+    fundus, inside = photograph((400, 420), (200, 210), 180, border)
+    assert agreement(find_field(fundus).mask, inside) > 0.975
+
+
+def test_field_of_a_twentieth_of_the_picture_is_found():
+    fundus, inside = photograph((600, 600), (330, 250), 77)
+    assert inside.mean() < 0.055
+    assert agreement(find_field(fundus).mask, inside) > 0.97
+
+
+def test_tilted_ellipse_is_found_and_is_no_stretch():
+    rows, columns = np.mgrid[-200:200, -210:210]
+    along, across = (columns + rows) / 2**0.5, (columns - rows) / 2**0.5
+    inside = (along / 190) ** 2 + (across / 150) ** 2 <= 1
+    fundus = fake_fundus(np.random.default_rng(0), 400, 420) * inside[..., np.newaxis].astype(np.uint8)
+    field = find_field(fundus)
+    assert agreement(field.mask, inside) > 0.97
+    assert field.stretch == 1
+
+
+def test_field_of_a_mask_has_its_diameter_and_keeps_the_mask():
+    inside = photograph((400, 420), (200, 210), 180)[1]
+    field = field_of_mask(inside)
+    assert (field.mask == inside).all()
+    assert field.diameter() == pytest.approx(360, rel=0.02)
+
+
+def test_mask_that_is_not_round_has_no_scale():
+    mask = np.zeros((300, 400), bool)
+    mask[40:260, 30:370] = True
+    assert field_of_mask(mask).diameter() is None
