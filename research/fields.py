@@ -1,16 +1,15 @@
 """How well the field of view is found, and the two scales of a stretched one, as tables in Markdown.
 
-    python research/fields.py [LIST.csv ...] [--beside MODULE.py]
+    python research/fields.py [LIST.csv ...] [--run RUN]
 
 On simulated retinas the field is known: ellipses of a stretch of 0 to 35 %, some with flat sides, on black, grey and
 white, from 5 % of the picture up to all of it. LIST.csv is as for `photographs.py`; each photograph is also resized to
-a square. The last table counts pictures without a border that are taken for one with a border. `--beside` measures
-another version of `retina/field_of_view.py`, too. Times are relative to sorting a million random numbers.
+a square. The next table counts pictures without a border that are taken for one with a border. With --run, the last
+one compares the vessel densities of stretched retinas with those of the same retinas unstretched (`--fast`).
 """
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,12 +17,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from basics.command_line import load_tensorflow
+
+load_tensorflow()
+
 import numpy as np
+import pandas as pd
 import skimage.data
 from PIL import Image
+from sample_retinas import header, table_row
 from scipy.ndimage import gaussian_filter
 
-import retina.field_of_view as camera_field
+from retina.field_of_view import find_field
+from retina.images import octa_to_grey, read_fundus, read_image
+from retina.vessels import map_vessels, vessel_density
+from run.checkpoints import read_run
+from run.predict import load_predictor
 from simulation.eye import TREE_SHARED_BY, Circle, make_stream_eye
 from simulation.fundus import render_fundus
 from simulation.stream import sample_pair
@@ -35,6 +44,7 @@ SHAPES = ((512, 512), (480, 640), (720, 540), (600, 900), (900, 900))
 STRETCH, SHARE = 1.35, (0.05, 1.0)
 SURROUNDINGS = ("black", "black", "grey", "bright", "white")
 SQUARE = 512  # px
+DENSITIES, STRETCHES = 12, (1.05, 1.1, 1.2, 1.35, 1 / 1.1, 1 / 1.35)
 LOST = 0.95  # IoU
 NO_RETINA = ("astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "moon", "page", "text")
 
@@ -131,22 +141,79 @@ def agreement(one: np.ndarray, other: np.ndarray) -> float:
     return (one & other).sum() / max(1, (one | other).sum())
 
 
-def unit_of_time() -> float:
-    """Seconds that this machine takes to sort a million random numbers."""
-    values = np.random.default_rng(0).random(10**6)
-    started = time.perf_counter()
-    np.sort(values)
-    return time.perf_counter() - started
+def found_in(fundus: np.ndarray, mask: np.ndarray, stretch: float) -> tuple[float, float]:
+    """IoU of the field that is found, and the relative error of its stretch; nan if no round border is seen."""
+    field = find_field(fundus)
+    return agreement(field.mask, mask), field.stretch / stretch - 1 if field.radii else np.nan
 
 
-def stretch_of(field: camera_field.Field) -> float:
-    """The stretch found; nan if none is seen."""
-    return field.stretch if getattr(field, "radii", None) else np.nan
+def print_simulated() -> None:
+    """Print how well the fields of simulated retinas are found."""
+    found = np.array([found_in(one.fundus, one.mask, one.stretch) for one in map(simulate, range(RETINAS))])
+    iou, error = found[:, 0], abs(found[:, 1])
+    print(header(["median IoU", "worst", "lost", "error of the stretch, median", "worst"]))
+    values = np.median(iou), iou.min(), (iou < LOST).sum(), np.nanmedian(error), np.nanmax(error)
+    print(table_row(f"{RETINAS} simulated retinas", values))
+
+
+def print_photographs(path: Path) -> None:
+    """Print how well the fields of photographs are found, as they are and resized to a square."""
+    print(header(["IoU", "IoU, square", "error of the stretch"]))
+    for row in pd.read_csv(path).dropna(subset="mask").itertuples(index=False):
+        fundus = read_fundus(path.parent / row.image)
+        mask = octa_to_grey(read_image(path.parent / row.mask)) > 127
+        square = np.asarray(Image.fromarray(fundus).resize((SQUARE, SQUARE), Image.Resampling.LANCZOS))
+        small = np.asarray(Image.fromarray(mask).resize((SQUARE, SQUARE), Image.Resampling.NEAREST))
+        whole = found_in(fundus, mask, 1.0)[0]
+        print(table_row(row.image, (whole, *found_in(square, small, mask.shape[0] / mask.shape[1]))))
+
+
+def print_densities(run: Path) -> None:
+    """Print how the vessel densities of stretched retinas differ from those of the same retinas."""
+    predictor, _ = load_predictor(run, None, read_run(run)[0])
+
+    def density(fundus: np.ndarray) -> float:
+        field = find_field(fundus)
+        diameter = field.diameter()
+        probability = predictor.predict_photograph(fundus, field.mask, diameter, True, field.stretch).probability
+        return vessel_density(map_vessels(probability, field.mask, None, diameter)[0], field.mask)
+
+    print(header([f"{stretch:g}" for stretch in STRETCHES]))
+    ratios = []
+    for number in range(DENSITIES):
+        round_one = round_retina(number)
+        sizes = [(round(700 * min(1, s)), round(700 * min(1, 1 / s))) for s in STRETCHES]
+        images = [Image.fromarray(round_one).resize(size, Image.Resampling.LANCZOS) for size in sizes]
+        whole = density(round_one)
+        ratios.append([density(np.asarray(image)) / whole for image in images])
+    print(table_row("median of density / that of the round one", np.median(ratios, axis=0)))
+    print(table_row("farthest from 1", [column[abs(column - 1).argmax()] for column in np.transpose(ratios)]))
+
+
+def round_retina(number: int) -> np.ndarray:
+    """A simulated photograph (700, 700, 3), uint8, with a round field on black."""
+    rows, columns = np.ogrid[:700, :700]
+    inside = np.hypot(rows - 349.5, columns - 349.5) < 340
+    return retina(number, 700) * inside[..., np.newaxis].astype(np.uint8)
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lists", type=Path, nargs="*", metavar="LIST.csv")
-    parser.add_argument("--beside", type=Path, metavar="MODULE.py")
-    args = parser.parse_args()
+    parser.add_argument("--run", type=Path, metavar="RUN")
+    options = parser.parse_args()
+    print_simulated()
+    for path in options.lists:
+        print_photographs(path)
+    kinds = [(kind, not find_field(picture).mask.all()) for kind, picture in no_fields()]
+    print(header(["of", "taken for one with a border"]))
+    for kind in dict.fromkeys(kind for kind, _ in kinds):
+        of_kind = [wrong for name, wrong in kinds if name == kind]
+        print(f"| {kind} | {len(of_kind)} | {sum(of_kind)} |")
+    if options.run:
+        print_densities(options.run)
+
+
+if __name__ == "__main__":
+    main()
