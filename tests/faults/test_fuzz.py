@@ -146,7 +146,7 @@ def test_synthesis_does_or_names_every_fuzzed_image(folder, capsys):
     pix_run.write_run(Path("training_checkpoints/x"), SETTINGS, "0")
     for number, (suffix, content) in enumerate(fuzzed_images(IMAGES)):
         (Path("photos") / f"{number:03}{suffix}").write_bytes(content)
-    assert gen.main(["photos"]) == 2
+    assert gen.main(["photos", "--run", "training_checkpoints/x"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pix_pix_gen.py: error: ")]
     done = {path.stem for path in Path("synthetic_octa").glob("*.png")}
     named = [line.split("photos/")[1][:3] for line in errors]

@@ -164,7 +164,7 @@ def test_missing_file_of_a_table_in_a_windows_code_page_is_printable(table):
 
 
 def test_photograph_of_two_rows_can_be_cropped_for_each(table):
-    with pytest.raises(PairTableError, match=r"\(with dataset_crop\.py, then use the table that it writes\)$"):
+    with pytest.raises(PairTableError, match=r"\(with dataset_load_mod\.py crop, then use its table\)$"):
         read_pairs(table("a.png,b.png,Ann,,,", "a.png,c.png,Ann,,,"), "80/10/10")
 
 

@@ -102,9 +102,9 @@ def test_layer_that_cannot_be_exported_is_an_error(tmp_path):
 WITHOUT_CONVERTER = """
 import sys
 sys.modules["tf2onnx"] = None
-import keras, pathlib, pix_export
+import keras, pathlib, run.export
 model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(1, 1)])
-pix_export.export(model, pathlib.Path(sys.argv[1]), ["keras", "onnx"])
+run.export.export(model, pathlib.Path(sys.argv[1]), ["keras", "onnx"])
 """
 
 
