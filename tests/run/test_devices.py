@@ -108,7 +108,8 @@ def test_two_devices_give_the_losses_of_one_and_checkpoints_move_both_ways(tmp_p
     fundus = np.stack([fake_fundus(random, 64, 64) for _ in range(5)]).astype(np.float32) / 127.5 - 1
     np.savez(tmp_path / "batch.npz", fundus=fundus, octa=-fundus[..., 1:2])
     one = eleven_steps(SETTINGS, tf.distribute.get_strategy(), tmp_path, "one", "nowhere")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (PROJECT, PROJECT / "tests", PROJECT / "tests" / "run")))}
+    paths = PROJECT, PROJECT / "tests", PROJECT / "tests" / "run"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", ON_TWO_DEVICES, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
