@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from basics.command_line import VERSION, StopRequest, exit_status, load_tensorflow, progress_bar
+from basics.command_line import VERSION, StopRequest, exit_status, load_tensorflow, need, progress_bar
 from run.settings import BEST_BY, DEFAULT_BEST_BY, Settings, as_options, parse_command_line
 
 PROGRAM = "pix_pix_train.py"
@@ -72,6 +72,7 @@ CHECKPOINT_SECONDS = 300  # at most between checkpoints, within a long epoch too
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
 LARGE_PICTURES = 25  # of each eye in a run; each takes a megabyte
+LEAST_BYTES = 2_400_000_000  # of address space of the networks and the smallest batch, a fifth less than measured
 NEEDS_LESS = "start a run with a smaller --batch-size or --patch-size"  # if memory is short
 GRID_PX = 16  # the last four transposed convolutions, each of stride 2, can leave patterns with periods of 2 to 16 px
 SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
@@ -500,6 +501,7 @@ def run_state(networks: Pix2Pix, settings: Settings) -> RunState:
 
 def run_training(given: dict) -> int:
     """Resolve the settings, print them, and train; returns the exit status. Raises UserError, OSError."""
+    need(LEAST_BYTES)
     verbose, resume = given.pop("verbose", False), given.pop("resume", None)
     device, digest = set_up_gpus(), None
     if resume is None:

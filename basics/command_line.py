@@ -236,11 +236,22 @@ def load_tensorflow() -> None:
     if program := getattr(sys.modules["__main__"], "PROGRAM", None):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.excepthook = partial(end_in_one_line, program, watched(program))
-        if "keras" not in sys.modules and hasattr(mmap, "PROT_READ"):  # which Windows lacks
-            # Without access: it takes no memory, but fails if less may be used. OpenBLAS would then try for ever.
-            mmap.mmap(-1, LOADED_BYTES, mmap.MAP_PRIVATE, prot=0).close()
+        if "keras" not in sys.modules:
+            need(LOADED_BYTES)
     with without_messages():
         importlib.import_module("keras")
+
+
+def need(size: int) -> None:
+    """Raise an error if a limit (`ulimit -v`) leaves the program less than that many bytes of address space.
+
+    It takes no memory. Without that much, OpenBLAS and TensorFlow would try again for ever.
+
+    Raises:
+        OSError: with the code ENOMEM.
+    """
+    if hasattr(mmap, "PROT_READ"):  # which Windows lacks
+        mmap.mmap(-1, size, mmap.MAP_PRIVATE, prot=0).close()
 
 
 @cache

@@ -194,3 +194,12 @@ def test_version_is_the_same_everywhere(name):
 def test_program_prints_its_version(name):
     printed = subprocess.run(program(name, "--version"), capture_output=True, text=True, check=True).stdout
     assert printed == f"{name} {VERSION}\n"
+
+
+def test_address_space_that_a_limit_forbids_is_a_lack_of_memory():
+    code = (
+        "import resource; from basics.command_line import *; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))\n"
+    )
+    code += "try: need(2 * 10**9)\nexcept OSError as error: print(fault_of_machine(error))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == "out of memory\n"
