@@ -125,7 +125,6 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_crop(options: argparse.Namespace) -> int:
     """Crop photographs; see `alignment.crop`."""
-    load_tensorflow()
     from alignment.crop import run_cropping
 
     return run_cropping(options)
@@ -133,7 +132,6 @@ def run_crop(options: argparse.Namespace) -> int:
 
 def run_register(options: argparse.Namespace) -> int:
     """Register OCT-A; see `alignment.register`."""
-    load_tensorflow()
     from alignment.register import run_registration
 
     return run_registration(options)
@@ -145,6 +143,8 @@ COMMANDS = {"download": run_download, "check": run_check, "crop": run_crop, "reg
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, do what it asks for, and return the exit status: 2 for an error that the user can fix."""
     options = parse_command_line(argv)
+    if options.command in ("crop", "register"):
+        load_tensorflow()  # before `exit_status`, whose handlers of signals it would replace
     again = "starts again" if options.command == "download" else "resumes"
     return exit_status(PROGRAM, lambda: COMMANDS[options.command](options), f"stopped; the same command {again}")
 
