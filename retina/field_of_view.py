@@ -18,7 +18,6 @@ from itertools import chain
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy.ndimage import binary_opening, gaussian_filter, gaussian_filter1d, label, median_filter, uniform_filter
-from skimage.draw import polygon2mask
 from skimage.feature import canny
 from skimage.measure import find_contours
 from skimage.morphology import convex_hull_image
@@ -119,9 +118,14 @@ class Outline:
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """The inside, (height, width), bool."""
-        if self.hull is not None:
-            return polygon2mask(size, self.hull)
         rows, columns = np.ogrid[: size[0], : size[1]]
+        if self.hull is not None:
+            hull = np.roll(self.hull, -self.hull[:, 0].argmin(), axis=0)  # down one side, and up the other
+            bottom = hull[:, 0].argmax()
+            chains = hull[: bottom + 1], np.append(hull[bottom:], hull[:1], axis=0)[::-1]
+            ends = np.stack([np.interp(rows, np.maximum.accumulate(chain[:, 0]), chain[:, 1]) for chain in chains])
+            shown = (rows >= hull[0, 0]) & (rows <= hull[bottom, 0])
+            return shown & (columns >= ends.min(axis=0)) & (columns <= ends.max(axis=0))
         (top, left), (bottom, right) = self.low, self.high
         inside = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
         y, x = ((places - c) / r for places, c, r in zip((rows, columns), self.centre, self.radii, strict=True))
@@ -270,8 +274,8 @@ def propose(edges: Edges) -> Iterator[Outline]:
         for _ in range(min(FITTED, len(near))):
             best = near.sum(axis=1).argmax()
             near &= ~near[best]  # the next one is to explain other points
-            outline, _ = fit(points, Outline(centres[best], radii[best]), terms, (5, 3, 1.5), directions)
-            if is_field(outline.radii, size):
+            outline, error = fit(points, Outline(centres[best], radii[best]), terms, (5, 3, 1.5), directions)
+            if is_field(outline.radii, size) and abs(np.log(np.divide(*outline.radii))) >= SURE * error:
                 found.append(outline)
     found.sort(key=lambda outline: -rate(edges, outline)[0])
     yield from (cut_sides(edges, outline) for outline in found[:BEST])
@@ -449,7 +453,7 @@ def fit_border(points: np.ndarray, outline: Outline, reach: float, size) -> Outl
         circle = replace(outline, radii=np.full(2, outline.radii.mean()))
         fitted, _ = fit(points, circle, CIRCLE, (np.inf, *reaches))
     off = np.abs(distances(points, fitted.centre, fitted.radii)[0])
-    return fitted if (off < reach).sum() > len(points) / 2 else outline
+    return fitted if is_field(fitted.radii, size) and (off < reach).sum() > len(points) / 2 else outline
 
 
 def border_offsets(fundus: np.ndarray, points: np.ndarray, normals: np.ndarray, reach: int) -> np.ndarray:

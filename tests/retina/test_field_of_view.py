@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import fake_fundus
 from PIL import Image, ImageDraw
+from skimage.draw import polygon2mask
 
-from retina.field_of_view import field_of_mask, find_field
+from retina.field_of_view import Outline, field_of_mask, find_field
 from simulation.eye import TREE_SHARED_BY
 from simulation.stream import sample_pair
 
@@ -185,3 +186,19 @@ def test_mask_that_is_not_round_has_no_scale():
     mask = np.zeros((300, 400), bool)
     mask[40:260, 30:370] = True
     assert field_of_mask(mask).diameter() is None
+
+
+def test_mask_of_a_convex_outline_is_that_of_its_polygon():
+    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    hull = np.stack(
+        [60 + 70 * np.sin(angles), 90 + 50 * np.cos(angles) + 10 * np.sin(angles)], axis=1
+    )  # partly outside
+    outline = Outline(hull.mean(axis=0), np.full(2, np.nan), hull=hull)
+    assert np.mean(outline.mask((120, 160)) != polygon2mask((120, 160), hull)) < 0.005
+
+
+def test_slanted_cut_of_a_round_field_is_found():
+    fundus, inside = photograph((400, 420), (200, 210), 180)
+    rows, columns = np.ogrid[:400, :420]
+    inside &= rows - 200 < (columns - 210) / 2 + 80
+    assert agreement(find_field(fundus * inside[..., np.newaxis].astype(np.uint8)).mask, inside) > 0.975
