@@ -202,7 +202,7 @@ class Evaluation:
         if 0 < share <= MOST_VESSELS:
             return True
         file = unmoved_octa(case) if self.truth.maps is None else self.truth.maps[case.name]
-        marks = f"{share:.0%} of the camera's field as vessels: is it inverted?" if share else "no vessel in the field"
+        marks = f"{share:.0%} of the field of view as vessels: is it inverted?" if share else "no vessel in the field"
         self.note(DataError(f"{file}: as the reference for the vessels it marks {marks}"))
         return False
 
@@ -326,7 +326,7 @@ def opening(evaluation: Evaluation, per_eye: pd.DataFrame, data: Path, why: str,
     found = [f"{counted(subjects, 'subject')} ({eyes}) of {data}: {why}; weights: {weights}."]
     if list_images(data / "cropped" / DRAWN, regions):
         found.append(
-            "NO REAL EYES: the program drew these sample retinas, photographs as well as OCT-A; what is called real "
+            "NO REAL EYES: the program drew these simulated retinas, photographs as well as OCT-A; what is called real "
             "OCT-A below is the drawn one."
         )
     if subjects < MIN_SUBJECTS:
@@ -367,7 +367,7 @@ def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
         found.append(f"without a region, and so without sectors and measures that need one: {unknown} of {pairs} pairs")
     sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
     if lost := int(sectors["vessel_density"].isna().sum()):
-        why = "not inside crop and camera's field, or of an unknown eye"
+        why = "not inside crop and field of view, or of an unknown eye"
         found.append(f"nan, {why}: {lost} of {len(sectors)} sectors")
     return found + [f"unusable: {fault}" for fault in evaluation.faults]
 

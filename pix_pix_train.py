@@ -1,6 +1,6 @@
 """Train pix2pix to turn fundus photographs into OCT-A images, as in Coronado et al., Sci Rep 2023;13:15325.
 
-    python pix_pix_train.py                            # UT-FSOCTA in data/, or sample retinas if there is none
+    python pix_pix_train.py                            # UT-FSOCTA in data/, or simulated retinas if there is none
     python pix_pix_train.py --data DIR --batch-size 8  # data elsewhere, a smaller batch
     python pix_pix_train.py --resume                   # continue the newest run
     tensorboard --logdir=logs                          # watch
@@ -37,7 +37,7 @@ from pix_layers import layers_of
 from retina.field_of_view import field_to_use
 from retina.images import FUNDUS_CHANNELS, octa_to_grey
 from retina.vessels import mean_scores, validation_scores, vessel_agreement
-from run.batches import SamplePatches, TrainingPatches
+from run.batches import SimulatedPatches, TrainingPatches
 from run.checkpoints import (
     RunError,
     RunState,
@@ -206,7 +206,7 @@ class Run:
 
     settings: Settings
     data: RunData
-    patches: TrainingPatches | SamplePatches
+    patches: TrainingPatches | SimulatedPatches
     networks: Pix2Pix
     strategy: tf.distribute.Strategy
     state: RunState
@@ -402,7 +402,7 @@ def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray,
 def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool) -> np.ndarray:
     """Predict the OCT-A of a whole photograph (height, width, 3), uint8, as synthesis does.
 
-    Without `fov_mask` it is also predicted outside the camera's field.
+    Without `fov_mask` it is also predicted outside the field of view.
 
     Returns:
         (height, width, channels), float32 on [0, 1], black outside the field.
@@ -475,13 +475,13 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
         return train_epochs(Run(settings, data, patches, networks, strategy, state, log, seen))
 
 
-def facts(data: RunData, patches: TrainingPatches | SamplePatches) -> dict[str, str]:
+def facts(data: RunData, patches: TrainingPatches | SimulatedPatches) -> dict[str, str]:
     """Facts about a run that TensorBoard shows in addition to its settings."""
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "device": ", ".join(gpu.name for gpu in gpus) or "CPU",
         "version": f"{VERSION}, TensorFlow {tf.__version__}",
-        "training pairs": str(len(data.train) or "sample retinas"),
+        "training pairs": str(len(data.train) or "simulated retinas"),
         "validation pairs": str(len(data.validation)),
         "patches per epoch": str(patches.patches_per_epoch),
     }

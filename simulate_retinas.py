@@ -1,16 +1,16 @@
-"""Sample retinas: colour fundus, OCT-A and ground truth vessels of eyes that do not exist, in two kinds:
+"""Simulated retinas: colour fundus, OCT-A and ground truth vessels of eyes that do not exist, in two kinds:
 
-- The sample set, files on disk. It stands in for UT-FSOCTA, to try the other programs on; training on the stream shows
-  one of its whole photographs. Its eyes are healthy and seen by one camera. Each subject has one eye, OD (right) for
-  odd ids and OS (left) for even ones.
-- The sample stream, endless pairs of fundus and OCT-A to train and validate on (`python pix_pix_train.py --data
-  phantom`). They cover what real photographs vary in, and more: scale, place, trees, pigment, light, blur, the field's
-  border, and vessel-like features that show in the fundus only.
+- The simulated set, files on disk. It stands in for UT-FSOCTA, to try the other programs on; training on the stream
+  shows one of its whole photographs. Its eyes are healthy and seen by one camera. Each subject has one eye, OD (right)
+  for odd ids and OS (left) for even ones.
+- The simulated stream, endless pairs of fundus and OCT-A to train and validate on (`python pix_pix_train.py --data
+  simulated`). They cover what real photographs vary in, and more: scale, place, trees, pigment, light, blur, the
+  field's border, and vessel-like features that show in the fundus only.
 
 Everything follows from the seed; no eye depends on which others are made.
 
-    python simulate_retinas.py --output data/phantom
-    python simulate_retinas.py --output data/phantom --subjects 1-12,26-28,31-36 --seed 7
+    python simulate_retinas.py --output data/simulated
+    python simulate_retinas.py --output data/simulated --subjects 1-12,26-28,31-36 --seed 7
     python simulate_retinas.py --preview stream.png
 
 --output writes the set, in the layout and with the file names of UT-FSOCTA:
@@ -33,10 +33,10 @@ from basics.files import atomic_file
 from retina.ut_fsocta import parse_subjects
 from simulation.dataset import DEFAULT_SUBJECTS, contact_sheet, eye_of, render_crop, render_full_field, write_dataset
 from simulation.eye import make_eye
-from simulation.stream import WORKER_ENDED, sample_pair, stream
+from simulation.stream import WORKER_ENDED, simulated_pair, stream
 
 __all__ = [
-    "DEFAULT_SUBJECTS", "WORKER_ENDED", "eye_of", "make_eye", "render_crop", "render_full_field", "sample_pair",
+    "DEFAULT_SUBJECTS", "WORKER_ENDED", "eye_of", "make_eye", "render_crop", "render_full_field", "simulated_pair",
     "stream", "write_dataset",
 ]  # fmt: skip
 
@@ -44,7 +44,7 @@ PROGRAM = "simulate_retinas.py"
 
 
 def build_parser() -> OneLineParser:
-    parser = OneLineParser(prog=PROGRAM, description="Make sample retinas: fundus, OCT-A and ground truth vessels.")
+    parser = OneLineParser(prog=PROGRAM, description="Make simulated retinas: fundus, OCT-A and ground truth vessels.")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the set to; must be empty or new")
     parser.add_argument("--subjects", default=DEFAULT_SUBJECTS, help="subject ids (default: %(default)s)")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="PNG to write a contact sheet of the stream to")

@@ -118,7 +118,7 @@ class Work:
                 raise DataError(f"{path}: {ENTIRELY_DARK}")
             px_per_mm = self.options.px_per_mm
             if px_per_mm is None and found.radii is None:
-                raise DataError(f"{path}: shows no border of the camera's field; give --px-per-mm")
+                raise DataError(f"{path}: shows no border of the field of view; give --px-per-mm")
             diameter = px_per_mm * FIELD_MM if px_per_mm else found.diameter(self.options.field_degrees)
             shape = fundus.shape[:2]
             fundus, fov = with_equal_scales(fundus, found.mask, found.stretch)

@@ -20,7 +20,7 @@ from alignment.search import Masked, find_similarities, rotation
 PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice this scale
 ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
 SCALES = 1.06 ** np.arange(-4, 5)  # of the OCT-A relative to the photograph's assumed scale: eyes and cameras differ
-LEAST_OVERLAP = 0.5  # share of the OCT-A inside the camera's field
+LEAST_OVERLAP = 0.5  # share of the OCT-A inside the field of view
 CLEARLY = 1.25  # times the correlation by chance
 
 
@@ -47,7 +47,7 @@ class Photograph:
     def __init__(self, probability: np.ndarray, fov: np.ndarray, px_per_mm: float):
         """Args:
         probability: of a vessel, (height, width), float on [0, 1].
-        fov: (height, width), bool: inside the camera's field.
+        fov: (height, width), bool: inside the field of view.
         px_per_mm: of the photograph, as assumed.
         """
         self.px_per_mm = px_per_mm

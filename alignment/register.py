@@ -3,10 +3,10 @@
     python dataset_load_mod.py register DATA --output DIR              # your newest finished run, or the supplied ones
     python dataset_load_mod.py register DATA --output DIR --figures    # also a picture of each pair, before and after
 
-A run that was trained on sample retinas predicts an OCT-A that is exactly aligned with the photograph. The real OCT-A
-is moved onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are copied,
-and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved OCT-A and
-maps are kept for the evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
+A run that was trained on simulated retinas predicts an OCT-A that is exactly aligned with the photograph. The real
+OCT-A is moved onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are
+copied, and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved
+OCT-A and maps are kept for the evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
     DIR/registration/<name of the pair>.png       with --figures
@@ -37,7 +37,7 @@ from pairs.dataset import UNMOVED_FOLDER, Pair, find_dataset, list_eyes, load_da
 from pairs.finished import digest_of
 from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
 from pairs.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
-from pairs.table import ANY_SHARES, FILES, REGISTRATION, SAMPLE_RETINAS, UNMOVED, is_table, rows_of_pairs
+from pairs.table import ANY_SHARES, FILES, REGISTRATION, SIMULATED, UNMOVED, is_table, rows_of_pairs
 from retina.field_of_view import field_of_view
 from retina.images import WRITTEN_FORMATS, DataError, octa_to_grey, read_fundus, read_image, resized_to, visible_below
 from retina.vessels import above, otsu_threshold
@@ -367,8 +367,8 @@ def run_registration(options: argparse.Namespace) -> int:
     run, why = run_to_use(options.run)
     settings, _ = read_run(run)
     predictor, weights = announced_predictor(run, options.weights, settings, why)
-    if settings.data != SAMPLE_RETINAS:
-        print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on sample retinas")
+    if settings.data != SIMULATED:
+        print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on simulated retinas")
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     inputs = {case.name: digest_of([case.fundus, *(path for path, *_ in data.moving(case))]) for case in data.cases}

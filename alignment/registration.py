@@ -51,7 +51,7 @@ BLOCK = 8  # px: side of the blocks whose pixels count as one
 REACH = 8  # px: how far from the similarity blocks are searched for
 AGREEMENT = (0.0, 0.003, 0.01, 0.03, 0.1)  # per px2, rising: cost for a block to match elsewhere than its surroundings
 STIFF_MATCHES = 1.5  # against bending the displacement that joins the matches
-BENDING, STRETCHING = 0.2, 0.03  # against both, in the refinement: chosen on displaced sample retinas
+BENDING, STRETCHING = 0.2, 0.03  # against both, in the refinement: chosen on displaced simulated retinas
 STIFFER = (1, 4, 16, 64)  # factors of these two, tried until there is no fold
 STEPS = 8  # of the refinement
 OUTLIER = 1.0  # of the difference of two images: beyond it, a pixel counts less
@@ -62,7 +62,7 @@ class Eye:
     """The prediction for a photograph, at working scale."""
 
     prediction: np.ndarray  # (height, width), float16 on [0, 1]: vessels are bright
-    fov: np.ndarray  # (height, width), bool: inside the camera's field
+    fov: np.ndarray  # (height, width), bool: inside the field of view
 
     def mirrored(self) -> list["Eye"]:
         """The same as `mirror_images`."""
@@ -94,7 +94,7 @@ def reduced(image: np.ndarray) -> np.ndarray:
 
 
 def reduced_eye(prediction: np.ndarray, fov: np.ndarray) -> Eye:
-    """A prediction, float on [0, 1], and a camera's field, bool, of any (height, width), at working scale."""
+    """A prediction, float on [0, 1], and a field of view, bool, of any (height, width), at working scale."""
     return Eye(reduced(prediction).astype(np.float16), reduced(fov) > ENTIRELY)
 
 

@@ -84,7 +84,7 @@ SCALES = {"field_degrees": (10, 200), "px_per_mm": (5, 2000)}  # least and most
 def add_scale_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for the scale of the photographs."""
     add = parser.add_argument
-    add("--field-degrees", type=float, metavar="DEG", help="angle of the camera's field (default: 45)")
+    add("--field-degrees", type=float, metavar="DEG", help="angle of the field of view (default: 45)")
     add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
 
 

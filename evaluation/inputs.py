@@ -24,9 +24,9 @@ PUBLISHED = {
     "Iternet": ("Iternet", False, None),
 }
 # Folders below cropped/, by preference: a short description, and a full one
-DRAWN = "truth"  # only sample retinas have it
+DRAWN = "truth"  # only simulated retinas have it
 TRUTH_FOLDERS = {
-    DRAWN: ("exact map", "the exact vessels of the sample retinas (cropped/truth)"),
+    DRAWN: ("exact map", "the exact vessels of the simulated retinas (cropped/truth)"),
     "GT_OCT_net/Thresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/Thresh)"),
     "GT_OCT_net/noThresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/noThresh)"),
 }

@@ -134,7 +134,7 @@ class Kept:
 
     @property
     def fov(self) -> np.ndarray:
-        """The camera's field: (height, width), bool."""
+        """The field of view: (height, width), bool."""
         return np.unpackbits(self.packed_fov, axis=1, count=self.octa.shape[1]).astype(bool)
 
     def upside_down(self) -> "Kept":

@@ -32,7 +32,7 @@ class Findings:
     faults: list[str]  # pairs and photographs that cannot be used, one line each
     sizes: dict[str, int]  # pairs by size
     unknown: dict[str, int]  # pairs without eye, without region
-    black: list[float]  # share of each usable crop that is outside the camera's field
+    black: list[float]  # share of each usable crop that is outside the field of view
     whole: int  # photographs that show the camera's whole field
     registered: int  # pairs with an unmoved OCT-A
     cropped: int  # pairs whose photograph is known to be cropped from another one

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from pairs.download import holds_dataset
-from pairs.table import DEFAULT_SHARES, SAMPLE_RETINAS, PairRow, is_table, read_pairs
+from pairs.table import DEFAULT_SHARES, SIMULATED, PairRow, is_table, read_pairs
 from retina.field_of_view import ENTIRELY_DARK, field_to_use
 from retina.images import FORMATS, DataError, photo_digest, read_fundus, read_octa, resized_to
 from retina.ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
 
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the program looks for the data set
 UNMOVED_FOLDER = "unmoved"  # below cropped/: the OCT-A before registration, and the maps made from them
-SAMPLE_SET = Path("data", "phantom", DATASET_NAME)  # sample retinas on disk, to try the programs on
+SIMULATED_SET = Path("data", "simulated", DATASET_NAME)  # simulated retinas on disk, to try the programs on
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the Zenodo record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
 CASE_COLUMNS = PairRow._fields
@@ -36,7 +36,7 @@ class Pair:
 
     fundus: np.ndarray  # (height, width, 3), uint8
     octa: np.ndarray  # (height, width, 1 or 4), uint8
-    fov: np.ndarray  # (height, width), bool: inside the camera's field
+    fov: np.ndarray  # (height, width), bool: inside the field of view
     resized: bool = False  # the OCT-A, to the size of its photograph
 
 
@@ -44,7 +44,7 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     """Find a data set.
 
     Args:
-        named: a table of pairs; a folder that is, or contains, `UT-FSOCTA-v1`; or SAMPLE_RETINAS, for the sample set
+        named: a table of pairs; a folder that is, or contains, `UT-FSOCTA-v1`; or SIMULATED, for the simulated set
             on disk. None: search DATA_FOLDERS.
         option: the option that `named` comes from, for the error.
 
@@ -54,11 +54,11 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     Raises:
         DataError: there is no such table, or the named folder contains no data set.
     """
-    if named not in (None, SAMPLE_RETINAS) and not Path(named).exists():
+    if named not in (None, SIMULATED) and not Path(named).exists():
         raise DataError(f"{option} {named}: no such file or folder")
     if named is not None and is_table(named):
         return Path(named)
-    folders = DATA_FOLDERS if named is None else (SAMPLE_SET if str(named) == SAMPLE_RETINAS else Path(named),)
+    folders = DATA_FOLDERS if named is None else (SIMULATED_SET if str(named) == SIMULATED else Path(named),)
     found = next(
         filter(holds_dataset, (place for folder in folders for place in (folder, folder / DATASET_NAME))), None
     )
@@ -142,7 +142,7 @@ def list_eyes(folder: Path) -> dict[tuple[int, str], Path]:
 
 
 def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: bool) -> Pair:
-    """Read one case; with `fov_mask` find the camera's field, otherwise use the whole image.
+    """Read one case; with `fov_mask` find the field of view, otherwise use the whole image.
 
     An OCT-A of another size, but the same aspect ratio, is resized to its photograph's size.
 

@@ -25,7 +25,7 @@ from basics.files import numbered_rows
 from retina.ut_fsocta import EYES, OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS, parse_shares
 
 REGISTRATION = "registration.csv"  # in the folder of a registered data set
-SAMPLE_RETINAS = "phantom"  # for `data`: retinas that the program draws itself
+SIMULATED = "simulated"  # for `data`: retinas that the program draws itself
 DEFAULT_SHARES = "80/10/10"  # of the subjects of a table of pairs
 
 FILES = ("fundus", "octa")

@@ -2,9 +2,9 @@
 
     python research/displaced_pairs.py DIR [--pairs 40] [--validation 12]
 
-Writes sample retinas as two tables of pairs, DIR/aligned.csv and DIR/displaced.csv. Both contain the same photographs.
-The OCT-A are unchanged in the first, and moved by a known smooth field, with the faults of real ones, in the second
-(see registration_error.py). The validation pairs are aligned in both. Prints the median displacement.
+Writes simulated retinas as two tables of pairs, DIR/aligned.csv and DIR/displaced.csv. Both contain the same
+photographs. The OCT-A are unchanged in the first, and moved by a known smooth field, with the faults of real ones, in
+the second (see registration_error.py). The validation pairs are aligned in both. Prints the median displacement.
 
 Then register displaced.csv, restore the validation rows, train on all three in the same way,
 and compare `validation/vessel_auc`.

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 import skimage.data
 from PIL import Image
-from sample_retinas import header, table_row
 from scipy.ndimage import gaussian_filter
+from simulated_retinas import header, table_row
 
 from retina.field_of_view import find_field
 from retina.images import octa_to_grey, read_fundus, read_image
@@ -35,7 +35,7 @@ from run.checkpoints import read_run
 from run.predict import load_predictor
 from simulation.eye import TREE_SHARED_BY, Circle, make_stream_eye
 from simulation.fundus import render_fundus
-from simulation.stream import sample_pair
+from simulation.stream import simulated_pair
 from simulation.trees import Window
 
 SEED = 11
@@ -123,7 +123,7 @@ def no_fields() -> Iterator[tuple[str, np.ndarray]]:
     """Pictures without the border of a field: crops inside simulated retinas, and other things."""
     found = 0
     for number in range(0, 10**6, TREE_SHARED_BY):
-        fundus, _, fov = sample_pair(SEED, number)
+        fundus, _, fov = simulated_pair(SEED, number)
         if fov.all():
             yield "crop of a retina", fundus
             found += 1

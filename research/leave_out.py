@@ -1,4 +1,4 @@
-"""Which ingredients of the sample retinas matter: trains a generator with all of them, and once without each.
+"""Which ingredients of the simulated retinas matter: trains a generator with all of them, and once without each.
 
     python research/leave_out.py LIST.csv [NAME...] [--seeds N]
 
@@ -26,13 +26,13 @@ import keras
 import numpy as np
 import pandas as pd
 from photographs import paths_of, scores
-from sample_retinas import header, in_graph, new_networks, table_row
+from simulated_retinas import header, in_graph, new_networks, table_row
 
 import pix_pix_train
 from run.data import training_patches
 from run.predict import Predictor
 from run.settings import Settings
-from simulate_retinas import sample_pair
+from simulate_retinas import simulated_pair
 from simulation import looks
 from simulation.eye import TREE_SHARED_BY
 
@@ -69,7 +69,7 @@ INGREDIENTS = {
 
 
 def leave_out(name: str) -> None:
-    """From now on, leave one of INGREDIENTS out of the sample retinas of this process."""
+    """From now on, leave one of INGREDIENTS out of the simulated retinas of this process."""
     for ingredient, limits in INGREDIENTS[name].items():
         if ingredient in looks.STREAM_SHARE:
             looks.STREAM_SHARE[ingredient] = 0
@@ -81,13 +81,13 @@ def leave_out(name: str) -> None:
 
 def pairs_of_a_tree(seed: int, first: int) -> list[np.ndarray]:
     """The pairs that share a tree, starting at number `first`, as training reads them: (400, 400, 4) each."""
-    pairs = (sample_pair(seed, number) for number in range(first, first + TREE_SHARED_BY))
+    pairs = (simulated_pair(seed, number) for number in range(first, first + TREE_SHARED_BY))
     return [continue_outside(np.dstack([fundus, octa]), fov) for fundus, octa, fov in pairs]
 
 
 def train_without(name: str, seed: int) -> Predictor:
-    """A generator trained on sample retinas without one of INGREDIENTS, with the mean absolute error alone."""
-    settings = Settings(data="phantom", batch_size=BATCH, decay=0.5, seed=seed)
+    """A generator trained on simulated retinas without one of INGREDIENTS, with the mean absolute error alone."""
+    settings = Settings(data="simulated", batch_size=BATCH, decay=0.5, seed=seed)
     keras.utils.set_random_seed(seed)
     networks = new_networks(settings)
     with ProcessPoolExecutor(1, initializer=leave_out, initargs=(name,)) as pool:

@@ -28,8 +28,8 @@ load_tensorflow()
 
 import numpy as np
 import pandas as pd
-from sample_retinas import header, table_row
 from scipy.ndimage import distance_transform_edt
+from simulated_retinas import header, table_row
 from skimage.morphology import skeletonize
 from skimage.transform import resize
 

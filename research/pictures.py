@@ -1,11 +1,11 @@
-"""The pictures in README and docs, drawn from sample retinas that no run trains on.
+"""The pictures in README and docs, drawn from simulated retinas that no run trains on.
 
     python research/pictures.py RUN [--output docs]
 
-Writes whole_sample.jpg (a whole photograph, its OCT-A, its vessel map), failures.jpg (of EYES retinas of the stream,
-those with the most false and the most missed vessels), drawn_retinas.jpg (what runs on sample retinas train on),
-cut_photographs.jpg (positions of OCT-A in a photograph), and data_flow.jpg (the data pipeline from a file to a table,
-and which module does what).
+Writes whole_photograph.jpg (a whole photograph, its OCT-A, its vessel map), failures.jpg (of EYES retinas of the
+stream, those with the most false and the most missed vessels), simulated_retinas.jpg (what runs on simulated retinas
+train on), cut_photographs.jpg (positions of OCT-A in a photograph), and data_flow.jpg (the data pipeline from a file to
+a table, and which module does what).
 """
 
 import argparse
@@ -36,9 +36,9 @@ from run.predict import Prediction, Predictor, load_predictor
 from simulate_retinas import make_eye, render_full_field
 from simulation.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop
 from simulation.eye import TREE_SHARED_BY, make_stream_eye
-from simulation.stream import sample_pair
+from simulation.stream import simulated_pair
 
-SUBJECT, SEED = 101, 7  # of the whole photograph: in no sample set that the program writes automatically
+SUBJECT, SEED = 101, 7  # of the whole photograph: in no simulated set that the program writes automatically
 FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
 EYES = 48  # of the stream, each from its own tree
 FAILURES = 2  # shown of each kind
@@ -92,12 +92,12 @@ def predicted_photograph(
     return field.mask, diameter, predicted, map_vessels(predicted.probability, field.mask, None, diameter)[0]
 
 
-def draw_whole_sample(predictor: Predictor, path: Path) -> None:
+def draw_whole_photograph(predictor: Predictor, path: Path) -> None:
     """A whole photograph, its OCT-A, and the vessels over the photograph."""
     fundus = render_full_field(make_eye(SUBJECT, "OD", SEED))
     _, _, predicted, vessels = predicted_photograph(predictor, fundus)
     images = [fundus, octa_to_grey(predicted.octa), coloured(fundus, (vessels, INVENTED))]
-    draw([images], ["Photograph (sample retina)", "Synthetic OCT-A", "Vessel map"], [""], path)
+    draw([images], ["Photograph (simulated retina)", "Synthetic OCT-A", "Vessel map"], [""], path)
 
 
 def draw_failures(predictor: Predictor, path: Path) -> None:
@@ -105,7 +105,7 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
     found = []
     for number in range(FIRST, FIRST + EYES * TREE_SHARED_BY, TREE_SHARED_BY):
         eye, window = make_stream_eye(0, number, CROP_PX)
-        fundus, octa, fov = sample_pair(0, number)
+        fundus, octa, fov = simulated_pair(0, number)
         wide = eye.vessels(window, TRUTH_MIN_WIDTH_MM)
         truth = (wide["artery"].merge(wide["vein"]).depth > 0) & fov
         probability = predictor.vessel_probability(fundus, fov, None)
@@ -119,7 +119,7 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
         for column, kind in enumerate(("invents", "misses"))
         for eye in sorted(found, key=lambda eye: -eye[column])[:FAILURES]
     ]
-    titles = ["Photograph (sample retina)", "Its OCT-A", "Vessel probability", "Missed (orange), invented (blue)"]
+    titles = ["Photograph (simulated retina)", "Its OCT-A", "Vessel probability", "Missed (orange), invented (blue)"]
     draw([images for _, images in chosen], titles, [name for name, _ in chosen], path)
 
 
@@ -138,7 +138,7 @@ def draw_places(predictor: Predictor, path: Path) -> None:
         outline = [tuple(map(float, corner[::-1])) for corner in corners(place, (side_mm, side_mm))]
         ImageDraw.Draw(whole).polygon(outline, outline=INVENTED, width=8)
         rows.append([np.asarray(whole), cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
-    draw(rows, ["Photograph (sample retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
+    draw(rows, ["Photograph (simulated retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
 
 
 def draw_retinas(path: Path) -> None:
@@ -146,7 +146,7 @@ def draw_retinas(path: Path) -> None:
     rows, columns = SHEET_SIZE
     images, names = [], []
     for row in range(rows):
-        pairs = [sample_pair(0, (row * columns + column) * TREE_SHARED_BY) for column in range(columns)]
+        pairs = [simulated_pair(0, (row * columns + column) * TREE_SHARED_BY) for column in range(columns)]
         images += [[fundus for fundus, _, _ in pairs], [octa_to_grey(octa / 255) for _, octa, _ in pairs]]
         names += ["Photograph", "Its OCT-A"]
     draw(images, [""] * columns, names, path, side=2.4)
@@ -154,7 +154,7 @@ def draw_retinas(path: Path) -> None:
 
 def draw_data_flow(predictor: Predictor, path: Path) -> None:
     """The data pipeline: three rows of steps, each with an image or the text of a file, its name, and its module."""
-    fundus, octa, fov = sample_pair(0, FIRST)
+    fundus, octa, fov = simulated_pair(0, FIRST)
     pair = Pair(fundus, octa, fov)
     patches = TrainingPatches([training_image(pair, PATCH_PX)], PATCH_PX, batch_size=4, seed=0, augment=True)
     inputs, targets = (np.array(images / 2 + 0.5) for images in next(patches.batches(0, 1)))
@@ -172,7 +172,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
         (
             "Training",
             (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "dataset_load_mod"),
-            (outlined(fundus, fov), "the camera's field:\nnothing outside counts", "camera_field"),
+            (outlined(fundus, fov), "the field of view:\nnothing outside counts", "camera_field"),
             (four, "patches of 256 px,\nrotated and flipped", "patch_batches"),
             (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),
             ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "run/checkpoints.py, pix_log"),
@@ -220,9 +220,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs"), metavar="DIR")
     args = parser.parse_args()
     predictor, _ = load_predictor(args.run, None, read_run(args.run)[0])
-    draw_whole_sample(predictor, args.output / "whole_sample.jpg")
+    draw_whole_photograph(predictor, args.output / "whole_photograph.jpg")
     draw_failures(predictor, args.output / "failures.jpg")
-    draw_retinas(args.output / "drawn_retinas.jpg")
+    draw_retinas(args.output / "simulated_retinas.jpg")
     draw_places(predictor, args.output / "cut_photographs.jpg")
     draw_data_flow(predictor, args.output / "data_flow.jpg")
 

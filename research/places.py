@@ -1,4 +1,4 @@
-"""How well the position of an OCT-A in its photograph is found: sample retinas, and photographs with manual maps.
+"""How well the position of an OCT-A in its photograph is found: simulated retinas, and photographs with manual maps.
 
     python research/places.py RUN [--photographs LIST.csv]
 
@@ -23,8 +23,8 @@ load_tensorflow()
 import numpy as np
 import pandas as pd
 from PIL import Image
-from sample_retinas import header, table_row
 from scipy.ndimage import map_coordinates
+from simulated_retinas import header, table_row
 
 from alignment.find_octa import Photograph, find_place
 from retina.field_of_view import FIELD_MM, field_to_use
@@ -37,7 +37,7 @@ from simulation.eye import crop_window, make_eye
 
 SUBJECTS = range(31, 51)
 MACULA_MM = 3.0
-KINDS = ("disc", "macula", f"macula, {MACULA_MM:g} mm")  # of sample retinas
+KINDS = ("disc", "macula", f"macula, {MACULA_MM:g} mm")  # of simulated retinas
 PLACES = 5  # per photograph
 DEGREES, SCALE = 8.0, 0.15  # at most
 NEAR_MM = 0.25  # largest error of a right position; registration can correct that much
@@ -64,8 +64,8 @@ def prepared(predictor: Predictor, fundus: np.ndarray, random: np.random.Generat
     return Photograph(probability, field.mask, px_per_mm * random.uniform(1 - SCALE, 1 + SCALE)), px_per_mm
 
 
-def sample_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[Case]:
-    """Disc and macula of some sample retinas, the macula also cropped to MACULA_MM."""
+def simulated_cases(predictor: Predictor, random: np.random.Generator) -> Iterator[Case]:
+    """Disc and macula of some simulated retinas, the macula also cropped to MACULA_MM."""
     for subject in SUBJECTS:
         eye = make_eye(subject, eye_of(subject), 0)
         fundus = render_full_field(eye)
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, metavar="LIST.csv")
     args = parser.parse_args()
     predictor, random = load_predictor(args.run, None, read_run(args.run)[0])[0], np.random.default_rng(0)
-    samples = list(sample_cases(predictor, random))
+    samples = list(simulated_cases(predictor, random))
     cases = {kind: samples[number :: len(KINDS)] for number, kind in enumerate(KINDS)}
     if args.photographs:
         cases["photographs"] = list(photograph_cases(predictor, args.photographs, random))

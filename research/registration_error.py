@@ -2,12 +2,12 @@
 
     python research/registration_error.py RUN [--pairs 100]
 
-RUN is a run's folder of checkpoints, trained on sample retinas. The OCT-A of sample retinas at the scale of crops,
-which no run is trained or validated on, are displaced by a smooth field of up to 12 px with a rotation of up to 2
-degrees and up to 3 % of scale. The pairs get the faults of real ones: bright, dark and shifted lines in the OCT-A, and
-half of every second photograph is black. The error is the distance between the known and the estimated displacement, at
-the pixels of vessels of at least 3 px in the field. Each OCT-A is also tested with the next photograph, a wrong
-partner.
+RUN is a run's folder of checkpoints, trained on simulated retinas. The OCT-A of simulated retinas at the scale of
+crops, which no run is trained or validated on, are displaced by a smooth field of up to 12 px with a rotation of up to
+2 degrees and up to 3 % of scale. The pairs get the faults of real ones: bright, dark and shifted lines in the OCT-A,
+and half of every second photograph is black. The error is the distance between the known and the estimated
+displacement, at the pixels of vessels of at least 3 px in the field. Each OCT-A is also tested with the next
+photograph, a wrong partner.
 """
 
 import argparse
@@ -25,8 +25,8 @@ load_tensorflow()
 
 import joblib
 import numpy as np
-from sample_retinas import header, table_row, vessels_seen
 from scipy.ndimage import gaussian_filter, map_coordinates
+from simulated_retinas import header, table_row, vessels_seen
 
 from alignment.register import (
     CLEARLY,
@@ -57,7 +57,7 @@ SMOOTHNESS = 60.0  # px: sigma of the Gaussian that smooths it
 
 @dataclass(frozen=True)
 class Moved:
-    """A sample retina whose OCT-A was displaced by a known field; images are (400, 400)."""
+    """A simulated retina whose OCT-A was displaced by a known field; images are (400, 400)."""
 
     fundus: np.ndarray  # (400, 400, 3), uint8
     octa: np.ndarray  # float on [0, 1]
@@ -104,7 +104,7 @@ def black_half(random: np.random.Generator) -> np.ndarray:
 
 
 def moved_retinas(number: int) -> Iterator[Moved]:
-    """That many sample retinas, each from its own tree."""
+    """That many simulated retinas, each from its own tree."""
     place = FIRST
     while number:
         eye, window = make_stream_eye(0, place, CROP_PX)

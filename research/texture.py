@@ -5,11 +5,11 @@
     python research/texture.py classifier RUN...
     python research/texture.py sheet RUN --output SHEET.png [--pairs DIR]
 
-`real` compares every two OCT-A of the pairs, which shows how similar two real ones are, and compares sample retinas
+`real` compares every two OCT-A of the pairs, which shows how similar two real ones are, and compares simulated retinas
 with them. `measures` compares each pair's prediction with its OCT-A. `classifier` trains a small network from scratch
-to distinguish patches of predictions from patches of sample retinas' own OCT-A, and prints its accuracy on other eyes:
-0.5 means that it finds no difference. `sheet` draws twelve patches, real or predicted, in random order, and writes the
-key to SHEET_key.csv; the real ones come from the pairs or, without pairs, from sample retinas.
+to distinguish patches of predictions from patches of simulated retinas' own OCT-A, and prints its accuracy on other
+eyes: 0.5 means that it finds no difference. `sheet` draws twelve patches, real or predicted, in random order, and
+writes the key to SHEET_key.csv; the real ones come from the pairs or, without pairs, from simulated retinas.
 """
 
 import argparse
@@ -28,8 +28,8 @@ load_tensorflow()
 import keras
 import numpy as np
 from PIL import Image
-from sample_retinas import Eyes, header, table_row
 from scipy.stats import wasserstein_distance
+from simulated_retinas import Eyes, header, table_row
 
 from retina.images import octa_to_grey
 from retina.ut_fsocta import CROP_MM, CROP_PX
@@ -37,14 +37,14 @@ from retina.vessels import checkerboard, grain, ground_of, octave_powers, vessel
 from run.checkpoints import read_run
 from run.predict import Predictor, load_predictor
 from simulation.eye import TREE_SHARED_BY, make_stream_eye
-from simulation.stream import sample_pair
+from simulation.stream import simulated_pair
 
-EYES = 160  # sample retinas for the classifier; it is tested on the last quarter
+EYES = 160  # simulated retinas for the classifier; it is tested on the last quarter
 FIRST = TREE_SHARED_BY * 2 * 10**8  # in the stream of seed 0: used neither for training nor for validation
 SIDE = 64  # of a patch, px
 GROUND = 0.85  # minimum share of a patch that lies between vessels
 OF_AN_EYE = 12  # most patches per eye
-CROP_SCALE = (75, 105)  # px per mm: sample retinas at the scale of disc crops
+CROP_SCALE = (75, 105)  # px per mm: simulated retinas at the scale of disc crops
 MM_PER_PX = CROP_MM["disc"] / CROP_PX
 Octa = tuple[np.ndarray, np.ndarray]  # (height, width), float on [0, 1], and its ground, bool
 
@@ -55,13 +55,13 @@ def real_octas(pairs: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, Octa]
         yield name, fundus, fov, (octa, ground_of(octa, fov))
 
 
-def sample_octas(number: int) -> Iterator[tuple[str, Octa]]:
-    """Name and OCT-A of sample retinas at the scale of disc crops."""
+def simulated_octas(number: int) -> Iterator[tuple[str, Octa]]:
+    """Name and OCT-A of simulated retinas at the scale of disc crops."""
     first = FIRST
     while number:
         window = make_stream_eye(0, first, CROP_PX)[1]
         if CROP_SCALE[0] <= window.px_per_mm <= CROP_SCALE[1]:
-            _, octa, fov = sample_pair(0, first)
+            _, octa, fov = simulated_pair(0, first)
             octa = octa_to_grey(octa / 255)
             yield f"sample {first - FIRST}", (octa, ground_of(octa, fov))
             number -= 1
@@ -80,14 +80,14 @@ COMPARED = ("0.5-1 px", "1-2 px", "2-4 px", "4-8 px", "texture", "standard devia
 
 
 def compare_real(pairs: Path) -> None:
-    """Print how similar real OCT-A are to each other, and sample retinas to them."""
+    """Print how similar real OCT-A are to each other, and simulated retinas to them."""
     real = {name: octa for name, _, _, octa in real_octas(pairs)}
     print(header((*COMPARED, "grain")))
     for one, other in combinations(real, 2):
         print(table_row(f"{one} / {other}", [*compared(real[one], real[other]), grain(*real[one], MM_PER_PX)]))
     values = [
         [*np.mean([compared(octa, other) for other in real.values()], axis=0), grain(*octa, MM_PER_PX)]
-        for _, octa in sample_octas(20)
+        for _, octa in simulated_octas(20)
     ]
     for share in (10, 50, 90):
         print(table_row(f"20 samples / the real ones, {share} %", np.nanpercentile(values, share, axis=0)))
@@ -114,10 +114,10 @@ def patches_of(octa: np.ndarray, ground: np.ndarray, random: np.random.Generator
     return [octa[place] for place in places if ground[place].mean() >= GROUND][:OF_AN_EYE]
 
 
-def sample_patches(predictor: Predictor, number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Patches of one sample retina: of its own OCT-A, and of the prediction, at other positions."""
+def simulated_patches(predictor: Predictor, number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Patches of one simulated retina: of its own OCT-A, and of the prediction, at other positions."""
     random = np.random.default_rng(number)
-    fundus, octa, fov = sample_pair(0, FIRST + TREE_SHARED_BY * number)
+    fundus, octa, fov = simulated_pair(0, FIRST + TREE_SHARED_BY * number)
     own, predicted = (octa_to_grey(image) for image in (octa / 255, predictor.predict(fundus, fov)))
     return patches_of(own, ground_of(own, fov), random), patches_of(predicted, ground_of(predicted, fov), random)
 
@@ -126,7 +126,7 @@ def accuracy_of_classifier(predictor: Predictor) -> float:
     """Accuracy of a network trained to distinguish predicted from own patches, on eyes that it was not trained on."""
     images, labels, eyes = [], [], []
     for number in range(EYES):
-        own, predicted = sample_patches(predictor, number)
+        own, predicted = simulated_patches(predictor, number)
         few = min(len(own), len(predicted))  # equal numbers, so that guessing is right half of the time
         images += own[:few] + predicted[:few]
         labels += [0] * few + [1] * few
@@ -158,7 +158,7 @@ def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
     random = np.random.default_rng()
     if pairs is None:
         for number in range(EYES, EYES + 20):
-            kinds = sample_patches(predictor, number)
+            kinds = simulated_patches(predictor, number)
             own, predicted = own + kinds[0][:2], predicted + kinds[1][:2]
     else:
         for _, fundus, fov, real in real_octas(pairs):

@@ -6,7 +6,7 @@
     python research/training.py growth    # time and memory for 5 to 2000 crops; with --plot FILE also a picture
     python research/training.py memory    # peak memory of training
 
-Each measurement runs in its own process. The data are a few sample retinas under many names.
+Each measurement runs in its own process. The data are a few simulated retinas under many names.
 """
 
 import argparse
@@ -45,7 +45,7 @@ POLICIES = ("float32", "mixed_bfloat16")
 SECONDS = 8  # minimum duration of the timed calls
 ROUNDS = 2  # of measuring the speeds of the step; the mean is printed
 MATRIX = 4096  # side of the two matrices whose product shows what the machine can do
-EYES = 5  # sample retinas on disk; the other names are links to them
+EYES = 5  # simulated retinas on disk; the other names are links to them
 TRAIN_SUBJECTS = "1000-2999"  # enough for the most crops; distinct from the published validation ids
 
 

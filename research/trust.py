@@ -1,9 +1,9 @@
-"""How reliable the verdict is: on sample retinas, intact and deliberately degraded, and on other images.
+"""How reliable the verdict is: on simulated retinas, intact and deliberately degraded, and on other images.
 
     python research/trust.py RUN [--list LIST.csv]
 
-Prints for each kind of image how many are usable, and why the others are doubtful. The sample photographs come from a
-seed that was not used for any run or for choosing any limit. The other images are drawn, or come with scikit-image.
+Prints for each kind of image how many are usable, and why the others are doubtful. The simulated photographs come from
+a seed that was not used for any run or for choosing any limit. The other images are drawn, or come with scikit-image.
 --list adds real photographs, as for photographs.py.
 """
 

@@ -22,7 +22,7 @@ from skimage.feature import canny
 from skimage.measure import find_contours
 from skimage.morphology import convex_hull_image
 
-DEGREES = 45  # of a camera's field, unless specified
+DEGREES = 45  # of a field of view, unless specified
 FIELD_MM = 13.2  # diameter of a field of 45 degrees on the retina of an average eye
 
 ENTIRELY_DARK = "is entirely dark; remove it, or replace it with the right photograph"
@@ -186,7 +186,7 @@ def field_of_view(fundus: np.ndarray) -> np.ndarray:
 
 
 def field_to_use(fundus: np.ndarray, fov_mask: bool) -> Field:
-    """The camera's field, where predictions are made and scored; without `fov_mask` its mask is True everywhere."""
+    """The field of view, where predictions are made and scored; without `fov_mask` its mask is True everywhere."""
     field = find_field(fundus)
     return field if fov_mask else replace(field, mask=np.ones_like(field.mask))
 

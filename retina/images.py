@@ -274,7 +274,7 @@ def brightest_value(path: Path) -> int | None:
 
 
 def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """Continue an image beyond the border of the camera's field by mirroring it there.
+    """Continue an image beyond the border of the field of view by mirroring it there.
 
     A network then sees no edge at the camera's border, and draws none.
 

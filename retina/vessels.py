@@ -4,11 +4,11 @@
 a fundus photograph does not show the capillary speckle, so no model can predict it, and pixels alone tell little.
 `vessel_agreement` smooths the speckle away and compares the large vessels. `likeness` asks whether the speckle between
 them looks alike, wherever it is. `artefacts` measures two typical faults: a checkerboard, and a rim along the border
-of the camera's field. The rest is for the evaluation: vessel maps compared with the ground truth, densities
+of the field of view. The rest is for the evaluation: vessel maps compared with the ground truth, densities
 by sector, the foveal avascular zone.
 
 In this file, an image (`real`, `generated`, `octa`) is a float array (height, width) on [0, 1] and `fundus` a
-photograph (height, width, 3), uint8. `fov`, True inside the camera's field, and vessel maps (`vessels`, `truth`) are
+photograph (height, width, 3), uint8. `fov`, True inside the field of view, and vessel maps (`vessels`, `truth`) are
 bool arrays (height, width). Pixels outside the field never count. A measure without anything to compute on is nan.
 """
 
@@ -45,7 +45,7 @@ RIM_PX = 12  # px at CROP_PX: width of the band along the field's border
 VESSEL_MAP_SIGMA = 2.0  # px: of 1, 1.5, 2 and 3 the nearest to the manual vessel maps of whole photographs (CHASE_DB1)
 SPECK = 50  # px: parts of a photograph's vessel map that are smaller are removed; Dice falls by 0.002 at most
 # Brightness classes of a smoothed OCT-A; the brightest are the vessels. The others are gaps and capillary mesh, and at
-# the macula the avascular zone. Against the exact vessels of eight sample retinas: Dice 0.85 at the disc (4 classes
+# the macula the avascular zone. Against the exact vessels of eight simulated retinas: Dice 0.85 at the disc (4 classes
 # 0.82, 2 classes 0.75), 0.70 at the macula (3: 0.60, 2: 0.36), r of the densities 0.95 and 0.92. None: whole
 # photographs; against the manual maps of eleven, from five cameras: mean Dice 0.65 (2 classes 0.645, 4: 0.60).
 OCTA_CLASSES = {"disc": 3, "macula": 4, OTHER_REGION: 3, None: 3}
@@ -136,7 +136,7 @@ def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 @validation_score(
-    mae="mean absolute error on [0, 1], inside the camera's field; 0 is best",
+    mae="mean absolute error on [0, 1], inside the field of view; 0 is best",
     psnr="peak signal-to-noise ratio in dB, for a data range of 1; inf for equal images",
     ssim="structural similarity (Wang et al., IEEE TIP 2004;13:600); 1 is best",
 )
@@ -238,7 +238,7 @@ def grain(octa: np.ndarray, ground: np.ndarray, mm_per_px: float) -> float:
 @validation_score(
     checkerboard="share of the generated image's power at the frequencies of the transposed convolutions' steps "
     "(periods of 2 to 16 px), beyond that of its surroundings; real OCT-A have 0.01 to 0.02",
-    rim="error of the smoothed image within 12 px of the border of the camera's field / error inside it; 1 is best, "
+    rim="error of the smoothed image within 12 px of the border of the field of view / error inside it; 1 is best, "
     "nan without a border in the image",
 )
 def artefacts(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> dict[str, float]:
@@ -348,7 +348,7 @@ def map_vessels(
 
     Args:
         octa: (height, width), float on [0, 1].
-        fov: (height, width), bool: inside the camera's field.
+        fov: (height, width), bool: inside the field of view.
         region: as for `vessel_threshold`.
         diameter: of the field in px; None: unknown, or the scale is that of UT-FSOCTA's crops.
 
@@ -465,7 +465,7 @@ def foveal_avascular_zone(octa: np.ndarray, fov: np.ndarray, mm_per_px: float) -
 
 
 def sector_masks(fov: np.ndarray, region: str, eye: str, mm_per_px: float) -> dict[str, np.ndarray | None]:
-    """The sectors of a crop of a region of an eye ("OD", "OS", or "" if unknown), inside the camera's field.
+    """The sectors of a crop of a region of an eye ("OD", "OS", or "" if unknown), inside the field of view.
 
     At the macula the ETDRS grid: a circle of 1 mm, and the quadrants of rings to 3 and to 6 mm. At the disc the
     quadrants of the ring from 2 to 4 mm. Quadrants meet at the diagonals; in a right eye (OD) nasal is to the right.

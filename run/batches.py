@@ -13,8 +13,8 @@ from pairs.dataset import Pair
 from retina.images import FUNDUS_CHANNELS, continue_outside
 from retina.patches import patch_corners, reflect_to_patch
 
-SAMPLE_PATCHES_PER_EPOCH = 320  # between two validations, in a run on sample retinas alone
-RETINAS_PER_BLOCK = 16  # sample retinas whose patches are shuffled together
+SIMULATED_PATCHES_PER_EPOCH = 320  # between two validations, in a run on simulated retinas alone
+RETINAS_PER_BLOCK = 16  # simulated retinas whose patches are shuffled together
 PATCHES_PER_RETINA = 4  # drawing a retina takes a core 0.2 s: enough patches to leave the cores to training
 
 
@@ -129,15 +129,15 @@ class TrainingPatches:
         yield from dataset.skip(done).prefetch(tf.data.AUTOTUNE)
 
 
-class SamplePatches:
-    """Batches of patches from sample retinas, which are drawn as needed, alone or mixed with patches of real pairs.
+class SimulatedPatches:
+    """Batches of patches from simulated retinas, which are drawn as needed, alone or mixed with patches of real pairs.
 
-    Each sample retina yields a few patches and is never used again. The patches of a block of retinas are shuffled, so
-    that a batch contains several retinas. Everything depends on the seed and the patch's number alone, so that a run
+    Each simulated retina yields a few patches and is never used again. The patches of a block of retinas are shuffled,
+    so that a batch contains several retinas. Everything depends on the seed and the patch's number alone, so that a run
     can resume.
 
     Attributes:
-        patches_per_epoch: from sample retinas and real pairs together.
+        patches_per_epoch: from simulated retinas and real pairs together.
         steps_per_epoch: batches per epoch; all are full.
     """
 
@@ -160,16 +160,16 @@ class SamplePatches:
         batch_size: patches per batch.
         seed: of the run.
         real: patches of real pairs to mix in.
-        share: of sample retinas in a batch, with `real`; at least one patch of each kind.
+        share: of simulated retinas in a batch, with `real`; at least one patch of each kind.
         """
         self.draw, self.size, self.channels = draw, size, FUNDUS_CHANNELS + channels
         self.patch_size, self.batch_size, self.seed, self.real = patch_size, batch_size, seed, real
         if real is None:
-            self.sample_per_batch = batch_size
-            self.steps_per_epoch = ceil(SAMPLE_PATCHES_PER_EPOCH / batch_size)
+            self.simulated_per_batch = batch_size
+            self.steps_per_epoch = ceil(SIMULATED_PATCHES_PER_EPOCH / batch_size)
         else:
-            self.sample_per_batch = min(max(1, round(share * batch_size)), batch_size - 1)
-            self.steps_per_epoch = ceil(real.patches_per_epoch / (batch_size - self.sample_per_batch))
+            self.simulated_per_batch = min(max(1, round(share * batch_size)), batch_size - 1)
+            self.steps_per_epoch = ceil(real.patches_per_epoch / (batch_size - self.simulated_per_batch))
         self.patches_per_epoch = self.steps_per_epoch * batch_size
 
     def plan(self, block: int) -> np.ndarray:
@@ -182,7 +182,7 @@ class SamplePatches:
         return random.permutation(plan).astype(np.int32)
 
     def patches(self, first: int, faults: list[Exception]) -> tf.data.Dataset:
-        """Single patches of sample retinas, (input_image, target), without end, starting at a global number.
+        """Single patches of simulated retinas, (input_image, target), without end, starting at a global number.
 
         An error of `draw` is added to `faults`, because `tf.data` turns it into one of its own.
         """
@@ -220,12 +220,12 @@ class SamplePatches:
             Any error of `draw`.
         """
         faults: list[Exception] = []
-        dataset = self.patches(first_step * self.sample_per_batch, faults).batch(self.sample_per_batch)
+        dataset = self.patches(first_step * self.simulated_per_batch, faults).batch(self.simulated_per_batch)
         if self.real is not None:
-            per_batch = self.batch_size - self.sample_per_batch
+            per_batch = self.batch_size - self.simulated_per_batch
             real = self.real.patches(first_step * per_batch).batch(per_batch)
             dataset = tf.data.Dataset.zip(dataset, real).map(
-                lambda sample, real: tuple(tf.concat(images, axis=0) for images in zip(sample, real, strict=True))
+                lambda simulated, real: tuple(tf.concat(images, axis=0) for images in zip(simulated, real, strict=True))
             )
         try:
             yield from dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE)

@@ -9,26 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from pairs.dataset import (
-    SAMPLE_SET,
+    SIMULATED_SET,
     Pair,
     load_data_cases,
     load_pairs,
     seen_subjects,
     validation_full_field,
 )
-from pairs.table import REGISTRATION, SAMPLE_RETINAS, is_table, origin_of_splits
+from pairs.table import REGISTRATION, SIMULATED, is_table, origin_of_splits
 from retina.images import FUNDUS_CHANNELS, DataError, continue_outside, in_own_pages, photo_digest, read_fundus
 from retina.ut_fsocta import CROP_PX
-from run.batches import SamplePatches, TrainingPatches, training_image
+from run.batches import SimulatedPatches, TrainingPatches, training_image
 from run.settings import Settings
 from simulation.eye import TREE_SHARED_BY
-from simulation.stream import sample_pair, stream
+from simulation.stream import simulated_pair, stream
 
 NAMED = 5  # subjects listed in an error
 PICTURED = 3  # pairs shown in TensorBoard
 VALIDATION_RETINAS = 24
 FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # its number in the stream of seed 0: training never gets that far
-MAX_DRAWING = 8  # processes that draw sample retinas: enough for nearly 200 patches a second
+MAX_DRAWING = 8  # processes that draw simulated retinas: enough for nearly 200 patches a second
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunData:
     names: list[str]  # of the validation pairs
     full_field: np.ndarray | None  # whole photograph (height, width, 3), uint8, of the first validation eye with one
     digest: str  # of the training and validation images: the same for the same data
-    seen: frozenset[str]  # `photo_digest` of their photographs and of the originals of these, except sample retinas
+    seen: frozenset[str]  # `photo_digest` of their photographs and of the originals of these, except simulated retinas
 
     def pictured(self) -> dict[str, Pair]:
         """A few pairs to show, by name: validation pairs, evenly spread, or without any the first training pairs."""
@@ -59,23 +59,23 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
 
     `seen_before` are the photographs (`photo_digest`) seen by the run from which this one starts.
 
-    A run on sample retinas validates on others that vary as much: crops of one kind do not rank its weights as
+    A run on simulated retinas validates on others that vary as much: crops of one kind do not rank its weights as
     photographs do.
 
     Raises:
         DataError: there is no training case, a file cannot be used, or a test subject was seen before.
     """
-    sample_only = settings.data == SAMPLE_RETINAS
-    data_fold = SAMPLE_SET if sample_only else Path(settings.data)
+    simulated_only = settings.data == SIMULATED
+    data_fold = SIMULATED_SET if simulated_only else Path(settings.data)
     splits = settings.splits()
     cases, unpaired = load_data_cases(data_fold, splits, settings.split)
     full_field = validation_full_field(data_fold, cases)
     full_field = None if full_field is None else read_fundus(full_field)
-    if sample_only:
-        print("Training: sample retinas, drawn as needed, each for a few patches")
-        print(f"Validation: {VALIDATION_RETINAS} other sample retinas")
-        validation = sample_validation(settings)
-        names = [f"sample retina {number}" for number in range(1, len(validation) + 1)]
+    if simulated_only:
+        print("Training: simulated retinas, drawn as needed, each for a few patches")
+        print(f"Validation: {VALIDATION_RETINAS} other simulated retinas")
+        validation = simulated_validation(settings)
+        names = [f"simulated retina {number}" for number in range(1, len(validation) + 1)]
         return RunData([], validation, names, full_field, f"{digest_of(validation):08x}", frozenset())
     chosen = {split: cases[cases["split"] == split] for split in splits}
     if chosen["train"].empty:
@@ -90,7 +90,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         )
 
     if settings.mix:
-        print(f"Training: {settings.mix:.0%} of each batch are sample retinas, drawn as needed")
+        print(f"Training: {settings.mix:.0%} of each batch are simulated retinas, drawn as needed")
     origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
     if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
@@ -140,11 +140,11 @@ def digest_of(pairs: list[Pair], digest: int = 0) -> int:
     return digest
 
 
-def sample_validation(settings: Settings) -> list[Pair]:
-    """Sample retinas that no run is trained on: the same for every seed, each from its own tree."""
+def simulated_validation(settings: Settings) -> list[Pair]:
+    """Simulated retinas that no run is trained on: the same for every seed, each from its own tree."""
     pairs = []
     for number in range(VALIDATION_RETINAS):
-        fundus, octa, fov = sample_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)
+        fundus, octa, fov = simulated_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)
         fov = fov if settings.fov_mask else np.ones_like(fov)
         pairs.append(Pair(fundus, as_in_files(octa, settings.octa_channels), fov))
     return pairs
@@ -155,10 +155,10 @@ def as_in_files(octa: np.ndarray, channels: int) -> np.ndarray:
     return octa if channels == 1 else np.dstack([octa, octa, octa, np.full_like(octa, 255)])
 
 
-def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPatches | SamplePatches:
-    """The batches that the settings ask for: from real pairs, from sample retinas, or from both."""
+def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPatches | SimulatedPatches:
+    """The batches that the settings ask for: from real pairs, from simulated retinas, or from both."""
     real = None
-    if settings.data != SAMPLE_RETINAS:
+    if settings.data != SIMULATED:
         real = TrainingPatches(images, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
         if not settings.mix:
             return real
@@ -170,7 +170,7 @@ def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPa
             fundus, octa = pair[..., :FUNDUS_CHANNELS], pair[..., FUNDUS_CHANNELS:]
             yield np.dstack([fundus, as_in_files(octa, settings.octa_channels)])
 
-    return SamplePatches(
+    return SimulatedPatches(
         draw=draw,
         size=CROP_PX,
         channels=settings.octa_channels,

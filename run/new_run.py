@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from basics.command_line import flag
-from pairs.dataset import DATA_FOLDERS, SAMPLE_SET, find_dataset
-from pairs.table import SAMPLE_RETINAS, is_table
+from pairs.dataset import DATA_FOLDERS, SIMULATED_SET, find_dataset
+from pairs.table import SIMULATED, is_table
 from retina.ut_fsocta import parse_subjects
 from run.checkpoints import checkpoint_folder, log_folder, read_run, settings_to_resume
 from run.devices import resolve_precision
-from run.settings import FINE_TUNING, SAMPLE_RUN, SPLITS, Settings, SettingsError, as_options
+from run.settings import FINE_TUNING, SIMULATED_RUN, SPLITS, Settings, SettingsError, as_options
 from simulation.dataset import DEFAULT_SUBJECTS, write_dataset
 
 
@@ -23,22 +23,22 @@ def settings_of_new_run(given: dict) -> Settings:
         for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
             if folder.exists():
                 raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume")
-    data = choose_data(given.get("data"))
+    data = choose_data(Settings(**given).data)
     foreign = [f"{split}_subjects" for split in SPLITS] if is_table(data) else ["split"]
     for name in foreign:
         if name in given:
             kind = "a table of pairs; use its column split, or --split" if is_table(data) else "not a table of pairs"
             raise SettingsError(f"{flag(name)} {given[name]}: {data} is {kind}")
     reason, defaults = "", {}
-    if data == SAMPLE_RETINAS:
-        reason, defaults = "sample retinas", SAMPLE_RUN
+    if data == SIMULATED:
+        reason, defaults = "simulated retinas", SIMULATED_RUN
     elif "init_from" in given:
         # The noise belongs to the weights: the network makes its speckle from it.
         noise = read_run(Path(given["init_from"]))[0].input_noise
         reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
     settings = Settings(**(defaults | given | {"data": data}))
-    if data == SAMPLE_RETINAS:
-        use_sample_retinas()
+    if data == SIMULATED:
+        use_simulated_retinas()
     if defaults:
         used = as_options(settings, defaults)
         print(f"Defaults for {reason}: " + " ".join(f"{option} {value}" for option, value in used.items()))
@@ -54,26 +54,27 @@ def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
         RunError, DataError: see these classes.
     """
     settings, digest = settings_to_resume(given, resume)
-    if settings.data == SAMPLE_RETINAS:
-        use_sample_retinas()
+    if settings.data == SIMULATED:
+        use_simulated_retinas()
         return settings, digest
     return replace(settings, data=choose_data(settings.data)), digest
 
 
 def choose_data(given: str | None) -> str:
-    """The given data set, otherwise the one in its usual folder, otherwise the word for sample retinas.
+    """The given data set, otherwise the one in its usual folder, otherwise the word for simulated retinas.
 
     Raises:
         DataError: the given folder contains no data set.
     """
-    found = None if given == SAMPLE_RETINAS else find_dataset(given, "--data")
-    return SAMPLE_RETINAS if found is None else str(found)
+    found = None if given == SIMULATED else find_dataset(given, "--data")
+    return SIMULATED if found is None else str(found)
 
 
-def use_sample_retinas() -> None:
-    """Print, in a box that no one can miss, that a run uses sample retinas; make their set if it does not exist yet."""
+def use_simulated_retinas() -> None:
+    """Print, in a box that no one can miss, that a run uses simulated retinas; make their set if it does not exist
+    yet."""
     lines = [
-        "NO REAL DATA: THIS RUN USES SAMPLE RETINAS, drawn by this program.",
+        "NO REAL DATA: THIS RUN USES SIMULATED RETINAS, drawn by this program.",
         "Use it to try the program; do not publish what it learns.",
         "",
         f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
@@ -81,13 +82,13 @@ def use_sample_retinas() -> None:
         "                                         free for non-commercial research;",
         "  python dataset_load_mod.py check [DIR] reports whether training could start.",
         "",
-        f"A set of sample retinas, to try the other programs on: {SAMPLE_SET}",
+        f"A set of simulated retinas, to try the other programs on: {SIMULATED_SET}",
     ]
     width = max(map(len, lines))
     print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
-    if not SAMPLE_SET.exists():
+    if not SIMULATED_SET.exists():
         try:
-            write_dataset(SAMPLE_SET, parse_subjects(DEFAULT_SUBJECTS))
+            write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))
         except OSError:
-            if not SAMPLE_SET.exists():  # otherwise another run has made it
+            if not SIMULATED_SET.exists():  # otherwise another run has made it
                 raise

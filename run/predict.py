@@ -3,7 +3,7 @@
 The OCT-A comes from one pass through the generator. The vessel probability is the mean of several passes, at several
 scales and orientations: what the network invents, mainly speckle, differs between them and averages out; vessels stay.
 Batch normalisation uses the statistics of that image alone, and dropout is off, so that a result depends on the
-photograph and the weights only. Outside the camera's field the network sees the retina mirrored, so it draws no rim.
+photograph and the weights only. Outside the field of view the network sees the retina mirrored, so it draws no rim.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ from run.weights import describe, load_weights
 MARGIN = 2 * SIZE_MULTIPLE  # px
 TILE = 24 * SIZE_MULTIPLE  # px: larger images are tiled, which limits the memory
 
-# Diameters of the camera's field, in px, at which a photograph is predicted. No single one suits all cameras: small
+# Diameters of the field of view, in px, at which a photograph is predicted. No single one suits all cameras: small
 # old photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk to less than half their
 # size. So the prediction averages all sizes that shrink it to no less than MOST_SHRUNK and enlarge it, if at all, to no
 # more than ENLARGED; docs/synthesis.md has the measurements.
@@ -59,7 +59,7 @@ DARKEST = 4.0  # grey level: darker places are lightened as if they had this one
 
 @dataclass(frozen=True)
 class Prediction:
-    """The generator's prediction for a photograph; 0 outside the camera's field."""
+    """The generator's prediction for a photograph; 0 outside the field of view."""
 
     octa: np.ndarray  # (height, width, channels), float32 on [0, 1], from one pass; alpha, if any, as predicted
     probability: np.ndarray  # of a vessel: (height, width), float32 on [0, 1], the mean of all passes
@@ -115,7 +115,7 @@ class Predictor:
 
         Args:
             fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the camera's field. Outside it, the network sees the retina continued.
+            fov: (height, width), bool: inside the field of view. Outside it, the network sees the retina continued.
             tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
             with_noise: add the run's noise, from which the network makes speckle; thin vessels come out best without.
 
@@ -136,7 +136,7 @@ class Predictor:
 
         Args:
             fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the camera's field.
+            fov: (height, width), bool: inside the field of view.
             diameter: of a field of 45 degrees in px, along the axis of the larger scale; None: unknown; the photograph
                 is predicted unchanged.
             fast: a single pass for each.
@@ -235,7 +235,7 @@ class Predictor:
 
         Args:
             fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the camera's field.
+            fov: (height, width), bool: inside the field of view.
             patch_size: side of a patch in px.
             stride: steps per patch, see `patch_corners`.
             batch_size: patches predicted at once.

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
 from basics.command_line import OneLineParser, UserError, flag
-from pairs.table import DEFAULT_SHARES, SAMPLE_RETINAS
+from pairs.table import DEFAULT_SHARES, SIMULATED
 from retina.ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_shares, parse_subjects
 
 CHECKPOINTS = "training_checkpoints"
@@ -25,6 +25,7 @@ BEST_BY = {
     "texture": False,
 }
 DEFAULT_BEST_BY = "vessel_auc"
+OLD_WORD = "phantom"  # what 1.1.0 called simulated retinas, in run.json and on the command line
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 # Limits beyond any machine; they keep a typo, or a hostile run.json, from using up all memory.
 MOST = {"patch_size": 2048, "epochs": 10**7, "batch_size": 10**4, "keep": 10**5}
@@ -57,8 +58,8 @@ class Settings:
     data: str | None = setting(
         None,
         f"folder that is, or contains, {DATASET_NAME}; a table of pairs, with the columns fundus, octa and subject; or "
-        f"{SAMPLE_RETINAS}: sample retinas, always new ones "
-        f"(default: data/{DATASET_NAME}, then {DATASET_NAME}, then {SAMPLE_RETINAS})",
+        f"{SIMULATED}: simulated retinas, always new ones "
+        f"(default: data/{DATASET_NAME}, then {DATASET_NAME}, then {SIMULATED})",
         metavar="DATA",
     )
     train_subjects: str = setting(PUBLISHED_SUBJECTS["train"], "subject ids to train on; published", metavar="IDS")
@@ -81,7 +82,7 @@ class Settings:
     )
     fov_mask: bool = setting(
         True,
-        "ignore everything outside the camera's field, where the fundus contains nothing to predict from; "
+        "ignore everything outside the field of view, where the fundus contains nothing to predict from; "
         "--no-fov-mask trains on it and scores it, as published",
     )
     augment: bool = setting(
@@ -89,8 +90,8 @@ class Settings:
     )
     mix: float = setting(
         0.0,
-        "share of sample retinas in each batch of a run on real pairs, so that training on few pairs does not "
-        "overwrite what was learned from sample retinas",
+        "share of simulated retinas in each batch of a run on real pairs, so that training on few pairs does not "
+        "overwrite what was learned from simulated retinas",
         metavar="SHARE",
     )
     # Model and losses
@@ -153,6 +154,8 @@ class Settings:
     def __post_init__(self):
         """Raises SettingsError for an invalid value, or one that contradicts another."""
         self._check_types()
+        if self.data == OLD_WORD:
+            object.__setattr__(self, "data", SIMULATED)
         for name, most in MOST.items():
             self._require(1 <= getattr(self, name) <= most, name, f"must be from 1 to {most}")
         for name in ("l1_only", "decay"):
@@ -170,13 +173,13 @@ class Settings:
         plain = self.name is None or (self.name not in ("", ".", "..") and not set(self.name) & set('/\\\0\n\r:*?"<>|'))
         self._require(plain, "name", "must be a plain folder name")
         if self.mix:
-            self._require(self.data != SAMPLE_RETINAS, "mix", f"with --data {SAMPLE_RETINAS}, all are sample retinas")
+            self._require(self.data != SIMULATED, "mix", f"with --data {SIMULATED}, all are simulated retinas")
             self._require(self.batch_size > 1, "mix", "a --batch-size of 1 can't be mixed; use 2 or more, or --mix 0")
-        if self.mix or self.data == SAMPLE_RETINAS:
+        if self.mix or self.data == SIMULATED:
             self._require(
-                self.augment, "augment", "patches of sample retinas are always random; drop --no-augment or --mix"
+                self.augment, "augment", "patches of simulated retinas are always random; drop --no-augment or --mix"
             )
-            self._require(self.patch_size <= CROP_PX, "patch_size", f"sample retinas are only {CROP_PX} px wide")
+            self._require(self.patch_size <= CROP_PX, "patch_size", f"simulated retinas are only {CROP_PX} px wide")
         try:
             parse_shares(self.split)
         except ValueError as error:
@@ -218,11 +221,11 @@ SPLIT_HELP = (
     "which subjects (default: those of the split test or, if the data state no split, all; without those that the run, "
     "or one that it started from, has seen)"
 )
-# Sample retinas: at most eight minutes on two cores. The generator first learns the vessels, by the mean absolute error
-# alone: a step with the discriminator takes three times as long, or twice on a processor with AMX, and adds no vessels.
-# Then every second step teaches it speckle, with a weight of that error that leaves it free to draw some. The learning
-# rate, twice the published one, teaches more in the same number of steps, and falls to 0.
-SAMPLE_RUN = {
+# Simulated retinas: at most eight minutes on two cores. The generator first learns the vessels, by the mean absolute
+# error alone: a step with the discriminator takes three times as long, or twice on a processor with AMX, and adds no
+# vessels. Then every second step teaches it speckle, with a weight of that error that leaves it free to draw some. The
+# learning rate, twice the published one, teaches more in the same number of steps, and falls to 0.
+SIMULATED_RUN = {
     "epochs": 6,
     "batch_size": 2,
     "learning_rate": 4e-4,

@@ -20,7 +20,7 @@ import tensorflow as tf
 from basics.command_line import VERSION, one_line
 from basics.files import atomic_file
 from pairs.finished import printable
-from pairs.table import SAMPLE_RETINAS
+from pairs.table import SIMULATED
 from run.checkpoints import (
     RunError,
     epochs_done,
@@ -79,8 +79,8 @@ def why_not(run: Path) -> str:
     """
     settings, _ = read_run(run)
     done = settings.epochs if one_file(run) is not None else epochs_done(run)
-    if settings.data == SAMPLE_RETINAS:
-        return "was trained on sample retinas alone"
+    if settings.data == SIMULATED:
+        return "was trained on simulated retinas alone"
     if done is None:
         return "has no intact checkpoint"
     return "" if done >= settings.epochs else f"has completed {done} of {settings.epochs} epochs"
@@ -127,7 +127,7 @@ def load_weights(generator: keras.Model, run: Path, weights: str | None = None) 
 def describe(path: str) -> str:
     """The path of weights, with a remark on the supplied ones."""
     shipped = Path(path).resolve().parent == SHIPPED
-    return path + (" (supplied weights, trained on sample retinas only)" if shipped else "")
+    return path + (" (supplied weights, trained on simulated retinas only)" if shipped else "")
 
 
 def made_from(run: Path, path: str) -> str:

@@ -7,6 +7,6 @@ Each module imports only modules listed above it:
     eye.py      an eye's anatomy and look; the maps and noise that both pictures use
     fundus.py   the photograph
     octa.py     the scan
-    stream.py   the sample stream: endless pairs to train and validate on
-    dataset.py  the sample set: files to try the other programs on
+    stream.py   the simulated stream: endless pairs to train and validate on
+    dataset.py  the simulated set: files to try the other programs on
 """

@@ -1,4 +1,4 @@
-"""The sample set: files in the layout of UT-FSOCTA, and a contact sheet of the stream."""
+"""The simulated set: files in the layout of UT-FSOCTA, and a contact sheet of the stream."""
 
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from retina.ut_fsocta import REGIONS
 from simulation.eye import TREE_SHARED_BY, Eye, crop_window, make_eye
 from simulation.fundus import render_fundus
 from simulation.octa import render_octa
-from simulation.stream import sample_pair
+from simulation.stream import simulated_pair
 from simulation.trees import Window
 
 DEFAULT_SUBJECTS = "1-12,26-28,31-36"  # some of each published split: train 1-25, validation 26-30, test 31-112
@@ -69,7 +69,7 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
             made = Path(temporary) / "set"
-            for subject in progress_bar(subjects, desc="sample retinas", unit="eye", disable=not progress):
+            for subject in progress_bar(subjects, desc="simulated retinas", unit="eye", disable=not progress):
                 _write_eye(made, subject, seed)
             if output.exists():
                 output.rmdir()
@@ -91,7 +91,7 @@ def _write_eye(folder: Path, subject: int, seed: int) -> None:
 def contact_sheet(seed: int = 0) -> Image.Image:
     """Pairs of a seed's stream, each with a different tree, the fundus above its OCT-A."""
     rows, columns = SHEET_SIZE
-    pairs = (sample_pair(seed, number * TREE_SHARED_BY) for number in range(rows * columns))
+    pairs = (simulated_pair(seed, number * TREE_SHARED_BY) for number in range(rows * columns))
     tiles = np.stack([np.vstack([fundus, octa.repeat(3, axis=-1)]) for fundus, octa, _ in pairs])
     sheet = np.vstack([np.hstack(row) for row in np.split(tiles, rows)])  # (2 rows 400, columns 400, 3)
     return Image.fromarray(sheet).resize((columns * TILE_PX, 2 * rows * TILE_PX), Image.Resampling.LANCZOS)

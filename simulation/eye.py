@@ -81,7 +81,7 @@ def _point_in_circle(rng: Generator) -> complex:
     return complex(np.sqrt(rng.random()) * random_direction(rng))
 
 
-def sample_ranges(rng: Generator, ranges: dict[str, tuple[float, float]]) -> dict[str, float]:
+def simulated_ranges(rng: Generator, ranges: dict[str, tuple[float, float]]) -> dict[str, float]:
     """A value from each range: uniform, or log-uniform if in looks.LOGARITHMIC. Changing a range changes no other."""
     values = {}
     for name, (low, high) in ranges.items():
@@ -93,7 +93,7 @@ def sample_ranges(rng: Generator, ranges: dict[str, tuple[float, float]]) -> dic
 
 def grow_anatomy(rng: Generator, habits: dict[str, tuple[float, float]]) -> Anatomy:
     """Place disc and fovea and grow both trees; `habits` is looks.SET_HABIT or looks.STREAM_HABIT."""
-    habit = sample_ranges(rng, habits)
+    habit = simulated_ranges(rng, habits)
     disc = complex(rng.uniform(*looks.DISC_FOVEA_MM), -rng.uniform(*looks.DISC_ABOVE_FOVEA_MM))
     horizontal, vertical = (axis * habit["disc_scale"] / 2 for axis in looks.DISC_AXES_MM)
     faz_radius = rng.uniform(*looks.FAZ_DIAMETER_MM) / 2
@@ -102,7 +102,7 @@ def grow_anatomy(rng: Generator, habits: dict[str, tuple[float, float]]) -> Anat
 
 
 def make_eye(subject: int, eye: str, seed: int = 0) -> Eye:
-    """An eye of the sample set; the same subject, eye ("OD" or "OS") and seed always give the same one.
+    """An eye of the simulated set; the same subject, eye ("OD" or "OS") and seed always give the same one.
 
     Raises ValueError for another eye, a subject below 1 or a negative seed.
     """
@@ -115,7 +115,7 @@ def make_eye(subject: int, eye: str, seed: int = 0) -> Eye:
     if eye == "OS":
         anatomy, centre = anatomy.moved(lambda points: -np.conj(points)), -centre.conjugate()
     field = Circle(centre, rng.uniform(*looks.FIELD_RADIUS_MM))
-    look = sample_ranges(_rng(key, "look"), looks.SET_LOOK)
+    look = simulated_ranges(_rng(key, "look"), looks.SET_LOOK)
     features = frozenset({"motion"} if rng.random() < looks.STREAM_SHARE["motion"] else ())
     return Eye(**vars(anatomy), key=key, field=field, light=field, look=look, features=features)
 
@@ -138,7 +138,7 @@ def _stream_anatomy(seed: int, tree: int) -> Anatomy:
 def make_stream_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]:
     """The `number`-th eye of a seed's stream, and the window, `pixels` along a side, in which it is seen."""
     key = (seed, number, 2)
-    look = sample_ranges(_rng(key, "look"), looks.STREAM_LOOK)
+    look = simulated_ranges(_rng(key, "look"), looks.STREAM_LOOK)
     rng = _rng(key, "features")
     features = frozenset(name for name, share in looks.STREAM_SHARE.items() if rng.random() < share)
     rng = _rng(key, "place")
@@ -203,7 +203,7 @@ def disc_distance(eye: Eye, window: Window) -> np.ndarray:
 
 
 def border_distance(eye: Eye, window: Window) -> np.ndarray:
-    """How far each pixel lies inside the camera's field, in px, negative outside: (pixels, pixels) float32."""
+    """How far each pixel lies inside the field of view, in px, negative outside: (pixels, pixels) float32."""
     centre, radius = eye.field  # an infinite radius: the window shows no border
     offset = window.points() - centre
     distance = radius - abs(offset)

@@ -17,7 +17,7 @@ FEWEST_PX_PER_MM = 32  # of a photograph that is enlarged: 45 degrees on 420 px
 
 
 def render_fundus(eye: Eye, window: Window, vessels: dict[str, Vessels], rng: Generator) -> np.ndarray:
-    """Photograph a window of the retina: (pixels, pixels, 3) uint8, outside the camera's field black or grey.
+    """Photograph a window of the retina: (pixels, pixels, 3) uint8, outside the field of view black or grey.
 
     `vessels` holds the trees by kind, "artery" and "vein", rasterised in the same window.
     """

@@ -1,4 +1,4 @@
-"""Every range that sample retinas vary in, with its unit and its reason.
+"""Every range that simulated retinas vary in, with its unit and its reason.
 
 The stream (to train and validate on) covers what real photographs vary in, and more; the set (to try the other programs
 on) looks like healthy eyes before one camera. To leave an ingredient out of the stream, replace its range in

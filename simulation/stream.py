@@ -1,4 +1,4 @@
-"""The sample stream: endless pairs of fundus and OCT-A, one at a time or from worker processes.
+"""The simulated stream: endless pairs of fundus and OCT-A, one at a time or from worker processes.
 
 A worker is `python -m simulation.stream SEED FIRST WORKERS`, started by `stream`; it writes pairs to standard output.
 """
@@ -22,17 +22,17 @@ from simulation.fundus import render_fundus
 from simulation.octa import render_octa
 
 PROJECT = Path(__file__).resolve().parents[1]
-WORKER_ENDED = "a worker process that makes sample retinas has ended, perhaps because memory ran out"
+WORKER_ENDED = "a worker process that makes simulated retinas has ended, perhaps because memory ran out"
 
 
-def sample_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simulated_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The `number`-th pair of a seed's stream; it depends on nothing else.
 
     Eight consecutive numbers share a grown tree, so making them in order in one process is faster.
 
     Returns:
         The fundus, (pixels, pixels, 3) uint8; the OCT-A, (pixels, pixels, 1) uint8, 0 outside the field; and the
-        camera's field, (pixels, pixels) bool, as it would be detected: its border is off by up to 2.5 px.
+        field of view, (pixels, pixels) bool, as it would be detected: its border is off by up to 2.5 px.
 
     Raises:
         ValueError: for a negative seed or number, or fewer than 32 pixels.
@@ -56,7 +56,7 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
     multiple of TREE_SHARED_BY.
 
     Yields:
-        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the camera's field, 0 outside.
+        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the field of view, 0 outside.
 
     Raises:
         OSError: with the message WORKER_ENDED; what the worker printed is on standard error.
@@ -100,7 +100,7 @@ def write_pairs(output: BinaryIO, seed: int, first: int, workers: int) -> None:
     """A worker of `stream`: write every workers-th run of pairs until the reader closes the pipe."""
     for start in count(first, workers * TREE_SHARED_BY):
         for number in range(start, start + TREE_SHARED_BY):
-            fundus, octa, fov = sample_pair(seed, number)
+            fundus, octa, fov = simulated_pair(seed, number)
             try:
                 output.write(np.dstack([fundus, octa, fov.astype(np.uint8)]).tobytes())
                 output.flush()

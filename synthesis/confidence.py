@@ -1,7 +1,7 @@
 """Whether the vessel map of a photograph can be trusted: four measures, and a verdict in plain words.
 
-The limits were set on sample retinas, both unchanged and deliberately blurred, darkened or cropped, and on pictures of
-other things: `python research/trust.py RUN` prints the results.
+The limits were set on simulated retinas, both unchanged and deliberately blurred, darkened or cropped, and on pictures
+of other things: `python research/trust.py RUN` prints the results.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ LEAST_BRIGHTNESS = 30.0  # grey levels
 LEAST_FIELD = 0.4  # share of the picture; a round field in a picture of 16:9 has 0.44
 SHARPNESS = 0.45, 8.0  # per cent; sharp photographs have 1 to 5, noise and other pictures more
 BLUEST = 0.9  # blue / green; photographs of the retina have 0 to 0.8
-LEAST_CONTRAST = 0.29  # of the vessel map; most sample photographs have 0.33 and more
-LEAST_WITHOUT_BORDER = 0.3  # the same where no border of the camera's field is seen: the picture may show anything
+LEAST_CONTRAST = 0.29  # of the vessel map; most simulated photographs have 0.33 and more
+LEAST_WITHOUT_BORDER = 0.3  # the same where no border of the field of view is seen: the picture may show anything
 
 
 @dataclass(frozen=True)
 class Trust:
     """How far a vessel map can be trusted.
 
-    field_share: of the picture that is inside the camera's field. sharpness: see `sharpness`. brightness: median of the
+    field_share: of the picture that is inside the field of view. sharpness: see `sharpness`. brightness: median of the
     brightest channel, 0 to 255. contrast: mean vessel probability in the map minus that of the ground, 0 to 1. doubts:
     why the map is doubtful; none if it is usable.
     """
@@ -56,7 +56,7 @@ def judge(
 
     Args:
         fundus: (height, width, 3), uint8.
-        fov: (height, width), bool: inside the camera's field, not empty.
+        fov: (height, width), bool: inside the field of view, not empty.
         diameter: of the field in px; None: no border is seen.
         probability: of a vessel: (height, width), float on [0, 1].
         vessels: (height, width), bool: the vessel map.
@@ -69,7 +69,7 @@ def judge(
     red, green, blue = (float(np.median(fundus[..., channel][fov])) for channel in range(3))
     doubts = {
         "dark": brightness < LEAST_BRIGHTNESS,
-        "the camera's field is cut off, or a small part of the picture": share < LEAST_FIELD,
+        "the field of view is cut off, or a small part of the picture": share < LEAST_FIELD,
         "blurred": sharp < SHARPNESS[0],
         "noisy, or no photograph of a retina": sharp > SHARPNESS[1],
         "without the colours of a retina": red < green or blue > BLUEST * green,

@@ -17,7 +17,7 @@ from synthesis.photographs import SHEET
 PANEL = 3.3  # inches: width of a panel of a photograph that is no higher than wide
 DPI = 150
 FILL = (0.0, 1.0, 1.0), 0.55  # colour and opacity of vessels over the photograph
-OUTLINE = "#f0e442"  # of the camera's field
+OUTLINE = "#f0e442"  # of the field of view
 MOST_DISAGREEMENT = 0.25  # at the end of the colour scale
 SHOWN_PX = 1200  # least of a reduced image's longer side, more than a panel has; up to twice that, nothing is reduced
 ON_SHEET, SHEET_WIDTH = 24, 2  # figures on a sheet, and in a row of it
@@ -31,7 +31,7 @@ class Shown:
 
     name: str  # of the photograph, with its subfolder
     fundus: np.ndarray  # (height, width, 3), uint8
-    fov: np.ndarray  # bool: inside the camera's field
+    fov: np.ndarray  # bool: inside the field of view
     octa: np.ndarray  # synthetic, float on [0, 1]
     vessels: np.ndarray  # bool
     disagreement: np.ndarray | None  # between passes, float on [0, 0.5]; None: there was one
@@ -51,7 +51,7 @@ def write_figure(shown: Shown, path: Path) -> None:
         OSError: it cannot be written.
     """
     height, width = shown.fov.shape
-    titles = ["Fundus, camera's field", "Synthetic OCT-A", "Vessels"]
+    titles = ["Fundus, field of view", "Synthetic OCT-A", "Vessels"]
     titles += ["Disagreement between passes"] if shown.disagreement is not None else []
     panel_width = PANEL * min(1.0, width / height)
     panel_height = panel_width * height / width

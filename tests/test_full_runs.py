@@ -1,4 +1,4 @@
-"""Whole runs: stopped and resumed, fine-tuned, on sample retinas, and what is refused."""
+"""Whole runs: stopped and resumed, fine-tuned, on simulated retinas, and what is refused."""
 
 import csv
 import errno
@@ -22,7 +22,7 @@ import pix_pix_train as train
 import run.data as pix_data
 from basics.command_line import UserError
 from retina.vessels import VALIDATION_SCORES
-from run.settings import BEST_BY, SAMPLE_RUN, Settings
+from run.settings import BEST_BY, SIMULATED_RUN, Settings
 from run.tags import PICTURES, PROGRESS
 from simulation.stream import WORKER_ENDED
 
@@ -304,16 +304,16 @@ def test_fine_tuning_with_other_channels_is_refused(runs, monkeypatch, tmp_path,
     assert files_below(tmp_path) == []
 
 
-# --- runs on sample retinas ------------------------------------------------------------------------------------------
+# --- runs on simulated retinas ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def sample_folder(tmp_path, monkeypatch):
-    """An empty folder to run in, where few sample retinas suffice for validation and for an epoch."""
+def simulated_folder(tmp_path, monkeypatch):
+    """An empty folder to run in, where few simulated retinas suffice for validation and for an epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("run.new_run.DEFAULT_SUBJECTS", "1,26,31")
     monkeypatch.setattr(pix_data, "VALIDATION_RETINAS", 2)
-    monkeypatch.setattr("run.batches.SAMPLE_PATCHES_PER_EPOCH", 9)
+    monkeypatch.setattr("run.batches.SIMULATED_PATCHES_PER_EPOCH", 9)
     return tmp_path
 
 
@@ -326,15 +326,15 @@ def started(monkeypatch):
 
 
 @pytest.mark.slow
-def test_sample_retinas_replace_missing_data_with_a_notice(sample_folder, started, capsys):
+def test_simulated_retinas_replace_missing_data_with_a_notice(simulated_folder, started, capsys):
     assert train.main(["--epochs", "7"]) == 0
     assert "NO REAL DATA" in capsys.readouterr().out
-    assert (started[0].data, started[0].epochs, started[0].batch_size) == ("phantom", 7, SAMPLE_RUN["batch_size"])
+    assert (started[0].data, started[0].epochs, started[0].batch_size) == ("simulated", 7, SIMULATED_RUN["batch_size"])
     data = pix_data.load_run_data(started[0], verbose=False)
     assert (len(data.train), len(data.validation), data.full_field.shape) == (0, 2, (1000, 1000, 3))
 
 
-def test_real_data_precede_sample_retinas(project, started):
+def test_real_data_precede_simulated_retinas(project, started):
     assert train.main([]) == 0
     Path("data/UT-FSOCTA-v1").rename("UT-FSOCTA-v1")
     assert train.main([]) == 0
@@ -342,7 +342,7 @@ def test_real_data_precede_sample_retinas(project, started):
 
 
 @pytest.mark.slow
-def test_run_on_sample_retinas_is_resumed_to_the_last_bit_and_fine_tuned(sample_folder, dataset):
+def test_run_on_simulated_retinas_is_resumed_to_the_last_bit_and_fine_tuned(simulated_folder, dataset):
     steady = [*SMALL, "--decay", "0", *L1_ONLY]
     assert train.main([*steady, "--epochs", "2", "--name", "whole"]) == 0
     assert train.main([*steady, "--epochs", "1", "--name", "parts"]) == 0
@@ -381,7 +381,7 @@ WAYS_TO_END = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault", "status"), WAYS_TO_END.values(), ids=WAYS_TO_END)
-def test_no_drawing_process_outlives_a_run(sample_folder, monkeypatch, capsys, name, fault, status):
+def test_no_drawing_process_outlives_a_run(simulated_folder, monkeypatch, capsys, name, fault, status):
     processes, popen = [], subprocess.Popen
 
     def started(*arguments, **options):
@@ -401,15 +401,15 @@ def test_no_drawing_process_outlives_a_run(sample_folder, monkeypatch, capsys, n
 
 
 @pytest.mark.slow
-def test_end_of_a_drawing_process_is_one_line(sample_folder, capsys, monkeypatch):
+def test_end_of_a_drawing_process_is_one_line(simulated_folder, capsys, monkeypatch):
     monkeypatch.setattr("simulation.stream.sys.executable", "/bin/false")
     assert train.main([*SMALL, "--name", "x"]) == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(train.PROGRAM)]
     assert WORKER_ENDED in error
 
 
-def test_sample_retinas_continue_beyond_the_border_of_the_field():
-    patches = pix_data.training_patches([], Settings(data="phantom", batch_size=2))
+def test_simulated_retinas_continue_beyond_the_border_of_the_field():
+    patches = pix_data.training_patches([], Settings(data="simulated", batch_size=2))
     both = zip(patches.draw(0), pix_data.stream(0, 0, 1), strict=False)
     pair, retina = next((pair, retina) for pair, retina in both if retina[..., 4].mean() < 0.9)
     outside = retina[..., 4] == 0
@@ -417,23 +417,23 @@ def test_sample_retinas_continue_beyond_the_border_of_the_field():
     assert np.mean(pair[outside].max(axis=-1) > 20) > 0.9
 
 
-def test_sample_retinas_have_four_octa_channels_on_request():
-    settings = Settings(data="phantom", octa_channels=4, patch_size=64, batch_size=2)
+def test_simulated_retinas_have_four_octa_channels_on_request():
+    settings = Settings(data="simulated", octa_channels=4, patch_size=64, batch_size=2)
     fundus, octa = next(pix_data.training_patches([], settings).batches(0, 1))
     assert (fundus.shape, octa.shape) == ((2, 64, 64, 3), (2, 64, 64, 4))
     assert np.array_equal(octa[..., 0], octa[..., 2])
     assert np.ptp(octa[..., 3]) == 0
 
 
-def test_validation_of_sample_retinas_is_the_same_for_every_seed(monkeypatch):
+def test_validation_of_simulated_retinas_is_the_same_for_every_seed(monkeypatch):
     monkeypatch.setattr(pix_data, "VALIDATION_RETINAS", 1)
-    (one,), (other,) = (pix_data.sample_validation(Settings(data="phantom", seed=seed)) for seed in (0, 1))
+    (one,), (other,) = (pix_data.simulated_validation(Settings(data="simulated", seed=seed)) for seed in (0, 1))
     np.testing.assert_array_equal(one.fundus, other.fundus)
 
 
-def test_validation_of_sample_retinas_has_the_octa_channels_of_the_run(monkeypatch):
+def test_validation_of_simulated_retinas_has_the_octa_channels_of_the_run(monkeypatch):
     monkeypatch.setattr(pix_data, "VALIDATION_RETINAS", 1)
-    (pair,) = pix_data.sample_validation(Settings(data="phantom", octa_channels=4))
+    (pair,) = pix_data.simulated_validation(Settings(data="simulated", octa_channels=4))
     assert pair.octa.shape == (*pair.fov.shape, 4)
 
 

@@ -17,7 +17,7 @@ QUICK = (
     'FINE_TUNING = "--epochs 1 --patch-size 128"',
 )
 SHORTER = {  # lines of the notebook, in full, and what the test has in their place
-    'PHOTOGRAPH = ""  # such as "me.jpg"': 'PHOTOGRAPH = "data/phantom/UT-FSOCTA-v1/fov45/fundus/26_OD.jpg"',
+    'PHOTOGRAPH = ""  # such as "me.jpg"': 'PHOTOGRAPH = "data/simulated/UT-FSOCTA-v1/fov45/fundus/26_OD.jpg"',
     'TRAINING = "--epochs 2"  # the default is 6, and 32 for good weights': QUICK[0],
     'FINE_TUNING = "--epochs 10"  # the default is 25': QUICK[1],
 }
@@ -62,9 +62,9 @@ def test_lines_that_the_test_shortens_are_in_the_notebook():
 def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     mpl.use("Agg")
     for path in PROJECT.iterdir():
-        if path.suffix == ".py" or path.name in ("phantom", "weights"):
+        if path.suffix == ".py" or path.name in ("simulated", "weights"):
             (tmp_path / path.name).symlink_to(path)
-    write_tiny_dataset(tmp_path / "data" / "phantom")  # else training draws a large one
+    write_tiny_dataset(tmp_path / "data" / "simulated")  # else training draws a large one
     (tmp_path / "docs").mkdir()
     shutil.copy(NOTEBOOK, tmp_path / "docs")
     monkeypatch.chdir(tmp_path / "docs")

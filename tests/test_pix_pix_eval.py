@@ -40,7 +40,7 @@ def test_control_is_another_eye_for_certain(other, certain):
 
 @pytest.fixture(scope="module", params=[pytest.param("", marks=pytest.mark.slow)])  # marks every test that needs it
 def made(tmp_path_factory):
-    """Sample retinas of ten test subjects, images of other methods made from their vessels, and a run."""
+    """Simulated retinas of ten test subjects, images of other methods made from their vessels, and a run."""
     folder = tmp_path_factory.mktemp("made")
     for subject, region in product(SUBJECTS, REGIONS):
         for kind, image in render_crop(make_eye(subject, eye_of(subject), 0), region).items():
@@ -168,7 +168,7 @@ def test_reports_name_the_reference_by_what_it_is(complete, made, kind):
     assert "Vessels compared with the reference (exact map)" in text
 
 
-def test_report_and_printout_say_first_that_sample_retinas_are_no_real_eyes(complete, sparse):
+def test_report_and_printout_say_first_that_simulated_retinas_are_no_real_eyes(complete, sparse):
     assert "NO REAL EYES" in complete.report.partition("Disc, 10 eyes")[0]
     assert "NO REAL EYES" in complete.printed
     assert "NO REAL EYES" not in sparse.report

@@ -201,7 +201,7 @@ def trained(settings, batch):
 
 @pytest.fixture
 def half_pair():
-    """A pair (80, 80) whose camera's field is its left part."""
+    """A pair (80, 80) whose field of view is its left part."""
     random = np.random.default_rng(2)
     fov = np.zeros((80, 80), bool)
     fov[:, :50] = True

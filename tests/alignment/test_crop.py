@@ -44,7 +44,7 @@ def prepare(folder, patch):
         write_eye(folder, seed, name)
     write_table(folder, [{"fundus": f"photos/{name}.png", "octa": f"octa/{name}.tif"} for name in "ab"])
     (folder / "run").mkdir()
-    write_run(folder / "run", Settings(data="phantom", precision="float32", name="run"), "0")
+    write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
     (folder / "run/ckpt-7").write_text("the weights")
     patch.setattr("alignment.find_octa.ANGLES", [0.0])  # they are not turned
     patch.chdir(folder)

@@ -77,7 +77,7 @@ def made(tmp_path_factory):
     (folder / CROPPED / "notes.txt").write_text("as they are")
     (folder / CROPPED / ".hidden").write_text("not copied")
     (folder / "run").mkdir()
-    write_run(folder / "run", Settings(data="phantom", precision="float32", name="run"), "0")
+    write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
     return folder
 
 

@@ -30,7 +30,7 @@ from basics.command_line import load_tensorflow
 from basics.files import write_table
 from pairs.table import NEEDED
 
-LAYOUT, SAMPLES = "data/UT-FSOCTA-v1", "phantom"
+LAYOUT, SAMPLES = "data/UT-FSOCTA-v1", "simulated"
 START = "start"  # the run that others start from
 # The choices for each option; the first is the default, or what keeps the trial small.
 TRAINING = {
@@ -58,10 +58,11 @@ AFTERWARDS = {
     "export": ("saved_model", "keras", "onnx", "litert", "weights"),
 }
 EPOCHS = "6"
-# Training as it is, except for the size of an epoch, of validation and of the sample set of a run on sample retinas.
+# Training as it is, except for the size of an epoch, of validation and of the simulated set of a run on simulated
+# retinas.
 PROGRAM = (
     f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import run.batches, run.data, run.new_run, pix_pix_train; "
-    "run.batches.SAMPLE_PATCHES_PER_EPOCH = 12; run.data.VALIDATION_RETINAS = 2; "
+    "run.batches.SIMULATED_PATCHES_PER_EPOCH = 12; run.data.VALIDATION_RETINAS = 2; "
     "run.new_run.DEFAULT_SUBJECTS = '1,26,31'; sys.exit(pix_pix_train.main())"
 )
 TRAINS = [sys.executable, "-u", "-c", PROGRAM]
@@ -70,8 +71,8 @@ TRAINS = [sys.executable, "-u", "-c", PROGRAM]
 def is_possible(chosen: Sequence[str]) -> bool:
     """Whether the first choices of a row, in the order of the options, go together; the programs refuse the others."""
     row = dict(zip([*TRAINING, *AFTERWARDS], chosen, strict=False))
-    only_samples, mixed = row["--data"] == SAMPLES, row.get("--mix", "0") != "0"
-    return not (only_samples and mixed) and not ((only_samples or mixed) and row.get("--augment"))
+    only_simulated, mixed = row["--data"] == SAMPLES, row.get("--mix", "0") != "0"
+    return not (only_simulated and mixed) and not ((only_simulated or mixed) and row.get("--augment"))
 
 
 def rows() -> list[dict[str, str]]:
@@ -96,7 +97,7 @@ def write_data(folder: Path) -> None:
 
 
 def training_options(row: dict[str, str]) -> list[str]:
-    """The options of `pix_pix_train.py`, all named, so that no run on sample retinas or from weights has its own."""
+    """The options of `pix_pix_train.py`, all named, so that no run on simulated retinas or from weights has its own."""
     words = ["--epochs", EPOCHS]
     for name in TRAINING:
         value = f"{START}{row['--octa-channels']}" if row[name] == START else row[name]

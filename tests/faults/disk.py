@@ -101,7 +101,7 @@ def main() -> int:
             trial("export", disk, 50 * MB, folder, ["pix_pix_gen.py", "--export", f"{at}/model"]),
             trial("evaluation", disk, 50_000, folder, ["pix_pix_eval.py", "--data", "data", "--output", f"{at}/eval"]),
             trial(
-                "sample retinas",
+                "simulated retinas",
                 disk,
                 100_000,
                 folder,

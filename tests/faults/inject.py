@@ -1,7 +1,7 @@
 """Run a program with a fault in it: a call of a function raises an error, or ends its process.
 
-    python tests/faults/inject.py simulation.stream.Popen 1 OSError pix_pix_train.py --data phantom    # the first call
-    python tests/faults/inject.py "" 0 "" pix_pix_train.py --data phantom                           # without a fault
+    python tests/faults/inject.py simulation.stream.Popen 1 OSError pix_pix_train.py --data simulated  # its first call
+    python tests/faults/inject.py "" 0 "" pix_pix_train.py --data simulated                           # no fault
 
 Networks are narrow, and an epoch on simulated retinas is short. For `compiled`, the call is one of the step that it
 returns. Only the calls of one process are counted: workers of joblib begin again.
@@ -80,7 +80,7 @@ if __name__ == "__main__":
     import run.data
 
     narrow_networks()
-    run.batches.SAMPLE_PATCHES_PER_EPOCH, run.data.VALIDATION_RETINAS = 12, 2
+    run.batches.SIMULATED_PATCHES_PER_EPOCH, run.data.VALIDATION_RETINAS = 12, 2
     if name:
         inject(name, int(call), error)
     sys.argv = [PROGRAM, *options]

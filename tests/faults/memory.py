@@ -38,7 +38,7 @@ MB = 10**6
 
 DATA = "data/UT-FSOCTA-v1"
 TRAIN = "pix_pix_train.py --data pairs.csv --patch-size 64 --batch-size 2 --precision float32 --epochs 9"
-SAMPLES = TRAIN.replace("pairs.csv", "phantom")
+SAMPLES = TRAIN.replace("pairs.csv", "simulated")
 SYNTHESIS = "pix_pix_gen.py photographs --vessels"
 CROP = "dataset_load_mod.py crop whole.csv --output cropped"
 REGISTER = f"dataset_load_mod.py register {DATA} --output registered"
@@ -111,7 +111,7 @@ TRIALS = [
     *limited(SAMPLES, 1, kind="RLIMIT_FSIZE"),
     *faulty(SAMPLES, STEP, 3, "AbortedError", "NotFoundError", "InternalError", "UnknownError", "MemoryError"),
     *faulty(SAMPLES, PREDICTION, 2, "ResourceExhaustedError", "AbortedError"),
-    *faulty(SAMPLES, "run.batches.SamplePatches.plan", 1, "MemoryError"),
+    *faulty(SAMPLES, "run.batches.SimulatedPatches.plan", 1, "MemoryError"),
     *faulty(SAMPLES, "simulation.stream.Popen", 1, "OSError"),
     *faulty(TRAIN, STEP, 5, "AbortedError", "ResourceExhaustedError"),
     *faulty(TRAIN, "run.batches.TrainingPatches.plan", 1, "MemoryError"),
@@ -148,7 +148,7 @@ def write_inputs(folder: Path) -> None:
     from simulation.dataset import eye_of, write_dataset
 
     write_dataset(folder / DATA, SUBJECTS)
-    (folder / "data/phantom").symlink_to("UT-FSOCTA-v1")
+    (folder / "data/simulated").symlink_to("UT-FSOCTA-v1")
     (folder / "photographs").symlink_to(f"{DATA}/fov45/fundus")
     for name, fundus in (("pairs.csv", "cropped/fundus/disc/{}.png"), ("whole.csv", "fov45/fundus/{}.jpg")):
         rows = []
@@ -160,7 +160,7 @@ def write_inputs(folder: Path) -> None:
             rows[-1]["octa_mm"] = 6
         write_table(folder / name, (*NEEDED, "split", "octa_mm"), rows)
     pix_run.save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), folder / "run", step=1, keep=1)
-    pix_run.write_run(folder / "run", Settings(data="phantom", precision="float32", name="run"), "0")
+    pix_run.write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
 
 
 def left_of(trial: str) -> list[int]:

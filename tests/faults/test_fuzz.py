@@ -210,7 +210,7 @@ ODD_VALUES = (
         "%s%n",
         "$(id)",
         "data",
-        "phantom",
+        "simulated",
     ),
 )
 

@@ -59,9 +59,9 @@ def test_dataset_that_is_not_named_is_searched_for(project):
 
 
 def test_sample_set_is_found_by_its_word(project):
-    Path("data/phantom").mkdir()
-    Path("data/UT-FSOCTA-v1").rename("data/phantom/UT-FSOCTA-v1")
-    assert dlm.find_dataset("phantom", "--data") == Path("data/phantom/UT-FSOCTA-v1")
+    Path("data/simulated").mkdir()
+    Path("data/UT-FSOCTA-v1").rename("data/simulated/UT-FSOCTA-v1")
+    assert dlm.find_dataset("simulated", "--data") == Path("data/simulated/UT-FSOCTA-v1")
 
 
 def test_cases_are_paired_by_name_and_split_by_subject(root):

@@ -1,4 +1,4 @@
-"""The camera's field: borders of any brightness, flat sides, letters, arcs, none; odd images."""
+"""The field of view: borders of any brightness, flat sides, letters, arcs, none; odd images."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from skimage.draw import polygon2mask
 
 from retina.field_of_view import Outline, field_of_mask, find_field
 from simulation.eye import TREE_SHARED_BY
-from simulation.stream import sample_pair
+from simulation.stream import simulated_pair
 
 
 def photograph(size, centre, radius, border=0, noise=0.0, sides=(0, 10**6)):
@@ -90,7 +90,7 @@ def test_dithered_photograph_of_one_bit_is_not_dark():
 
 
 def with_border(fundus, fov, random):
-    """A sample retina whose border is grey or tinted, noisy, and half of the time lettered."""
+    """A simulated retina whose border is grey or tinted, noisy, and half of the time lettered."""
     colour = random.uniform(0, 40) * random.uniform(0.6, 1, 3)
     border = np.clip(colour + random.normal(0, random.uniform(0, 3), fundus.shape), 0, 255).astype(np.uint8)
     if random.random() < 0.5:
@@ -103,27 +103,27 @@ def with_border(fundus, fov, random):
 
 @pytest.fixture(scope="module")
 def agreements():
-    """How well the field of 30 sample retinas is found: of those with a border, and of those without."""
+    """How well the field of 30 simulated retinas is found: of those with a border, and of those without."""
     random = np.random.default_rng(0)
     with_one, without = [], []
     for number in range(0, 30 * TREE_SHARED_BY, TREE_SHARED_BY):
-        fundus, _, fov = sample_pair(5, number)
+        fundus, _, fov = simulated_pair(5, number)
         found = find_field(with_border(fundus, fov, random)).mask
         (without if fov.all() else with_one).append(agreement(found, fov))
     return np.array(with_one), np.array(without)
 
 
 @pytest.mark.slow
-def test_field_of_sample_retinas_with_a_grey_tinted_noisy_or_lettered_border(agreements):
+def test_field_of_simulated_retinas_with_a_grey_tinted_noisy_or_lettered_border(agreements):
     found, _ = agreements
-    print(f"{len(found)} sample retinas with a border: IoU mean {found.mean():.3f}, worst {found.min():.3f}")
+    print(f"{len(found)} simulated retinas with a border: IoU mean {found.mean():.3f}, worst {found.min():.3f}")
     assert len(found) > 10
     assert found.mean() > 0.985
     assert (found > 0.97).mean() > 0.9
 
 
 @pytest.mark.slow
-def test_field_of_sample_retinas_without_border(agreements):
+def test_field_of_simulated_retinas_without_border(agreements):
     _, found = agreements
     assert len(found) > 3
     assert found.mean() > 0.99

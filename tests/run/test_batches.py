@@ -10,8 +10,8 @@ from retina.patches import break_img_to_patches, reflect_to_patch
 from run.batches import (
     PATCHES_PER_RETINA,
     RETINAS_PER_BLOCK,
-    SAMPLE_PATCHES_PER_EPOCH,
-    SamplePatches,
+    SIMULATED_PATCHES_PER_EPOCH,
+    SimulatedPatches,
     TrainingPatches,
     training_image,
 )
@@ -96,7 +96,7 @@ def test_all_eight_positions_occur():
     assert seen == {(0, 1), (0, 62), (1, 0), (1, 63), (62, 0), (62, 63), (63, 1), (63, 62)}
 
 
-# --- sample retinas --------------------------------------------------------------------------------------------------
+# --- simulated retinas ------------------------------------------------------------------------------------------------
 
 
 def numbered_retinas(first):
@@ -107,8 +107,8 @@ def numbered_retinas(first):
         number += 1
 
 
-def sample_patches(**options):
-    return SamplePatches(numbered_retinas, size=96, channels=1, patch_size=64, seed=3, **options)
+def simulated_patches(**options):
+    return SimulatedPatches(numbered_retinas, size=96, channels=1, patch_size=64, seed=3, **options)
 
 
 def numbers_of(patches):
@@ -116,10 +116,10 @@ def numbers_of(patches):
     return [round(float(value + 1) * 127.5) for value in patches[:, 0, 0, 0]]
 
 
-def test_sample_patches_come_shuffled_a_few_of_each_retina():
-    patches = sample_patches(batch_size=32)
+def test_simulated_patches_come_shuffled_a_few_of_each_retina():
+    patches = simulated_patches(batch_size=32)
     batches = list(patches.batches(0, 1))
-    assert len(batches) == patches.steps_per_epoch == -(-SAMPLE_PATCHES_PER_EPOCH // 32)
+    assert len(batches) == patches.steps_per_epoch == -(-SIMULATED_PATCHES_PER_EPOCH // 32)
     assert all(fundus.shape == (32, 64, 64, 3) and octa.shape == (32, 64, 64, 1) for fundus, octa in batches)
     block = numbers_of(batches[0][0]) + numbers_of(batches[1][0])
     assert sorted(block) == sorted(list(range(RETINAS_PER_BLOCK)) * PATCHES_PER_RETINA)
@@ -127,26 +127,26 @@ def test_sample_patches_come_shuffled_a_few_of_each_retina():
     assert set(numbers_of(batches[2][0])) <= set(range(16, 32))
 
 
-def test_sample_patches_go_on_anywhere():
-    patches = sample_patches(batch_size=6)
+def test_simulated_patches_go_on_anywhere():
+    patches = simulated_patches(batch_size=6)
     whole = list(patches.batches(0, 1))
-    rest = list(sample_patches(batch_size=6).batches(7, 1))
+    rest = list(simulated_patches(batch_size=6).batches(7, 1))
     assert len(rest) == len(whole) - 7
     for (fundus, octa), (fundus_again, octa_again) in zip(whole[7:], rest, strict=True):
         assert np.array_equal(fundus, fundus_again)
         assert np.array_equal(octa, octa_again)
 
 
-def test_sample_patches_are_mixed_with_real_ones(pairs):
+def test_simulated_patches_are_mixed_with_real_ones(pairs):
     real = patches_of(pairs, 4, seed=3)
-    mixed = sample_patches(batch_size=4, real=real, share=0.75)
+    mixed = simulated_patches(batch_size=4, real=real, share=0.75)
     assert mixed.steps_per_epoch == real.patches_per_epoch
     batches = list(mixed.batches(0, 2))
     assert len(batches) == 2 * real.patches_per_epoch
     assert [np.ptp(patch) == 0 for fundus, _ in batches[:5] for patch in fundus] == [True, True, True, False] * 5
     alone = np.concatenate([fundus for fundus, _ in real.batches(0, 2)])
     assert np.array_equal(np.concatenate([fundus[3:] for fundus, _ in batches]), alone)
-    again = list(sample_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
+    again = list(simulated_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
     assert np.array_equal(again[0][0], batches[5][0])
 
 
@@ -166,7 +166,7 @@ def test_what_draws_retinas_is_closed_however_training_ends(monkeypatch, way):
         finally:
             closed.append(way)
 
-    patches = SamplePatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
+    patches = SimulatedPatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
     plan = patches.plan
 
     def failing_plan(block):
@@ -194,7 +194,7 @@ def test_error_of_what_draws_is_that_of_the_batches():
         yield np.zeros((96, 96, 4), np.uint8)
         raise OSError(5, "no more", "a file")
 
-    patches = SamplePatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
+    patches = SimulatedPatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
     with pytest.raises(OSError, match="no more") as caught:
         next(patches.batches(0, 1))
     assert caught.value.filename == "a file"
@@ -203,4 +203,4 @@ def test_error_of_what_draws_is_that_of_the_batches():
 @pytest.mark.parametrize(("share", "samples"), [(0.01, 1), (0.5, 2), (0.99, 3)])
 def test_mixed_batch_has_both_kinds(pairs, share, samples):
     real = patches_of(pairs, 4, seed=3)
-    assert sample_patches(batch_size=4, real=real, share=share).sample_per_batch == samples
+    assert simulated_patches(batch_size=4, real=real, share=share).simulated_per_batch == samples

@@ -86,7 +86,7 @@ def test_layers_that_a_user_adds_are_exported(tmp_path):
 def test_run_in_bfloat16_is_exported_in_float32(tmp_path):
     keras.config.set_dtype_policy("float32")
     save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), tmp_path / "run", 1, keep=1)
-    write_run(tmp_path / "run", Settings(precision="mixed_bfloat16", name="run", data="phantom"), "0")
+    write_run(tmp_path / "run", Settings(precision="mixed_bfloat16", name="run", data="simulated"), "0")
     options = ["--run", str(tmp_path / "run"), "--export", str(tmp_path / "model"), "--format", "keras"]
     assert pix_pix_gen.main(options) == 0
     model = keras.models.load_model(tmp_path / "model" / "generator.keras")

@@ -103,10 +103,10 @@ def test_value_of_another_type_is_refused(spec, value):
     [
         (["--train-subjects", "1-26"], "--validation-subjects"),
         (["--test-subjects", "3,26"], "--train-subjects"),
-        (["--mix", "0.5", "--data", "phantom"], "--mix"),
+        (["--mix", "0.5", "--data", "simulated"], "--mix"),
         (["--mix", "0.5", "--batch-size", "1"], "--mix"),
-        (["--data", "phantom", "--no-augment"], "--augment"),
-        (["--data", "phantom", "--patch-size", "448"], "--patch-size"),
+        (["--data", "simulated", "--no-augment"], "--augment"),
+        (["--data", "simulated", "--patch-size", "448"], "--patch-size"),
         (["--epochs", "many"], "--epochs"),
         (["--epoch", "3"], "--epoch"),
         (["--warm-up", "0.5"], "--warm-up"),
@@ -134,6 +134,6 @@ def test_defaults_are_the_published_ones():
     assert published.items() <= asdict(Settings()).items()
 
 
-@pytest.mark.parametrize("defaults", [pix_settings.SAMPLE_RUN, pix_settings.FINE_TUNING])
+@pytest.mark.parametrize("defaults", [pix_settings.SIMULATED_RUN, pix_settings.FINE_TUNING])
 def test_other_sets_of_defaults_are_valid(defaults):
     assert json.loads(json.dumps(asdict(Settings(**defaults))))["epochs"] == defaults["epochs"]

@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
     keras.utils.set_random_seed(0)
     generator = Generator(3, (None, None), 1)
     save(tf.train.Checkpoint(generator=generator), folder / "run", STEP, keep=1)
-    settings = Settings(patch_size=64, precision="float32", name="run", data="phantom", input_noise=0.03)
+    settings = Settings(patch_size=64, precision="float32", name="run", data="simulated", input_noise=0.03)
     write_run(folder / "run", settings, "0")
     pix_weights.write_weights(generator, folder / "run", str(folder / "run" / f"ckpt-{STEP}"), folder / "file")
     return folder
@@ -107,11 +107,11 @@ def test_a_finished_run_on_real_pairs_comes_before_the_supplied_weights(shipped)
 @pytest.mark.parametrize(
     ("run", "reason"),
     [
-        ({"data": "phantom"}, "was trained on sample retinas alone"),
+        ({"data": "simulated"}, "was trained on simulated retinas alone"),
         ({"done": 1}, "has completed 1 of 2 epochs"),
         ({"done": None}, "has no intact checkpoint"),
     ],
-    ids=["sample retinas", "stopped early", "of another kind"],
+    ids=["simulated retinas", "stopped early", "of another kind"],
 )
 def test_other_runs_never_replace_the_supplied_weights(shipped, run, reason):
     folder = own_run("a run", **run)
@@ -164,7 +164,7 @@ def test_many_runs_that_are_not_used_are_counted(shipped):
 
 def test_resume_without_a_folder_means_the_newest_run_of_any_kind(shipped):
     own_run("finished", age=20)
-    own_run("sample", data="phantom", done=1)
+    own_run("sample", data="simulated", done=1)
     settings, _ = settings_to_resume({}, "")
     assert settings.name == "sample"
 

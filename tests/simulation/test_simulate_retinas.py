@@ -1,4 +1,4 @@
-"""Sample retinas: anatomy and pictures, the set on disk, the endless stream, the command line."""
+"""Simulated retinas: anatomy and pictures, the set on disk, the endless stream, the command line."""
 
 import sys
 from subprocess import Popen
@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from retina.ut_fsocta import CROP_PX, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
-from simulate_retinas import DEFAULT_SUBJECTS, main, make_eye, render_crop, sample_pair, stream, write_dataset
+from simulate_retinas import DEFAULT_SUBJECTS, main, make_eye, render_crop, simulated_pair, stream, write_dataset
 from simulation import dataset as set_module
 from simulation import looks
 from simulation import stream as stream_module
@@ -34,7 +34,7 @@ def crops(eyes):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    output = tmp_path_factory.mktemp("data") / "phantom"
+    output = tmp_path_factory.mktemp("data") / "simulated"
     write_dataset(output, [1, 2], seed=3, progress=False)
     return output
 
@@ -84,7 +84,7 @@ def test_a_failed_set_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(set_module, "render_full_field", fail_at_the_second)
     with pytest.raises(RuntimeError, match="out of light"):
-        write_dataset(tmp_path / "phantom", [1, 2], progress=False)
+        write_dataset(tmp_path / "simulated", [1, 2], progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,10 +96,10 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path):
 
 
 def test_an_empty_folder_is_filled_and_no_other_left(tmp_path):
-    (tmp_path / "phantom").mkdir()
-    write_dataset(tmp_path / "phantom", [1], progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["phantom"]
-    assert (tmp_path / "phantom" / "fov45" / "fundus" / "1_OD.jpg").exists()
+    (tmp_path / "simulated").mkdir()
+    write_dataset(tmp_path / "simulated", [1], progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["simulated"]
+    assert (tmp_path / "simulated" / "fov45" / "fundus" / "1_OD.jpg").exists()
 
 
 def vessels_and_surroundings(crop):
@@ -208,18 +208,18 @@ def test_thin_vessels_leave_no_gaps_and_absorb_by_their_own_width():
 
 @pytest.fixture(scope="module")
 def pairs():
-    return [sample_pair(7, number, SIDE) for number in range(40)]
+    return [simulated_pair(7, number, SIDE) for number in range(40)]
 
 
 @pytest.mark.parametrize("number", [9, 0, 8])  # another order, another tree between
 def test_a_pair_depends_on_seed_and_number_only(pairs, number):
     _stream_anatomy.cache_clear()
-    assert all(map(np.array_equal, sample_pair(7, number, SIDE), pairs[number]))
+    assert all(map(np.array_equal, simulated_pair(7, number, SIDE), pairs[number]))
 
 
 @pytest.mark.parametrize(("seed", "number"), [(8, 0), (7, 1)])  # another seed; another number, the same tree
 def test_seed_and_number_each_change_the_pair(pairs, seed, number):
-    assert (sample_pair(seed, number, SIDE)[0] != pairs[0][0]).mean() > 0.2
+    assert (simulated_pair(seed, number, SIDE)[0] != pairs[0][0]).mean() > 0.2
 
 
 def test_eight_consecutive_pairs_share_a_tree():
@@ -229,7 +229,7 @@ def test_eight_consecutive_pairs_share_a_tree():
 
 
 def test_pairs_have_their_shapes_and_types(pairs):
-    for fundus, octa, fov in [*pairs, sample_pair(7, 3)]:
+    for fundus, octa, fov in [*pairs, simulated_pair(7, 3)]:
         pixels = len(fov)
         assert (fundus.shape, octa.shape, fov.shape) == ((pixels, pixels, 3), (pixels, pixels, 1), (pixels, pixels))
         assert (fundus.dtype, octa.dtype, fov.dtype) == (np.uint8, np.uint8, bool)
@@ -279,7 +279,7 @@ def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatc
     monkeypatch.setattr(looks, "STREAM_LOOK", looks.STREAM_LOOK | clear)
     right, wrong = [], []
     for number in range(6):
-        fundus, octa, _ = sample_pair(3, number)
+        fundus, octa, _ = simulated_pair(3, number)
         green = gaussian_filter(fundus[..., 1].astype(float), 1.5)
         dark = 1 - green / gaussian_filter(green, 12)
         bright = gaussian_filter(octa[..., 0].astype(float), 1.5)
@@ -292,18 +292,18 @@ def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatc
 
 @pytest.mark.parametrize("name", [*looks.LESIONS, "plaques"])
 def test_lesions_show_in_the_fundus_only(name, monkeypatch, plain):
-    fundus, *others = sample_pair(3, 0, SIDE)
+    fundus, *others = simulated_pair(3, 0, SIDE)
     monkeypatch.setitem(looks.STREAM_SHARE, name, 1.0)
-    with_lesions, *same = sample_pair(3, 0, SIDE)
+    with_lesions, *same = simulated_pair(3, 0, SIDE)
     assert (with_lesions != fundus).any()
     assert all(map(np.array_equal, same, others))
 
 
 @pytest.mark.parametrize("name", [name for name, (low, _) in looks.STREAM_LOOK.items() if low <= 0])
 def test_leaving_an_ingredient_out_does_not_change_the_octa(name, monkeypatch):
-    octa = sample_pair(3, 1, pixels=64)[1]
+    octa = simulated_pair(3, 1, pixels=64)[1]
     monkeypatch.setitem(looks.STREAM_LOOK, name, (0, 0))
-    np.testing.assert_array_equal(sample_pair(3, 1, pixels=64)[1], octa)
+    np.testing.assert_array_equal(simulated_pair(3, 1, pixels=64)[1], octa)
 
 
 @pytest.mark.parametrize(
@@ -314,9 +314,9 @@ def test_leaving_an_ingredient_out_does_not_change_the_octa(name, monkeypatch):
         (make_eye, (1, "OD", -1)),
         (lambda region: render_crop(make_eye(1, "OD"), region), ("fovea",)),
         (write_dataset, ("unused", [])),
-        (sample_pair, (-1, 0)),
-        (sample_pair, (0, -1)),
-        (sample_pair, (0, 0, 31)),
+        (simulated_pair, (-1, 0)),
+        (simulated_pair, (0, -1)),
+        (simulated_pair, (0, 0, 31)),
     ],
 )
 def test_invalid_arguments_are_refused(function, arguments):
@@ -340,7 +340,7 @@ def test_stream_equals_its_pairs_for_any_number_of_workers(count, tmp_path, monk
     pairs = stream(3, first, count)
     for number, pair in zip(range(first, first + 2 * TREE_SHARED_BY + 1), pairs, strict=False):
         if number % TREE_SHARED_BY == 0:
-            np.testing.assert_array_equal(pair, np.dstack(sample_pair(3, number)))
+            np.testing.assert_array_equal(pair, np.dstack(simulated_pair(3, number)))
     pairs.close()
 
 
@@ -393,7 +393,7 @@ def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypat
     side = set_module.TILE_PX
     pixels = np.asarray(Image.open(tmp_path / "sheets" / "stream.png"))
     assert pixels.shape == (2 * side, 2 * side, 3)
-    fundus, octa, _ = sample_pair(3, TREE_SHARED_BY)
+    fundus, octa, _ = simulated_pair(3, TREE_SHARED_BY)
     assert pixels[:side, side:].mean() == pytest.approx(fundus.mean(), abs=1)
     assert pixels[side:, side:].mean() == pytest.approx(octa.mean(), abs=1)
 

@@ -9,12 +9,12 @@ from scipy.ndimage import gaussian_filter
 from simulate_retinas import make_eye, render_full_field
 from synthesis.confidence import judge, sharpness
 
-DIAMETER = 955.0  # px: of the sample photograph's field
+DIAMETER = 955.0  # px: of the simulated photograph's field
 
 
 @pytest.fixture(scope="module")
 def retina():
-    """A sample photograph, its field, and the vessel probability of a network that sees its vessels."""
+    """A simulated photograph, its field, and the vessel probability of a network that sees its vessels."""
     fundus = render_full_field(make_eye(1, "OD", 3))
     fov = fundus.max(axis=-1) > 15
     vessels = np.random.default_rng(0).random((25, 25)).repeat(40, 0).repeat(40, 1) > 0.9

@@ -1,9 +1,9 @@
-"""The sample stream: how fast it is, how similar to photographs, and what a network learns from it.
+"""The simulated stream: how fast it is, how similar to photographs, and what a network learns from it.
 
-    python research/sample_retinas.py rate
-    python research/sample_retinas.py likeness --pairs DIR --photographs DIR
-    python research/sample_retinas.py score RUN... --pairs DIR --photographs DIR
-    python research/sample_retinas.py register RUN... --pairs DIR
+    python research/simulated_retinas.py rate
+    python research/simulated_retinas.py likeness --pairs DIR --photographs DIR
+    python research/simulated_retinas.py score RUN... --pairs DIR --photographs DIR
+    python research/simulated_retinas.py register RUN... --pairs DIR
 
 RUN is a run's folder of checkpoints. --pairs is a data set in UT-FSOCTA's layout; every pair is scored. --photographs
 contains photographs NAME.jpg from another camera and their manual vessel maps NAME_1stHO.png, like CHASE_DB1.
@@ -44,7 +44,7 @@ from run.data import training_patches
 from run.devices import compiled, resolve_precision
 from run.predict import Predictor, load_predictor
 from run.settings import Settings
-from simulate_retinas import sample_pair, stream
+from simulate_retinas import simulated_pair, stream
 from simulation.eye import TREE_SHARED_BY, make_stream_eye
 
 PHOTOGRAPH_SIGMA = 1.0  # px: smoothing before a photograph's prediction is compared with its manual map
@@ -128,7 +128,7 @@ def in_graph(networks: pix_pix_train.Pix2Pix, step: Callable) -> Callable:
 
 def rate() -> None:
     """Pairs per second, from one process and from the stream; the share of training time spent waiting for them."""
-    pairs = (sample_pair(0, number) for number in count())
+    pairs = (simulated_pair(0, number) for number in count())
     per_second(pairs, TREE_SHARED_BY)
     print(f"one process: {per_second(pairs, 64):.1f} retinas a second")
     for workers in (1, 2):
@@ -137,7 +137,7 @@ def rate() -> None:
         print(f"stream, {workers} workers: {per_second(pairs, 128):.1f} retinas a second")
         pairs.close()
 
-    settings = Settings(data="phantom", batch_size=2, name="rate")
+    settings = Settings(data="simulated", batch_size=2, name="rate")
     networks = new_networks(settings)
     train_step = in_graph(networks, networks.train_step)
     batches = training_patches([], settings).batches(0, 1000)
@@ -185,10 +185,10 @@ def look_of(fundus: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[st
 
 
 def likeness(eyes: Eyes) -> None:
-    """Percentiles of 150 sample retinas, next to the values of each real eye; a pair's vessels are its OCT-A's."""
+    """Percentiles of 150 simulated retinas, next to the values of each real eye; a pair's vessels are its OCT-A's."""
     samples = []
     for number in range(0, 1200, TREE_SHARED_BY):
-        fundus, _, fov = sample_pair(1, number)
+        fundus, _, fov = simulated_pair(1, number)
         eye, window = make_stream_eye(1, number, len(fov))
         vessels = eye.vessels(window)
         vessels = vessels["artery"].merge(vessels["vein"])
