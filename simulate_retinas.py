@@ -15,6 +15,7 @@ Everything follows from the seed; no eye depends on which others are made.
 
 --output writes the set, in the layout and with the file names of UT-FSOCTA:
 
+    DIR/SIMULATED.txt                                       says so, with seed and version; programs look for it
     DIR/cropped/fundus/{disc,macula}/<subject>_<eye>.png    RGB, 400 x 400
     DIR/cropped/octa/{disc,macula}/<subject>_<eye>.png      RGBA, alpha 255, 400 x 400
     DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, 0 elsewhere

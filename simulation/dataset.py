@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from basics.command_line import progress_bar
+from basics.command_line import VERSION, progress_bar
 from basics.files import disk_errors_name
-from retina.ut_fsocta import REGIONS
+from retina.ut_fsocta import REGIONS, SIMULATED_NOTE
 from simulation.eye import TREE_SHARED_BY, Eye, crop_window, make_eye
 from simulation.fundus import render_fundus
 from simulation.octa import render_octa
@@ -24,6 +24,10 @@ TRUTH_MIN_WIDTH_MM = 0.02  # thinner vessels merge with the mesh in OCT-A
 JPEG_QUALITY = 88  # of the camera's own files, from which the crops are cut
 SHEET_SIZE = (2, 6)  # rows and columns of the contact sheet
 TILE_PX = 260
+NOTE = (
+    "Simulated retinas, made by simulate_retinas.py {version} with seed {seed}.\n"
+    "No image shows a real eye: use them to try the programs, not for results about eyes.\n"
+)
 
 
 def eye_of(subject: int) -> str:
@@ -71,6 +75,7 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
             made = Path(temporary) / "set"
             for subject in progress_bar(subjects, desc="simulated retinas", unit="eye", disable=not progress):
                 _write_eye(made, subject, seed)
+            (made / SIMULATED_NOTE).write_text(NOTE.format(version=VERSION, seed=seed), encoding="utf-8")
             if output.exists():
                 output.rmdir()
             made.rename(output)

@@ -42,7 +42,7 @@ def written(tmp_path_factory):
 def test_layout_and_names_are_those_of_ut_fsocta(written):
     crops = {f"cropped/{kind}/{place}/{eye}.png" for kind in KINDS for place in REGIONS for eye in ("1_OD", "2_OS")}
     names = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
-    assert names == crops | {"fov45/fundus/1_OD.jpg", "fov45/fundus/2_OS.jpg"}
+    assert names == crops | {"SIMULATED.txt", "fov45/fundus/1_OD.jpg", "fov45/fundus/2_OS.jpg"}
 
 
 def test_files_have_ut_fsocta_s_modes_and_sizes(written):
@@ -401,5 +401,5 @@ def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypat
 def test_a_subject_s_files_depend_on_the_seed_only(tmp_path, written):
     assert main(["--output", str(tmp_path / "set"), "--subjects", "2", "--seed", "3"]) == 0
     files = [path.relative_to(tmp_path / "set") for path in (tmp_path / "set").rglob("*.*")]
-    assert {file.stem for file in files} == {"2_OS"}
+    assert {file.stem for file in files} == {"2_OS", "SIMULATED"}
     assert all((tmp_path / "set" / file).read_bytes() == (written / file).read_bytes() for file in files)
