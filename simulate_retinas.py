@@ -21,7 +21,7 @@ Everything follows from the seed; no eye depends on which others are made.
     DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, 0 elsewhere
     DIR/fov45/fundus/<subject>_<eye>.jpg                    RGB, round field of 45 degrees on black
 
---preview writes a contact sheet of the stream. To train without an ingredient, see simulation/looks.py.
+--preview writes a contact sheet of the stream. To train without an ingredient, see simulation/ranges.py.
 """
 
 import argparse

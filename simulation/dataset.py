@@ -74,23 +74,18 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
             made = Path(temporary) / "set"
             for subject in progress_bar(subjects, desc="simulated retinas", unit="eye", disable=not progress):
-                _write_eye(made, subject, seed)
+                eye, name = make_eye(subject, eye_of(subject), seed), f"{subject}_{eye_of(subject)}"
+                pictures = {f"fov45/fundus/{name}.jpg": render_full_field(eye)}
+                for region in REGIONS:
+                    crops = render_crop(eye, region).items()
+                    pictures |= {f"cropped/{kind}/{region}/{name}.png": crop for kind, crop in crops}
+                for file, pixels in pictures.items():
+                    (made / file).parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(made / file, compress_level=3, quality=JPEG_QUALITY)  # of PNG, of JPEG
             (made / SIMULATED_NOTE).write_text(NOTE.format(version=VERSION, seed=seed), encoding="utf-8")
             if output.exists():
                 output.rmdir()
             made.rename(output)
-
-
-def _write_eye(folder: Path, subject: int, seed: int) -> None:
-    eye = make_eye(subject, eye_of(subject), seed)
-    name = f"{subject}_{eye_of(subject)}"
-    pictures = {f"fov45/fundus/{name}.jpg": render_full_field(eye)}
-    for region in REGIONS:
-        pictures |= {f"cropped/{kind}/{region}/{name}.png": crop for kind, crop in render_crop(eye, region).items()}
-    for file, pixels in pictures.items():
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, compress_level=3, quality=JPEG_QUALITY)  # of PNG, of JPEG
 
 
 def contact_sheet(seed: int = 0) -> Image.Image:

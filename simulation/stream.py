@@ -43,7 +43,7 @@ def simulated_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.nd
     vessels = eye.vessels(window)
     fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
     octa = render_octa(eye, window, vessels, eye.rng("scan"))
-    fov = border_distance(eye, window) > eye.look["found_px"]
+    fov = border_distance(eye, window) > eye["found_px"]
     return fundus, (octa * fov)[..., None], fov
 
 

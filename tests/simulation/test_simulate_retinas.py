@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from retina.ut_fsocta import CROP_PX, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
 from simulate_retinas import DEFAULT_SUBJECTS, main, make_eye, render_crop, simulated_pair, stream, write_dataset
 from simulation import dataset as set_module
-from simulation import looks
+from simulation import ranges
 from simulation import stream as stream_module
 from simulation.eye import TREE_SHARED_BY, _stream_anatomy, crop_window, make_stream_eye
 from simulation.fundus import OUTSIDE_LIMIT
@@ -238,8 +238,8 @@ def test_pairs_have_their_shapes_and_types(pairs):
 
 def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
     for number, (fundus, octa, fov) in enumerate(pairs):
-        look = make_stream_eye(7, number, SIDE)[0].look
-        black = look["surround"] <= 0 and look["found_px"] <= 0
+        appearance = make_stream_eye(7, number, SIDE)[0].appearance
+        black = appearance["surround"] <= 0 and appearance["found_px"] <= 0
         assert fov.mean() > 0.1
         assert fundus[fov].max() > 60
         assert octa[fov].max() > 150
@@ -270,13 +270,14 @@ def test_pairs_vary_as_photographs_do(pairs):
 @pytest.fixture
 def plain(monkeypatch):
     """The stream without any of its features."""
-    monkeypatch.setattr(looks, "STREAM_SHARE", dict.fromkeys(looks.STREAM_SHARE, 0.0))
+    monkeypatch.setattr(ranges, "STREAM_SHARE", dict.fromkeys(ranges.STREAM_SHARE, 0.0))
 
 
 def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatch, plain):
-    clear = {"dip": (0.4, 0.5), "veil": (0, 0), "noise": (0.003, 0.005), "blur_px": (0.5, 0.8), "choroid": (0.2, 0.4)}
-    clear |= {"tessellation": (0, 0), "gleam": (0, 0), "exposure": (0.5, 0.6), "artery_dip": (0.8, 1.0)}
-    monkeypatch.setattr(looks, "STREAM_LOOK", looks.STREAM_LOOK | clear)
+    clear = {"contrast": (0.4, 0.5), "veil": (0, 0), "noise": (0.003, 0.005), "blur_px": (0.5, 0.8)}
+    clear |= {"choroid": (0.2, 0.4)}
+    clear |= {"tessellation": (0, 0), "reflection": (0, 0), "exposure": (0.5, 0.6), "artery_contrast": (0.8, 1.0)}
+    monkeypatch.setattr(ranges, "STREAM_APPEARANCE", ranges.STREAM_APPEARANCE | clear)
     right, wrong = [], []
     for number in range(6):
         fundus, octa, _ = simulated_pair(3, number)
@@ -290,19 +291,19 @@ def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatc
     assert abs(np.mean(wrong)) < 0.1
 
 
-@pytest.mark.parametrize("name", [*looks.LESIONS, "plaques"])
+@pytest.mark.parametrize("name", [*ranges.LESIONS, "plaques"])
 def test_lesions_show_in_the_fundus_only(name, monkeypatch, plain):
     fundus, *others = simulated_pair(3, 0, SIDE)
-    monkeypatch.setitem(looks.STREAM_SHARE, name, 1.0)
+    monkeypatch.setitem(ranges.STREAM_SHARE, name, 1.0)
     with_lesions, *same = simulated_pair(3, 0, SIDE)
     assert (with_lesions != fundus).any()
     assert all(map(np.array_equal, same, others))
 
 
-@pytest.mark.parametrize("name", [name for name, (low, _) in looks.STREAM_LOOK.items() if low <= 0])
+@pytest.mark.parametrize("name", [name for name, (low, _) in ranges.STREAM_APPEARANCE.items() if low <= 0])
 def test_leaving_an_ingredient_out_does_not_change_the_octa(name, monkeypatch):
     octa = simulated_pair(3, 1, pixels=64)[1]
-    monkeypatch.setitem(looks.STREAM_LOOK, name, (0, 0))
+    monkeypatch.setitem(ranges.STREAM_APPEARANCE, name, (0, 0))
     np.testing.assert_array_equal(simulated_pair(3, 1, pixels=64)[1], octa)
 
 
