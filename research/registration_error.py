@@ -93,7 +93,7 @@ def displaced_retinas(number: int) -> Iterator[Displaced]:
         eye, window = make_stream_eye(0, place, CROP_PX)
         random = np.random.default_rng(place)
         place += TREE_SHARED_BY
-        fov = border_distance(eye, window) > eye.look["found_px"]
+        fov = border_distance(eye, window) > eye["found_px"]
         if number % 2:
             fov &= ~black_half(random)
         if not PX_PER_MM[0] <= window.px_per_mm <= PX_PER_MM[1] or fov.mean() < LEAST_FIELD:
