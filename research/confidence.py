@@ -3,8 +3,8 @@
     python research/confidence.py RUN [--list LIST.csv]
 
 Prints for each kind of picture how many are usable, and why the others are doubtful. The simulated photographs come
-from a seed that was not used for any run or for choosing any limit. The other pictures are made here (noise, a plain
-surface) or come with scikit-image. --list adds real photographs, as for photographs.py.
+from a seed that was not used for any run or for choosing any limit. The other pictures are made here (a chart, a
+B-scan, noise, a plain surface) or come with scikit-image. --list adds real photographs, as for photographs.py.
 """
 
 from common import list_photographs, new_parser, predicted_photograph, predictor_of
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from retina.images import read_fundus
@@ -56,7 +58,18 @@ def pictures(photographs: Path | None) -> Iterator[tuple[str, str, np.ndarray]]:
     rows, columns = (np.arange(size) - size / 2 for size in cat.shape[:2])
     inside = np.hypot(rows[:, np.newaxis], columns) < 0.47 * min(cat.shape[:2])
     yield "other pictures", "cat in a round field", cat * inside[..., np.newaxis].astype(np.uint8)
-    yield "other pictures", "noise", np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    random = np.random.default_rng(0)
+    figure = Figure(figsize=(6, 5))
+    figure.add_subplot().plot(random.normal(size=(200, 3)).cumsum(axis=0))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    yield "other pictures", "chart", in_colour(np.asarray(canvas.buffer_rgba()))
+    row, column = np.linspace(0, 1, 500)[:, np.newaxis], np.linspace(0, 1, 700)
+    layers = ((0.4, 0.02, 0.9), (0.45, 0.03, 0.4), (0.5, 0.02, 0.6), (0.56, 0.02, 0.8), (0.6, 0.03, 1))
+    scan = sum(a * np.exp(-(((row - y - 0.05 * np.sin(3 * column)) / w) ** 2)) for y, w, a in layers)
+    speckled = np.clip(scan * random.rayleigh(0.8, scan.shape), 0, 1)
+    yield "other pictures", "B-scan", in_colour(np.uint8(255 * speckled))
+    yield "other pictures", "noise", random.integers(0, 256, (600, 600, 3), np.uint8)
     yield "other pictures", "plain surface", np.full((600, 600, 3), (180, 90, 50), np.uint8)
     if photographs is not None:
         for image in list_photographs(photographs)["image"]:
