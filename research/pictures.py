@@ -153,7 +153,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
     rows = [
         (
             "Training",
-            (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "dataset_load_mod"),
+            (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "pairs/dataset"),
             (outlined(fundus, fov), "the field of view:\nnothing outside counts", "retina/field_of_view"),
             (four, "patches of 256 px,\nrotated and flipped", "run/batches"),
             (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),

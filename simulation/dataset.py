@@ -39,7 +39,7 @@ def render_crop(eye: Eye, region: str) -> dict[str, np.ndarray]:
     """Photograph and scan one region ("disc" or "macula") of an eye.
 
     Returns "fundus" (400, 400, 3), "octa" (400, 400, 4) with alpha 255, and "truth" (400, 400), 255 in the vessels of
-    the two trees and 0 elsewhere; all uint8. Raises ValueError for another region.
+    the two trees and 0 elsewhere; all uint8.
     """
     window = crop_window(eye, region)
     rng = eye.rng(region)

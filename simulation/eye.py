@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from retina.ut_fsocta import CROP_MM, CROP_PX, EYES, REGIONS
+from retina.ut_fsocta import CROP_MM, CROP_PX, EYES
 from simulation import ranges
 from simulation.trees import DOMAIN_RADIUS_MM, Growth, Tree, Vessels, Window, rasterise
 
@@ -65,15 +65,15 @@ class Eye(Anatomy):
 
     def rng(self, stream: str, part: int = 1) -> Generator:
         """A new generator for one of ranges.RANDOM_STREAMS, or for a numbered part of it."""
-        return np.random.default_rng([*self.key, ranges.RANDOM_STREAMS[stream], part])
+        return _rng(self.key, stream, part)
 
     def vessels(self, window: Window, min_width_mm: float = 0.0, max_width_mm: float = np.inf) -> dict[str, Vessels]:
         """Both trees in a window, by kind, as `rasterise` draws them."""
         return {kind: rasterise(tree, window, min_width_mm, max_width_mm) for kind, tree in self.trees.items()}
 
 
-def _rng(key: tuple[int, int, int], stream: str) -> Generator:
-    return np.random.default_rng([*key, ranges.RANDOM_STREAMS[stream]])
+def _rng(key: tuple[int, int, int], stream: str, *part: int) -> Generator:
+    return np.random.default_rng([*key, ranges.RANDOM_STREAMS[stream], *part])
 
 
 def random_direction(rng: Generator) -> complex:
@@ -108,10 +108,8 @@ def grow_anatomy(rng: Generator, limits: dict[str, tuple[float, float]]) -> Anat
 def make_eye(subject: int, eye: str, seed: int = 0) -> Eye:
     """An eye of the simulated set; the same subject, eye ("OD" or "OS") and seed always give the same one.
 
-    Raises ValueError for another eye, a subject below 1 or a negative seed.
+    Raises ValueError for another eye, and for a negative subject or seed.
     """
-    if eye not in EYES or subject < 1 or seed < 0:
-        raise ValueError(f"eye must be OD or OS, subject from 1 and seed from 0 on, not {eye!r}, {subject}, {seed}")
     key = (seed, subject, EYES.index(eye))
     rng = _rng(key, "eye")
     anatomy = grow_anatomy(rng, ranges.SET_GROWTH)
@@ -125,9 +123,7 @@ def make_eye(subject: int, eye: str, seed: int = 0) -> Eye:
 
 
 def crop_window(eye: Eye, region: str) -> Window:
-    """Where the set's crop of a region ("disc" or "macula") lies. Raises ValueError for another region."""
-    if region not in REGIONS:
-        raise ValueError(f"region must be disc or macula, not {region!r}")
+    """Where the set's crop of a region ("disc" or "macula") lies."""
     middle = eye.disc if region == "disc" else 0j
     jitter = complex(*eye.rng(region).uniform(-1, 1, 2)) * ranges.CROP_JITTER_MM[region]
     return Window(middle + jitter, CROP_MM[region], CROP_PX)

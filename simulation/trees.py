@@ -159,7 +159,8 @@ class Growth:
             self._step(shoots)
             self._remember(shoots.point, shoots.radius)
             steps.append((shoots.branch, shoots.point, shoots.radius))
-            shoots = shoots.select(self._alive(shoots))
+            alive = (shoots.radius > MIN_WIDTH_MM / 2) & (abs(shoots.point - DOMAIN_CENTRE) < DOMAIN_RADIUS_MM)
+            shoots = shoots.select(alive & (abs(shoots.point) > self.faz_radius + 0.06))
         self.others = self.others + 0.25 * self.own
         branch, points, radii = (np.concatenate(column) for column in zip(*steps, strict=True))
         order = np.argsort(branch, kind="stable")
@@ -271,11 +272,6 @@ class Growth:
         taper = taper + 2 * np.maximum(1 - (abs(shoots.point) - self.faz_radius) / 0.7, 0)
         shoots.radius = shoots.radius * np.exp(-STEP_MM * taper)
         shoots.gap = shoots.gap - STEP_MM * np.maximum(1.5 - crowd, 0.5)
-
-    def _alive(self, shoots: Shoots) -> np.ndarray:
-        wide = shoots.radius > MIN_WIDTH_MM / 2
-        inside = abs(shoots.point - DOMAIN_CENTRE) < DOMAIN_RADIUS_MM
-        return wide & inside & (abs(shoots.point) > self.faz_radius + 0.06)
 
     def _cell(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and column in the grid: no vessel leaves the domain by more than a step, and the grid has 1.5 mm more."""

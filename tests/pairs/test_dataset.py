@@ -64,24 +64,28 @@ def test_sample_set_is_found_by_its_word(project):
     assert dlm.find_dataset("simulated", "--data") == Path("data/simulated/UT-FSOCTA-v1")
 
 
-def table_of_a_pair(folder: Path) -> str:
+def table_of_a_pair(folder: Path, photograph: str) -> str:
     """Write a table of a pair of the data set in a folder, beside that folder; returns its path."""
-    files = [f"{folder.name}/cropped/{kind}/disc/1_OD.png" for kind in ("fundus", "octa")]
-    table = folder.with_suffix(".csv")
-    table.write_text(f"fundus,octa,subject\n{','.join(files)},1\n")
+    table = folder.with_name(f"{Path(photograph).stem}.csv")
+    files = f"{folder.name}/{photograph},{folder.name}/cropped/octa/disc/1_OD.png"
+    table.write_text(f"fundus,octa,subject\n{files},1\n")
     return str(table)
+
+
+CROP, WHOLE = "cropped/fundus/disc/1_OD.png", "fov45/fundus/26_OD.jpg"
 
 
 @pytest.mark.parametrize("mark", ["SIMULATED.txt", "cropped/truth/disc"])  # 1.1.0 wrote no SIMULATED.txt
 def test_simulated_retinas_are_known_by_word_folder_and_table(root, mark):
     (root / mark).mkdir(parents=True) if "." not in mark else (root / mark).touch()
-    for data in ("simulated", root, str(root.parent), table_of_a_pair(root)):
+    tables = table_of_a_pair(root, CROP), table_of_a_pair(root, WHOLE)
+    for data in ("simulated", root, str(root.parent), *tables):
         assert is_simulated(data), data
 
 
 def test_real_and_missing_data_are_not_simulated(root):
     (root.parent / "SIMULATED.txt").touch()  # beside the data set, not in it
-    for data in (None, root, root.parent, table_of_a_pair(root), "moved", "moved.csv"):
+    for data in (None, root, root.parent, table_of_a_pair(root, CROP), "moved", "moved.csv"):
         assert not is_simulated(data), data
 
 

@@ -82,7 +82,7 @@ def test_default_subjects_include_each_published_split():
 
 
 def test_a_failed_set_leaves_nothing_behind(tmp_path):
-    with pytest.raises(ValueError, match="subject"):
+    with pytest.raises(ValueError, match="negative"):  # from the second subject
         write_dataset(tmp_path / "simulated", [1, -1], progress=False)
     assert list(tmp_path.iterdir()) == []
 
