@@ -137,6 +137,8 @@ def main() -> None:
     parser.add_argument("--weights", metavar="best|last")
     parser.add_argument("--pairs", type=int, default=100, metavar="N")
     args = parser.parse_args()
+    if args.pairs < NEIGHBOURS + 2:  # otherwise an eye would be its own control
+        parser.error(f"--pairs {args.pairs}: must be at least {NEIGHBOURS + 2}")
     predictor = predictor_of(args.run, args.weights)
     retinas = list(displaced_retinas(args.pairs))
     predicted = (octa_to_grey(predictor.predict(one.fundus, one.fov, with_noise=False)) for one in retinas)

@@ -181,12 +181,6 @@ def test_seed_and_number_each_change_the_pair(pairs, seed, number):
     assert (simulated_pair(seed, number, SIDE)[0] != pairs[0][0]).mean() > 0.2
 
 
-def test_eight_consecutive_pairs_share_a_tree():
-    first, last, next_one = (make_stream_eye(7, number, SIDE)[0].trees["vein"].parent[:200] for number in (0, 7, 8))
-    assert np.array_equal(first, last)
-    assert not np.array_equal(first, next_one)
-
-
 def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
     for number, (fundus, octa, fov) in enumerate(pairs):
         assert (fundus.shape, octa.shape, fov.shape) == ((SIDE, SIDE, 3), (SIDE, SIDE, 1), (SIDE, SIDE))
