@@ -82,7 +82,7 @@ def is_simulated(data: str | Path | None) -> bool:
     Returns:
         False for data that cannot be found or read: a run may name some that have moved since.
     """
-    if data == SIMULATED:
+    if str(data) == SIMULATED:
         return True
     try:
         found = find_dataset(data, "--data")

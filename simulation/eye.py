@@ -225,25 +225,16 @@ def smooth_noise(rng: Generator, window: Window, cell_mm: float, across_mm: floa
     extent = 2 * (DOMAIN_RADIUS_MM + 1.6)  # the surface repeats outside
     x, y = window.axes()
     cells = (cell_mm, across_mm or cell_mm)
-    counts = [int(np.ceil(extent / cell)) + 4 for cell in cells]
-    knots = rng.standard_normal(counts, np.float32)
+    knots = rng.standard_normal([int(np.ceil(extent / cell)) + 4 for cell in cells], np.float32)
 
-    def basis(positions: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The knots along an axis, the index of each pixel's first one, and its weights of that and the next three."""
-        along = positions / cell
+    def blend(knots: np.ndarray, along: np.ndarray) -> np.ndarray:
+        """The surface at some positions, in cells, along the first axis of its knots."""
         first = np.floor(along).astype(int)
-        t = (along - first).astype(np.float32)
-        seen = np.arange(first[0], first[-1] + 4)
-        weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3]) / 6
-        return seen, first - first[0], weights[..., None]  # weights: (4, pixels, 1)
+        t = (along - first).astype(np.float32)[:, np.newaxis]
+        weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3)
+        return sum(weight / 6 * knots[(first + k) % len(knots)] for k, weight in enumerate(weights))
 
-    def blend(values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return sum(weights[k] * values[first + k] for k in range(4))
-
-    rows, first_row, weight_rows = basis(y, cells[0])
-    columns, first_column, weight_columns = basis(x, cells[1])
-    seen = knots[np.ix_(rows % counts[0], columns % counts[1])]
-    surface = blend(blend(seen, first_row, weight_rows).T.copy(), first_column, weight_columns).T
+    surface = blend(blend(knots, y / cells[0]).T.copy(), x / cells[1]).T
     return np.ascontiguousarray(surface) / np.float32(0.48)  # an expected std of 0.48 -> 1
 
 
