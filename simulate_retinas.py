@@ -1,11 +1,9 @@
 """Simulated retinas: colour fundus, OCT-A and ground truth vessels of eyes that do not exist, in two kinds:
 
-- The simulated set, files on disk. It stands in for UT-FSOCTA, to try the other programs on; training on the stream
-  shows one of its whole photographs. Its eyes are healthy and seen by one camera. Each subject has one eye, OD (right)
-  for odd ids and OS (left) for even ones.
-- The simulated stream, endless pairs of fundus and OCT-A to train and validate on (`python pix_pix_train.py --data
-  simulated`). They cover what real photographs vary in, and more: scale, place, trees, pigment, light, blur, the
-  field's border, and vessel-like features that show in the fundus only.
+- The simulated set, files to try the other programs on. Its eyes are healthy and seen by one camera. Each subject has
+  one eye, OD (right) for odd ids and OS (left) for even ones.
+- The simulated stream, endless pairs to train and validate on (`python pix_pix_train.py --data simulated`). They cover
+  what real photographs vary in, and more, and contain features that resemble vessels but show in the fundus only.
 
 Everything follows from the seed; no eye depends on which others are made.
 
@@ -15,12 +13,13 @@ Everything follows from the seed; no eye depends on which others are made.
 
 --output writes the set, in the layout and with the file names of UT-FSOCTA:
 
+    DIR/SIMULATED.txt                                       says so, with seed and version; programs look for it
     DIR/cropped/fundus/{disc,macula}/<subject>_<eye>.png    RGB, 400 x 400
     DIR/cropped/octa/{disc,macula}/<subject>_<eye>.png      RGBA, alpha 255, 400 x 400
     DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, 0 elsewhere
     DIR/fov45/fundus/<subject>_<eye>.jpg                    RGB, round field of 45 degrees on black
 
---preview writes a contact sheet of the stream. To train without an ingredient, see simulation/looks.py.
+--preview writes a contact sheet of the stream.
 """
 
 import argparse
@@ -31,14 +30,7 @@ from pathlib import Path
 from basics.command_line import OneLineParser, OptionError, exit_status
 from basics.files import atomic_file
 from retina.ut_fsocta import parse_subjects
-from simulation.dataset import DEFAULT_SUBJECTS, contact_sheet, eye_of, render_crop, render_full_field, write_dataset
-from simulation.eye import make_eye
-from simulation.stream import WORKER_ENDED, simulated_pair, stream
-
-__all__ = [
-    "DEFAULT_SUBJECTS", "WORKER_ENDED", "eye_of", "make_eye", "render_crop", "render_full_field", "simulated_pair",
-    "stream", "write_dataset",
-]  # fmt: skip
+from simulation.dataset import DEFAULT_SUBJECTS, contact_sheet, write_dataset
 
 PROGRAM = "simulate_retinas.py"
 

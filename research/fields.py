@@ -8,31 +8,22 @@ a square. The next table counts pictures without a border that are taken for one
 one compares the vessel densities of stretched retinas with those of the same retinas unstretched (`--fast`).
 """
 
-import argparse
-import sys
+from common import list_photographs, new_parser, predictor_of, print_head, print_row
+
+# isort: split
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from basics.command_line import load_tensorflow
-
-load_tensorflow()
-
 import numpy as np
-import pandas as pd
 import skimage.data
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from simulated_retinas import header, table_row
 
 from retina.field_of_view import find_field
 from retina.images import octa_to_grey, read_fundus, read_image
 from retina.vessels import map_vessels, vessel_density
-from run.checkpoints import read_run
-from run.predict import load_predictor
 from simulation.eye import TREE_SHARED_BY, Circle, make_stream_eye
 from simulation.fundus import render_fundus
 from simulation.stream import simulated_pair
@@ -69,7 +60,7 @@ def retina(number: int, pixels: int) -> np.ndarray:
         field=Circle(centre, np.inf),
         light=Circle(centre, radius),
         features=eye.features - {"border", "cut", "passing"},
-        look=eye.look | {"surround": -1},
+        appearance=eye.appearance | {"surround": -1},
     )
     return render_fundus(eye, window, eye.vessels(window, 0.012), eye.rng("photograph"))
 
@@ -136,41 +127,36 @@ def no_fields() -> Iterator[tuple[str, np.ndarray]]:
         yield "no retina", np.ascontiguousarray(np.dstack([picture] * 3) if picture.ndim == 2 else picture[..., :3])
 
 
-def agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two masks."""
-    return (one & other).sum() / max(1, (one | other).sum())
-
-
 def found_in(fundus: np.ndarray, mask: np.ndarray, stretch: float) -> tuple[float, float]:
     """IoU of the field that is found, and the relative error of its stretch; nan if no round border is seen."""
     field = find_field(fundus)
-    return agreement(field.mask, mask), field.stretch / stretch - 1 if field.radii else np.nan
+    iou = (field.mask & mask).sum() / max(1, (field.mask | mask).sum())
+    return iou, field.stretch / stretch - 1 if field.radii else np.nan
 
 
 def print_simulated() -> None:
     """Print how well the fields of simulated retinas are found."""
     found = np.array([found_in(one.fundus, one.mask, one.stretch) for one in map(simulate, range(RETINAS))])
     iou, error = found[:, 0], abs(found[:, 1])
-    print(header(["median IoU", "worst", "lost", "error of the stretch, median", "worst"]))
+    print_head("median IoU", "worst", "lost", "error of the stretch, median", "worst")
     values = np.median(iou), iou.min(), (iou < LOST).sum(), np.nanmedian(error), np.nanmax(error)
-    print(table_row(f"{RETINAS} simulated retinas", values))
+    print_row(f"{RETINAS} simulated retinas", values)
 
 
 def print_photographs(path: Path) -> None:
     """Print how well the fields of photographs are found, as they are and resized to a square."""
-    print(header(["IoU", "IoU, square", "error of the stretch"]))
-    for row in pd.read_csv(path).dropna(subset="mask").itertuples(index=False):
-        fundus = read_fundus(path.parent / row.image)
-        mask = octa_to_grey(read_image(path.parent / row.mask)) > 127
+    print_head("IoU", "IoU, square", "error of the stretch")
+    for row in list_photographs(path).dropna(subset="mask").itertuples(index=False):
+        fundus, mask = read_fundus(row.image), octa_to_grey(read_image(row.mask)) > 127
         square = np.asarray(Image.fromarray(fundus).resize((SQUARE, SQUARE), Image.Resampling.LANCZOS))
         small = np.asarray(Image.fromarray(mask).resize((SQUARE, SQUARE), Image.Resampling.NEAREST))
         whole = found_in(fundus, mask, 1.0)[0]
-        print(table_row(row.image, (whole, *found_in(square, small, mask.shape[0] / mask.shape[1]))))
+        print_row(row.image.name, (whole, *found_in(square, small, mask.shape[0] / mask.shape[1])))
 
 
 def print_densities(run: Path) -> None:
     """Print how the vessel densities of stretched retinas differ from those of the same retinas."""
-    predictor, _ = load_predictor(run, None, read_run(run)[0])
+    predictor = predictor_of(run)
 
     def density(fundus: np.ndarray) -> float:
         field = find_field(fundus)
@@ -178,28 +164,23 @@ def print_densities(run: Path) -> None:
         probability = predictor.predict_photograph(fundus, field.mask, diameter, True, field.stretch).probability
         return vessel_density(map_vessels(probability, field.mask, None, diameter)[0], field.mask)
 
-    print(header([f"{stretch:g}" for stretch in STRETCHES]))
+    print_head(*(f"{stretch:g}" for stretch in STRETCHES))
     ratios = []
     for number in range(DENSITIES):
-        round_one = round_retina(number)
+        rows, columns = np.ogrid[:700, :700]
+        inside = np.hypot(rows - 349.5, columns - 349.5) < 340  # a round field on black
+        round_one = retina(number, 700) * inside[..., np.newaxis].astype(np.uint8)
         sizes = [(round(700 * min(1, s)), round(700 * min(1, 1 / s))) for s in STRETCHES]
         images = [Image.fromarray(round_one).resize(size, Image.Resampling.LANCZOS) for size in sizes]
         whole = density(round_one)
         ratios.append([density(np.asarray(image)) / whole for image in images])
-    print(table_row("median of density / that of the round one", np.median(ratios, axis=0)))
-    print(table_row("farthest from 1", [column[abs(column - 1).argmax()] for column in np.transpose(ratios)]))
-
-
-def round_retina(number: int) -> np.ndarray:
-    """A simulated photograph (700, 700, 3), uint8, with a round field on black."""
-    rows, columns = np.ogrid[:700, :700]
-    inside = np.hypot(rows - 349.5, columns - 349.5) < 340
-    return retina(number, 700) * inside[..., np.newaxis].astype(np.uint8)
+    print_row("median of density / that of the round one", np.median(ratios, axis=0))
+    print_row("farthest from 1", [column[abs(column - 1).argmax()] for column in np.transpose(ratios)])
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("lists", type=Path, nargs="*", metavar="LIST.csv")
     parser.add_argument("--run", type=Path, metavar="RUN")
     options = parser.parse_args()
@@ -207,10 +188,10 @@ def main() -> None:
     for path in options.lists:
         print_photographs(path)
     kinds = [(kind, not find_field(picture).mask.all()) for kind, picture in no_fields()]
-    print(header(["of", "taken for one with a border"]))
+    print_head("of", "taken for one with a border")
     for kind in dict.fromkeys(kind for kind, _ in kinds):
         of_kind = [wrong for name, wrong in kinds if name == kind]
-        print(f"| {kind} | {len(of_kind)} | {sum(of_kind)} |")
+        print_row(kind, (str(len(of_kind)), str(sum(of_kind))))
     if options.run:
         print_densities(options.run)
 

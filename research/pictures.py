@@ -8,15 +8,10 @@ train on), cut_photographs.jpg (positions of OCT-A in a photograph), and data_fl
 a table, and which module does what).
 """
 
-import argparse
-import sys
+from common import UNSEEN, new_parser, predicted_photograph, predictor_of
+
+# isort: split
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from basics.command_line import load_tensorflow
-
-load_tensorflow()
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,27 +21,24 @@ from scipy.ndimage import binary_erosion
 from alignment.crop import PX_PER_MM
 from alignment.find_octa import Photograph, corners, cut, find_place
 from pairs.dataset import Pair
-from retina.field_of_view import FIELD_MM, find_field
+from retina.field_of_view import FIELD_MM
 from retina.images import black_outside, octa_to_grey
 from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
 from retina.vessels import map_vessels, vessel_density, vessel_map, vessel_scores
 from run.batches import TrainingPatches, training_image
-from run.checkpoints import read_run
-from run.predict import Prediction, Predictor, load_predictor
-from simulate_retinas import make_eye, render_full_field
-from simulation.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop
-from simulation.eye import TREE_SHARED_BY, make_stream_eye
+from run.predict import Predictor
+from simulation.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop, render_full_field
+from simulation.eye import TREE_SHARED_BY, make_eye, make_stream_eye
 from simulation.stream import simulated_pair
 
 SUBJECT, SEED = 101, 7  # of the whole photograph: in no simulated set that the program writes automatically
-FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
 EYES = 48  # of the stream, each from its own tree
 FAILURES = 2  # shown of each kind
 MISSED, INVENTED = (230, 159, 0), (86, 180, 233)  # Okabe and Ito's orange and sky blue
 JPEG = {"quality": 88}
 STEPS = 5  # of the data pipeline, per row
 PATCH_PX = 256
-TURNED_BORDER = 40  # px, cropped from a rotated OCT-A
+ROTATED_BORDER = 40  # px, cropped from a rotated OCT-A
 
 
 def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path: Path, side: float = 3.6) -> None:
@@ -82,16 +74,6 @@ def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return whole
 
 
-def predicted_photograph(
-    predictor: Predictor, fundus: np.ndarray
-) -> tuple[np.ndarray, float | None, Prediction, np.ndarray]:
-    """A photograph's field, its diameter in px if it is visible, the prediction, and the vessel map."""
-    field = find_field(fundus)
-    diameter = field.diameter()
-    predicted = predictor.predict_photograph(fundus, field.mask, diameter)
-    return field.mask, diameter, predicted, map_vessels(predicted.probability, field.mask, None, diameter)[0]
-
-
 def draw_whole_photograph(predictor: Predictor, path: Path) -> None:
     """A whole photograph, its OCT-A, and the vessels over the photograph."""
     fundus = render_full_field(make_eye(SUBJECT, "OD", SEED))
@@ -103,7 +85,7 @@ def draw_whole_photograph(predictor: Predictor, path: Path) -> None:
 def draw_failures(predictor: Predictor, path: Path) -> None:
     """The eyes with the largest shares of false vessels and of missed ones."""
     found = []
-    for number in range(FIRST, FIRST + EYES * TREE_SHARED_BY, TREE_SHARED_BY):
+    for number in range(UNSEEN, UNSEEN + EYES * TREE_SHARED_BY, TREE_SHARED_BY):
         eye, window = make_stream_eye(0, number, CROP_PX)
         fundus, octa, fov = simulated_pair(0, number)
         wide = eye.vessels(window, TRUTH_MIN_WIDTH_MM)
@@ -131,7 +113,7 @@ def draw_places(predictor: Predictor, path: Path) -> None:
     rows = []
     for region, degrees in zip(REGIONS, (6, -5), strict=True):
         octa = Image.fromarray(octa_to_grey(render_crop(eye, region)["octa"]).astype(np.float32) / 255)  # [0, 1]
-        octa = np.asarray(octa.rotate(degrees))[TURNED_BORDER:-TURNED_BORDER, TURNED_BORDER:-TURNED_BORDER]
+        octa = np.asarray(octa.rotate(degrees))[ROTATED_BORDER:-ROTATED_BORDER, ROTATED_BORDER:-ROTATED_BORDER]
         side_mm = CROP_MM[region] * len(octa) / CROP_PX
         place = find_place(octa, side_mm, Photograph(predicted.probability, mask, diameter / FIELD_MM))
         whole = Image.fromarray(fundus)
@@ -154,7 +136,7 @@ def draw_retinas(path: Path) -> None:
 
 def draw_data_flow(predictor: Predictor, path: Path) -> None:
     """The data pipeline: three rows of steps, each with an image or the text of a file, its name, and its module."""
-    fundus, octa, fov = simulated_pair(0, FIRST)
+    fundus, octa, fov = simulated_pair(0, UNSEEN)
     pair = Pair(fundus, octa, fov)
     patches = TrainingPatches([training_image(pair, PATCH_PX)], PATCH_PX, batch_size=4, seed=0, augment=True)
     inputs, targets = (np.array(images / 2 + 0.5) for images in next(patches.batches(0, 1)))
@@ -171,27 +153,27 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
     rows = [
         (
             "Training",
-            (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "dataset_load_mod"),
-            (outlined(fundus, fov), "the field of view:\nnothing outside counts", "camera_field"),
-            (four, "patches of 256 px,\nrotated and flipped", "patch_batches"),
+            (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "pairs/dataset"),
+            (outlined(fundus, fov), "the field of view:\nnothing outside counts", "retina/field_of_view"),
+            (four, "patches of 256 px,\nrotated and flipped", "run/batches"),
             (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),
-            ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "run/checkpoints.py, pix_log"),
+            ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "run/checkpoints.py, run/log"),
         ),
         (
             "Synthesis",
-            (photograph, "a photograph\nof any camera", "photo_jobs"),
-            (outlined(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "camera_field"),
-            (octa_to_grey(predicted.octa), "the OCT-A,\nfor viewing", "pix_predict"),
-            (coloured(photograph, (vessels, INVENTED)), "the vessel map,\nfor measurements", "vessel_metrics"),
+            (photograph, "a photograph\nof any camera", "synthesis/photographs"),
+            (outlined(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "retina/field_of_view"),
+            (octa_to_grey(predicted.octa), "the OCT-A,\nfor viewing", "run/predict"),
+            (coloured(photograph, (vessels, INVENTED)), "the vessel map,\nfor measurements", "retina/vessels"),
             (table, "densities.csv", "pix_pix_gen"),
         ),
         (
             "Evaluation",
-            (halves(fundus, crop_octa), "a test pair's\nsynthetic OCT-A", "pix_predict"),
-            (halves(1.0 * found, 1.0 * truth), "its vessels,\nand the reference's", "vessel_metrics"),
-            (errors, "missed (orange),\ninvented (blue)", "eye_measures"),
+            (halves(fundus, crop_octa), "a test pair's\nsynthetic OCT-A", "run/predict"),
+            (halves(1.0 * found, 1.0 * truth), "its vessels,\nand the reference's", "retina/vessels"),
+            (errors, "missed (orange),\ninvented (blue)", "evaluation/measures"),
             (eye, "per_eye.csv", "pix_pix_eval"),
-            ("means over subjects,\nintervals, figures", "summary.csv,\nreport.html", "eval_report"),
+            ("means over subjects,\nintervals, figures", "summary.csv,\nreport.html", "evaluation/report"),
         ),
     ]
     figure = Figure(figsize=(12, 9.6), dpi=100)
@@ -215,11 +197,11 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
 
 def main() -> None:
     """Draw all pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, default=Path("docs"), metavar="DIR")
     args = parser.parse_args()
-    predictor, _ = load_predictor(args.run, None, read_run(args.run)[0])
+    predictor = predictor_of(args.run)
     draw_whole_photograph(predictor, args.output / "whole_photograph.jpg")
     draw_failures(predictor, args.output / "failures.jpg")
     draw_retinas(args.output / "simulated_retinas.jpg")

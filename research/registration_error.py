@@ -10,43 +10,27 @@ displacement, at the pixels of vessels of at least 3 px in the field. Each OCT-A
 photograph, a wrong partner.
 """
 
-import argparse
+from common import UNSEEN, new_parser, predictor_of, print_head, print_row
+
+# isort: split
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from basics.command_line import load_tensorflow
-
-load_tensorflow()
-
 import joblib
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
-from simulated_retinas import header, table_row, vessels_seen
 
-from alignment.register import (
-    CLEARLY,
-    NEIGHBOURS,
-    REGISTERED,
-    UNCHANGED,
-    chosen_controls,
-    verdict_of,
-)
+from alignment.register import CLEARLY, NEIGHBOURS, REGISTERED, UNCHANGED, chosen_controls, verdict_of
 from alignment.registration import Eye, enlarged, fit_all, jacobian, reduced, reduced_eye
-from retina.images import black_outside
+from retina.images import black_outside, octa_to_grey
 from retina.ut_fsocta import CROP_PX
-from run.checkpoints import read_run
-from run.predict import load_predictor
 from simulation.eye import TREE_SHARED_BY, border_distance, make_stream_eye
 from simulation.fundus import render_fundus
 from simulation.octa import render_octa
 from simulation.trees import Window
 
-FIRST = TREE_SHARED_BY * 3 * 10**8  # in the stream of seed 0: used neither for training nor for validation
 PX_PER_MM = (66, 105)  # of crops
 BEYOND = 40  # px: margin of the OCT-A around the photograph, which the displacement can move into it
 LEAST_FIELD, LEAST_VESSELS = 0.45, 0.03  # shares of pixels; below them there is too little to measure
@@ -56,12 +40,11 @@ SMOOTHNESS = 60.0  # px: sigma of the Gaussian that smooths it
 
 
 @dataclass(frozen=True)
-class Moved:
+class Displaced:
     """A simulated retina whose OCT-A was displaced by a known field; images are (400, 400)."""
 
     fundus: np.ndarray  # (400, 400, 3), uint8
     octa: np.ndarray  # float on [0, 1]
-    aligned: np.ndarray  # the OCT-A before it was displaced, without faults
     fov: np.ndarray  # bool
     vessels: np.ndarray  # bool: in the field
     displacement: np.ndarray  # (2, 400, 400), px: what registration should find
@@ -103,14 +86,14 @@ def black_half(random: np.random.Generator) -> np.ndarray:
     return np.cos(angle) * rows + np.sin(angle) * columns > random.uniform(-30, 30)
 
 
-def moved_retinas(number: int) -> Iterator[Moved]:
+def displaced_retinas(number: int) -> Iterator[Displaced]:
     """That many simulated retinas, each from its own tree."""
-    place = FIRST
+    place = UNSEEN
     while number:
         eye, window = make_stream_eye(0, place, CROP_PX)
         random = np.random.default_rng(place)
         place += TREE_SHARED_BY
-        fov = border_distance(eye, window) > eye.look["found_px"]
+        fov = border_distance(eye, window) > eye["found_px"]
         if number % 2:
             fov &= ~black_half(random)
         if not PX_PER_MM[0] <= window.px_per_mm <= PX_PER_MM[1] or fov.mean() < LEAST_FIELD:
@@ -127,42 +110,44 @@ def moved_retinas(number: int) -> Iterator[Moved]:
         octa = map_coordinates(scan, np.indices(fov.shape) + BEYOND + back, order=1)
         add_faults(octa, random)
         fundus = render_fundus(eye, window, eye.vessels(window), eye.rng("photograph"))
-        aligned = scan[BEYOND:-BEYOND, BEYOND:-BEYOND]
-        yield Moved(black_outside(fundus, fov), octa, aligned, fov, vessels, inverse(back))
+        yield Displaced(black_outside(fundus, fov), octa, fov, vessels, inverse(back))
         number -= 1
 
 
-def registered(moved: Moved, eyes: list[Eye]) -> tuple[np.ndarray, float, list[tuple[str, float]]]:
+def registered(retina: Displaced, eyes: list[Eye]) -> tuple[np.ndarray, float, list[tuple[str, float]]]:
     """Register an OCT-A with the right photograph, a wrong one, and the controls among the others.
 
     Returns:
         Errors (vessel pixels,), px; the smallest Jacobian; for both photographs the verdict, and by how much each fits
         better than all controls.
     """
-    scan = reduced(moved.octa)
+    scan = reduced(retina.octa)
     right, wrong, *others = eyes
     first, second, *controls = fit_all(scan, [right, wrong, *chosen_controls(right, others)])
-    found = enlarged(first.displacement, moved.fov.shape)
+    found = enlarged(first.displacement, retina.fov.shape)
     best = max(fit.after for fit in controls)
     judged = [(verdict_of(fit, controls), fit.after - best) for fit in (first, second)]
-    return np.hypot(*(found - moved.displacement))[moved.vessels], float(jacobian(found).min()), judged
+    return np.hypot(*(found - retina.displacement))[retina.vessels], float(jacobian(found).min()), judged
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--weights", metavar="best|last")
     parser.add_argument("--pairs", type=int, default=100, metavar="N")
     args = parser.parse_args()
-    predictor, _ = load_predictor(args.run, args.weights, read_run(args.run)[0])
-    retinas = list(moved_retinas(args.pairs))
-    eyes = [reduced_eye(vessels_seen(predictor, one.fundus, one.fov), one.fov) for one in retinas]
+    if args.pairs < NEIGHBOURS + 2:  # otherwise an eye would be its own control
+        parser.error(f"--pairs {args.pairs}: must be at least {NEIGHBOURS + 2}")
+    predictor = predictor_of(args.run, args.weights)
+    retinas = list(displaced_retinas(args.pairs))
+    predicted = (octa_to_grey(predictor.predict(one.fundus, one.fov, with_noise=False)) for one in retinas)
+    eyes = [reduced_eye(octa, one.fov) for octa, one in zip(predicted, retinas, strict=True)]
     sets = [[eyes[(first + step) % len(eyes)] for step in range(NEIGHBOURS + 2)] for first in range(len(eyes))]
     jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))
     results = joblib.Parallel(os.cpu_count(), max_nbytes=None)(jobs)
 
-    print(header(("pairs", "displacement, median", "error, median", "error, 95 %", "worst pair's median", "Jacobian")))
+    print_head("pairs", "displacement, median", "error, median", "error, 95 %", "worst pair's median", "Jacobian")
     halves = {"all": slice(None), "whole photographs": slice(args.pairs % 2, None, 2)}
     halves["half of the photograph black"] = slice(1 - args.pairs % 2, None, 2)
     for name, some in halves.items():
@@ -172,7 +157,7 @@ def main() -> None:
         worst = max(map(np.median, errors))
         least = min(least for _, least, _ in results[some])
         values = [len(errors), np.median(lay), np.median(pooled), np.percentile(pooled, 95), worst, least]
-        print(table_row(name, values))
+        print_row(name, values)
     print()
     for name, judged in zip(("right", "wrong"), zip(*(judged for _, _, judged in results), strict=True), strict=True):
         accepted = sum(verdict in (REGISTERED, UNCHANGED) for verdict, _ in judged)

@@ -12,58 +12,51 @@ eyes: 0.5 means that it finds no difference. `sheet` draws twelve patches, real 
 writes the key to SHEET_key.csv; the real ones come from the pairs or, without pairs, from simulated retinas.
 """
 
-import argparse
+from common import new_parser, predictor_of, print_head, print_row, real_pairs
+
+# isort: split
 import csv
-import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from basics.command_line import load_tensorflow
-
-load_tensorflow()
 
 import keras
 import numpy as np
 from PIL import Image
 from scipy.stats import wasserstein_distance
-from simulated_retinas import Eyes, header, table_row
 
 from retina.images import octa_to_grey
 from retina.ut_fsocta import CROP_MM, CROP_PX
 from retina.vessels import checkerboard, grain, ground_of, octave_powers, vessel_agreement
-from run.checkpoints import read_run
-from run.predict import Predictor, load_predictor
+from run.predict import Predictor
 from simulation.eye import TREE_SHARED_BY, make_stream_eye
 from simulation.stream import simulated_pair
 
 EYES = 160  # simulated retinas for the classifier; it is tested on the last quarter
 FIRST = TREE_SHARED_BY * 2 * 10**8  # in the stream of seed 0: used neither for training nor for validation
 SIDE = 64  # of a patch, px
-GROUND = 0.85  # minimum share of a patch that lies between vessels
+BACKGROUND = 0.85  # minimum share of a patch that lies between vessels
 OF_AN_EYE = 12  # most patches per eye
 CROP_SCALE = (75, 105)  # px per mm: simulated retinas at the scale of disc crops
 MM_PER_PX = CROP_MM["disc"] / CROP_PX
-Octa = tuple[np.ndarray, np.ndarray]  # (height, width), float on [0, 1], and its ground, bool
+Octa = tuple[np.ndarray, np.ndarray]  # (height, width), float on [0, 1], and what lies between the vessels, bool
 
 
 def real_octas(pairs: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, Octa]]:
     """Name, photograph, field and OCT-A of each pair of a data set."""
-    for name, (fundus, octa, fov) in Eyes(pairs, None).pairs.items():
+    for name, fundus, octa, fov in real_pairs(pairs):
         yield name, fundus, fov, (octa, ground_of(octa, fov))
 
 
-def simulated_octas(number: int) -> Iterator[tuple[str, Octa]]:
-    """Name and OCT-A of simulated retinas at the scale of disc crops."""
+def simulated_octas(number: int) -> Iterator[Octa]:
+    """OCT-A of simulated retinas at the scale of disc crops."""
     first = FIRST
     while number:
         window = make_stream_eye(0, first, CROP_PX)[1]
         if CROP_SCALE[0] <= window.px_per_mm <= CROP_SCALE[1]:
             _, octa, fov = simulated_pair(0, first)
             octa = octa_to_grey(octa / 255)
-            yield f"sample {first - FIRST}", (octa, ground_of(octa, fov))
+            yield octa, ground_of(octa, fov)
             number -= 1
         first += TREE_SHARED_BY
 
@@ -82,15 +75,15 @@ COMPARED = ("0.5-1 px", "1-2 px", "2-4 px", "4-8 px", "texture", "standard devia
 def compare_real(pairs: Path) -> None:
     """Print how similar real OCT-A are to each other, and simulated retinas to them."""
     real = {name: octa for name, _, _, octa in real_octas(pairs)}
-    print(header((*COMPARED, "grain")))
+    print_head(*COMPARED, "grain")
     for one, other in combinations(real, 2):
-        print(table_row(f"{one} / {other}", [*compared(real[one], real[other]), grain(*real[one], MM_PER_PX)]))
+        print_row(f"{one} / {other}", [*compared(real[one], real[other]), grain(*real[one], MM_PER_PX)])
     values = [
         [*np.mean([compared(octa, other) for other in real.values()], axis=0), grain(*octa, MM_PER_PX)]
-        for _, octa in simulated_octas(20)
+        for octa in simulated_octas(20)
     ]
     for share in (10, 50, 90):
-        print(table_row(f"20 samples / the real ones, {share} %", np.nanpercentile(values, share, axis=0)))
+        print_row(f"20 simulated retinas / the real ones, {share} %", np.nanpercentile(values, share, axis=0))
 
 
 def measure(run: Path, predictor: Predictor, pairs: Path) -> None:
@@ -99,19 +92,19 @@ def measure(run: Path, predictor: Predictor, pairs: Path) -> None:
     for name, fundus, fov, real in real_octas(pairs):
         predicted = predictor.predict_photograph(fundus, fov, None)
         octa = octa_to_grey(predicted.octa)
-        ground = ground_of(octa, fov)
+        background = ground_of(octa, fov)
         auc = vessel_agreement(real[0], predicted.probability, fov)["vessel_auc"]
-        grains = grain(octa, ground, MM_PER_PX), grain(*real, MM_PER_PX)
-        values.append([*compared((octa, ground), real), *grains, checkerboard(octa, fov), auc])
-        print(table_row(f"{run.name}, {name}", values[-1]), flush=True)
-    print(table_row(f"{run.name}, mean", np.mean(values, axis=0)), flush=True)
+        grains = grain(octa, background, MM_PER_PX), grain(*real, MM_PER_PX)
+        values.append([*compared((octa, background), real), *grains, checkerboard(octa, fov), auc])
+        print_row(f"{run.name}, {name}", values[-1])
+    print_row(f"{run.name}, mean", np.mean(values, axis=0))
 
 
-def patches_of(octa: np.ndarray, ground: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
-    """Random patches (64, 64) of an OCT-A that show ground."""
+def patches_of(octa: np.ndarray, background: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+    """Random patches (64, 64) of an OCT-A that lie between vessels."""
     corners = random.integers(0, CROP_PX - SIDE + 1, (200, 2))
     places = [(slice(top, top + SIDE), slice(left, left + SIDE)) for top, left in corners]
-    return [octa[place] for place in places if ground[place].mean() >= GROUND][:OF_AN_EYE]
+    return [octa[place] for place in places if background[place].mean() >= BACKGROUND][:OF_AN_EYE]
 
 
 def simulated_patches(predictor: Predictor, number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -178,7 +171,7 @@ def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
 
 def main() -> None:
     """Print the tables, or draw the sheet, that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("what", choices=("real", "measures", "classifier", "sheet"))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--pairs", type=Path, metavar="DIR")
@@ -188,9 +181,9 @@ def main() -> None:
     if args.what == "real":
         return compare_real(args.pairs)
     if args.what == "measures":
-        print(header((*COMPARED, "grain", "real grain", "checkerboard", "vessel AUC")), flush=True)
+        print_head(*COMPARED, "grain", "real grain", "checkerboard", "vessel AUC")
     for run in args.runs:
-        predictor, _ = load_predictor(run, args.weights, read_run(run)[0])
+        predictor = predictor_of(run, args.weights)
         if args.what == "measures":
             measure(run, predictor, args.pairs)
         elif args.what == "sheet":

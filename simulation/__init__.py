@@ -2,9 +2,9 @@
 
 Each module imports only modules listed above it:
 
-    looks.py    every range that retinas vary in
+    ranges.py    every range that retinas vary in
     trees.py    vessel trees: growing them, and drawing them into pixels
-    eye.py      an eye's anatomy and look; the maps and noise that both pictures use
+    eye.py      an eye's anatomy and appearance; the maps and noise that both pictures use
     fundus.py   the photograph
     octa.py     the scan
     stream.py   the simulated stream: endless pairs to train and validate on

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from basics.command_line import progress_bar
+from basics.command_line import VERSION, progress_bar
 from basics.files import disk_errors_name
-from retina.ut_fsocta import REGIONS
+from retina.ut_fsocta import REGIONS, SIMULATED_NOTE
 from simulation.eye import TREE_SHARED_BY, Eye, crop_window, make_eye
 from simulation.fundus import render_fundus
 from simulation.octa import render_octa
@@ -24,6 +24,10 @@ TRUTH_MIN_WIDTH_MM = 0.02  # thinner vessels merge with the mesh in OCT-A
 JPEG_QUALITY = 88  # of the camera's own files, from which the crops are cut
 SHEET_SIZE = (2, 6)  # rows and columns of the contact sheet
 TILE_PX = 260
+NOTE = (
+    "Simulated retinas, made by simulate_retinas.py {version} with seed {seed}.\n"
+    "No image shows a real eye: use them to try the programs, not for results about eyes.\n"
+)
 
 
 def eye_of(subject: int) -> str:
@@ -35,7 +39,7 @@ def render_crop(eye: Eye, region: str) -> dict[str, np.ndarray]:
     """Photograph and scan one region ("disc" or "macula") of an eye.
 
     Returns "fundus" (400, 400, 3), "octa" (400, 400, 4) with alpha 255, and "truth" (400, 400), 255 in the vessels of
-    the two trees and 0 elsewhere; all uint8. Raises ValueError for another region.
+    the two trees and 0 elsewhere; all uint8.
     """
     window = crop_window(eye, region)
     rng = eye.rng(region)
@@ -70,22 +74,18 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
             made = Path(temporary) / "set"
             for subject in progress_bar(subjects, desc="simulated retinas", unit="eye", disable=not progress):
-                _write_eye(made, subject, seed)
+                eye, name = make_eye(subject, eye_of(subject), seed), f"{subject}_{eye_of(subject)}"
+                pictures = {f"fov45/fundus/{name}.jpg": render_full_field(eye)}
+                for region in REGIONS:
+                    crops = render_crop(eye, region).items()
+                    pictures |= {f"cropped/{kind}/{region}/{name}.png": crop for kind, crop in crops}
+                for file, pixels in pictures.items():
+                    (made / file).parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(made / file, compress_level=3, quality=JPEG_QUALITY)  # of PNG, of JPEG
+            (made / SIMULATED_NOTE).write_text(NOTE.format(version=VERSION, seed=seed), encoding="utf-8")
             if output.exists():
                 output.rmdir()
             made.rename(output)
-
-
-def _write_eye(folder: Path, subject: int, seed: int) -> None:
-    eye = make_eye(subject, eye_of(subject), seed)
-    name = f"{subject}_{eye_of(subject)}"
-    pictures = {f"fov45/fundus/{name}.jpg": render_full_field(eye)}
-    for region in REGIONS:
-        pictures |= {f"cropped/{kind}/{region}/{name}.png": crop for kind, crop in render_crop(eye, region).items()}
-    for file, pixels in pictures.items():
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, compress_level=3, quality=JPEG_QUALITY)  # of PNG, of JPEG
 
 
 def contact_sheet(seed: int = 0) -> Image.Image:

@@ -1,6 +1,6 @@
-"""Eyes: their anatomy, their look, and where a picture is taken; the maps and noise that both pictures are made from.
+"""Eyes: anatomy, appearance, and where a picture is taken; the maps and noise that both pictures are made from.
 
-A retina is geometry in millimetres and a look (pigment, light, camera, scan). Coordinates are those of trees.py.
+A retina is geometry in millimetres and an appearance (pigment, light, camera, scan). Coordinates are those of trees.py.
 Everything follows from the seed, and no eye depends on which others are made.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from retina.ut_fsocta import CROP_MM, CROP_PX, EYES, REGIONS
-from simulation import looks
+from retina.ut_fsocta import CROP_MM, CROP_PX, EYES
+from simulation import ranges
 from simulation.trees import DOMAIN_RADIUS_MM, Growth, Tree, Vessels, Window, rasterise
 
 TREE_SHARED_BY = 8  # consecutive eyes of the stream mirror, rotate, warp and scale one tree: growing it takes 0.2 s
@@ -47,29 +47,33 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Eye(Anatomy):
-    """An eye, with its look and its light."""
+    """An eye, with its appearance and its light."""
 
     key: tuple[int, int, int]  # seed, subject, 0 for OD or 1 for OS; in the stream seed, number, 2
     field: Circle  # what the camera sees
-    light: Circle  # at its edge look["vignette"] of the light is lost
-    look: dict[str, float]  # a value for each of looks.LOOKS
-    features: frozenset[str]  # some of looks.STREAM_SHARE
+    light: Circle  # at its edge eye["vignette"] of the light is lost
+    appearance: dict[str, float]  # a value for each of ranges.APPEARANCE
+    features: frozenset[str]  # some of ranges.STREAM_SHARE
+
+    def __getitem__(self, name: str) -> float:
+        """The eye's value from a range of ranges.APPEARANCE."""
+        return self.appearance[name]
 
     def from_disc(self, points: np.ndarray) -> np.ndarray:
         """Positions relative to the disc, rotated so that the nasal side is at x > 0."""
         return (points - self.disc) / np.complex64(self.disc / abs(self.disc))
 
     def rng(self, stream: str, part: int = 1) -> Generator:
-        """A new generator for one of looks.RANDOM_STREAMS, or for a numbered part of it."""
-        return np.random.default_rng([*self.key, looks.RANDOM_STREAMS[stream], part])
+        """A new generator for one of ranges.RANDOM_STREAMS, or for a numbered part of it."""
+        return _rng(self.key, stream, part)
 
     def vessels(self, window: Window, min_width_mm: float = 0.0, max_width_mm: float = np.inf) -> dict[str, Vessels]:
         """Both trees in a window, by kind, as `rasterise` draws them."""
         return {kind: rasterise(tree, window, min_width_mm, max_width_mm) for kind, tree in self.trees.items()}
 
 
-def _rng(key: tuple[int, int, int], stream: str) -> Generator:
-    return np.random.default_rng([*key, looks.RANDOM_STREAMS[stream]])
+def _rng(key: tuple[int, int, int], stream: str, *part: int) -> Generator:
+    return np.random.default_rng([*key, ranges.RANDOM_STREAMS[stream], *part])
 
 
 def random_direction(rng: Generator) -> complex:
@@ -81,75 +85,71 @@ def _point_in_circle(rng: Generator) -> complex:
     return complex(np.sqrt(rng.random()) * random_direction(rng))
 
 
-def simulated_ranges(rng: Generator, ranges: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """A value from each range: uniform, or log-uniform if in looks.LOGARITHMIC. Changing a range changes no other."""
+def values_from(rng: Generator, limits: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """A value from each range: uniform, or log-uniform if in ranges.LOGARITHMIC. Changing a range changes no other."""
     values = {}
-    for name, (low, high) in ranges.items():
+    for name, (low, high) in limits.items():
         share = rng.random()
-        logarithmic = name in looks.LOGARITHMIC and low > 0
+        logarithmic = name in ranges.LOGARITHMIC and low > 0
         values[name] = low * (high / low) ** share if logarithmic else low + (high - low) * share
     return values
 
 
-def grow_anatomy(rng: Generator, habits: dict[str, tuple[float, float]]) -> Anatomy:
-    """Place disc and fovea and grow both trees; `habits` is looks.SET_HABIT or looks.STREAM_HABIT."""
-    habit = simulated_ranges(rng, habits)
-    disc = complex(rng.uniform(*looks.DISC_FOVEA_MM), -rng.uniform(*looks.DISC_ABOVE_FOVEA_MM))
-    horizontal, vertical = (axis * habit["disc_scale"] / 2 for axis in looks.DISC_AXES_MM)
-    faz_radius = rng.uniform(*looks.FAZ_DIAMETER_MM) / 2
-    growth = Growth(rng, habit, disc, (horizontal + vertical) / 2, rng.uniform(*looks.ARCADE_RADIUS_MM), faz_radius)
-    return Anatomy(disc, (horizontal, vertical), faz_radius, {kind: growth.grow(kind) for kind in ("artery", "vein")})
+def grow_anatomy(rng: Generator, limits: dict[str, tuple[float, float]]) -> Anatomy:
+    """Place disc and fovea and grow both trees; `limits` is ranges.SET_GROWTH or ranges.STREAM_GROWTH."""
+    parameters = values_from(rng, limits)
+    disc = complex(rng.uniform(*ranges.DISC_FOVEA_MM), -rng.uniform(*ranges.DISC_ABOVE_FOVEA_MM))
+    axes = tuple(axis * parameters["disc_scale"] / 2 for axis in ranges.DISC_AXES_MM)
+    faz_radius = rng.uniform(*ranges.FAZ_DIAMETER_MM) / 2
+    growth = Growth(rng, parameters, disc, sum(axes) / 2, rng.uniform(*ranges.ARCADE_RADIUS_MM), faz_radius)
+    return Anatomy(disc, axes, faz_radius, {kind: growth.grow(kind) for kind in ("artery", "vein")})
 
 
 def make_eye(subject: int, eye: str, seed: int = 0) -> Eye:
     """An eye of the simulated set; the same subject, eye ("OD" or "OS") and seed always give the same one.
 
-    Raises ValueError for another eye, a subject below 1 or a negative seed.
+    Raises ValueError for another eye, and for a negative subject or seed.
     """
-    if eye not in EYES or subject < 1 or seed < 0:
-        raise ValueError(f"eye must be OD or OS, subject from 1 and seed from 0 on, not {eye!r}, {subject}, {seed}")
     key = (seed, subject, EYES.index(eye))
     rng = _rng(key, "eye")
-    anatomy = grow_anatomy(rng, looks.SET_HABIT)
-    centre = complex(rng.uniform(*looks.FIELD_CENTRE_MM), rng.normal(0, 0.3))
+    anatomy = grow_anatomy(rng, ranges.SET_GROWTH)
+    centre = complex(rng.uniform(*ranges.FIELD_CENTRE_MM), rng.normal(0, 0.3))
     if eye == "OS":
         anatomy, centre = anatomy.moved(lambda points: -np.conj(points)), -centre.conjugate()
-    field = Circle(centre, rng.uniform(*looks.FIELD_RADIUS_MM))
-    look = simulated_ranges(_rng(key, "look"), looks.SET_LOOK)
-    features = frozenset({"motion"} if rng.random() < looks.STREAM_SHARE["motion"] else ())
-    return Eye(**vars(anatomy), key=key, field=field, light=field, look=look, features=features)
+    field = Circle(centre, rng.uniform(*ranges.FIELD_RADIUS_MM))
+    appearance = values_from(_rng(key, "appearance"), ranges.SET_APPEARANCE)
+    features = frozenset({"motion"} if rng.random() < ranges.STREAM_SHARE["motion"] else ())
+    return Eye(**vars(anatomy), key=key, field=field, light=field, appearance=appearance, features=features)
 
 
 def crop_window(eye: Eye, region: str) -> Window:
-    """Where the set's crop of a region ("disc" or "macula") lies. Raises ValueError for another region."""
-    if region not in REGIONS:
-        raise ValueError(f"region must be disc or macula, not {region!r}")
+    """Where the set's crop of a region ("disc" or "macula") lies."""
     middle = eye.disc if region == "disc" else 0j
-    jitter = complex(*eye.rng(region).uniform(-1, 1, 2)) * looks.CROP_JITTER_MM[region]
+    jitter = complex(*eye.rng(region).uniform(-1, 1, 2)) * ranges.CROP_JITTER_MM[region]
     return Window(middle + jitter, CROP_MM[region], CROP_PX)
 
 
 @lru_cache(maxsize=4)
 def _stream_anatomy(seed: int, tree: int) -> Anatomy:
-    """Shared by TREE_SHARED_BY consecutive eyes; after a change of looks.STREAM_HABIT, call its `cache_clear`."""
-    return grow_anatomy(_rng((seed, tree, 2), "tree"), looks.STREAM_HABIT)
+    """Shared by TREE_SHARED_BY consecutive eyes; after a change of ranges.STREAM_GROWTH, call its `cache_clear`."""
+    return grow_anatomy(_rng((seed, tree, 2), "tree"), ranges.STREAM_GROWTH)
 
 
 def make_stream_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]:
     """The `number`-th eye of a seed's stream, and the window, `pixels` along a side, in which it is seen."""
     key = (seed, number, 2)
-    look = simulated_ranges(_rng(key, "look"), looks.STREAM_LOOK)
+    appearance = values_from(_rng(key, "appearance"), ranges.STREAM_APPEARANCE)
     rng = _rng(key, "features")
-    features = frozenset(name for name, share in looks.STREAM_SHARE.items() if rng.random() < share)
+    features = frozenset(name for name, share in ranges.STREAM_SHARE.items() if rng.random() < share)
     rng = _rng(key, "place")
-    widths = (look["calibre"] * look["artery_calibre"], look["calibre"])
+    widths = (appearance["calibre"] * appearance["artery_calibre"], appearance["calibre"])
     anatomy = _stream_anatomy(seed, number // TREE_SHARED_BY).moved(_random_move(rng), widths)
-    side = pixels / look["px_per_mm"]
-    place = rng.choice(3, p=looks.PLACES)
+    side = pixels / appearance["px_per_mm"]
+    place = rng.choice(3, p=ranges.PLACES)
     middle = (anatomy.disc, 0j, 0.4 * anatomy.disc)[place]
     reach = (0.6 * side, 0.4 * side, 5.0)[place]  # mm
     centre = complex(middle + reach * _point_in_circle(rng))
-    radius = rng.uniform(*looks.STREAM_FIELD_RADIUS_MM)
+    radius = rng.uniform(*ranges.STREAM_FIELD_RADIUS_MM)
     direction = random_direction(rng)
     inwards = rng.uniform(0.12, 0.5) * side  # from the window's middle to the border
     field = Circle(complex(centre + direction * (inwards - radius)), radius)
@@ -158,7 +158,7 @@ def make_stream_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]:
     if "passing" in features and abs(anatomy.disc - centre) > 0.8 * side:  # nothing passes over a disc
         anatomy = _with_passing(rng, anatomy, centre, side)
     light = Circle(complex(field.centre + 0.4 * radius * _point_in_circle(rng)), max(radius, 0.6 * side))
-    eye = Eye(**vars(anatomy), key=key, field=field, light=light, look=look, features=features)
+    eye = Eye(**vars(anatomy), key=key, field=field, light=light, appearance=appearance, features=features)
     return eye, Window(centre, side, pixels)
 
 
@@ -174,7 +174,7 @@ def _random_move(rng: Generator) -> Callable[[np.ndarray], np.ndarray]:
         moved = points * turn
         for length, direction, phase, displacement in waves:
             swing = np.sin((points * np.conj(direction)).real * (2 * np.pi / length) + phase)
-            moved = moved + looks.WARP * length * displacement * swing
+            moved = moved + ranges.WARP * length * displacement * swing
         return moved
 
     return lambda points: warp(np.conj(points) if mirrored else points) - warp(np.zeros(1, complex))
@@ -225,25 +225,16 @@ def smooth_noise(rng: Generator, window: Window, cell_mm: float, across_mm: floa
     extent = 2 * (DOMAIN_RADIUS_MM + 1.6)  # the surface repeats outside
     x, y = window.axes()
     cells = (cell_mm, across_mm or cell_mm)
-    counts = [int(np.ceil(extent / cell)) + 4 for cell in cells]
-    knots = rng.standard_normal(counts, np.float32)
+    knots = rng.standard_normal([int(np.ceil(extent / cell)) + 4 for cell in cells], np.float32)
 
-    def basis(positions: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The knots along an axis, the index of each pixel's first one, and its weights of that and the next three."""
-        along = positions / cell
+    def blend(knots: np.ndarray, along: np.ndarray) -> np.ndarray:
+        """The surface at some positions, in cells, along the first axis of its knots."""
         first = np.floor(along).astype(int)
-        t = (along - first).astype(np.float32)
-        seen = np.arange(first[0], first[-1] + 4)
-        weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3]) / 6
-        return seen, first - first[0], weights[..., None]  # weights: (4, pixels, 1)
+        t = (along - first).astype(np.float32)[:, np.newaxis]
+        weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3)
+        return sum(weight / 6 * knots[(first + k) % len(knots)] for k, weight in enumerate(weights))
 
-    def blend(values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return sum(weights[k] * values[first + k] for k in range(4))
-
-    rows, first_row, weight_rows = basis(y, cells[0])
-    columns, first_column, weight_columns = basis(x, cells[1])
-    seen = knots[np.ix_(rows % counts[0], columns % counts[1])]
-    surface = blend(blend(seen, first_row, weight_rows).T.copy(), first_column, weight_columns).T
+    surface = blend(blend(knots, y / cells[0]).T.copy(), x / cells[1]).T
     return np.ascontiguousarray(surface) / np.float32(0.48)  # an expected std of 0.48 -> 1
 
 

@@ -1,4 +1,4 @@
-"""The colour fundus photograph: retina, disc, vessels, light, camera. Its ranges are those of looks.py."""
+"""The colour fundus photograph: retina, disc, vessels, light, camera. Its ranges are in ranges.py."""
 
 from io import BytesIO
 
@@ -9,7 +9,7 @@ from PIL.ImageDraw import Draw, ImageDraw
 from scipy.ndimage import gaussian_filter
 
 from simulation.eye import Eye, border_distance, disc_distance, enlarge, random_direction, sigmoid, smear, smooth_noise
-from simulation.looks import LESIONS, RINGS
+from simulation.ranges import LESIONS, RINGS
 from simulation.trees import Vessels, Window, fibre_direction
 
 OUTSIDE_LIMIT = 8  # grey levels that the camera and its JPEG may leave outside the field, unless it is grey there
@@ -32,34 +32,34 @@ def _rgb(red: float, green: float, blue: float) -> np.ndarray:
 
 def _background(eye: Eye, window: Window) -> np.ndarray:
     """The retina without its vessels, in even light: (pixels, pixels, 3) float32."""
-    look, rng = eye.look, eye.rng("background")
+    rng = eye.rng("background")
     broad, mottle, fine = (smooth_noise(rng, window, cell) for cell in (3.0, 0.5, 0.13))
     redder = smooth_noise(eye.rng("background", 2), window, 0.25)
     grain = smooth_noise(rng, window, 0.05)
-    choroid = np.float32(look["choroid"])
-    texture = 1 + choroid * (0.045 * mottle + 0.022 * fine) + np.float32(look["texture"]) * grain
-    red, green, blue = _pigment(look)
+    choroid = np.float32(eye["choroid"])
+    texture = 1 + choroid * (0.045 * mottle + 0.022 * fine) + np.float32(eye["texture"]) * grain
+    red, green, blue = _pigment(eye)
     channels = [
         red * (1 + choroid * (0.06 * broad + 0.05 * redder)) * texture,
         green * (1 - 0.03 * broad) * (1.4 * texture - 0.4),
         blue * (1 - 0.06 * broad) * (1.2 * texture - 0.2),
     ]
     colour = np.stack(channels, axis=-1)  # (pixels, pixels, 3)
-    if look["tessellation"] > 0:
+    if eye["tessellation"] > 0:
         colour *= _choroidal_vessels(eye, window)
-    if look["blotches"] > 0:
+    if eye["blotches"] > 0:
         colour *= _blotches(eye, window)
     coarse = window.coarser(8).points()
     squared = coarse.real**2 + coarse.imag**2
-    fovea = look["fovea"] * (np.exp(-squared / (2 * 0.5**2)) + 0.5 * np.exp(-squared / (2 * 1.3**2)))
+    fovea = eye["fovea"] * (np.exp(-squared / (2 * 0.5**2)) + 0.5 * np.exp(-squared / (2 * 1.3**2)))
     colour *= 1 - enlarge(fovea, window.pixels)[..., None] * _rgb(0.16, 0.30, 0.30)
     distance = disc_distance(eye, window)
     _nerve_fibres(eye, window, distance, colour)
-    if look["gleam"] > 0:
-        patch = smooth_noise(eye.rng("gleam"), window, 0.35, 0.9) + 0.3 * fine
-        patch = look["gleam"] * sigmoid((patch - 1.7) / 0.35)
+    if eye["reflection"] > 0:
+        patch = smooth_noise(eye.rng("reflection"), window, 0.35, 0.9) + 0.3 * fine
+        patch = eye["reflection"] * sigmoid((patch - 1.7) / 0.35)
         colour += (patch * (0.5 + 0.5 * red))[..., None] * _rgb(0.45, 0.55, 0.35)
-    if look["atrophy"] > 0:
+    if eye["atrophy"] > 0:
         _thin_out(eye, window, distance, colour)
     if "plaques" in eye.features:
         _plaques(eye, window, distance, colour)
@@ -69,10 +69,10 @@ def _background(eye: Eye, window: Window) -> np.ndarray:
     return colour.clip(0.004)
 
 
-def _pigment(look: dict[str, float]) -> np.ndarray:
+def _pigment(eye: Eye) -> np.ndarray:
     """Colour of the bare fundus, (3,)."""
-    green = look["red"] * look["green_share"]
-    return _rgb(look["red"], green, green * max(look["blue_share"], look["green_share"] - 0.4))
+    green = eye["red"] * eye["green_share"]
+    return _rgb(eye["red"], green, green * max(eye["blue_share"], eye["green_share"] - 0.4))
 
 
 def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
@@ -86,7 +86,7 @@ def _choroidal_vessels(eye: Eye, window: Window) -> np.ndarray:
     # Mostly orange between dark pigment; in pale eyes dark red on bare sclera.
     bright, dark = rng.uniform((0.1, 0.05, 0.0), (0.5, 0.4, 0.35)), (-0.10, -0.26, -0.26)
     tint = _rgb(*(bright if rng.random() < 0.85 else dark))
-    return 1 + (eye.look["tessellation"] * bands * patches)[..., None] * tint
+    return 1 + (eye["tessellation"] * bands * patches)[..., None] * tint
 
 
 def _blotches(eye: Eye, window: Window) -> np.ndarray:
@@ -101,7 +101,7 @@ def _blotches(eye: Eye, window: Window) -> np.ndarray:
     islands = sigmoid((height - rng.uniform(-0.5, 1.2)) / rng.uniform(0.15, 0.5))
     islands *= sigmoid((smooth_noise(rng, window, 2.0) + 0.3) * 3)  # they show in parts of the field
     tint = _rgb(*rng.uniform((0.1, -0.15, -0.2), (0.7, 0.3, 0.3))) * rng.choice([1, 1, -0.6])
-    return 1 + (eye.look["blotches"] * islands)[..., None] * tint
+    return 1 + (eye["blotches"] * islands)[..., None] * tint
 
 
 def _islands(rng: Generator, window: Window, cell_mm: float, ragged: float) -> np.ndarray:
@@ -124,8 +124,8 @@ def _thin_out(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray
         course = smooth_noise(rng, window, *(rng.uniform(0.5, 1.0) * cell for cell in cells))
         bands = np.maximum(bands, np.exp(-((course / rng.uniform(0.2, 0.45)) ** 2)))
     bare = 1 - rng.uniform(0, 0.6) * bands[..., None] * _rgb(0.35, 0.8, 0.9)
-    pale = _pigment(eye.look) * _rgb(*rng.uniform((1.1, 1.3, 1.0), (1.5, 2.2, 2.4)))
-    colour += (eye.look["atrophy"] * sigmoid(height / edge))[..., None] * (pale * bare - colour)
+    pale = _pigment(eye) * _rgb(*rng.uniform((1.1, 1.3, 1.0), (1.5, 2.2, 2.4)))
+    colour += (eye["atrophy"] * sigmoid(height / edge))[..., None] * (pale * bare - colour)
     pigment = np.exp(-((height / (2 * edge)) ** 2)) * sigmoid(4 * smooth_noise(rng, window, 0.3) - 2)
     colour *= 1 - rng.uniform(0, 0.6) * pigment[..., None]
 
@@ -141,45 +141,45 @@ def _plaques(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray)
 
 
 def _nerve_fibres(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndarray) -> None:
-    """Pale olive streaks that leave the disc above and below, and a dusky or bright halo around it; in place."""
-    look, rng = eye.look, eye.rng("fibres")
+    """Pale olive streaks that leave the disc above and below, and a dark or bright halo around it; in place."""
+    rng = eye.rng("fibres")
     coarse = window.coarser(8)
     offset = eye.from_disc(coarse.points())
     beyond = np.clip(np.hypot(offset.real, offset.imag) / eye.disc_axes[0] - 1, 0, None)
     around = offset / np.maximum(abs(offset), 1e-6)
-    sheen = look["sheen"] * (around.imag**2 * 0.8 + 0.2) * np.exp(-beyond / rng.uniform(0.8, 2.2))
-    noise = gaussian_filter(rng.standard_normal(distance.shape, np.float32), look["streak_px"])
+    sheen = eye["sheen"] * (around.imag**2 * 0.8 + 0.2) * np.exp(-beyond / rng.uniform(0.8, 2.2))
+    noise = gaussian_filter(rng.standard_normal(distance.shape, np.float32), eye["streak_px"])
     streaks = smear(noise, fibre_direction(coarse.points(), eye.disc, 0.5), 2.0, 4)
-    shine = enlarge(sheen, window.pixels) * (0.2 + look["streaks"] * streaks)
+    shine = enlarge(sheen, window.pixels) * (0.2 + eye["streaks"] * streaks)
     colour *= 1 + shine[..., None] * _rgb(0.35, 1.0, 1.3)
     uneven = enlarge(0.5 + 0.5 * (around * np.exp(-2j * np.pi * rng.random())).real, window.pixels)
-    halo = look["halo"] * uneven * np.exp(-(((distance - 1.08) / rng.uniform(0.15, 0.45)) ** 2))
+    halo = eye["halo"] * uneven * np.exp(-(((distance - 1.08) / rng.uniform(0.15, 0.45)) ** 2))
     colour *= 1 - halo[..., None] * _rgb(0.8, 1.0, 1.0)
 
 
 def _paint_disc(eye: Eye, window: Window, distance: np.ndarray, mottle: np.ndarray, colour: np.ndarray) -> None:
     """Blend in the disc, in place: redder nasal rim, brighter cup somewhat to the temporal side, bare sclera beside."""
-    look, rng = eye.look, eye.rng("disc paint")
-    pale = _pigment(look) / look["red"]
-    pale = pale + look["disc_pale"] * _rgb(1, 1, look["disc_blue"]) * (1 - pale)
-    bright = look["red"] * look["disc_bright"]
-    base = (bright if look["exposure"] else min(0.98, bright)) * pale  # may exceed 1 if exposure is corrected later
+    rng = eye.rng("disc paint")
+    pale = _pigment(eye) / eye["red"]
+    pale = pale + eye["disc_pale"] * _rgb(1, 1, eye["disc_blue"]) * (1 - pale)
+    bright = eye["red"] * eye["disc_bright"]
+    base = (bright if eye["exposure"] else min(0.98, bright)) * pale  # may exceed 1 if exposure is corrected later
     offset = eye.from_disc(window.points())
     across = offset.real / eye.disc_axes[0]  # 1 at the nasal edge
-    edge = sigmoid((1 - distance + 0.035 * mottle) / look["disc_edge"])
-    cup_radius = max(look["cup"], 0.05) * eye.disc_axes[0]
+    edge = sigmoid((1 - distance + 0.035 * mottle) / eye["disc_edge"])
+    cup_radius = max(eye["cup"], 0.05) * eye.disc_axes[0]
     depth = abs(offset - complex(-0.15, 0.03) * eye.disc_axes[0]) / cup_radius  # 1 at the cup's edge
-    cup = sigmoid((1 - depth) / look["cup_edge"]) * min(1, look["cup"] / 0.2) * look["cup_bright"]
+    cup = sigmoid((1 - depth) / eye["cup_edge"]) * min(1, eye["cup"] / 0.2) * eye["cup_bright"]
     rim = np.clip(distance, 0, 1) ** 3
     shade = 0.9 - 0.04 * rim - 0.06 * np.clip(across, -1, 1) + cup + 0.04 * mottle
     warmth = 0.09 * rim + 0.06 * across
     tint = 1 + cup[..., None] * _rgb(0.3, 0.8, 1.6) - warmth[..., None] * _rgb(0, 1.0, 1.4)
     disc = base * shade[..., None] * tint  # (pixels, pixels, 3)
-    if look["crescent"] > 0:
+    if eye["crescent"] > 0:
         side = (offset * np.exp(1j * rng.normal(0, 0.6))).real / eye.disc_axes[0]
-        width = look["crescent_width"] * rng.uniform(0.05, 0.35) * np.clip(-side, 0, 1.3)
+        width = eye["crescent_width"] * rng.uniform(0.05, 0.35) * np.clip(-side, 0, 1.3)
         bare = sigmoid((1 + width - distance + 0.02 * mottle) / rng.uniform(0.015, 0.05)) * (width > 0.01)
-        colour += (look["crescent"] * 1.6 * bare)[..., None] * (base * _rgb(0.95, 0.95, 0.9) - colour)
+        colour += (eye["crescent"] * 1.6 * bare)[..., None] * (base * _rgb(0.95, 0.95, 0.9) - colour)
     colour += (disc - colour) * edge[..., None]
     _rings(eye, offset, distance, colour)
 
@@ -191,32 +191,31 @@ def _rings(eye: Eye, offset: np.ndarray, distance: np.ndarray, colour: np.ndarra
     the disc's edge for a vessel.
     """
     for number, (name, tint) in enumerate(RINGS.items(), start=2):
-        if eye.look[name] > 0:
+        if eye[name] > 0:
             rng = eye.rng("disc paint", number)
             along = (offset * random_direction(rng)).real / eye.disc_axes[0]
             part = sigmoid((along + rng.normal(0, 0.6)) / rng.uniform(0.1, 0.4))
             width = 0.015 * 20 ** rng.random()  # mostly narrow ones
             beyond = distance - rng.uniform(0.95, 1.1)
             arc = np.exp(-((beyond / np.where(beyond < 0, min(width, 0.06), width)) ** 2))
-            colour *= 1 + (eye.look[name] * part * arc)[..., None] * _rgb(*tint)
+            colour *= 1 + (eye[name] * part * arc)[..., None] * _rgb(*tint)
 
 
 def _absorb(eye: Eye, image: np.ndarray, vessels: dict[str, Vessels], window: Window) -> np.ndarray:
     """Lay the vessels over the fundus: light lost to blood (Lambert-Beer), a reflex along the middle of wide ones."""
-    look = eye.look
     lost = np.zeros(image.shape[:2], np.float32)
     for kind, tree in vessels.items():
-        dip = look["dip"] * (look["artery_dip"] if kind == "artery" else 1)
+        contrast = eye["contrast"] * (eye["artery_contrast"] if kind == "artery" else 1)
         width = np.minimum(tree.radius / window.px_per_mm / 0.04, 1)
-        stripe = np.exp(-(((1 - tree.centrality) / look["reflex_width"]) ** 2))
-        dip = dip * (1 - max(0, look[f"reflex_{kind}"]) * width * stripe)
-        lost = np.maximum(lost, dip * (1 - np.exp(-look["blood"] / window.px_per_mm * tree.thickness)))
-    image = image * (1 - lost[..., None] * _rgb(look["red_dip"], 1, look["blue_dip"]))
-    if look["gleam"] > 0:  # the retina's surface bulges next to vessels, and in places reflects the flash
+        stripe = np.exp(-(((1 - tree.centrality) / eye["reflex_width"]) ** 2))
+        contrast = contrast * (1 - max(0, eye[f"reflex_{kind}"]) * width * stripe)
+        lost = np.maximum(lost, contrast * (1 - np.exp(-eye["blood"] / window.px_per_mm * tree.thickness)))
+    image = image * (1 - lost[..., None] * _rgb(eye["red_contrast"], 1, eye["blue_contrast"]))
+    if eye["reflection"] > 0:  # the retina's surface bulges next to vessels, and in places reflects the flash
         covered = vessels["artery"].merge(vessels["vein"]).coverage
         beside = gaussian_filter(covered, 0.03 * window.px_per_mm) * (1 - covered)
-        beside *= sigmoid((smooth_noise(eye.rng("gleam", 2), window, 0.3) - 1.1) / 0.15)
-        image += (2 * look["gleam"] * beside)[..., None] * _rgb(0.5, 0.55, 0.4)
+        beside *= sigmoid((smooth_noise(eye.rng("reflection", 2), window, 0.3) - 1.1) / 0.15)
+        image += (2 * eye["reflection"] * beside)[..., None] * _rgb(0.5, 0.55, 0.4)
     return image
 
 
@@ -263,9 +262,9 @@ def _add_lesions(eye: Eye, window: Window, distance: np.ndarray, colour: np.ndar
         colour *= 1 + layer[..., None] * (_rgb(*lesion.light) - 1)
 
 
-def _shadows(eye: Eye, window: Window) -> np.ndarray:
+def _lashes_and_dust(eye: Eye, window: Window) -> np.ndarray:
     """Factors about 1, (pixels, pixels): eyelashes, far out of focus, and dust on the sensor or the lens."""
-    rng = eye.rng("shadows")
+    rng = eye.rng("lashes and dust")
     few = window.coarser(2).pixels
     sheets = {name: Image.new("L", (few, few)) for name in ("lashes", "dust")}
     pens = {name: Draw(sheet) for name, sheet in sheets.items()}
@@ -291,71 +290,70 @@ def _one_side(rng: Generator, window: Window, start: tuple[float, float], softne
 
 def _light(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Light the retina unevenly, weaker towards the edge, with stray light: (pixels, pixels, 3)."""
-    look, rng = eye.look, eye.rng("light")
+    rng = eye.rng("light")
     points = window.coarser(8).points()
     from_centre = (points - eye.light.centre) / eye.light.radius
-    light = 1.06 - look["vignette"] * np.minimum(abs(from_centre), 1.25) ** rng.uniform(2, 4)
+    light = 1.06 - eye["vignette"] * np.minimum(abs(from_centre), 1.25) ** rng.uniform(2, 4)
     slope = (from_centre * np.conj(random_direction(rng))).real * eye.light.radius  # mm to one side
-    light *= np.clip(1 + look["tilt"] * slope, 0.3, 1.6)
-    light *= 1 + look["uneven"] * smooth_noise(rng, window.coarser(8), 2.6)
+    light *= np.clip(1 + eye["tilt"] * slope, 0.3, 1.6)
+    light *= 1 + eye["uneven"] * smooth_noise(rng, window.coarser(8), 2.6)
     image = image * enlarge(light.clip(0.05), window.pixels)[..., None]
-    if look["flush"] > 0:
+    if eye["flush"] > 0:
         rng = eye.rng("flush")
-        flush = look["flush"] * _one_side(rng, window.coarser(8), (-0.2, 0.45), (0.05, 0.2))
+        flush = eye["flush"] * _one_side(rng, window.coarser(8), (-0.2, 0.45), (0.05, 0.2))
         image *= 1 + enlarge(flush, window.pixels)[..., None] * _rgb(0.7, -0.4, -0.55)
-    if look["dusk"] > 0:
-        rng = eye.rng("dusk")
-        dusk = look["dusk"] * _one_side(rng, window.coarser(8), (-0.3, 0.45), (0.04, 0.25))
-        image *= 1 - enlarge(dusk, window.pixels)[..., None] * _rgb(*rng.uniform(0.85, 1.0, 3))
-    if look["rim_glow"] > 0 and "border" in eye.features:
+    if eye["shadow"] > 0:
+        rng = eye.rng("shadow")
+        shadow = eye["shadow"] * _one_side(rng, window.coarser(8), (-0.3, 0.45), (0.04, 0.25))
+        image *= 1 - enlarge(shadow, window.pixels)[..., None] * _rgb(*rng.uniform(0.85, 1.0, 3))
+    if eye["rim_glow"] > 0 and "border" in eye.features:
         rng = eye.rng("rim glow")
         part = sigmoid(((from_centre * random_direction(rng)).real + rng.uniform(-0.8, 0.6)) / 0.15)
         band = np.exp(-np.clip(inside, 0, None) / (rng.uniform(0.05, 0.6) * window.px_per_mm))
-        glow = look["rim_glow"] * band * enlarge(part, window.pixels)
+        glow = eye["rim_glow"] * band * enlarge(part, window.pixels)
         image += glow[..., None] * _rgb(*rng.uniform((0.6, 0.35, 0.2), (1.0, 1.0, 1.0)))
-    if look["veil"] > 0:
+    if eye["veil"] > 0:
         rng = eye.rng("veil")
-        haze = look["veil"] * (1 + 0.4 * smooth_noise(rng, window.coarser(8), 3.5)).clip(0.1)
+        haze = eye["veil"] * (1 + 0.4 * smooth_noise(rng, window.coarser(8), 3.5)).clip(0.1)
         grey = image.mean(axis=(0, 1)) * _rgb(*rng.uniform(0.8, 1.5, 3))
         image += enlarge(haze.clip(0, 0.8), window.pixels)[..., None] * (grey - image)
     if eye.features & {"lashes", "dust"}:
-        image *= _shadows(eye, window)[..., None]
+        image *= _lashes_and_dust(eye, window)[..., None]
     return image
 
 
 def _expose(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray, rng: Generator) -> np.ndarray:
     """Blur, tone, the field's border, and the camera's recording: (pixels, pixels, 3) uint8."""
-    look = eye.look
-    image = gaussian_filter(image, (look["blur_px"], look["blur_px"], 0))
-    image *= 1 + look["cast"] * _rgb(*rng.uniform(-1, 1, 3))
+    image = gaussian_filter(image, (eye["blur_px"], eye["blur_px"], 0))
+    image *= 1 + eye["cast"] * _rgb(*rng.uniform(-1, 1, 3))
     image = image.clip(0)
-    if look["gamma"] != 1:
-        image **= np.float32(look["gamma"])
-    if look["exposure"]:
-        image *= look["exposure"] / np.mean(image[..., 0], where=inside > 0)
+    if eye["gamma"] != 1:
+        image **= np.float32(eye["gamma"])
+    if eye["exposure"]:
+        image *= eye["exposure"] / np.mean(image[..., 0], where=inside > 0)
     beside = eye.rng("photograph", 2)
-    fringe = max(0, look["fringe_px"]) * _rgb(*beside.random(3))  # how much earlier red, green and blue end
-    surround = max(0, look["surround"]) / 255 * _rgb(*beside.uniform(0.5, 1, 3))
-    border = np.clip((inside[..., None] - fringe) / look["rim_px"], 0, 1)  # 0 outside, 1 in the field
-    few = round(window.pixels / np.clip(look["enlargement"], 1, max(1, window.px_per_mm / FEWEST_PX_PER_MM)))
+    fringe = max(0, eye["fringe_px"]) * _rgb(*beside.random(3))  # how much earlier red, green and blue end
+    surround = max(0, eye["surround"]) / 255 * _rgb(*beside.uniform(0.5, 1, 3))
+    border = np.clip((inside[..., None] - fringe) / eye["rim_px"], 0, 1)  # 0 outside, 1 in the field
+    few = round(window.pixels / np.clip(eye["enlargement"], 1, max(1, window.px_per_mm / FEWEST_PX_PER_MM)))
     image = _resized(image * border + surround * (1 - border), few)
-    noisy = _resized(border, few) if look["surround"] <= 0 else 1  # black remains black
-    photograph = _record(image, noisy, look, rng).resize((window.pixels, window.pixels), Image.Resampling.BICUBIC)
-    if look["surround"] > 0:
+    noisy = _resized(border, few) if eye["surround"] <= 0 else 1  # black remains black
+    photograph = _record(eye, image, noisy, rng).resize((window.pixels, window.pixels), Image.Resampling.BICUBIC)
+    if eye["surround"] > 0:
         return np.asarray(photograph)
     return np.where(inside[..., None] > 0, photograph, np.minimum(photograph, OUTSIDE_LIMIT))
 
 
-def _record(image: np.ndarray, noisy: np.ndarray | float, look: dict[str, float], rng: Generator) -> Image.Image:
+def _record(eye: Eye, image: np.ndarray, noisy: np.ndarray | float, rng: Generator) -> Image.Image:
     """A JPEG file of an image (height, width, 3) on [0, 1], with the sensor's noise, strongest where `noisy` is 1."""
-    grain = [gaussian_filter(rng.standard_normal(image.shape[:2], np.float32), look["grain_px"]) for _ in range(2)]
+    grain = [gaussian_filter(rng.standard_normal(image.shape[:2], np.float32), eye["grain_px"]) for _ in range(2)]
     grain = [values / values.std() for values in grain]
     noise = np.dstack([grain[0] + 0.4 * grain[1], grain[0], grain[0] - 0.6 * grain[1]])  # mostly grey, a little colour
     noise *= (0.4 + 0.6 * np.sqrt(image)) * noisy
-    pixels = (image + look["noise"] * noise).clip(0, 1) * 255 + look["black"] * rng.random()  # [0, 1] -> [0, 255]
+    pixels = (image + eye["noise"] * noise).clip(0, 1) * 255 + eye["black"] * rng.random()  # [0, 1] -> [0, 255]
     pixels = (pixels + 0.5).clip(0, 255).astype(np.uint8)
     file = BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=round(look["jpeg_quality"]))
+    Image.fromarray(pixels).save(file, "JPEG", quality=round(eye["jpeg_quality"]))
     return Image.open(file)
 
 

@@ -1,4 +1,4 @@
-"""The OCT-A scan: capillary mesh, foveal avascular zone, vessels, speckle, motion. Its ranges are those of looks.py."""
+"""The OCT-A scan: capillary mesh, foveal avascular zone, vessels, speckle, motion. Its ranges are in ranges.py."""
 
 import numpy as np
 from numpy.random import Generator
@@ -16,10 +16,10 @@ def render_octa(eye: Eye, window: Window, vessels: dict[str, Vessels], rng: Gene
     radius_mm = vessels.radius / window.px_per_mm
     grain = gaussian_filter(rng.standard_normal(mesh.shape, np.float32), 0.5) * 1.7
     # Wide vessels lie deeper and lose signal to their own shadow: they are darker than their branches.
-    level = eye.look["scan_level"] - 1.5 * np.clip(radius_mm - 0.02, 0, 0.1)
+    level = eye["scan_level"] - 1.5 * np.clip(radius_mm - 0.02, 0, 0.1)
     within = sigmoid((0.85 - distance) / 0.08)
     level = level - 0.12 * within * (1 + smooth_noise(rng, window, 0.2))
-    bright = level + eye.look["scan_grain"] * grain
+    bright = level + eye["scan_grain"] * grain
     background = mesh * (1 - 0.45 * gaussian_filter(vessels.coverage, 2.2))  # in the vessels' shadow
     # The beam widens a vessel by a fraction of a pixel; one thinner than a pixel dissolves in the mesh.
     cover = np.clip(vessels.depth + 0.75 + 0.3 * grain, 0, 1) * np.clip(vessels.radius / 0.5 - 0.6, 0, 1)
@@ -44,7 +44,7 @@ def _capillaries(eye: Eye, window: Window, rng: Generator) -> np.ndarray:
     clumps = 0.25 * smooth_noise(rng, window, 0.3) + 0.2 * smooth_noise(rng, window, 0.07)
     nearby = enlarge(nearby, window.pixels)
     pattern = streaks + (0.6 - 0.5 * nearby) * net + clumps + 0.75 * rng.standard_normal(noise.shape, np.float32)
-    return eye.look["mesh"] * (0.90 + 0.08 * nearby) * sigmoid(1.7 * pattern - 1.15)
+    return eye["mesh"] * (0.90 + 0.08 * nearby) * sigmoid(1.7 * pattern - 1.15)
 
 
 def _perfused(eye: Eye, window: Window, distance: np.ndarray, rng: Generator) -> np.ndarray:

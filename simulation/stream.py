@@ -33,17 +33,12 @@ def simulated_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.nd
     Returns:
         The fundus, (pixels, pixels, 3) uint8; the OCT-A, (pixels, pixels, 1) uint8, 0 outside the field; and the
         field of view, (pixels, pixels) bool, as it would be detected: its border is off by up to 2.5 px.
-
-    Raises:
-        ValueError: for a negative seed or number, or fewer than 32 pixels.
     """
-    if seed < 0 or number < 0 or pixels < 32:
-        raise ValueError(f"seed and number must be at least 0 and pixels at least 32, not {seed}, {number}, {pixels}")
     eye, window = make_stream_eye(seed, number, pixels)
     vessels = eye.vessels(window)
     fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
     octa = render_octa(eye, window, vessels, eye.rng("scan"))
-    fov = border_distance(eye, window) > eye.look["found_px"]
+    fov = border_distance(eye, window) > eye["found_px"]
     return fundus, (octa * fov)[..., None], fov
 
 

@@ -14,7 +14,7 @@ DOMAIN_CENTRE = 0.8 + 0j  # the trees fill a circle that contains every field an
 DOMAIN_RADIUS_MM = 7.7
 MURRAY_EXPONENT = 2.7  # r0^e = r1^e + r2^e; Murray 1926 has 3, retinal measurements lie somewhat below
 STEM_WIDTH_MM = {"artery": (0.10, 0.13), "vein": (0.135, 0.175)}  # veins are about a third wider
-TWIG_WIDTH_MM = (0.045, 0.075)  # small vessels that leave the disc on their own, to its nasal and temporal side
+SMALL_WIDTH_MM = (0.045, 0.075)  # small vessels that leave the disc on their own, to its nasal and temporal side
 MIN_WIDTH_MM = 0.009  # a capillary: here a tree dissolves into the mesh
 THIN_PX = 0.7  # smallest radius that can be drawn without gaps
 STEP_MM = 0.05  # about four pixels of a disc crop: no corners show
@@ -133,7 +133,7 @@ class Growth:
     STAMP = np.exp(-(np.add.outer(np.arange(-2, 3) ** 2, np.arange(-2, 3) ** 2)) / 2.0)  # (5, 5)
 
     rng: Generator
-    habit: dict[str, float]  # a value for each of looks.HABITS
+    parameters: dict[str, float]  # a value for each of ranges.GROWTH
     disc: complex
     disc_radius: float  # mm, as the others
     arcade_radius: float
@@ -144,7 +144,7 @@ class Growth:
         self.cells = int(2 * (DOMAIN_RADIUS_MM + 1.5) / self.CELL_MM)
         self.others = np.zeros((self.cells, self.cells))  # how crowded: vessels of the trees already grown
         # Headings of the upper and lower stems, shared by both trees: arteries and veins run loosely in pairs.
-        self.stems = self.rng.uniform(-1, 1, 2) * self.habit["stem_spread"]
+        self.stems = self.rng.uniform(-1, 1, 2) * self.parameters["stem_spread"]
 
     def grow(self, kind: str) -> Tree:
         """Grow the "artery" or the "vein" tree."""
@@ -159,24 +159,26 @@ class Growth:
             self._step(shoots)
             self._remember(shoots.point, shoots.radius)
             steps.append((shoots.branch, shoots.point, shoots.radius))
-            shoots = shoots.select(self._alive(shoots))
+            alive = (shoots.radius > MIN_WIDTH_MM / 2) & (abs(shoots.point - DOMAIN_CENTRE) < DOMAIN_RADIUS_MM)
+            shoots = shoots.select(alive & (abs(shoots.point) > self.faz_radius + 0.06))
         self.others = self.others + 0.25 * self.own
         branch, points, radii = (np.concatenate(column) for column in zip(*steps, strict=True))
         order = np.argsort(branch, kind="stable")
         return Tree(points[order], radii[order], branch[order], np.array(self.parents))
 
     def _roots(self, kind: str) -> Shoots:
-        """An upper and a lower stem from the middle of the disc, and a few twigs to either side."""
+        """An upper and a lower stem from the middle of the disc, and a few small branches to either side."""
         rng = self.rng
         shift = -0.10 if kind == "vein" else 0.08
         hilum = self.disc + complex(0.1 + shift, rng.normal(0, 0.05))
-        nasal, temporal = (int(rng.integers(1, 2 + self.habit[name])) for name in ("nasal_twigs", "temporal_twigs"))
+        most = self.parameters
+        nasal, temporal = (int(rng.integers(1, 2 + most[name])) for name in ("nasal_branches", "temporal_branches"))
         stems = np.array([-np.pi / 2, np.pi / 2]) + self.stems + rng.normal(0, 0.25, 2)
         to_nasal = rng.uniform(-0.2, 0.2) + 0.5 * (np.arange(nasal) - (nasal - 1) / 2) + rng.normal(0, 0.12, nasal)
         to_temporal = np.pi + rng.uniform(-0.7, 0.7) + 0.7 * np.arange(temporal) + rng.normal(0, 0.12, temporal)
         heading = np.concatenate([stems, to_nasal, to_temporal])
         count = heading.size
-        radius = rng.uniform(*TWIG_WIDTH_MM, count) / 2
+        radius = rng.uniform(*SMALL_WIDTH_MM, count) / 2
         radius[:2] = rng.uniform(*STEM_WIDTH_MM[kind], 2) / 2
         # They surface around the cup's nasal side, not from one point.
         start = hilum + np.exp(1j * heading) * rng.uniform(0.04, 0.2, count) * self.disc_radius
@@ -190,7 +192,8 @@ class Growth:
         first = len(self.parents)
         self.parents.extend(parent.tolist())
         curl = np.zeros(point.size)
-        gap = self.rng.uniform(*BRANCH_GAP_MM, point.size) * np.clip(radius / 0.02, 0.7, 1.6) * self.habit["spacing"]
+        gap = self.rng.uniform(*BRANCH_GAP_MM, point.size) * np.clip(radius / 0.02, 0.7, 1.6)
+        gap *= self.parameters["spacing"]
         arcade = (abs(point) < self.arcade_radius + MACULAR_RIM_MM) & (radius > 0.02)
         gap = np.where(arcade, 0.6 * gap, gap)  # they feed the macula
         return Shoots(point, heading, offset, curl, radius, gap, side, inward, np.arange(first, first + point.size))
@@ -207,28 +210,28 @@ class Growth:
         share = self._shares(old, stem, macular)
         side = self._sides(old, stem, macular)
         angle = side * np.deg2rad(self.rng.uniform(*BRANCH_ANGLE_DEG, count))
-        turn_main, turn_twig = -angle * share, angle * (1 - share)  # the wider sister deviates less
-        offset_main, offset_twig = old.offset + 0.6 * turn_main, old.offset + turn_twig
+        turn_main, turn_small = -angle * share, angle * (1 - share)  # the wider sister deviates less
+        offset_main, offset_small = old.offset + 0.6 * turn_main, old.offset + turn_small
         # Trunks head for the arcades and for the nasal side, wherever their stem has strayed.
         fibres = np.angle(fibre_direction(old.point, self.source, self.arcade_radius))
         offset_main = np.where(stem, _wrap(-side * self.rng.uniform(2.2, 2.55, count) - fibres), offset_main)
-        offset_twig = np.where(stem, _wrap(-side * self.rng.uniform(0.7, 1.4, count) - fibres), offset_twig)
+        offset_small = np.where(stem, _wrap(-side * self.rng.uniform(0.7, 1.4, count) - fibres), offset_small)
         # Murray's law: r0^e = r1^e + r2^e
         radius_main = old.radius * (1 - share) ** (1 / MURRAY_EXPONENT)
-        radius_twig = old.radius * share ** (1 / MURRAY_EXPONENT)
-        inward = abs(_wrap(old.heading + turn_twig - np.angle(-old.point))) < 1.2
-        inward = old.inward | (inward & (abs(old.point) < 4.5) & (radius_twig < 0.03))
+        radius_small = old.radius * share ** (1 / MURRAY_EXPONENT)
+        inward = abs(_wrap(old.heading + turn_small - np.angle(-old.point))) < 1.2
+        inward = old.inward | (inward & (abs(old.point) < 4.5) & (radius_small < 0.03))
         main = self._shoots(old.point, old.heading + turn_main, offset_main, radius_main, side, old.inward, old.branch)
         main.curl = old.curl
-        side_twig = self.rng.choice([-1.0, 1.0], count)
-        twig = self._shoots(old.point, old.heading + turn_twig, offset_twig, radius_twig, side_twig, inward, old.branch)
-        born = main.join(twig)
+        side = self.rng.choice([-1.0, 1.0], count)
+        small = self._shoots(old.point, old.heading + turn_small, offset_small, radius_small, side, inward, old.branch)
+        born = main.join(small)
         return shoots.select(~due).join(born), born
 
     def _shares(self, old: Shoots, stem: np.ndarray, macular: np.ndarray) -> np.ndarray:
         """The side branch's share of the parent's r^e, (shoots,) in 0 ... 0.5."""
         rng, count = self.rng, old.branch.size
-        equal = rng.random(count) < np.where((old.radius > 0.03) | old.inward, 0.1, 0.3)  # twigs fork, trunks rarely
+        equal = rng.random(count) < np.where((old.radius > 0.03) | old.inward, 0.1, 0.3)  # trunks rarely fork
         ratio = np.where(equal, rng.uniform(0.6, 0.95, count), rng.uniform(0.25, 0.6, count))  # side to main radius
         ratio = np.where(stem, rng.uniform(0.7, 0.95, count), ratio)  # stems split into trunks of similar width
         # A branch must be wide enough to grow; those of the macula have to reach the fovea.
@@ -246,14 +249,14 @@ class Growth:
 
     def _step(self, shoots: Shoots) -> None:
         """Take one step, in place."""
-        rng, winding = self.rng, self.habit["tortuosity"]
+        rng, winding = self.rng, self.parameters["tortuosity"]
         thin = np.maximum(1 - shoots.radius / 0.04, 0)
         # An autoregressive curl: vessels swing over about half a millimetre, thin ones more.
         shoots.curl = 0.88 * shoots.curl + rng.normal(0, 1, shoots.curl.size) * (0.25 + 0.48 * thin) * winding
         fibres = fibre_direction(shoots.point, self.source, self.arcade_radius)
         fibres = np.where(shoots.inward, -shoots.point / abs(shoots.point), fibres)
         astray = _wrap(np.angle(fibres) + shoots.offset - shoots.heading)
-        pull = np.where(shoots.inward, 2.0, 1.0 + 0.7 * (1 - thin)) * self.habit["pull"]
+        pull = np.where(shoots.inward, 2.0, 1.0 + 0.7 * (1 - thin)) * self.parameters["pull"]
         pull = pull * np.minimum(abs(shoots.point - self.source) / self.disc_radius, 1)  # weak within the disc
         ahead = (self._cell(shoots.point + 0.35 * np.exp(1j * (shoots.heading + turn))) for turn in (-0.7, 0.7))
         left, right = (self.own[cell] + self.others[cell] for cell in ahead)
@@ -269,11 +272,6 @@ class Growth:
         taper = taper + 2 * np.maximum(1 - (abs(shoots.point) - self.faz_radius) / 0.7, 0)
         shoots.radius = shoots.radius * np.exp(-STEP_MM * taper)
         shoots.gap = shoots.gap - STEP_MM * np.maximum(1.5 - crowd, 0.5)
-
-    def _alive(self, shoots: Shoots) -> np.ndarray:
-        wide = shoots.radius > MIN_WIDTH_MM / 2
-        inside = abs(shoots.point - DOMAIN_CENTRE) < DOMAIN_RADIUS_MM
-        return wide & inside & (abs(shoots.point) > self.faz_radius + 0.06)
 
     def _cell(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and column in the grid: no vessel leaves the domain by more than a step, and the grid has 1.5 mm more."""

@@ -1,7 +1,7 @@
 """Whether the vessel map of a photograph can be trusted: four measures, and a verdict in plain words.
 
 The limits were set on simulated retinas, both unchanged and deliberately blurred, darkened or cropped, and on pictures
-of other things: `python research/trust.py RUN` prints the results.
+of other things: `python research/confidence.py RUN` prints the results.
 """
 
 from dataclasses import dataclass

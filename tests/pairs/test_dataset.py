@@ -12,7 +12,7 @@ from conftest import fake_fundus, fake_octa
 from PIL import Image
 
 import dataset_load_mod as dlm
-from pairs.dataset import PUBLISHED_SPLITS, list_full_fields, load_pair, load_pairs
+from pairs.dataset import PUBLISHED_SPLITS, is_simulated, list_full_fields, load_pair, load_pairs
 from retina.field_of_view import field_of_view
 from retina.images import black_outside, continue_outside, in_own_pages
 from retina.patches import patch_corners, reflect_to_multiple, reflect_to_patch
@@ -62,6 +62,31 @@ def test_sample_set_is_found_by_its_word(project):
     Path("data/simulated").mkdir()
     Path("data/UT-FSOCTA-v1").rename("data/simulated/UT-FSOCTA-v1")
     assert dlm.find_dataset("simulated", "--data") == Path("data/simulated/UT-FSOCTA-v1")
+
+
+def table_of_a_pair(folder: Path, photograph: str) -> str:
+    """Write a table of a pair of the data set in a folder, beside that folder; returns its path."""
+    table = folder.with_name(f"{Path(photograph).stem}.csv")
+    files = f"{folder.name}/{photograph},{folder.name}/cropped/octa/disc/1_OD.png"
+    table.write_text(f"fundus,octa,subject\n{files},1\n")
+    return str(table)
+
+
+CROP, WHOLE = "cropped/fundus/disc/1_OD.png", "fov45/fundus/26_OD.jpg"
+
+
+@pytest.mark.parametrize("mark", ["SIMULATED.txt", "cropped/truth/disc"])  # 1.1.0 wrote no SIMULATED.txt
+def test_simulated_retinas_are_known_by_word_folder_and_table(root, mark):
+    (root / mark).mkdir(parents=True) if "." not in mark else (root / mark).touch()
+    tables = table_of_a_pair(root, CROP), table_of_a_pair(root, WHOLE)
+    for data in ("simulated", root, str(root.parent), *tables):
+        assert is_simulated(data), data
+
+
+def test_real_and_missing_data_are_not_simulated(root):
+    (root.parent / "SIMULATED.txt").touch()  # beside the data set, not in it
+    for data in (None, root, root.parent, table_of_a_pair(root, CROP), "moved", "moved.csv"):
+        assert not is_simulated(data), data
 
 
 def test_cases_are_paired_by_name_and_split_by_subject(root):

@@ -8,23 +8,25 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from retina.ut_fsocta import CROP_PX, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
-from simulate_retinas import DEFAULT_SUBJECTS, main, make_eye, render_crop, simulated_pair, stream, write_dataset
+from basics.command_line import VERSION
+from retina.ut_fsocta import PUBLISHED_SUBJECTS, REGIONS, parse_subjects
+from simulate_retinas import main
 from simulation import dataset as set_module
-from simulation import looks
+from simulation import ranges
 from simulation import stream as stream_module
-from simulation.eye import TREE_SHARED_BY, _stream_anatomy, crop_window, make_stream_eye
+from simulation.dataset import DEFAULT_SUBJECTS, eye_of, render_crop, render_full_field, write_dataset
+from simulation.eye import TREE_SHARED_BY, _stream_anatomy, crop_window, make_eye, make_stream_eye
 from simulation.fundus import OUTSIDE_LIMIT
+from simulation.stream import simulated_pair, stream
 from simulation.trees import MURRAY_EXPONENT, Tree, Window, rasterise
 
-SUBJECTS = (1, 2, 5, 8)
-KINDS = ("fundus", "octa", "truth")
+SUBJECTS = (1, 2, 5)
 SIDE = 200  # px of the stream's pairs: faster than 400
 
 
 @pytest.fixture(scope="module")
 def eyes():
-    return {subject: make_eye(subject, set_module.eye_of(subject), seed=3) for subject in SUBJECTS}
+    return {subject: make_eye(subject, eye_of(subject), seed=3) for subject in SUBJECTS}
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +41,29 @@ def written(tmp_path_factory):
     return output
 
 
-def test_layout_and_names_are_those_of_ut_fsocta(written):
-    crops = {f"cropped/{kind}/{place}/{eye}.png" for kind in KINDS for place in REGIONS for eye in ("1_OD", "2_OS")}
-    names = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
-    assert names == crops | {"fov45/fundus/1_OD.jpg", "fov45/fundus/2_OS.jpg"}
+@pytest.fixture(scope="module")
+def pairs():
+    return [simulated_pair(7, number, SIDE) for number in range(40)]
 
 
-def test_files_have_ut_fsocta_s_modes_and_sizes(written):
-    expected = {"fundus": ("RGB", {400}), "octa": ("RGBA", {400}), "truth": ("L", {400}), "fov45": ("RGB", {1000})}
+def test_files_have_ut_fsocta_s_names_modes_and_sizes(written):
+    modes = {"fundus": ("RGB", 400), "octa": ("RGBA", 400), "truth": ("L", 400), "fov45": ("RGB", 1000)}
+    found = set()
     for path in written.rglob("*_*.*"):
+        found.add(path.relative_to(written).as_posix())
         with Image.open(path) as image:
-            assert (image.mode, set(image.size)) == expected[path.parts[-3]]
+            assert (image.mode, image.width, image.height) == (*(of := modes[path.parts[-3]]), of[1])
+    crops = {f"cropped/{kind}/{place}" for kind in ("fundus", "octa", "truth") for place in REGIONS}
+    expected = [{f"fov45/fundus/{eye}.jpg", *(f"{folder}/{eye}.png" for folder in crops)} for eye in ("1_OD", "2_OS")]
+    assert found == set.union(*expected)
 
 
-def test_octa_is_opaque_and_ground_truth_is_0_or_255(crops):
-    for crop in crops.values():
-        assert crop["octa"][..., 3].min() == 255
-        assert set(np.unique(crop["truth"])) == {0, 255}
+def test_a_set_states_that_it_is_simulated_with_seed_and_version(written):
+    note = (written / "SIMULATED.txt").read_text()
+    assert all(part in note for part in ("Simulated retinas", "seed 3", VERSION))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["fundus", "octa", "truth"])
 def test_files_contain_the_pictures_of_the_eye(written, crops, kind):
     pixels = np.asarray(Image.open(written / "cropped" / kind / "macula" / "2_OS.png"))
     np.testing.assert_array_equal(pixels, crops[2, "macula"][kind])
@@ -71,20 +76,14 @@ def test_seed_subject_eye_and_region_each_change_the_picture(crops):
         assert (other != crops[1, "disc"]["truth"]).mean() > 0.05
 
 
-@pytest.mark.parametrize("split", PUBLISHED_SUBJECTS)
-def test_default_subjects_include_each_published_split(split):
-    assert set(parse_subjects(DEFAULT_SUBJECTS)) & set(parse_subjects(PUBLISHED_SUBJECTS[split]))
+def test_default_subjects_include_each_published_split():
+    for subjects in PUBLISHED_SUBJECTS.values():
+        assert set(parse_subjects(DEFAULT_SUBJECTS)) & set(parse_subjects(subjects))
 
 
-def test_a_failed_set_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail_at_the_second(eye):
-        if eye.key[1] == 2:
-            raise RuntimeError("out of light")
-        return np.zeros((8, 8, 3), np.uint8)
-
-    monkeypatch.setattr(set_module, "render_full_field", fail_at_the_second)
-    with pytest.raises(RuntimeError, match="out of light"):
-        write_dataset(tmp_path / "simulated", [1, 2], progress=False)
+def test_a_failed_set_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="negative"):  # from the second subject
+        write_dataset(tmp_path / "simulated", [1, -1], progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,13 +92,6 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path):
     with pytest.raises(FileExistsError, match=str(tmp_path)):
         write_dataset(tmp_path, [1], progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_an_empty_folder_is_filled_and_no_other_left(tmp_path):
-    (tmp_path / "simulated").mkdir()
-    write_dataset(tmp_path / "simulated", [1], progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["simulated"]
-    assert (tmp_path / "simulated" / "fov45" / "fundus" / "1_OD.jpg").exists()
 
 
 def vessels_and_surroundings(crop):
@@ -115,82 +107,54 @@ def vessels_and_surroundings(crop):
 def test_ground_truth_vessels_are_dark_in_the_fundus_and_bright_in_octa(crops, subject, region):
     crop = crops[subject, region]
     vessel, around = vessels_and_surroundings(crop)
-    assert vessel.sum() > 800
     green, scan = crop["fundus"][..., 1].astype(float), crop["octa"][..., 0].astype(float)
+    assert vessel.sum() > 800
     assert green[vessel].mean() < 0.95 * green[around].mean()
     assert scan[vessel].mean() > scan[around].mean() + 60
-
-
-def test_a_shifted_vessel_map_does_not_fit(crops):
-    # Guards the test above: the contrast comes from where the vessels are, not from where the map is dense.
-    vessel, around = vessels_and_surroundings(crops[1, "disc"])
-    green = crops[1, "disc"]["fundus"][..., 1].astype(float)
-    shifted = np.roll(green, 30, axis=0)  # a third of a millimetre
-    assert shifted[around].mean() - shifted[vessel].mean() < 0.4 * (green[around].mean() - green[vessel].mean())
+    assert set(np.unique(crop["truth"])) == {0, 255}
+    shifted = np.roll(green, 30, axis=0)  # the contrast comes from where the vessels are, not where the map is dense
+    assert shifted[around].mean() - shifted[vessel].mean() < 0.6 * (green[around].mean() - green[vessel].mean())
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_foveal_avascular_zone_is_dark_and_free_of_vessels(eyes, crops, subject):
     eye, crop = eyes[subject], crops[subject, "macula"]
     distance = abs(crop_window(eye, "macula").points())
-    assert 0.2 <= eye.faz_radius <= 0.3
     zone = distance < 0.75 * eye.faz_radius
     ring = (distance > 1.5 * eye.faz_radius) & (distance < 4 * eye.faz_radius)
+    assert 0.2 <= eye.faz_radius <= 0.3
     assert not crop["truth"][distance < eye.faz_radius].any()
     assert crop["octa"][..., 0][zone].mean() < 0.5 * crop["octa"][..., 0][ring].mean()
     assert crop["fundus"][..., 1][zone].mean() < crop["fundus"][..., 1][distance > 2.5].mean()
-    assert min(abs(tree.points).min() for tree in eye.trees.values()) > eye.faz_radius
 
 
 @pytest.mark.parametrize(("name", "side"), [("OD", 1), ("OS", -1)])
 def test_disc_lies_on_the_nasal_side_of_a_round_field(name, side):
     eye = make_eye(4, name, seed=0)
     assert 4.3 < side * eye.disc.real < 5.0
-    brightness = set_module.render_full_field(eye).sum(axis=-1, dtype=int)
+    brightness = render_full_field(eye).sum(axis=-1, dtype=int)
     assert side * (brightness.max(axis=0).argmax() - 500) > 150
     assert brightness[:20, :20].max() < 36  # black outside the field
 
 
 @pytest.mark.parametrize("kind", ["artery", "vein"])
-def test_branchings_obey_murray_s_law(eyes, kind):
-    for eye in eyes.values():
-        tree = eye.trees[kind]
-        first = np.flatnonzero(np.diff(tree.branch, prepend=-1))
-        last = np.append(first[1:], tree.branch.size) - 1
-        forks = np.unique(tree.parent[tree.parent >= 0])
-        assert forks.size > 100
-        for parent in forks:
-            sisters = np.flatnonzero(tree.parent == parent)
-            assert sisters.size == 2
-            np.testing.assert_allclose(tree.points[first[sisters]], tree.points[last[parent]])
-            summed = (tree.radii[first[sisters]] ** MURRAY_EXPONENT).sum()
-            np.testing.assert_allclose(summed, tree.radii[last[parent]] ** MURRAY_EXPONENT, rtol=1e-9)
-
-
-@pytest.mark.parametrize("kind", ["artery", "vein"])
-def test_branches_taper_and_are_unbroken(eyes, kind):
+def test_trees_are_unbroken_taper_and_obey_murray_s_law(eyes, kind):
     tree = eyes[1].trees[kind]
     same = tree.branch[1:] == tree.branch[:-1]
     assert (np.diff(tree.radii)[same] <= 0).all()
     assert abs(np.diff(tree.points))[same].max() < 0.051
+    first = np.flatnonzero(np.diff(tree.branch, prepend=-1))
+    last = np.append(first[1:], tree.branch.size) - 1
+    forks = np.unique(tree.parent[tree.parent >= 0])
+    assert forks.size > 100
+    for parent in forks:
+        sisters = first[tree.parent == parent]
+        np.testing.assert_allclose(tree.points[sisters], tree.points[[last[parent]] * 2])
+        summed = (tree.radii[sisters] ** MURRAY_EXPONENT).sum()
+        np.testing.assert_allclose(summed, tree.radii[last[parent]] ** MURRAY_EXPONENT, rtol=1e-9)
 
 
-def test_vessels_fill_all_quarters_of_the_field(eyes):
-    for eye in eyes.values():
-        points = np.concatenate([tree.points for tree in eye.trees.values()]) - eye.field.centre
-        points = points[abs(points) < eye.field.radius]
-        quarters = np.unique(np.sign(points.real) + 3 * np.sign(points.imag), return_counts=True)[1]
-        assert quarters.size == 4
-        assert quarters.min() > 0.07 * points.size
-
-
-def test_veins_are_wider_than_arteries(eyes):
-    widest = 2 * np.array([[eye.trees[kind].radii.max() for kind in ("artery", "vein")] for eye in eyes.values()])
-    assert (widest[:, 1] > widest[:, 0]).all()
-    assert 0.1 < widest.min() < widest.max() < 0.23  # mm
-
-
-def test_rasterised_width_and_thickness_are_the_vessel_s():
+def test_rasterised_vessel_has_its_width_and_thickness():
     tree = Tree(np.array([-1, 1], complex), np.full(2, 0.06), np.zeros(2, int), np.array([-1]))  # 120 um wide, level
     vessels = rasterise(tree, Window(0j, 1.0, 100))
     assert vessels.coverage[:, 50].sum() == pytest.approx(12, abs=0.3)
@@ -206,11 +170,6 @@ def test_thin_vessels_leave_no_gaps_and_absorb_by_their_own_width():
     assert 0 < vessels.thickness.max() < 0.4
 
 
-@pytest.fixture(scope="module")
-def pairs():
-    return [simulated_pair(7, number, SIDE) for number in range(40)]
-
-
 @pytest.mark.parametrize("number", [9, 0, 8])  # another order, another tree between
 def test_a_pair_depends_on_seed_and_number_only(pairs, number):
     _stream_anatomy.cache_clear()
@@ -222,24 +181,12 @@ def test_seed_and_number_each_change_the_pair(pairs, seed, number):
     assert (simulated_pair(seed, number, SIDE)[0] != pairs[0][0]).mean() > 0.2
 
 
-def test_eight_consecutive_pairs_share_a_tree():
-    first, last, next_one = (make_stream_eye(7, number, SIDE)[0].trees["vein"].parent[:200] for number in (0, 7, 8))
-    assert np.array_equal(first, last)
-    assert not np.array_equal(first, next_one)
-
-
-def test_pairs_have_their_shapes_and_types(pairs):
-    for fundus, octa, fov in [*pairs, simulated_pair(7, 3)]:
-        pixels = len(fov)
-        assert (fundus.shape, octa.shape, fov.shape) == ((pixels, pixels, 3), (pixels, pixels, 1), (pixels, pixels))
-        assert (fundus.dtype, octa.dtype, fov.dtype) == (np.uint8, np.uint8, bool)
-    assert pixels == CROP_PX
-
-
 def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
     for number, (fundus, octa, fov) in enumerate(pairs):
-        look = make_stream_eye(7, number, SIDE)[0].look
-        black = look["surround"] <= 0 and look["found_px"] <= 0
+        assert (fundus.shape, octa.shape, fov.shape) == ((SIDE, SIDE, 3), (SIDE, SIDE, 1), (SIDE, SIDE))
+        assert (fundus.dtype, octa.dtype, fov.dtype) == (np.uint8, np.uint8, bool)
+        eye = make_stream_eye(7, number, SIDE)[0]
+        black = eye["surround"] <= 0 and eye["found_px"] <= 0
         assert fov.mean() > 0.1
         assert fundus[fov].max() > 60
         assert octa[fov].max() > 150
@@ -247,20 +194,16 @@ def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
         assert octa[~fov].max(initial=0) == 0
 
 
-def test_some_pairs_have_a_grey_border(pairs):
-    darkest = [np.median(fundus[~fov]) for fundus, _, fov in pairs if (~fov).sum() > 100]
-    assert min(darkest) <= OUTSIDE_LIMIT < 20 < max(darkest)
-
-
 def test_pairs_vary_as_photographs_do(pairs):
     eyes = [make_stream_eye(7, number, SIDE) for number in range(len(pairs))]
     scale = np.array([window.px_per_mm for _, window in eyes])
     assert scale.min() < 45 < 100 < scale.max()
     assert 0.4 < np.mean([not fov.all() for *_, fov in pairs]) < 0.8  # the border shows
+    outside = [np.median(fundus[~fov]) for fundus, _, fov in pairs if (~fov).sum() > 100]
+    assert min(outside) <= OUTSIDE_LIMIT < 20 < max(outside)
     colour = np.array([fundus[fov].mean(axis=0) for fundus, _, fov in pairs])
     assert np.ptp(colour[:, 0]) > 80  # brightness
     assert np.ptp(colour[:, 1] / colour[:, 0]) > 0.25  # orange-red to greenish
-    assert np.ptp(colour[:, 2] / colour[:, 1]) > 0.35
     distance = np.array([abs(eye.disc - window.centre) / window.side_mm for eye, window in eyes])
     assert (distance < 0.5).mean() > 0.25  # the disc within the picture, or far outside
     assert (distance > 0.8).mean() > 0.1
@@ -270,13 +213,13 @@ def test_pairs_vary_as_photographs_do(pairs):
 @pytest.fixture
 def plain(monkeypatch):
     """The stream without any of its features."""
-    monkeypatch.setattr(looks, "STREAM_SHARE", dict.fromkeys(looks.STREAM_SHARE, 0.0))
+    monkeypatch.setattr(ranges, "STREAM_SHARE", dict.fromkeys(ranges.STREAM_SHARE, 0.0))
 
 
 def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatch, plain):
-    clear = {"dip": (0.4, 0.5), "veil": (0, 0), "noise": (0.003, 0.005), "blur_px": (0.5, 0.8), "choroid": (0.2, 0.4)}
-    clear |= {"tessellation": (0, 0), "gleam": (0, 0), "exposure": (0.5, 0.6), "artery_dip": (0.8, 1.0)}
-    monkeypatch.setattr(looks, "STREAM_LOOK", looks.STREAM_LOOK | clear)
+    clear = {"contrast": (0.4, 0.5), "veil": (0, 0), "noise": (0.003, 0.005), "blur_px": (0.5, 0.8)}
+    clear |= {"tessellation": (0, 0), "reflection": (0, 0), "choroid": (0.2, 0.4), "artery_contrast": (0.8, 1.0)}
+    monkeypatch.setattr(ranges, "STREAM_APPEARANCE", ranges.STREAM_APPEARANCE | clear)
     right, wrong = [], []
     for number in range(6):
         fundus, octa, _ = simulated_pair(3, number)
@@ -290,38 +233,20 @@ def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatc
     assert abs(np.mean(wrong)) < 0.1
 
 
-@pytest.mark.parametrize("name", [*looks.LESIONS, "plaques"])
+@pytest.mark.parametrize("name", [*ranges.LESIONS, "plaques"])
 def test_lesions_show_in_the_fundus_only(name, monkeypatch, plain):
     fundus, *others = simulated_pair(3, 0, SIDE)
-    monkeypatch.setitem(looks.STREAM_SHARE, name, 1.0)
+    monkeypatch.setitem(ranges.STREAM_SHARE, name, 1.0)
     with_lesions, *same = simulated_pair(3, 0, SIDE)
     assert (with_lesions != fundus).any()
     assert all(map(np.array_equal, same, others))
 
 
-@pytest.mark.parametrize("name", [name for name, (low, _) in looks.STREAM_LOOK.items() if low <= 0])
+@pytest.mark.parametrize("name", [name for name, (low, _) in ranges.STREAM_APPEARANCE.items() if low <= 0])
 def test_leaving_an_ingredient_out_does_not_change_the_octa(name, monkeypatch):
     octa = simulated_pair(3, 1, pixels=64)[1]
-    monkeypatch.setitem(looks.STREAM_LOOK, name, (0, 0))
+    monkeypatch.setitem(ranges.STREAM_APPEARANCE, name, (0, 0))
     np.testing.assert_array_equal(simulated_pair(3, 1, pixels=64)[1], octa)
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments"),
-    [
-        (make_eye, (1, "left", 0)),
-        (make_eye, (0, "OD", 0)),
-        (make_eye, (1, "OD", -1)),
-        (lambda region: render_crop(make_eye(1, "OD"), region), ("fovea",)),
-        (write_dataset, ("unused", [])),
-        (simulated_pair, (-1, 0)),
-        (simulated_pair, (0, -1)),
-        (simulated_pair, (0, 0, 31)),
-    ],
-)
-def test_invalid_arguments_are_refused(function, arguments):
-    with pytest.raises(ValueError, match=r"must be|no subjects"):
-        function(*arguments)
 
 
 @pytest.fixture
@@ -363,28 +288,25 @@ def test_a_worker_that_dies_ends_the_stream(workers):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "--output"),
-        (["--output", "x", "--subjects", "5-3"], "--subjects"),
-        (["--output", "x", "--seed", "-1"], "--seed"),
-        (["--preview", "x.jpeg"], "--preview"),
-        (["--output", "taken"], "taken"),
-        (["--output", "taken/phantom", "--subjects", "1"], "taken"),
-        (["--preview", "taken/sheet.png"], "taken"),
-        (["--output", "x", "--preview", "taken/sheet.png"], "taken"),
+        ("", "--output"),
+        ("--output x --subjects 5-3", "--subjects"),
+        ("--output x --seed -1", "--seed"),
+        ("--preview x.jpeg", "--preview"),
+        ("--output taken", "taken"),
+        ("--output x --preview taken/sheet.png", "taken"),
     ],
 )
 def test_errors_are_one_line_and_status_2_and_leave_nothing_behind(arguments, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(SystemExit) as end:
-        sys.exit(main(arguments))
-    assert end.value.code == 2
+        sys.exit(main(arguments.split()))
     printed = capsys.readouterr()
+    assert end.value.code == 2
     assert printed.err.startswith("simulate_retinas.py: error: ")
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     assert named in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
-    assert (tmp_path / "taken").read_text() == "a file"
 
 
 def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypatch):
@@ -398,8 +320,10 @@ def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypat
     assert pixels[side:, side:].mean() == pytest.approx(octa.mean(), abs=1)
 
 
-def test_a_subject_s_files_depend_on_the_seed_only(tmp_path, written):
+def test_a_subject_s_files_depend_on_the_seed_only_and_fill_an_empty_folder(tmp_path, written):
+    (tmp_path / "set").mkdir()
     assert main(["--output", str(tmp_path / "set"), "--subjects", "2", "--seed", "3"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
     files = [path.relative_to(tmp_path / "set") for path in (tmp_path / "set").rglob("*.*")]
-    assert {file.stem for file in files} == {"2_OS"}
+    assert {file.stem for file in files} == {"2_OS", "SIMULATED"}
     assert all((tmp_path / "set" / file).read_bytes() == (written / file).read_bytes() for file in files)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from simulate_retinas import make_eye, render_full_field
+from simulation.dataset import render_full_field
+from simulation.eye import make_eye
 from synthesis.confidence import judge, sharpness
 
 DIAMETER = 955.0  # px: of the simulated photograph's field

@@ -2,7 +2,7 @@
 
 The stream (to train and validate on) covers what real photographs vary in, and more; the set (to try the other programs
 on) looks like healthy eyes before one camera. To leave an ingredient out of the stream, replace its range in
-STREAM_LOOK or STREAM_HABIT, or its share in STREAM_SHARE: everything else stays as it was.
+STREAM_APPEARANCE or STREAM_GROWTH, or its share in STREAM_SHARE: everything else stays as it was.
 """
 
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ PLACES = (0.55, 0.10, 0.35)  # stream's shares: disc, fovea, anywhere; vessels m
 WARP = 0.035  # of a wave's length, in the stream: three such waves displace the retina and can never fold it
 
 # How trees grow: ranges of the stream, then of the set. The two trees of an eye share a value from each, uniform.
-HABITS = {
+GROWTH = {
     "tortuosity": ((0.5, 2.0), (1, 1)),  # factor of the wandering, from straight to winding; at 3 trees become a tangle
     "pull": ((0.6, 1.4), (1, 1)),  # factor of the pull back to the vessel's own heading
     "spacing": ((0.5, 1.6), (1, 1)),  # factor of the distance between branchings
     "stem_spread": ((0.1, 0.8), (0.3, 0.3)),  # rad: how far stems deviate from straight up and down
-    "nasal_twigs": ((1, 4), (2, 2)),  # the most small vessels that leave the disc on this side
-    "temporal_twigs": ((1, 3), (2, 2)),
+    "nasal_branches": ((1, 4), (2, 2)),  # the most small vessels that leave the disc on this side
+    "temporal_branches": ((1, 3), (2, 2)),
     "disc_scale": ((0.75, 1.3), (0.88, 1.08)),  # real discs measure 1.3 to 2.3 mm
 }
-STREAM_HABIT = {name: ranges[0] for name, ranges in HABITS.items()}
-SET_HABIT = {name: ranges[1] for name, ranges in HABITS.items()}
+STREAM_GROWTH = {name: of_stream for name, (of_stream, _) in GROWTH.items()}
+SET_GROWTH = {name: of_set for name, (_, of_set) in GROWTH.items()}
 
 # How a retina looks: ranges of the stream, then of the set. Each eye gets a value from each: uniform, or log-uniform
 # if named in LOGARITHMIC. Colours and brightness are on [0, 1]. Where a range starts below 0, eyes with a value below
 # 0 go without the feature.
-LOOKS = {
+APPEARANCE = {
     # Size
     # 34: a 45-degree field over 440 px; 90: a disc crop; 110: CHASE_DB1's photographs, where 70 % of the vessel pixels
     # lie in vessels of 9 px and more. With at most 120 px/mm and a calibre of 0.6 to 1.25, this was less than 10 %.
@@ -57,7 +57,7 @@ LOOKS = {
     "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
     "streaks": ((0.0, 0.3), (0.07, 0.07)),  # in that sheen
     "streak_px": ((0.6, 2.0), (0.8, 0.8)),
-    "gleam": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface reflects the flash
+    "reflection": ((-0.6, 0.35), (0, 0)),  # pale patches where the retina's surface reflects the flash
     # Disc
     # Times the fundus' red. Real crops reach 3, and nearly 4 in green: when few samples were above 2, the network
     # mistook the edge of such a disc for a vessel.
@@ -72,15 +72,14 @@ LOOKS = {
     "pigment_ring": ((-0.3, 0.7), (0, 0)),  # dark arc along the disc's edge
     "scleral_ring": ((-0.3, 0.5), (0, 0)),  # pale arc
     "halo": ((-0.3, 0.5), (0.05, 0.3)),  # dark, or below 0 bright, surroundings of the disc
-    # Vessels in the fundus. A wide one absorbs `dip` of the green, a thin one dip (1 - exp(-blood thickness)).
-    # Real dips: 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm); 0.05 to 0.34 in
-    # the crops.
-    "dip": ((0.26, 0.65), (0.45, 0.55)),
+    # Vessels in the fundus. A wide one absorbs `contrast` of green, a thin one 1 - exp(-blood * thickness) of that.
+    # Real: 0.10 at 2.5 px, 0.16 at 4, 0.19 at 6, 0.23 at 10, 0.30 at 16 (CHASE_DB1, 90 px/mm); 0.05 to 0.34 in crops.
+    "contrast": ((0.26, 0.65), (0.45, 0.55)),
     "blood": ((12, 45), (22, 28)),  # per mm
-    "artery_dip": ((0.5, 1.1), (0.6, 0.8)),  # factor
-    "red_dip": ((0.0, 0.6), (0.25, 0.4)),  # factor of the dip in red: from invisible to nearly grey
-    "blue_dip": ((0.3, 1.2), (0.7, 0.9)),
-    # Share of the dip that the reflex along a wide vessel fills; at 0.7 the vessel looks double.
+    "artery_contrast": ((0.5, 1.1), (0.6, 0.8)),  # factor
+    "red_contrast": ((0.0, 0.6), (0.25, 0.4)),  # factor of the contrast in red: from invisible to nearly grey
+    "blue_contrast": ((0.3, 1.2), (0.7, 0.9)),
+    # Share of the contrast that the reflex along a wide vessel fills; at 0.7 the vessel looks double.
     "reflex_artery": ((-0.2, 1.1), (0.4, 0.6)),
     "reflex_vein": ((-0.3, 0.95), (0.05, 0.15)),
     "reflex_width": ((0.2, 0.6), (0.26, 0.3)),  # of the radius
@@ -108,15 +107,15 @@ LOOKS = {
     # What photographs from other cameras and of diseased eyes show, in the stream only
     "crescent_width": ((1, 3.5), (1, 1)),  # factor
     "atrophy": ((-2.5, 0.9), (0, 0)),  # thinned retina: pale, sharply bounded, with bare choroidal vessels
-    "dusk": ((-2.5, 0.93), (0, 0)),  # share of the light that one side lacks
+    "shadow": ((-2.5, 0.93), (0, 0)),  # share of the light that one side lacks
     "enlargement": ((-1.5, 2.6), (0, 0)),  # times, above 1: a photograph of few pixels, resized
     "fringe_px": ((-3.0, 5.0), (0, 0)),  # width of a coloured seam at the border, from a lens or a scanner
     "surround": ((-80, 40), (0, 0)),  # grey levels outside the field
     "found_px": ((-2.5, 0.5), (0, 0)),  # how far inside the true border the detected field ends
 }
-LOGARITHMIC = {"disc_bright", "dip", "blood", "blur_px", "noise"}
-STREAM_LOOK = {name: ranges[0] for name, ranges in LOOKS.items()}
-SET_LOOK = {name: ranges[1] for name, ranges in LOOKS.items()}
+LOGARITHMIC = {"disc_bright", "contrast", "blood", "blur_px", "noise"}
+STREAM_APPEARANCE = {name: of_stream for name, (of_stream, _) in APPEARANCE.items()}
+SET_APPEARANCE = {name: of_set for name, (_, of_set) in APPEARANCE.items()}
 
 # The share of the stream's retinas with each feature. The set has motion only.
 STREAM_SHARE = {
@@ -172,8 +171,8 @@ LESIONS = {
 # Numbers that seed the random generators, one for each step, so that no step depends on what another one consumes.
 # They start at 1 because NumPy treats [1, 2] and [1, 2, 0] as the same seed.
 RANDOM_STREAMS = {
-    "eye": 1, "disc edge": 2, "background": 3, "faz edge": 4, "disc": 5, "macula": 6, "full field": 7, "look": 8,
-    "features": 9, "place": 10, "tree": 11, "choroid": 12, "fibres": 13, "gleam": 14, "disc paint": 15, "lesions": 16,
-    "cut": 17, "light": 18, "flush": 19, "rim glow": 20, "veil": 21, "shadows": 22, "photograph": 23, "scan": 24,
-    "dusk": 25, "atrophy": 26, "plaques": 27,
+    "eye": 1, "disc edge": 2, "background": 3, "faz edge": 4, "disc": 5, "macula": 6, "full field": 7, "appearance": 8,
+    "features": 9, "place": 10, "tree": 11, "choroid": 12, "fibres": 13, "reflection": 14, "disc paint": 15,
+    "lesions": 16, "cut": 17, "light": 18, "flush": 19, "rim glow": 20, "veil": 21, "lashes and dust": 22,
+    "photograph": 23, "scan": 24, "shadow": 25, "atrophy": 26, "plaques": 27,
 }  # fmt: skip
