@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from PIL.Image import Resampling
 from scipy.fft import set_workers
-from skimage.transform import resize
 
 from alignment.registration import ENTIRELY, blocks, vessel_contrast
 from alignment.search import Masked, find_similarities, rotation
+from retina.images import SMOOTH, resized
 
 PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice this scale
 ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
@@ -52,8 +53,8 @@ class Photograph:
         """
         self.px_per_mm = px_per_mm
         size = at_double_scale(fov.shape, px_per_mm)
-        inside = resize(fov.astype(np.float32), size, order=1, anti_aliasing=True) > ENTIRELY
-        vessels = resize(probability.astype(np.float32), size, order=1, anti_aliasing=True)
+        inside = resized(fov.astype(np.float32), size, SMOOTH) > ENTIRELY
+        vessels = resized(probability, size, SMOOTH)
         contrast = vessel_contrast(vessels, inside, evenly=False) * inside
         self.fixed = Masked(blocks(contrast, 2), blocks(inside.astype(np.float32), 2))
         self.factor = np.divide(fov.shape, size) * 2  # px of the photograph per px of `fixed`, of rows and columns
@@ -67,7 +68,7 @@ def at_double_scale(shape: Sequence[int], px_per_mm: float) -> tuple[int, int]:
 def find_place(octa: np.ndarray, side_mm: float, photograph: Photograph) -> Place:
     """Find an OCT-A (height, width), float on [0, 1], whose width is `side_mm`, in a photograph."""
     size = at_double_scale(octa.shape, octa.shape[1] / side_mm)
-    scan = resize(octa.astype(np.float32), size, order=1, anti_aliasing=True)
+    scan = resized(octa, size, SMOOTH)
     moving = blocks(vessel_contrast(scan, np.ones(size, bool), evenly=True), 2)
     fixed = [photograph.fixed, *photograph.fixed.mirrored()]
     with set_workers(-1):  # all cores
@@ -86,14 +87,14 @@ def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_
     factor = px_per_mm / place.px_per_mm
     whole = tuple(max(1, round(side * factor)) for side in fundus.shape[:2])
     centre = (np.array(place.centre) + 0.5) * np.divide(whole, fundus.shape[:2])
-    picture = Image.fromarray(fundus).resize(whole[::-1], Image.Resampling.LANCZOS)
+    picture = Image.fromarray(resized(fundus, whole, Resampling.LANCZOS))
     size = tuple(max(1, round(side * px_per_mm)) for side in shape_mm)
     turn = rotation(place.angle).T
     first = centre - turn @ (np.array(size) / 2)
     (yy, yx), (xy, xx) = turn
     # Pillow's coefficients: column = a x + b y + c, row = d x + e y + f
     coefficients = (xx, xy, first[1], yx, yy, first[0])
-    return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))
+    return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, coefficients, Resampling.BICUBIC))
 
 
 def corners(place: Place, shape_mm: tuple[float, float]) -> np.ndarray:

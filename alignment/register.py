@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
-from skimage.transform import resize
+from PIL.Image import Resampling
 
 from alignment.registration import Eye, Fit, enlarged, fit_all, reduced, reduced_eye, warp
 from basics.command_line import OptionError, progress_bar, report_error
@@ -39,7 +39,16 @@ from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
 from pairs.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pairs.table import ANY_SHARES, FILES, REGISTRATION, SIMULATED, UNMOVED, is_table, rows_of_pairs
 from retina.field_of_view import field_of_view
-from retina.images import WRITTEN_FORMATS, DataError, octa_to_grey, read_fundus, read_image, resized_to, visible_below
+from retina.images import (
+    WRITTEN_FORMATS,
+    DataError,
+    octa_to_grey,
+    read_fundus,
+    read_image,
+    resized,
+    same_aspect_ratio,
+    visible_below,
+)
 from retina.vessels import above, otsu_threshold
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor
@@ -175,9 +184,10 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
     """
     read = read_image(source)
     is_map = len(np.unique(read[..., :3])) <= 2
-    image = resized_to(read, displacement.shape[1:], nearest=is_map)  # (height, width, 4), uint8
-    if image is None:
+    size = displacement.shape[1:]
+    if not same_aspect_ratio(read.shape, size):
         raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another aspect ratio than its photograph")
+    image = resized(read, size, Resampling.NEAREST if is_map else Resampling.BILINEAR)  # (height, width, 4), uint8
     colours = image[..., :3]
     for channel in range(3):
         shifted = warp(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
@@ -187,7 +197,7 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
 
 def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
     """Draw the photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
-    prediction = resize(eye.prediction.astype(np.float32), pair.fov.shape, order=1)
+    prediction = resized(eye.prediction, pair.fov.shape)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
     panels = [pair.fundus / 255]
     for scan in (octa, warp(octa, displacement)):
@@ -330,7 +340,7 @@ def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:
     """Where the network sees vessels: (height, width), bool, of a shape."""
     prediction, fov = eye.prediction.astype(np.float32), eye.fov
     threshold = otsu_threshold(prediction[fov]) if fov.any() else None
-    return resize(above(prediction, fov, threshold), shape, order=0)
+    return resized(above(prediction, fov, threshold), shape, Resampling.NEAREST)
 
 
 def register(work: Work) -> None:

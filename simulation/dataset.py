@@ -9,6 +9,7 @@ from PIL import Image
 
 from basics.command_line import progress_bar
 from basics.files import disk_errors_name
+from retina.images import resized
 from retina.ut_fsocta import REGIONS
 from simulation.eye import TREE_SHARED_BY, Eye, crop_window, make_eye
 from simulation.fundus import render_fundus
@@ -94,4 +95,4 @@ def contact_sheet(seed: int = 0) -> Image.Image:
     pairs = (simulated_pair(seed, number * TREE_SHARED_BY) for number in range(rows * columns))
     tiles = np.stack([np.vstack([fundus, octa.repeat(3, axis=-1)]) for fundus, octa, _ in pairs])
     sheet = np.vstack([np.hstack(row) for row in np.split(tiles, rows)])  # (2 rows 400, columns 400, 3)
-    return Image.fromarray(sheet).resize((columns * TILE_PX, 2 * rows * TILE_PX), Image.Resampling.LANCZOS)
+    return Image.fromarray(resized(sheet, (2 * rows * TILE_PX, columns * TILE_PX)))
