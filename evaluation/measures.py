@@ -12,6 +12,7 @@ import numpy as np
 from skimage.filters import sato
 
 from alignment.registration import register
+from retina.images import to_uint8
 from retina.vessels import (
     VESSEL_MAP_SIGMA,
     VESSEL_SCORE_NAMES,
@@ -130,7 +131,7 @@ class Kept:
     def of(cls, eye: EyeToMeasure) -> "Kept":
         """What to keep of an eye, whose first candidate is this run's."""
         seen = eye.candidates[0].seen.astype(np.float16)
-        return cls(np.uint8(np.round(255 * eye.octa)), seen, np.packbits(eye.fov, axis=1))
+        return cls(to_uint8(eye.octa), seen, np.packbits(eye.fov, axis=1))
 
     @property
     def fov(self) -> np.ndarray:

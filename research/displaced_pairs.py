@@ -25,6 +25,8 @@ import numpy as np
 from PIL import Image
 from registration_error import moved_retinas
 
+from retina.images import to_uint8
+
 
 def main() -> None:
     """Write the two tables."""
@@ -42,7 +44,7 @@ def main() -> None:
             lengths.append(np.median(np.hypot(*retina.displacement)[retina.vessels]))
         for kind, octa in (("aligned", retina.aligned), ("displaced", retina.octa)):
             octa = octa if split == "train" else retina.aligned
-            images = {f"fundus/{place}.png": retina.fundus, f"{kind}/{place}.png": np.uint8(255 * np.clip(octa, 0, 1))}
+            images = {f"fundus/{place}.png": retina.fundus, f"{kind}/{place}.png": to_uint8(octa)}
             for name, image in images.items():
                 (args.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(args.folder / name)

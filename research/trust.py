@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from pictures import predicted_photograph
 from scipy.ndimage import gaussian_filter
 
-from retina.images import read_fundus
+from retina.images import read_fundus, to_uint8
 from run.checkpoints import read_run
 from run.predict import Predictor, load_predictor
 from simulate_retinas import make_eye, render_full_field
@@ -43,7 +43,7 @@ WITH_SCIKIT_IMAGE = (
 
 def in_colour(image: np.ndarray) -> np.ndarray:
     """An image of any kind as (height, width, 3), uint8."""
-    image = np.uint8(image * 255) if image.dtype == bool else image
+    image = to_uint8(image) if image.dtype == bool else image
     return np.ascontiguousarray(image[..., :3] if image.ndim == 3 else image[..., np.newaxis].repeat(3, -1))
 
 
@@ -65,7 +65,7 @@ def drawn() -> Iterator[tuple[str, np.ndarray]]:
     row, column = np.linspace(0, 1, 500)[:, np.newaxis], np.linspace(0, 1, 700)
     layers = ((0.4, 0.02, 0.9), (0.45, 0.03, 0.4), (0.5, 0.02, 0.6), (0.56, 0.02, 0.8), (0.6, 0.03, 1))
     scan = sum(a * np.exp(-(((row - y - 0.05 * np.sin(3 * column)) / w) ** 2)) for y, w, a in layers)
-    yield "B-scan", in_colour(np.uint8(255 * np.clip(scan * random.rayleigh(0.8, scan.shape), 0, 1)))
+    yield "B-scan", in_colour(to_uint8(scan * random.rayleigh(0.8, scan.shape)))
     yield "noise", random.integers(0, 256, (600, 600, 3), np.uint8)
     yield "plain surface", np.full((600, 600, 3), (180, 90, 50), np.uint8)
 
