@@ -42,11 +42,13 @@ from retina.field_of_view import field_of_view
 from retina.images import (
     WRITTEN_FORMATS,
     DataError,
+    black_outside,
     octa_to_grey,
     read_fundus,
     read_image,
     resized,
     same_aspect_ratio,
+    to_uint8,
     visible_below,
 )
 from retina.vessels import above, otsu_threshold
@@ -195,14 +197,14 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
     return image
 
 
-def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
+def draw_pair(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
     """Draw the photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
     prediction = resized(eye.prediction, pair.fov.shape)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
-    panels = [pair.fundus / 255]
+    panels = [pair.fundus]
     for scan in (octa, warp(octa, displacement)):
-        panels.append(np.dstack([prediction, scan, scan]) * pair.fov[..., np.newaxis])
-    write_image(path, np.uint8(255 * np.clip(np.hstack(panels), 0, 1)))
+        panels.append(black_outside(to_uint8(np.dstack([prediction, scan, scan])), pair.fov))
+    write_image(path, np.hstack(panels))
 
 
 # --- registration ----------------------------------------------------------------------------------------------------
@@ -310,7 +312,7 @@ class Work:
         for target, image in images:
             write_image(target, image)
         if self.with_figures:
-            write_figure(self.figure(case), pair, self.eyes[case], displacement)
+            draw_pair(self.figure(case), pair, self.eyes[case], displacement)
         else:
             self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another result
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]

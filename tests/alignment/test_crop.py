@@ -228,7 +228,7 @@ def test_interrupted_change_of_an_octa_is_resumed(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(program, "write_figure", full_disk)
+        patch.setattr(program, "draw_match", full_disk)
         assert crop("--figures") == 2
     crop()
     assert rows(folder)["a"]["verdict"] == "doubtful"

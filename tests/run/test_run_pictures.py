@@ -1,35 +1,11 @@
-"""Pictures that put prediction and truth side by side."""
+"""Pictures for TensorBoard that put prediction and truth side by side."""
 
 from types import SimpleNamespace
 
 import numpy as np
 
 from pairs.dataset import Pair
-from run.pictures import (
-    INVENTED,
-    MISSED,
-    PANEL_PX,
-    WHOLE_PX,
-    beside_fundus,
-    missed_and_invented,
-    pictures_of,
-    side_by_side,
-)
-
-
-def test_vessels_are_white_in_both_maps_and_coloured_in_one():
-    truth, vessels = np.array([[True, True, False, False]]), np.array([[True, False, True, False]])
-    assert missed_and_invented(truth, vessels).tolist() == [[[1, 1, 1], list(MISSED), list(INVENTED), [0, 0, 0]]]
-
-
-def test_small_panels_are_enlarged():
-    picture = side_by_side([np.zeros((50, 60, 3), np.uint8), np.zeros((50, 60), np.uint8)], "x")
-    assert picture.shape[1] == 2 * 60 * PANEL_PX // 50
-
-
-def test_panels_lie_in_a_row_below_the_title():
-    picture = side_by_side([np.full((400, 400), level, np.uint8) for level in (50, 200)], "")
-    assert picture[-1, [10, -10], 0].tolist() == [50, 200]
+from run.pictures import WHOLE_PX, beside_fundus, pictures_of
 
 
 def test_prediction_equal_to_the_real_octa_misses_and_invents_nothing(tmp_path):
@@ -42,11 +18,8 @@ def test_prediction_equal_to_the_real_octa_misses_and_invents_nothing(tmp_path):
     assert vessels.max() == 255
 
 
-def test_whole_photograph_has_its_prediction_beside_it():
-    picture = beside_fundus(np.full((10, 20, 3), 90, np.uint8), np.full((10, 20, 1), 1.0))
+def test_whole_photograph_is_shown_smaller_with_its_prediction_beside_it():
+    side = 2 * WHOLE_PX
+    picture = beside_fundus(np.full((side, side, 3), 90, np.uint8), np.ones((side, side, 1)))
+    assert picture.shape == (WHOLE_PX, 2 * WHOLE_PX, 3)
     assert picture[0, [0, -1], 0].tolist() == [90, 255]
-
-
-def test_large_photograph_is_shown_smaller():
-    side = 3 * WHOLE_PX
-    assert beside_fundus(np.zeros((side, side, 3), np.uint8), np.zeros((side, side, 1))).shape[0] == WHOLE_PX
