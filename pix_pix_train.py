@@ -36,7 +36,7 @@ from pix_generator import Generator
 from pix_layers import layers_of
 from retina.field_of_view import field_to_use
 from retina.images import FUNDUS_CHANNELS, octa_to_grey
-from retina.vessels import mean_scores, validation_scores, vessel_agreement
+from retina.similarity import mean_scores, validation_scores, vessel_agreement
 from run.batches import SimulatedPatches, TrainingPatches
 from run.checkpoints import (
     RunError,

@@ -27,8 +27,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from alignment.search import Masked, find_similarities, mirror_images, rotation
 from retina.images import SMOOTH, resized
+from retina.similarity import SMOOTHING_SIGMA
 from retina.ut_fsocta import CROP_PX
-from retina.vessels import SMOOTHING_SIGMA, smooth
+from retina.vessels import smooth
 
 SIDE = 200  # px of a square image at working scale; the lengths below are in its pixels
 LARGEST = 25 * SIDE / CROP_PX  # of a displacement

@@ -13,21 +13,17 @@ from skimage.filters import sato
 
 from alignment.registration import register
 from retina.images import to_uint8
+from retina.similarity import grain, ground_of, image_similarity, likeness, vessel_agreement
 from retina.vessels import (
     VESSEL_MAP_SIGMA,
     VESSEL_SCORE_NAMES,
     above,
     foveal_avascular_zone,
-    grain,
-    ground_of,
-    image_similarity,
-    likeness,
     otsu_threshold,
     sector_masks,
     skeleton_density,
     skeleton_lengths,
     smooth,
-    vessel_agreement,
     vessel_density,
     vessel_scores,
     vessel_threshold,

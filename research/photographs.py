@@ -36,7 +36,8 @@ from skimage.transform import resize
 from evaluation.measures import ridge_filter
 from retina.field_of_view import find_field
 from retina.images import octa_to_grey, read_fundus, read_image
-from retina.vessels import checkerboard, map_vessels, roc_auc
+from retina.similarity import checkerboard
+from retina.vessels import map_vessels, roc_auc
 from run.checkpoints import read_run
 from run.predict import Predictor, load_predictor
 

@@ -38,7 +38,8 @@ from skimage.registration import optical_flow_tvl1
 import dataset_load_mod as data
 import pix_pix_train
 from retina.images import octa_to_grey, read_fundus
-from retina.vessels import artefacts, checkerboard, roc_auc, smooth, vessel_agreement, vessel_map
+from retina.similarity import artefacts, checkerboard, vessel_agreement
+from retina.vessels import roc_auc, smooth, vessel_map
 from run.checkpoints import read_run
 from run.data import training_patches
 from run.devices import compiled, resolve_precision

@@ -32,8 +32,8 @@ from scipy.stats import wasserstein_distance
 from simulated_retinas import Eyes, header, table_row
 
 from retina.images import octa_to_grey, to_uint8
+from retina.similarity import checkerboard, grain, ground_of, octave_powers, vessel_agreement
 from retina.ut_fsocta import CROP_MM, CROP_PX
-from retina.vessels import checkerboard, grain, ground_of, octave_powers, vessel_agreement
 from run.checkpoints import read_run
 from run.predict import Predictor, load_predictor
 from simulation.eye import TREE_SHARED_BY, make_stream_eye
