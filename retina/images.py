@@ -17,8 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.Image import Resampling
-from scipy.ndimage import binary_erosion, distance_transform_edt
-from skimage.transform import resize
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from basics.command_line import one_line, why
 from retina.image_headers import (
@@ -328,7 +327,7 @@ def resized(image: np.ndarray, size: Sequence[int], kernel: Resampling | str | N
         image: (height, width) or (height, width, channels), uint8, float or bool.
         size: height and width.
         kernel: one of Pillow's, where values must be exact (NEAREST) or results the same as ever; SMOOTH: a Gaussian
-            before linear interpolation, for which the registration is tuned.
+            before linear interpolation, for which the registration is tuned, for (height, width) only.
 
     Returns:
         (height, width) or (height, width, channels); float as float32. A mask is True where more than half of a pixel
@@ -342,7 +341,9 @@ def resized(image: np.ndarray, size: Sequence[int], kernel: Resampling | str | N
     if image.dtype != np.uint8:
         image = image.astype(np.float32)
     if kernel == SMOOTH:
-        return resize(image, size, order=1)
+        factors = np.divide(image.shape, size)
+        smoothed = gaussian_filter(image, np.maximum(0, (factors - 1) / 2), mode="mirror")
+        return zoom(smoothed, 1 / factors, order=1, mode="mirror", grid_mode=True)
     if kernel is None:
         exact = Resampling.LANCZOS if size[0] < image.shape[0] else Resampling.BICUBIC
         kernel = exact if image.dtype == np.uint8 else Resampling.BILINEAR
