@@ -75,7 +75,7 @@ MARKS = {FOUND: (0, 255, 255), DOUBTFUL: (255, 140, 0)}  # cyan, orange
 
 
 @dataclass
-class Work:
+class Cropping:
     """The cropping of a table's photographs."""
 
     options: argparse.Namespace
@@ -204,7 +204,7 @@ def run_cropping(options: argparse.Namespace) -> int:
     scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
     inputs = {case.name: digest_of((case.fundus, case.octa), f"{side:g}") for case, side in sides.items()}
     record = PairRecord(output / RECORD, COLUMNS, f"{made_from(run, weights)}, {scale}", inputs, may_lose=True)
-    work = Work(options, predictor, record, output, sides)
+    work = Cropping(options, predictor, record, output, sides)
     todo = [case for case in cases if not work.is_done(case)]
     if kept := len(cases) - len(todo):
         print(f"{kept} of {len(cases)} pairs exist and are kept")
@@ -229,7 +229,7 @@ def run_cropping(options: argparse.Namespace) -> int:
     return 2 if work.failed else 0
 
 
-def write_pairs(work: Work, given: Sequence[tuple[dict[str, str], Case]]) -> None:
+def write_pairs(work: Cropping, given: Sequence[tuple[dict[str, str], Case]]) -> None:
     """Write the table of the pairs that were found: all columns of the input table, and WIDTH and ORIGINAL of each.
 
     Args:

@@ -218,7 +218,7 @@ def verdict_of(own: Fit, controls: Sequence[Fit]) -> str:
 
 
 @dataclass
-class Work:
+class Registration:
     """The registration of a data set."""
 
     data: DataSet
@@ -345,7 +345,7 @@ def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:
     return resized(above(prediction, fov, threshold), shape, Resampling.NEAREST)
 
 
-def register(work: Work) -> None:
+def register(work: Registration) -> None:
     """Register all pairs that have no result yet."""
     todo = [case for case in work.data.cases if not work.is_done(case)]
     if kept := len(work.data.cases) - len(todo):
@@ -387,7 +387,7 @@ def run_registration(options: argparse.Namespace) -> int:
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
     table = PairRecord(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     print(f"{len(data.cases)} pairs -> {data.target}")
-    work = Work(data, predictor, table, options.figures, failed=data.copy_others())
+    work = Registration(data, predictor, table, options.figures, failed=data.copy_others())
     register(work)
     rows = table.current()
     verdicts = Counter(row["verdict"] for row in rows.values())

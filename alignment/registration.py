@@ -42,8 +42,8 @@ COARSE = 1.0  # sigma of the first half of the refinement's steps, which reach f
 FAINTEST, CLEAREST = -2.0, 3.0  # standard deviations: values beyond them are faults of the scan, not vessels
 
 # Similarity, searched for at half the working scale
-ANGLES = np.deg2rad(np.arange(-4.0, 4.5))
-SCALES = np.arange(0.94, 1.07, 0.02)
+PAIR_ANGLES = np.deg2rad(np.arange(-4.0, 4.5))
+PAIR_SCALES = np.arange(0.94, 1.07, 0.02)
 SHIFT = 6  # px at half the working scale
 
 # Displacement
@@ -266,7 +266,7 @@ def find_similarity(fixed: np.ndarray, fov: np.ndarray, moving: np.ndarray) -> t
     """
     inside = blocks(fov.astype(np.float32), 2)
     halved = Masked(blocks(fixed, 2) * inside, inside)
-    (found,) = find_similarities([halved], blocks(moving, 2), ANGLES, SCALES, largest_shift=SHIFT)
+    (found,) = find_similarities([halved], blocks(moving, 2), PAIR_ANGLES, PAIR_SCALES, largest_shift=SHIFT)
     matrix = found.scale * rotation(found.angle)
     shift = (np.array(inside.shape) - 1) / 2 - found.centre
     return matrix - np.eye(2), 2 * matrix @ shift

@@ -34,7 +34,7 @@ from skimage.morphology import skeletonize
 from skimage.transform import resize
 
 from evaluation.measures import ridge_filter
-from retina.field_of_view import find_field
+from retina.field_of_view import FIELD_MM, find_field
 from retina.images import octa_to_grey, read_fundus, read_image
 from retina.similarity import checkerboard
 from retina.vessels import map_vessels, roc_auc
@@ -43,7 +43,6 @@ from run.predict import Predictor, load_predictor
 
 WIDE = 3.0  # px at a field of FIELD px
 FIELD = 1000  # px
-FIELD_MM = 13.0  # diameter of 45 degrees, for the baseline's widths
 COLUMNS = ("AUC", "Dice", "thin", "wide", "wrong", "checkerboard", "seconds", "ridge filter: AUC")
 
 

@@ -80,11 +80,11 @@ def caption(shown: Shown) -> str:
     if shown.px_per_mm is not None:
         scale = f"{shown.px_per_mm:.0f} px/mm" + (" assumed" if shown.is_assumed else "")
     how = ", ".join(filter(None, (size, scale, shown.passes)))
-    facts = f"{printable(shown.name)}: {how}; vessel density {shown.density:.3f}; {shown.verdict}"
+    facts = f"{drawable(shown.name)}: {how}; vessel density {shown.density:.3f}; {shown.verdict}"
     return f"{facts}\nWeights: {shown.weights}. Capillaries are invented; not for diagnosis."
 
 
-def printable(name: str) -> str:
+def drawable(name: str) -> str:
     """A name that matplotlib can draw: not as a formula, and with bytes that are not UTF-8 written out."""
     return one_line(name.encode("utf-8", "backslashreplace").decode()).replace("$", r"\$")
 
