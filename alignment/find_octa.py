@@ -1,7 +1,8 @@
 """Find an OCT-A in a photograph that shows more of the eye, by the vessels that a network sees in the photograph.
 
 Both are reduced to PLACE_PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts
-within a range are compared (`alignment.search`). `alignment.registration` corrects the rest, 2 degrees and 3 % of scale.
+within a range are compared (`alignment.search`). `alignment.registration` corrects the rest, 2 degrees and 3 % of
+scale.
 
 The mirrored photograph, which does not contain the OCT-A, shows how well an OCT-A matches by chance.
 """

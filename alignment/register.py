@@ -51,7 +51,7 @@ from retina.images import (
     to_uint8,
     visible_below,
 )
-from retina.vessels import above, otsu_threshold
+from retina.vessels import otsu_threshold
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor
 from run.weights import made_from, run_to_use
@@ -341,8 +341,8 @@ def chosen_controls(own: Eye, near: Sequence[Eye | None]) -> list[Eye]:
 def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:
     """Where the network sees vessels: (height, width), bool, of a shape."""
     prediction, fov = eye.prediction.astype(np.float32), eye.fov
-    threshold = otsu_threshold(prediction[fov]) if fov.any() else None
-    return resized(above(prediction, fov, threshold), shape, Resampling.NEAREST)
+    threshold = otsu_threshold(prediction[fov]) if fov.any() else np.nan
+    return resized(fov & (prediction > threshold), shape, Resampling.NEAREST)
 
 
 def register(work: Registration) -> None:

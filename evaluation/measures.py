@@ -17,7 +17,6 @@ from retina.similarity import grain, ground_of, image_similarity, likeness, vess
 from retina.vessels import (
     VESSEL_MAP_SIGMA,
     VESSEL_SCORE_NAMES,
-    above,
     foveal_avascular_zone,
     otsu_threshold,
     sector_masks,
@@ -94,7 +93,7 @@ class Candidate:
             return probability, self.vessels & fov
         values = probability[fov]
         threshold = vessel_threshold(values, region) if self.is_octa else otsu_threshold(values)
-        return probability, above(probability, fov, threshold)
+        return probability, fov & (probability > threshold)
 
 
 @dataclass(frozen=True)

@@ -123,12 +123,12 @@ def vessel_agreement(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -
     smooth_real = smooth(real, fov, sigma)[fov]  # (pixels inside,)
     smooth_generated = smooth(generated, fov, sigma)[fov]
     threshold = otsu_threshold(smooth_real)
-    if threshold is None:
+    if np.isnan(threshold):
         return no_scores(vessel_agreement.names, "the real image has the same value everywhere, so no vessel")
     vessels = smooth_real > threshold
     scores = {"vessel_auc": roc_auc(vessels, smooth_generated)}
     threshold = otsu_threshold(smooth_generated)
-    if threshold is None:
+    if np.isnan(threshold):
         return scores | no_scores(vessel_agreement.names[1:], "the generated image has the same value everywhere")
     generated_vessels = smooth_generated > threshold
     overlap = np.sum(vessels & generated_vessels)

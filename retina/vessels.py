@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from retina.ut_fsocta import EYES, OTHER_REGION
 
 VESSEL_MAP_SIGMA = 2.0  # px: of 1, 1.5, 2 and 3 the nearest to the manual vessel maps of whole photographs (CHASE_DB1)
-SPECK = 50  # px: parts of a photograph's vessel map that are smaller are removed; Dice falls by 0.002 at most
+SPECK = 50  # px at a field of 1000 px: smaller parts of a vessel map are removed; Dice falls by 0.002 at most
 # Brightness classes of a smoothed OCT-A; the brightest are the vessels. The others are gaps and capillary mesh, and at
 # the macula the avascular zone. Against the exact vessels of eight simulated retinas: Dice 0.85 at the disc (4 classes
 # 0.82, 2 classes 0.75), 0.70 at the macula (3: 0.60, 2: 0.36), r of the densities 0.95 and 0.92. None: whole
@@ -53,40 +53,20 @@ def smooth(image: np.ndarray, fov: np.ndarray, sigma: float) -> np.ndarray:
     return np.divide(total, weight, out=np.zeros_like(total), where=fov)
 
 
-def vessel_map_sigma(diameter: float | None) -> float:
-    """Smoothing before a vessel map, in px: 1 px at a field of 1000 px; VESSEL_MAP_SIGMA for crops (None)."""
-    return VESSEL_MAP_SIGMA if diameter is None else diameter / 1000
+def otsu_threshold(values: np.ndarray) -> float:
+    """The threshold of Otsu, IEEE Trans SMC 1979;9:62; nan if the values are equal, except for rounding."""
+    return np.nan if np.ptp(values) < 1e-6 else threshold_otsu(values)  # far below one grey level
 
 
-def otsu_threshold(values: np.ndarray) -> float | None:
-    """The threshold of Otsu, IEEE Trans SMC 1979;9:62; None if the values are equal, except for rounding."""
-    return None if np.ptp(values) < 1e-6 else threshold_otsu(values)  # far below one grey level
-
-
-def vessel_threshold(values: np.ndarray, region: str | None = None) -> float | None:
-    """The brightness above which a pixel of a smoothed OCT-A is a vessel; None with too few grey levels for any.
+def vessel_threshold(values: np.ndarray, region: str | None = None) -> float:
+    """The brightness above which a pixel of a smoothed OCT-A is a vessel; nan with too few grey levels for any.
 
     Multi-Otsu: Liao et al., J Inf Sci Eng 2001;17:713. `values` (pixels,) are `smooth(octa, fov, VESSEL_MAP_SIGMA)`
     inside the field; `region` is "disc", "macula", or None for a whole photograph.
     """
     if len(np.unique(np.round(values * OCTA_LEVELS))) <= OCTA_CLASSES[region]:
-        return None
+        return np.nan
     return threshold_multiotsu(values, OCTA_CLASSES[region], nbins=OCTA_LEVELS)[-1]
-
-
-def above(image: np.ndarray, fov: np.ndarray, threshold: float | None) -> np.ndarray:
-    """Where an image lies above a threshold inside the field: (height, width), bool; nowhere for None."""
-    return np.zeros_like(fov) if threshold is None else fov & (image > threshold)
-
-
-def without_specks(vessels: np.ndarray, diameter: float | None) -> np.ndarray:
-    """A vessel map (height, width), bool, without parts below SPECK px at a field of 1000 px; None: unchanged."""
-    if diameter is None:
-        return vessels
-    parts, _ = label(vessels, np.ones((3, 3)))
-    large = np.bincount(parts.ravel()) >= SPECK * (diameter / 1000) ** 2
-    large[0] = False  # the ground
-    return large[parts]
 
 
 def vessel_map(octa: np.ndarray, fov: np.ndarray, region: str | None = None) -> np.ndarray:
@@ -96,21 +76,22 @@ def vessel_map(octa: np.ndarray, fov: np.ndarray, region: str | None = None) -> 
 
 def map_vessels(
     octa: np.ndarray, fov: np.ndarray, region: str | None, diameter: float | None
-) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """The large vessels of an OCT-A, with the image and the threshold that they were found by.
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The large vessels of an OCT-A, (height, width), bool, the smoothed OCT-A, and the threshold on it (nan: none).
 
     Args:
-        octa: (height, width), float on [0, 1].
-        fov: (height, width), bool: inside the field of view.
         region: as for `vessel_threshold`.
         diameter: of the field in px; None: unknown, or the scale is that of UT-FSOCTA's crops.
-
-    Returns:
-        The map (height, width), bool; the smoothed OCT-A; and the threshold on it, None if there is none.
     """
-    smoothed = smooth(octa, fov, vessel_map_sigma(diameter))
+    smoothed = smooth(octa, fov, VESSEL_MAP_SIGMA if diameter is None else diameter / 1000)
     threshold = vessel_threshold(smoothed[fov], region)
-    return without_specks(above(smoothed, fov, threshold), diameter), smoothed, threshold
+    vessels = fov & (smoothed > threshold)
+    if diameter is not None:
+        parts, _ = label(vessels, np.ones((3, 3)))
+        is_large = np.bincount(parts.ravel()) >= SPECK * (diameter / 1000) ** 2
+        is_large[0] = False  # the ground
+        vessels = is_large[parts]
+    return vessels, smoothed, threshold
 
 
 def ratio(part: float, whole: float) -> float:

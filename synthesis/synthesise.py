@@ -196,7 +196,7 @@ class Synthesis:
                 f"{density:.6f}",
                 int(vessels.sum()),
                 int(fov.sum()),
-                "nan" if threshold is None else f"{threshold:.4f}",
+                f"{threshold:.4f}",
                 "nan" if self.passes else f"{disagreement[fov].mean():.4f}",
                 "nan" if self.passes else f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
                 f"{trust.field_share:.4f}",
