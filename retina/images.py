@@ -320,26 +320,21 @@ def same_aspect_ratio(one: Sequence[int], other: Sequence[int]) -> bool:
 def resized(image: np.ndarray, size: Sequence[int], kernel: Resampling | str | None = None) -> np.ndarray:
     """An image or mask resized to a height and width in px; the array itself if it already has that size.
 
-    Every kernel but NEAREST averages where it shrinks. By default Lanczos, or bicubic where the height grows, for
-    uint8, and linear interpolation, which never leaves the range of the values, for float and bool.
-
     Args:
-        image: (height, width) or (height, width, channels), uint8, float or bool.
+        image: (height, width) or (height, width, channels), uint8, float or bool. Float becomes float32; a mask is True
+            where more than half of a pixel is.
         size: height and width.
-        kernel: one of Pillow's, where values must be exact (NEAREST) or results the same as ever; SMOOTH: a Gaussian
-            before linear interpolation, for which the registration is tuned, for (height, width) only.
-
-    Returns:
-        (height, width) or (height, width, channels); float as float32. A mask is True where more than half of a pixel
-        is.
+        kernel: one of Pillow's, all of which but NEAREST average where they shrink. By default LANCZOS, or BICUBIC
+            where the height grows, for uint8, and BILINEAR, which keeps within the range, for float and bool. SMOOTH: a
+            Gaussian before linear interpolation, for which the registration is tuned; for (height, width) only.
     """
     size = tuple(size)
+    if image.dtype not in (np.uint8, bool):
+        image = image.astype(np.float32, copy=False)
     if image.shape[:2] == size:
         return image
     if image.dtype == bool:
         return resized(image.astype(np.float32), size, kernel) > 0.5
-    if image.dtype != np.uint8:
-        image = image.astype(np.float32)
     if kernel == SMOOTH:
         factors = np.divide(image.shape, size)
         smoothed = gaussian_filter(image, np.maximum(0, (factors - 1) / 2), mode="mirror")
@@ -347,9 +342,9 @@ def resized(image: np.ndarray, size: Sequence[int], kernel: Resampling | str | N
     if kernel is None:
         exact = Resampling.LANCZOS if size[0] < image.shape[0] else Resampling.BICUBIC
         kernel = exact if image.dtype == np.uint8 else Resampling.BILINEAR
-    channels = [image] if image.ndim == 2 else np.moveaxis(image, -1, 0)
-    planes = [np.asarray(Image.fromarray(channel).resize(size[::-1], kernel)) for channel in channels]
-    return planes[0] if image.ndim == 2 else np.stack(planes, axis=-1)
+    planes = [image] if image.ndim == 2 else np.moveaxis(image, -1, 0)
+    planes = [Image.fromarray(plane).resize(size[::-1], kernel) for plane in planes]
+    return np.asarray(planes[0]) if image.ndim == 2 else np.dstack(planes)
 
 
 def photo_digest(fundus: np.ndarray) -> str:
