@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from alignment.find_octa import Photograph, Place, corners, cut, find_place
 from basics.command_line import (
@@ -48,7 +47,8 @@ from pairs.table import (
     rows_of_pairs,
 )
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, field_to_use
-from retina.images import DataError, octa_to_grey, photo_digest, read_fundus, read_octa
+from retina.images import DataError, octa_to_grey, photo_digest, read_fundus, read_octa, to_uint8
+from retina.pictures import side_by_side, with_outline
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor, with_equal_scales
 from run.weights import made_from, run_to_use
@@ -70,12 +70,12 @@ COLUMNS = (
 FOUND, DOUBTFUL = "found", "doubtful"
 REASONS = "a wrong partner, too few vessels, or a wrong width or scale?"
 PX_PER_MM = 1000 / FIELD_MM  # of the cropped photographs: about that of UT-FSOCTA, which the networks are made for
-FIGURE_PX = 600  # of a photograph's longer side
+FIGURE_PX = 600  # height
 MARKS = {FOUND: (0, 255, 255), DOUBTFUL: (255, 140, 0)}  # cyan, orange
 
 
 @dataclass
-class Work:
+class Cropping:
     """The cropping of a table's photographs."""
 
     options: argparse.Namespace
@@ -145,7 +145,7 @@ class Work:
         copy_file(case.octa, self.output / self.target("octa", case))
         verdict = FOUND if place.is_clear else DOUBTFUL
         if self.options.figures:
-            write_figure(self.figure(case), fundus, place, shape_mm, octa, MARKS[verdict])
+            draw_match(self.figure(case), fundus, place, shape_mm, octa, MARKS[verdict])
         else:
             self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another match
         angle, scores = np.rad2deg(place.angle), (place.score, place.control)
@@ -156,7 +156,7 @@ class Work:
         self.record.add_pair((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict))
 
 
-def write_figure(
+def draw_match(
     path: Path,
     fundus: np.ndarray,
     place: Place,
@@ -165,15 +165,8 @@ def write_figure(
     colour: tuple[int, int, int],
 ) -> None:
     """Draw the photograph with the OCT-A's outline in a colour, the crop, and the OCT-A."""
-    factor = FIGURE_PX / max(fundus.shape[:2])
-    whole = Image.fromarray(fundus).resize([round(side * factor) for side in fundus.shape[1::-1]])
-    outline = [tuple(float(value) for value in corner[::-1] * factor) for corner in corners(place, shape_mm)]
-    ImageDraw.Draw(whole).polygon(outline, outline=colour, width=3)
-    panels = [whole]
-    for image in (cut(fundus, place, shape_mm, PX_PER_MM), np.round(255 * octa).astype(np.uint8)):
-        panel = Image.fromarray(image)
-        panels.append(panel.convert("RGB").resize((round(whole.height * panel.width / panel.height), whole.height)))
-    write_image(path, np.hstack([np.asarray(panel) for panel in panels]))
+    whole = with_outline(fundus, corners(place, shape_mm), colour)
+    write_image(path, side_by_side([whole, cut(fundus, place, shape_mm, PX_PER_MM), to_uint8(octa)], FIGURE_PX))
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:
@@ -211,7 +204,7 @@ def run_cropping(options: argparse.Namespace) -> int:
     scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
     inputs = {case.name: digest_of((case.fundus, case.octa), f"{side:g}") for case, side in sides.items()}
     record = PairRecord(output / RECORD, COLUMNS, f"{made_from(run, weights)}, {scale}", inputs, may_lose=True)
-    work = Work(options, predictor, record, output, sides)
+    work = Cropping(options, predictor, record, output, sides)
     todo = [case for case in cases if not work.is_done(case)]
     if kept := len(cases) - len(todo):
         print(f"{kept} of {len(cases)} pairs exist and are kept")
@@ -236,7 +229,7 @@ def run_cropping(options: argparse.Namespace) -> int:
     return 2 if work.failed else 0
 
 
-def write_pairs(work: Work, given: Sequence[tuple[dict[str, str], Case]]) -> None:
+def write_pairs(work: Cropping, given: Sequence[tuple[dict[str, str], Case]]) -> None:
     """Write the table of the pairs that were found: all columns of the input table, and WIDTH and ORIGINAL of each.
 
     Args:

@@ -1,7 +1,8 @@
 """Find an OCT-A in a photograph that shows more of the eye, by the vessels that a network sees in the photograph.
 
-Both are reduced to PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts within a
-range are compared (`alignment.search`). `alignment.registration` corrects the rest, 2 degrees and 3 % of scale.
+Both are reduced to PLACE_PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts
+within a range are compared (`alignment.search`). `alignment.registration` corrects the rest, 2 degrees and 3 % of
+scale.
 
 The mirrored photograph, which does not contain the OCT-A, shows how well an OCT-A matches by chance.
 """
@@ -11,17 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from PIL.Image import Resampling
 from scipy.fft import set_workers
-from skimage.transform import resize
 
 from alignment.registration import ENTIRELY, blocks, vessel_contrast
 from alignment.search import Masked, find_similarities, rotation
+from retina.images import SMOOTH, resized
 
-PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice this scale
-ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
-SCALES = 1.06 ** np.arange(-4, 5)  # of the OCT-A relative to the photograph's assumed scale: eyes and cameras differ
+PLACE_PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice this scale
+PLACE_ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
+# Of the OCT-A, relative to the photograph's assumed scale: eyes and cameras differ
+PLACE_SCALES = 1.06 ** np.arange(-4, 5)
 LEAST_OVERLAP = 0.5  # share of the OCT-A inside the field of view
-CLEARLY = 1.25  # times the correlation by chance
+TIMES_CHANCE = 1.25  # by how much an OCT-A must match better than by chance
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,12 @@ class Place:
     angle: float  # radians, by which its rows are rotated from the photograph's, rows towards columns
     score: float  # correlation of the two
     control: float  # the best one in the photograph mirrored or rotated by 180 degrees
-    at_limit: bool = False  # the scale is the smallest or largest of SCALES
+    at_limit: bool = False  # the scale is the smallest or largest of PLACE_SCALES
 
     @property
     def is_clear(self) -> bool:
         """Whether it is clearly better than chance, at a scale that is not at the limit of the search."""
-        return self.score > 0 and self.score >= CLEARLY * self.control and not self.at_limit
+        return self.score > 0 and self.score >= TIMES_CHANCE * self.control and not self.at_limit
 
 
 class Photograph:
@@ -52,30 +55,31 @@ class Photograph:
         """
         self.px_per_mm = px_per_mm
         size = at_double_scale(fov.shape, px_per_mm)
-        inside = resize(fov.astype(np.float32), size, order=1, anti_aliasing=True) > ENTIRELY
-        vessels = resize(probability.astype(np.float32), size, order=1, anti_aliasing=True)
+        inside = resized(fov.astype(np.float32), size, SMOOTH) > ENTIRELY
+        vessels = resized(probability, size, SMOOTH)
         contrast = vessel_contrast(vessels, inside, evenly=False) * inside
         self.fixed = Masked(blocks(contrast, 2), blocks(inside.astype(np.float32), 2))
         self.factor = np.divide(fov.shape, size) * 2  # px of the photograph per px of `fixed`, of rows and columns
 
 
 def at_double_scale(shape: Sequence[int], px_per_mm: float) -> tuple[int, int]:
-    """The even height and width of an image at twice PX_PER_MM."""
-    return tuple(2 * max(8, round(side * PX_PER_MM / px_per_mm)) for side in shape)
+    """The even height and width of an image at twice PLACE_PX_PER_MM."""
+    return tuple(2 * max(8, round(side * PLACE_PX_PER_MM / px_per_mm)) for side in shape)
 
 
 def find_place(octa: np.ndarray, side_mm: float, photograph: Photograph) -> Place:
     """Find an OCT-A (height, width), float on [0, 1], whose width is `side_mm`, in a photograph."""
     size = at_double_scale(octa.shape, octa.shape[1] / side_mm)
-    scan = resize(octa.astype(np.float32), size, order=1, anti_aliasing=True)
+    scan = resized(octa, size, SMOOTH)
     moving = blocks(vessel_contrast(scan, np.ones(size, bool), evenly=True), 2)
     fixed = [photograph.fixed, *photograph.fixed.mirrored()]
     with set_workers(-1):  # all cores
-        found, *controls = find_similarities(fixed, moving, ANGLES, SCALES, least_overlap=LEAST_OVERLAP)
+        found, *controls = find_similarities(fixed, moving, PLACE_ANGLES, PLACE_SCALES, least_overlap=LEAST_OVERLAP)
     centre = (found.centre + 0.5) * photograph.factor - 0.5
     px_per_mm = photograph.px_per_mm / found.scale
     control = max(one.score for one in controls)
-    return Place(tuple(centre), px_per_mm, found.angle, found.score, control, found.scale in (SCALES[0], SCALES[-1]))
+    at_limit = found.scale in (PLACE_SCALES[0], PLACE_SCALES[-1])
+    return Place(tuple(centre), px_per_mm, found.angle, found.score, control, at_limit)
 
 
 def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_mm: float) -> np.ndarray:
@@ -86,14 +90,14 @@ def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_
     factor = px_per_mm / place.px_per_mm
     whole = tuple(max(1, round(side * factor)) for side in fundus.shape[:2])
     centre = (np.array(place.centre) + 0.5) * np.divide(whole, fundus.shape[:2])
-    picture = Image.fromarray(fundus).resize(whole[::-1], Image.Resampling.LANCZOS)
+    picture = Image.fromarray(resized(fundus, whole, Resampling.LANCZOS))
     size = tuple(max(1, round(side * px_per_mm)) for side in shape_mm)
     turn = rotation(place.angle).T
     first = centre - turn @ (np.array(size) / 2)
     (yy, yx), (xy, xx) = turn
     # Pillow's coefficients: column = a x + b y + c, row = d x + e y + f
     coefficients = (xx, xy, first[1], yx, yy, first[0])
-    return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))
+    return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, coefficients, Resampling.BICUBIC))
 
 
 def corners(place: Place, shape_mm: tuple[float, float]) -> np.ndarray:

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
-from skimage.transform import resize
+from PIL.Image import Resampling
 
 from alignment.registration import Eye, Fit, enlarged, fit_all, reduced, reduced_eye, warp
 from basics.command_line import OptionError, progress_bar, report_error
@@ -39,8 +39,19 @@ from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
 from pairs.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pairs.table import ANY_SHARES, FILES, REGISTRATION, SIMULATED, UNMOVED, is_table, rows_of_pairs
 from retina.field_of_view import field_of_view
-from retina.images import WRITTEN_FORMATS, DataError, octa_to_grey, read_fundus, read_image, resized_to, visible_below
-from retina.vessels import above, otsu_threshold
+from retina.images import (
+    WRITTEN_FORMATS,
+    DataError,
+    black_outside,
+    octa_to_grey,
+    read_fundus,
+    read_image,
+    resized,
+    same_aspect_ratio,
+    to_uint8,
+    visible_below,
+)
+from retina.vessels import otsu_threshold
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor
 from run.weights import made_from, run_to_use
@@ -175,9 +186,10 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
     """
     read = read_image(source)
     is_map = len(np.unique(read[..., :3])) <= 2
-    image = resized_to(read, displacement.shape[1:], nearest=is_map)  # (height, width, 4), uint8
-    if image is None:
+    size = displacement.shape[1:]
+    if not same_aspect_ratio(read.shape, size):
         raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another aspect ratio than its photograph")
+    image = resized(read, size, Resampling.NEAREST if is_map else Resampling.BILINEAR)  # (height, width, 4), uint8
     colours = image[..., :3]
     for channel in range(3):
         shifted = warp(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
@@ -185,14 +197,14 @@ def read_moved(source: Path, displacement: np.ndarray) -> np.ndarray:
     return image
 
 
-def write_figure(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
+def draw_pair(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
     """Draw the photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
-    prediction = resize(eye.prediction.astype(np.float32), pair.fov.shape, order=1)
+    prediction = resized(eye.prediction, pair.fov.shape)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
-    panels = [pair.fundus / 255]
+    panels = [pair.fundus]
     for scan in (octa, warp(octa, displacement)):
-        panels.append(np.dstack([prediction, scan, scan]) * pair.fov[..., np.newaxis])
-    write_image(path, np.uint8(255 * np.clip(np.hstack(panels), 0, 1)))
+        panels.append(black_outside(to_uint8(np.dstack([prediction, scan, scan])), pair.fov))
+    write_image(path, np.hstack(panels))
 
 
 # --- registration ----------------------------------------------------------------------------------------------------
@@ -206,7 +218,7 @@ def verdict_of(own: Fit, controls: Sequence[Fit]) -> str:
 
 
 @dataclass
-class Work:
+class Registration:
     """The registration of a data set."""
 
     data: DataSet
@@ -300,7 +312,7 @@ class Work:
         for target, image in images:
             write_image(target, image)
         if self.with_figures:
-            write_figure(self.figure(case), pair, self.eyes[case], displacement)
+            draw_pair(self.figure(case), pair, self.eyes[case], displacement)
         else:
             self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another result
         length = np.hypot(*displacement)[vessels_of(self.eyes[case], pair.fov.shape)]
@@ -329,11 +341,11 @@ def chosen_controls(own: Eye, near: Sequence[Eye | None]) -> list[Eye]:
 def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:
     """Where the network sees vessels: (height, width), bool, of a shape."""
     prediction, fov = eye.prediction.astype(np.float32), eye.fov
-    threshold = otsu_threshold(prediction[fov]) if fov.any() else None
-    return resize(above(prediction, fov, threshold), shape, order=0)
+    threshold = otsu_threshold(prediction[fov]) if fov.any() else np.nan
+    return resized(fov & (prediction > threshold), shape, Resampling.NEAREST)
 
 
-def register(work: Work) -> None:
+def register(work: Registration) -> None:
     """Register all pairs that have no result yet."""
     todo = [case for case in work.data.cases if not work.is_done(case)]
     if kept := len(work.data.cases) - len(todo):
@@ -375,7 +387,7 @@ def run_registration(options: argparse.Namespace) -> int:
     may_lose = isinstance(data, DataTable)  # in a layout, the files of lost pairs would stay part of the data
     table = PairRecord(output / REGISTRATION, COLUMNS, made_from(run, weights), inputs, may_lose)
     print(f"{len(data.cases)} pairs -> {data.target}")
-    work = Work(data, predictor, table, options.figures, failed=data.copy_others())
+    work = Registration(data, predictor, table, options.figures, failed=data.copy_others())
     register(work)
     rows = table.current()
     verdicts = Counter(row["verdict"] for row in rows.values())

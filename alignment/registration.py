@@ -24,11 +24,12 @@ from itertools import product
 import numpy as np
 from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter, map_coordinates
-from skimage.transform import resize
 
 from alignment.search import Masked, find_similarities, mirror_images, rotation
+from retina.images import SMOOTH, resized
+from retina.similarity import SMOOTHING_SIGMA
 from retina.ut_fsocta import CROP_PX
-from retina.vessels import SMOOTHING_SIGMA, smooth
+from retina.vessels import smooth
 
 SIDE = 200  # px of a square image at working scale; the lengths below are in its pixels
 LARGEST = 25 * SIDE / CROP_PX  # of a displacement
@@ -41,8 +42,8 @@ COARSE = 1.0  # sigma of the first half of the refinement's steps, which reach f
 FAINTEST, CLEAREST = -2.0, 3.0  # standard deviations: values beyond them are faults of the scan, not vessels
 
 # Similarity, searched for at half the working scale
-ANGLES = np.deg2rad(np.arange(-4.0, 4.5))
-SCALES = np.arange(0.94, 1.07, 0.02)
+PAIR_ANGLES = np.deg2rad(np.arange(-4.0, 4.5))
+PAIR_SCALES = np.arange(0.94, 1.07, 0.02)
 SHIFT = 6  # px at half the working scale
 
 # Displacement
@@ -72,8 +73,8 @@ class Eye:
         """The same, resized to a field at working scale and limited to that field."""
         prediction, own = self.prediction, self.fov
         if own.shape != fov.shape:
-            prediction = resize(prediction.astype(np.float32), fov.shape, order=1)
-            own = resize(own.astype(np.float32), fov.shape, order=1) > ENTIRELY
+            prediction = resized(prediction, fov.shape, SMOOTH)
+            own = resized(own.astype(np.float32), fov.shape, SMOOTH) > ENTIRELY
         return Eye(prediction, own & fov)
 
 
@@ -90,7 +91,7 @@ def reduced(image: np.ndarray) -> np.ndarray:
     """An image (height, width), float on [0, 1], at working scale: float32, of about SIDE^2 px."""
     factor = SIDE / np.sqrt(image.size)
     size = [max(4 * BLOCK, round(side * factor)) for side in image.shape]
-    return resize(image.astype(np.float32), size, order=1, anti_aliasing=True)
+    return resized(image.astype(np.float32), size, SMOOTH)
 
 
 def reduced_eye(prediction: np.ndarray, fov: np.ndarray) -> Eye:
@@ -139,7 +140,7 @@ def register(octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> tuple
 def enlarged(displacement: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A displacement at working scale -> (2, height, width), float32, px, of an image of a shape."""
     factors = np.divide(shape, displacement.shape[1:])
-    return np.stack([factor * resize(part, shape, order=1) for part, factor in zip(displacement, factors, strict=True)])
+    return np.stack([factor * resized(part, shape, SMOOTH) for part, factor in zip(displacement, factors, strict=True)])
 
 
 def warp(image: np.ndarray, displacement: np.ndarray, order: int = 1) -> np.ndarray:
@@ -265,7 +266,7 @@ def find_similarity(fixed: np.ndarray, fov: np.ndarray, moving: np.ndarray) -> t
     """
     inside = blocks(fov.astype(np.float32), 2)
     halved = Masked(blocks(fixed, 2) * inside, inside)
-    (found,) = find_similarities([halved], blocks(moving, 2), ANGLES, SCALES, largest_shift=SHIFT)
+    (found,) = find_similarities([halved], blocks(moving, 2), PAIR_ANGLES, PAIR_SCALES, largest_shift=SHIFT)
     matrix = found.scale * rotation(found.angle)
     shift = (np.array(inside.shape) - 1) / 2 - found.centre
     return matrix - np.eye(2), 2 * matrix @ shift

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from evaluation.measures import OURS, REAL
 from evaluation.report import counted, regions_of, shown_name, with_interval
 from evaluation.statistics import pooled_curve
+from retina.pictures import missed_and_invented
 from retina.vessels import WHOLE
-from run.pictures import missed_and_invented
 
 DENSITY_MARGIN = 0.02  # around the points of a figure
 FAR = 1.5  # interquartile ranges beyond the quartiles: other methods' points farther away are shown at the edge

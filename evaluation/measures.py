@@ -12,21 +12,17 @@ import numpy as np
 from skimage.filters import sato
 
 from alignment.registration import register
+from retina.images import to_uint8
+from retina.similarity import grain, ground_of, image_similarity, likeness, vessel_agreement
 from retina.vessels import (
     VESSEL_MAP_SIGMA,
     VESSEL_SCORE_NAMES,
-    above,
     foveal_avascular_zone,
-    grain,
-    ground_of,
-    image_similarity,
-    likeness,
     otsu_threshold,
     sector_masks,
     skeleton_density,
     skeleton_lengths,
     smooth,
-    vessel_agreement,
     vessel_density,
     vessel_scores,
     vessel_threshold,
@@ -97,7 +93,7 @@ class Candidate:
             return probability, self.vessels & fov
         values = probability[fov]
         threshold = vessel_threshold(values, region) if self.is_octa else otsu_threshold(values)
-        return probability, above(probability, fov, threshold)
+        return probability, fov & (probability > threshold)
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,7 @@ class Kept:
     def of(cls, eye: EyeToMeasure) -> "Kept":
         """What to keep of an eye, whose first candidate is this run's."""
         seen = eye.candidates[0].seen.astype(np.float16)
-        return cls(np.uint8(np.round(255 * eye.octa)), seen, np.packbits(eye.fov, axis=1))
+        return cls(to_uint8(eye.octa), seen, np.packbits(eye.fov, axis=1))
 
     @property
     def fov(self) -> np.ndarray:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL.Image import Resampling
 
 from basics.command_line import UserError
 from pairs.download import holds_dataset
 from pairs.table import ANY_SHARES, DEFAULT_SHARES, SIMULATED, PairRow, is_table, read_pairs
 from retina.field_of_view import ENTIRELY_DARK, field_to_use
-from retina.images import FORMATS, DataError, photo_digest, read_fundus, read_octa, resized_to
+from retina.images import FORMATS, DataError, photo_digest, read_fundus, read_octa, resized, same_aspect_ratio
 from retina.ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, SIMULATED_NOTE, parse_subjects
 
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the program looks for the data set
@@ -175,14 +176,14 @@ def load_pair(fundus_path: Path, octa_path: Path, octa_channels: int, fov_mask: 
         DataError: a file cannot be read, the two differ in aspect ratio, or the photograph shows nothing.
     """
     fundus, octa = read_fundus(fundus_path), read_octa(octa_path, octa_channels)
-    resized = resized_to(octa, fundus.shape[:2])
-    if resized is None:
+    if not same_aspect_ratio(octa.shape, fundus.shape):
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]} px" for image in (fundus, octa))
         raise DataError(f"{fundus_path} and {octa_path} have different aspect ratios, {sizes}; {CUT}")
     fov = field_to_use(fundus, fov_mask).mask
     if not fov.any():
         raise DataError(f"{fundus_path}: {ENTIRELY_DARK}")
-    return Pair(fundus, resized, fov, resized is not octa)
+    fitting = resized(octa, fundus.shape[:2], Resampling.BILINEAR)
+    return Pair(fundus, fitting, fov, fitting is not octa)
 
 
 def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:

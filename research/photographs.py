@@ -25,14 +25,14 @@ from skimage.morphology import skeletonize
 from skimage.transform import resize
 
 from evaluation.measures import ridge_filter
-from retina.field_of_view import find_field
+from retina.field_of_view import FIELD_MM, find_field
 from retina.images import octa_to_grey, read_fundus, read_image
-from retina.vessels import checkerboard, map_vessels, roc_auc
+from retina.similarity import checkerboard
+from retina.vessels import map_vessels, roc_auc
 from run.predict import Predictor
 
 WIDE = 3.0  # px at a field of FIELD px
 FIELD = 1000  # px
-FIELD_MM = 13.0  # diameter of 45 degrees, for the baseline's widths
 COLUMNS = ("AUC", "Dice", "thin", "wide", "checkerboard", "seconds", "ridge filter: AUC")
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
-from scipy.ndimage import binary_erosion
+from PIL import Image
 
-from alignment.crop import PX_PER_MM
+from alignment.crop import FOUND, MARKS, PX_PER_MM
 from alignment.find_octa import Photograph, corners, cut, find_place
 from pairs.dataset import Pair
 from retina.field_of_view import FIELD_MM
 from retina.images import black_outside, octa_to_grey
+from retina.pictures import missed_and_invented, with_border, with_outline, with_vessels
 from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
 from retina.vessels import map_vessels, vessel_density, vessel_map, vessel_scores
 from run.batches import TrainingPatches, training_image
@@ -34,7 +34,6 @@ from simulation.stream import simulated_pair
 SUBJECT, SEED = 101, 7  # of the whole photograph: in no simulated set that the program writes automatically
 EYES = 48  # of the stream, each from its own tree
 FAILURES = 2  # shown of each kind
-MISSED, INVENTED = (230, 159, 0), (86, 180, 233)  # Okabe and Ito's orange and sky blue
 JPEG = {"quality": 88}
 STEPS = 5  # of the data pipeline, per row
 PATCH_PX = 256
@@ -52,20 +51,6 @@ def draw(rows: list[list[np.ndarray]], titles: list[str], names: list[str], path
     figure.savefig(path, pil_kwargs=JPEG)
 
 
-def coloured(image: np.ndarray, *layers: tuple[np.ndarray, tuple[int, int, int]]) -> np.ndarray:
-    """An image (height, width, 3), uint8, with sets of pixels (height, width), bool, each in a colour."""
-    image = image.copy()
-    for pixels, colour in layers:
-        image[pixels] = colour
-    return image
-
-
-def outlined(fundus: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A photograph (height, width, 3), uint8, with the border of its field."""
-    thickness = fundus.shape[0] // 100
-    return coloured(fundus, (mask & ~binary_erosion(mask, iterations=thickness, border_value=1), INVENTED))
-
-
 def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The left half of one image and the right half of another of the same size, grey or colour, uint8 or [0, 1]."""
     middle, whole = left.shape[1] // 2, np.zeros((*left.shape[:2], 3))
@@ -78,7 +63,7 @@ def draw_whole_photograph(predictor: Predictor, path: Path) -> None:
     """A whole photograph, its OCT-A, and the vessels over the photograph."""
     fundus = render_full_field(make_eye(SUBJECT, "OD", SEED))
     _, _, predicted, vessels = predicted_photograph(predictor, fundus)
-    images = [fundus, octa_to_grey(predicted.octa), coloured(fundus, (vessels, INVENTED))]
+    images = [fundus, octa_to_grey(predicted.octa), with_vessels(fundus, vessels)]
     draw([images], ["Photograph (simulated retina)", "Synthetic OCT-A", "Vessel map"], [""], path)
 
 
@@ -93,8 +78,8 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
         probability = predictor.vessel_probability(fundus, fov, None)
         vessels = map_vessels(probability, fov, "disc", None)[0] & fov
         missed, invented = truth & ~vessels, vessels & ~truth
-        errors = coloured((0.6 * fundus).astype(np.uint8), (missed, MISSED), (invented, INVENTED))
-        images = [black_outside(fundus, fov), octa_to_grey(octa / 255), probability, errors]
+        images = [black_outside(fundus, fov), octa_to_grey(octa / 255), probability]
+        images += [missed_and_invented(truth, vessels)]
         found.append((invented.sum() / fov.sum(), missed.sum() / fov.sum(), images))
     chosen = [
         (f"{kind} {eye[column]:.0%} of the field", eye[2])
@@ -116,10 +101,8 @@ def draw_places(predictor: Predictor, path: Path) -> None:
         octa = np.asarray(octa.rotate(degrees))[ROTATED_BORDER:-ROTATED_BORDER, ROTATED_BORDER:-ROTATED_BORDER]
         side_mm = CROP_MM[region] * len(octa) / CROP_PX
         place = find_place(octa, side_mm, Photograph(predicted.probability, mask, diameter / FIELD_MM))
-        whole = Image.fromarray(fundus)
-        outline = [tuple(map(float, corner[::-1])) for corner in corners(place, (side_mm, side_mm))]
-        ImageDraw.Draw(whole).polygon(outline, outline=INVENTED, width=8)
-        rows.append([np.asarray(whole), cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
+        whole = with_outline(fundus, corners(place, (side_mm, side_mm)), MARKS[FOUND])
+        rows.append([whole, cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
     draw(rows, ["Photograph (simulated retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
 
 
@@ -146,7 +129,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
     crop_octa, real = octa_to_grey(crop.octa), octa_to_grey(octa / 255)
     found, truth = vessel_map(crop.probability, fov, "disc"), vessel_map(real, fov, "disc")
     scores = vessel_scores(truth, crop.probability, found, fov)
-    errors = coloured((0.6 * fundus).astype(np.uint8), (truth & ~found, MISSED), (found & ~truth, INVENTED))
+    errors = missed_and_invented(truth, found)
     table = f"path, density, ...\n\nphoto.png,\n{vessel_density(vessels, mask):.4f}, ..."
     eye = "subject, eye, dice, ...\n\n" + f"31, OD,\n{scores['dice']:.3f}, ..."
     four = np.vstack([np.hstack(inputs[:2]), np.hstack(inputs[2:])])
@@ -154,7 +137,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
         (
             "Training",
             (halves(fundus, real), "a pair, from the layout\nor a table of pairs", "pairs/dataset"),
-            (outlined(fundus, fov), "the field of view:\nnothing outside counts", "retina/field_of_view"),
+            (with_border(fundus, fov), "the field of view:\nnothing outside counts", "retina/field_of_view"),
             (four, "patches of 256 px,\nrotated and flipped", "run/batches"),
             (halves(inputs[0], targets[0]), "each with its OCT-A,\nthrough both networks", "pix_pix_train"),
             ("ckpt-STEP, best/\nrun.json\n\nTensorBoard\nmetrics.csv", "a run", "run/checkpoints.py, run/log"),
@@ -162,9 +145,9 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
         (
             "Synthesis",
             (photograph, "a photograph\nof any camera", "synthesis/photographs"),
-            (outlined(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "retina/field_of_view"),
+            (with_border(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "retina/field_of_view"),
             (octa_to_grey(predicted.octa), "the OCT-A,\nfor viewing", "run/predict"),
-            (coloured(photograph, (vessels, INVENTED)), "the vessel map,\nfor measurements", "retina/vessels"),
+            (with_vessels(photograph, vessels), "the vessel map,\nfor measurements", "retina/vessels"),
             (table, "densities.csv", "pix_pix_gen"),
         ),
         (

@@ -31,7 +31,7 @@ from simulation.fundus import render_fundus
 from simulation.octa import render_octa
 from simulation.trees import Window
 
-PX_PER_MM = (66, 105)  # of crops
+SCALES_OF_CROPS = (66, 105)  # px per mm
 BEYOND = 40  # px: margin of the OCT-A around the photograph, which the displacement can move into it
 LEAST_FIELD, LEAST_VESSELS = 0.45, 0.03  # shares of pixels; below them there is too little to measure
 WIDE = 1.5  # px: radius of the thinnest vessel that counts
@@ -96,7 +96,7 @@ def displaced_retinas(number: int) -> Iterator[Displaced]:
         fov = border_distance(eye, window) > eye["found_px"]
         if number % 2:
             fov &= ~black_half(random)
-        if not PX_PER_MM[0] <= window.px_per_mm <= PX_PER_MM[1] or fov.mean() < LEAST_FIELD:
+        if not SCALES_OF_CROPS[0] <= window.px_per_mm <= SCALES_OF_CROPS[1] or fov.mean() < LEAST_FIELD:
             continue
         pixels = CROP_PX + 2 * BEYOND
         wide = Window(window.centre, window.side_mm * pixels / CROP_PX, pixels)

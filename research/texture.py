@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image
 from scipy.stats import wasserstein_distance
 
-from retina.images import octa_to_grey
+from retina.images import octa_to_grey, to_uint8
+from retina.similarity import checkerboard, grain, ground_of, octave_powers, vessel_agreement
 from retina.ut_fsocta import CROP_MM, CROP_PX
-from retina.vessels import checkerboard, grain, ground_of, octave_powers, vessel_agreement
 from run.predict import Predictor
 from simulation.eye import TREE_SHARED_BY, make_stream_eye
 from simulation.stream import simulated_pair
@@ -164,7 +164,7 @@ def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
     order = random.permutation(12)
     tiles = [np.pad(chosen[place][0].repeat(3, 0).repeat(3, 1), 6, constant_values=1) for place in order]
     sheet = np.vstack([np.hstack(tiles[first : first + 4]) for first in (0, 4, 8)])
-    Image.fromarray(np.round(sheet.clip(0, 1) * 255).astype(np.uint8)).save(output)
+    Image.fromarray(to_uint8(sheet)).save(output)
     with open(output.with_name(f"{output.stem}_key.csv"), "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("patch", "kind"), *((n + 1, chosen[place][1]) for n, place in enumerate(order))])
 

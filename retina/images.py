@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from PIL.Image import Resampling
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from basics.command_line import one_line, why
 from retina.image_headers import (
@@ -66,6 +67,7 @@ LEFTOVERS = frozenset(
         *("~snapshot", "lost+found"),  # NetApp, Linux
     )
 )
+SMOOTH = "smooth"  # a kernel of `resized`
 VISIBLE = 128  # least alpha of a pixel that is not transparent
 SIGNIFICANT_BITS = (8, 10, 12, 14, 16)  # of images that are stored with 16 bits
 
@@ -304,20 +306,45 @@ def black_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
     return image
 
 
-def resized_to(image: np.ndarray, shape: Sequence[int], nearest: bool = False) -> np.ndarray | None:
-    """Resize an image (height, width, channels), uint8, to a height and width, by averaging or linear interpolation.
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Float on [0, 1] -> uint8 on [0, 255], rounded; values outside [0, 1] are clipped."""
+    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
-    With `nearest` each pixel keeps a value of the image. Returns the image itself if it already has that size, None if
-    it has another aspect ratio.
+
+def same_aspect_ratio(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes, height and width first, differ in scale only, or by rounding."""
+    height, width = np.divide(one[:2], other[:2])
+    return abs(height / width - 1) <= SAME_SHAPE
+
+
+def resized(image: np.ndarray, size: Sequence[int], kernel: Resampling | str | None = None) -> np.ndarray:
+    """An image or mask resized to a height and width in px; the array itself if it already has that size.
+
+    Args:
+        image: (height, width) or (height, width, channels), uint8, float or bool. Float becomes float32; a mask is True
+            where more than half of a pixel is.
+        size: height and width.
+        kernel: one of Pillow's, all of which but NEAREST average where they shrink. By default LANCZOS, or BICUBIC
+            where the height grows, for uint8, and BILINEAR, which keeps within the range, for float and bool. SMOOTH: a
+            Gaussian before linear interpolation, for which the registration is tuned; for (height, width) only.
     """
-    if image.shape[:2] == tuple(shape):
+    size = tuple(size)
+    if image.dtype not in (np.uint8, bool):
+        image = image.astype(np.float32, copy=False)
+    if image.shape[:2] == size:
         return image
-    height, width = np.divide(image.shape[:2], shape)
-    if abs(height / width - 1) > SAME_SHAPE:
-        return None
-    planes = [Image.fromarray(image[..., channel]) for channel in range(image.shape[2])]
-    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    return np.dstack([plane.resize(tuple(shape[::-1]), method) for plane in planes])
+    if image.dtype == bool:
+        return resized(image.astype(np.float32), size, kernel) > 0.5
+    if kernel == SMOOTH:
+        factors = np.divide(image.shape, size)
+        smoothed = gaussian_filter(image, np.maximum(0, (factors - 1) / 2), mode="mirror")
+        return zoom(smoothed, 1 / factors, order=1, mode="mirror", grid_mode=True)
+    if kernel is None:
+        exact = Resampling.LANCZOS if size[0] < image.shape[0] else Resampling.BICUBIC
+        kernel = exact if image.dtype == np.uint8 else Resampling.BILINEAR
+    planes = [image] if image.ndim == 2 else np.moveaxis(image, -1, 0)
+    planes = [Image.fromarray(plane).resize(size[::-1], kernel) for plane in planes]
+    return np.asarray(planes[0]) if image.ndim == 2 else np.dstack(planes)
 
 
 def photo_digest(fundus: np.ndarray) -> str:

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api as hp
 
 from basics.command_line import UserError, why
 from basics.files import atomic_file, read_table
-from retina.vessels import VALIDATION_SCORES
+from retina.similarity import VALIDATION_SCORES
 from run.settings import Settings, as_options
 from run.tags import DESCRIPTIONS, VALIDATION, layout
 

@@ -16,11 +16,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from pix_generator import Generator
 from pix_layers import layers_of
-from retina.images import FUNDUS_CHANNELS, black_outside, continue_outside, octa_to_grey
+from retina.images import FUNDUS_CHANNELS, black_outside, continue_outside, octa_to_grey, resized
 from retina.patches import (
     cut_at_corners,
     patch_corners,
@@ -188,7 +187,7 @@ class Predictor:
         """OCT-A as from `predict`: the photograph is resized by a factor and reoriented, and the result put back."""
         size = tuple(max(1, round(side * factor)) for side in fov.shape)
         turned = tuple(slice(None, None, step) for step in orientation)
-        output = self.generated(resized(fundus, size)[turned], resized_fov(fov, size)[turned], TILE, with_noise)[turned]
+        output = self.generated(resized(fundus, size)[turned], resized(fov, size)[turned], TILE, with_noise)[turned]
         return to_octa(resized(output, fov.shape), fov)
 
     def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
@@ -295,7 +294,7 @@ def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.
     `Predictor.predict_photograph`.
     """
     size = tuple(max(1, round(side * min(1, LIGHT_PX / diameter))) for side in fov.shape)
-    inside = resized_fov(fov, size)
+    inside = resized(fov, size)
     if not inside.any():
         return fundus
     brightness = resized(fundus, size).mean(axis=-1)
@@ -312,22 +311,7 @@ def with_equal_scales(fundus: np.ndarray, fov: np.ndarray, stretch: float) -> tu
     """
     height, width = fov.shape
     size = round(height * max(1.0, stretch)), round(width * max(1.0, 1 / stretch))
-    return resized(fundus, size), fov if size == fov.shape else resized_fov(fov, size)
-
-
-def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image (height, width, channels), uint8 or float32, resized to this height and width in px."""
-    if image.shape[:2] == size:
-        return image
-    kernel = Image.Resampling.LANCZOS if size[0] < image.shape[0] else Image.Resampling.BICUBIC
-    kernel = kernel if image.dtype == np.uint8 else Image.Resampling.BILINEAR
-    channels = [Image.fromarray(image[..., channel]).resize(size[::-1], kernel) for channel in range(image.shape[2])]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
-
-
-def resized_fov(fov: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A field (height, width), bool, resized to this height and width in px."""
-    return resized(fov.astype(np.float32)[..., np.newaxis], size)[..., 0] > 0.5
+    return resized(fundus, size), resized(fov, size)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from retina.vessels import VALIDATION_SCORES
+from retina.similarity import VALIDATION_SCORES
 
 LOSSES = {
     "gen_total_loss": "generator: gen_gan_loss + lambda x gen_l1_loss",

@@ -9,6 +9,7 @@ from PIL import Image
 
 from basics.command_line import VERSION, progress_bar
 from basics.files import disk_errors_name
+from retina.images import resized
 from retina.ut_fsocta import REGIONS, SIMULATED_NOTE
 from simulation.eye import TREE_SHARED_BY, Eye, crop_window, make_eye
 from simulation.fundus import render_fundus
@@ -17,8 +18,7 @@ from simulation.stream import simulated_pair
 from simulation.trees import Window
 
 DEFAULT_SUBJECTS = "1-12,26-28,31-36"  # some of each published split: train 1-25, validation 26-30, test 31-112
-FIELD_PX = 1000
-FIELD_MM = 13.2  # side of the full-field picture: 45 degrees are about 13 mm on the retina of an average eye
+PHOTOGRAPH_PX, PHOTOGRAPH_MM = 1000, 13.2  # side of a photograph of 45 degrees, with the black around its field
 FUNDUS_MIN_WIDTH_MM = 0.012  # thinner vessels are invisible in a full field
 TRUTH_MIN_WIDTH_MM = 0.02  # thinner vessels merge with the mesh in OCT-A
 JPEG_QUALITY = 88  # of the camera's own files, from which the crops are cut
@@ -54,7 +54,7 @@ def render_crop(eye: Eye, region: str) -> dict[str, np.ndarray]:
 
 def render_full_field(eye: Eye) -> np.ndarray:
     """Photograph 45 degrees of an eye: (1000, 1000, 3) uint8, a round field on black."""
-    window = Window(eye.field.centre, FIELD_MM, FIELD_PX)
+    window = Window(eye.field.centre, PHOTOGRAPH_MM, PHOTOGRAPH_PX)
     return render_fundus(eye, window, eye.vessels(window, FUNDUS_MIN_WIDTH_MM), eye.rng("full field"))
 
 
@@ -94,4 +94,4 @@ def contact_sheet(seed: int = 0) -> Image.Image:
     pairs = (simulated_pair(seed, number * TREE_SHARED_BY) for number in range(rows * columns))
     tiles = np.stack([np.vstack([fundus, octa.repeat(3, axis=-1)]) for fundus, octa, _ in pairs])
     sheet = np.vstack([np.hstack(row) for row in np.split(tiles, rows)])  # (2 rows 400, columns 400, 3)
-    return Image.fromarray(sheet).resize((columns * TILE_PX, 2 * rows * TILE_PX), Image.Resampling.LANCZOS)
+    return Image.fromarray(resized(sheet, (2 * rows * TILE_PX, columns * TILE_PX)))

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image
+from PIL.Image import Resampling
 
+from retina.images import resized
 from retina.ut_fsocta import CROP_MM, CROP_PX, EYES
 from simulation import ranges
 from simulation.trees import DOMAIN_RADIUS_MM, Growth, Tree, Vessels, Window, rasterise
@@ -253,7 +254,7 @@ def smear(noise: np.ndarray, along: np.ndarray, step: float, doublings: int) -> 
 
 def enlarge(coarse: np.ndarray, pixels: int) -> np.ndarray:
     """A smooth map that was computed on fewer points, (n, n) -> (pixels, pixels) float32."""
-    return np.asarray(Image.fromarray(coarse.astype(np.float32)).resize((pixels, pixels), Image.Resampling.BICUBIC))
+    return resized(coarse.astype(np.float32), (pixels, pixels), Resampling.BICUBIC)
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:

@@ -5,9 +5,11 @@ from io import BytesIO
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
+from PIL.Image import Resampling
 from PIL.ImageDraw import Draw, ImageDraw
 from scipy.ndimage import gaussian_filter
 
+from retina.images import resized
 from simulation.eye import Eye, border_distance, disc_distance, enlarge, random_direction, sigmoid, smear, smooth_noise
 from simulation.ranges import LESIONS, RINGS
 from simulation.trees import Vessels, Window, fibre_direction
@@ -336,15 +338,15 @@ def _expose(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray, rng
     surround = max(0, eye["surround"]) / 255 * _rgb(*beside.uniform(0.5, 1, 3))
     border = np.clip((inside[..., None] - fringe) / eye["rim_px"], 0, 1)  # 0 outside, 1 in the field
     few = round(window.pixels / np.clip(eye["enlargement"], 1, max(1, window.px_per_mm / FEWEST_PX_PER_MM)))
-    image = _resized(image * border + surround * (1 - border), few)
-    noisy = _resized(border, few) if eye["surround"] <= 0 else 1  # black remains black
-    photograph = _record(eye, image, noisy, rng).resize((window.pixels, window.pixels), Image.Resampling.BICUBIC)
+    image = resized(image * border + surround * (1 - border), (few, few), Resampling.BOX)
+    noisy = resized(border, (few, few), Resampling.BOX) if eye["surround"] <= 0 else 1  # black remains black
+    photograph = resized(_record(eye, image, noisy, rng), (window.pixels, window.pixels), Resampling.BICUBIC)
     if eye["surround"] > 0:
-        return np.asarray(photograph)
+        return photograph
     return np.where(inside[..., None] > 0, photograph, np.minimum(photograph, OUTSIDE_LIMIT))
 
 
-def _record(eye: Eye, image: np.ndarray, noisy: np.ndarray | float, rng: Generator) -> Image.Image:
+def _record(eye: Eye, image: np.ndarray, noisy: np.ndarray | float, rng: Generator) -> np.ndarray:
     """A JPEG file of an image (height, width, 3) on [0, 1], with the sensor's noise, strongest where `noisy` is 1."""
     grain = [gaussian_filter(rng.standard_normal(image.shape[:2], np.float32), eye["grain_px"]) for _ in range(2)]
     grain = [values / values.std() for values in grain]
@@ -354,13 +356,4 @@ def _record(eye: Eye, image: np.ndarray, noisy: np.ndarray | float, rng: Generat
     pixels = (pixels + 0.5).clip(0, 255).astype(np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=round(eye["jpeg_quality"]))
-    return Image.open(file)
-
-
-def _resized(image: np.ndarray, pixels: int) -> np.ndarray:
-    """A square picture (height, width, channels), float32, of another size: (pixels, pixels, channels)."""
-    if image.shape[0] == pixels:
-        return image
-    channels = [Image.fromarray(image[..., channel]) for channel in range(image.shape[2])]
-    size = (pixels, pixels)
-    return np.dstack([np.asarray(channel.resize(size, Image.Resampling.BOX)) for channel in channels])
+    return np.asarray(Image.open(file))

@@ -7,8 +7,10 @@ of other things: `python research/confidence.py RUN` prints the results.
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL.Image import Resampling
 from scipy.ndimage import binary_erosion, gaussian_filter
+
+from retina.images import resized
 
 FIELD_PX = 700  # diameter of the field at which sharpness is measured
 FINE, COARSE, GROUND = 1.0, 2.0, 8.0  # px at FIELD_PX: Gaussians; between the first two lie the thinnest vessels
@@ -92,9 +94,9 @@ def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:
     factor = FIELD_PX / diameter
     green, inside = fundus[..., 1], fov
     if factor < 1:
-        size = tuple(max(1, round(side * factor)) for side in fov.shape)[::-1]
-        green = np.asarray(Image.fromarray(green).resize(size, Image.Resampling.LANCZOS))
-        inside = np.asarray(Image.fromarray(fov).resize(size, Image.Resampling.NEAREST))
+        size = tuple(max(1, round(side * factor)) for side in fov.shape)
+        green = resized(green, size)
+        inside = resized(fov, size, Resampling.NEAREST)
     px = 1 / max(1.0, factor)  # of a smaller photograph, in its own pixels
     green = green.astype(np.float32)
     fine, coarse, ground = (gaussian_filter(green, sigma * px) for sigma in (FINE, COARSE, GROUND))

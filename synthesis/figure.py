@@ -12,12 +12,11 @@ from PIL import Image
 from basics.command_line import one_line
 from basics.files import atomic_file
 from pairs.finished import Origin, write_png
+from retina.pictures import with_border, with_vessels
 from synthesis.photographs import SHEET
 
 PANEL = 3.3  # inches: width of a panel of a photograph that is no higher than wide
 DPI = 150
-FILL = (0.0, 1.0, 1.0), 0.55  # colour and opacity of vessels over the photograph
-OUTLINE = "#f0e442"  # of the field of view
 MOST_DISAGREEMENT = 0.25  # at the end of the colour scale
 SHOWN_PX = 1200  # least of a reduced image's longer side, more than a panel has; up to twice that, nothing is reduced
 ON_SHEET, SHEET_WIDTH = 24, 2  # figures on a sheet, and in a row of it
@@ -61,11 +60,9 @@ def write_figure(shown: Shown, path: Path) -> None:
         panel.set_title(title, fontsize=8)
         panel.set_axis_off()
     fundus, fov, octa, vessels = (smaller(image) for image in (shown.fundus, shown.fov, shown.octa, shown.vessels))
-    panels[0].imshow(fundus)
-    if not fov.all() and min(fov.shape) > 1:
-        panels[0].contour(fov, levels=[0.5], colors=OUTLINE, linewidths=0.5)
+    panels[0].imshow(with_border(fundus, fov))
     panels[1].imshow(octa, cmap="gray", vmin=0, vmax=1)
-    panels[2].imshow(filled(fundus, vessels))
+    panels[2].imshow(with_vessels(fundus, vessels))
     if shown.disagreement is not None:
         seen = panels[3].imshow(smaller(shown.disagreement), cmap="magma", vmin=0, vmax=MOST_DISAGREEMENT)
         figure.colorbar(seen, ax=panels[3], fraction=0.04, pad=0.01).ax.tick_params(labelsize=6)
@@ -83,11 +80,11 @@ def caption(shown: Shown) -> str:
     if shown.px_per_mm is not None:
         scale = f"{shown.px_per_mm:.0f} px/mm" + (" assumed" if shown.is_assumed else "")
     how = ", ".join(filter(None, (size, scale, shown.passes)))
-    facts = f"{printable(shown.name)}: {how}; vessel density {shown.density:.3f}; {shown.verdict}"
+    facts = f"{drawable(shown.name)}: {how}; vessel density {shown.density:.3f}; {shown.verdict}"
     return f"{facts}\nWeights: {shown.weights}. Capillaries are invented; not for diagnosis."
 
 
-def printable(name: str) -> str:
+def drawable(name: str) -> str:
     """A name that matplotlib can draw: not as a formula, and with bytes that are not UTF-8 written out."""
     return one_line(name.encode("utf-8", "backslashreplace").decode()).replace("$", r"\$")
 
@@ -99,13 +96,6 @@ def smaller(image: np.ndarray) -> np.ndarray:
     """
     step = max(1, max(image.shape[:2]) // SHOWN_PX)
     return image[::step, ::step]
-
-
-def filled(fundus: np.ndarray, vessels: np.ndarray) -> np.ndarray:
-    """A fundus (height, width, 3), uint8, with vessels, bool, as a translucent fill: uint8."""
-    colour, opacity = FILL
-    over = (1 - opacity) * fundus + opacity * 255 * np.array(colour)
-    return np.where(vessels[..., np.newaxis], np.round(over), fundus).astype(np.uint8)
 
 
 def add_scale(panel, shape: Sequence[int], px_per_mm: float) -> None:

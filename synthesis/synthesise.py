@@ -14,7 +14,7 @@ import numpy as np
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
 from pairs.finished import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
 from retina.field_of_view import ENTIRELY_DARK, Field, field_of_mask, field_to_use
-from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
+from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image, to_uint8
 from retina.vessels import map_vessels, vessel_density
 from run.predict import Prediction, Predictor
 from synthesis.confidence import Trust, judge
@@ -186,8 +186,8 @@ class Synthesis:
 
         self.remove_others(job, origin)
         (self.output / job.target).parent.mkdir(parents=True, exist_ok=True)
-        maps = {"vessels": vessels, "probability": as_grey_levels(predicted.probability)}
-        maps |= {} if self.passes else {DISAGREEMENT: as_grey_levels(2 * disagreement)}
+        maps = {"vessels": vessels, "probability": to_uint8(predicted.probability)}
+        maps |= {} if self.passes else {DISAGREEMENT: to_uint8(2 * disagreement)}
         if self.with_maps:
             for kind, image in maps.items():
                 write_png(image, self.output / job.beside(kind), origin)
@@ -196,7 +196,7 @@ class Synthesis:
                 f"{density:.6f}",
                 int(vessels.sum()),
                 int(fov.sum()),
-                "nan" if threshold is None else f"{threshold:.4f}",
+                f"{threshold:.4f}",
                 "nan" if self.passes else f"{disagreement[fov].mean():.4f}",
                 "nan" if self.passes else f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
                 f"{trust.field_share:.4f}",
@@ -225,7 +225,7 @@ class Synthesis:
                 origin=origin,
             )
             write_figure(shown, self.output / job.beside(FIGURE))
-        write_png(as_grey_levels(octa), self.output / job.target, origin)
+        write_png(to_uint8(octa), self.output / job.target, origin)
         if job.region or self.published:
             return trust, ""
         if diameter is None:
@@ -264,11 +264,6 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if high == 0:
         raise DataError(f"{path}: {ENTIRELY_DARK}")
     return grey > (low + high) / 2 if low < high else np.ones(shape, bool)
-
-
-def as_grey_levels(image: np.ndarray) -> np.ndarray:
-    """Float on [0, 1] -> uint8 on [0, 255]."""
-    return np.round(image * 255).astype(np.uint8)
 
 
 # --- many photographs ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from PIL import Image
 import pix_pix_train as train
 import run.data as pix_data
 from basics.command_line import UserError
-from retina.vessels import VALIDATION_SCORES
+from retina.similarity import VALIDATION_SCORES
 from run.settings import BEST_BY, SIMULATED_RUN, Settings
 from run.tags import PICTURES, PROGRESS
 from simulation.stream import WORKER_ENDED

@@ -21,12 +21,11 @@ import synthesis.synthesise as photo_synthesis
 from pairs.finished import Origin, read_origin, write_png
 from pix_generator import Generator
 from retina.field_of_view import field_of_view, find_field
-from retina.images import read_fundus
-from retina.vessels import above, smooth, vessel_map_sigma
+from retina.images import read_fundus, to_uint8
+from retina.vessels import smooth
 from run.checkpoints import read_run, save, write_run
 from run.predict import load_predictor
 from run.settings import Settings
-from synthesis.synthesise import as_grey_levels
 
 
 def grey_levels(path):
@@ -80,7 +79,7 @@ def test_whole_fundus_of_training_is_what_synthesis_gives(folder):
     assert gen.main([str(photo)]) == 0
     predictor, _ = load_predictor(run, None, read_run(run)[0])
     octa = train.evaluate_whole_fundus(SimpleNamespace(predictor=predictor), read_fundus(photo), fov_mask=True)
-    np.testing.assert_array_equal(as_grey_levels(octa[..., 0]), grey_levels("synthetic_octa/a.png"))
+    np.testing.assert_array_equal(to_uint8(octa[..., 0]), grey_levels("synthetic_octa/a.png"))
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -112,8 +111,8 @@ def test_density_is_that_of_the_vessel_map_and_names_its_threshold(folder):
     fov = field_of_view(round_field(100))
     vessels = grey_levels("synthetic_octa/a_vessels.png") > 0
     probability = grey_levels("synthetic_octa/a_probability.png") / 255
-    smoothed = smooth(probability, fov, vessel_map_sigma(find_field(round_field(100)).diameter()))
-    expected = above(smoothed, fov, float(densities()[0]["threshold"]))
+    smoothed = smooth(probability, fov, find_field(round_field(100)).diameter() / 1000)
+    expected = fov & (smoothed > float(densities()[0]["threshold"]))
     assert np.mean(vessels == expected) > 0.9  # 8 bits round what the map was made from
     rows = densities()
     assert [row["path"] for row in rows] == ["a.png", "below/b.png"]

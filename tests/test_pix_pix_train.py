@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import pix_pix_train as train
 from pairs.dataset import Pair
-from retina.vessels import VALIDATION_SCORES
+from retina.similarity import VALIDATION_SCORES
 from run.devices import compiled
 from run.settings import Settings
 

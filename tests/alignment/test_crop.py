@@ -46,7 +46,7 @@ def prepare(folder, patch):
     (folder / "run").mkdir()
     write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
     (folder / "run/ckpt-7").write_text("the weights")
-    patch.setattr("alignment.find_octa.ANGLES", [0.0])  # they are not turned
+    patch.setattr("alignment.find_octa.PLACE_ANGLES", [0.0])  # they are not turned
     patch.chdir(folder)
     patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
 
@@ -228,7 +228,7 @@ def test_interrupted_change_of_an_octa_is_resumed(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(program, "write_figure", full_disk)
+        patch.setattr(program, "draw_match", full_disk)
         assert crop("--figures") == 2
     crop()
     assert rows(folder)["a"]["verdict"] == "doubtful"
@@ -242,13 +242,13 @@ def test_pair_that_left_the_table_is_dropped_with_a_note(folder, capsys):
 
 
 def test_table_that_changes_meanwhile_does_no_harm(folder, monkeypatch):
-    original = program.Work.run
+    original = program.Cropping.run
 
     def run(work, case):
         (folder / "pairs.csv").write_text("nothing")
         original(work, case)
 
-    monkeypatch.setattr(program.Work, "run", run)
+    monkeypatch.setattr(program.Cropping, "run", run)
     assert crop() == 0
 
 

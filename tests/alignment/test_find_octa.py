@@ -49,7 +49,7 @@ def test_right_place_stands_out_from_chance_and_another_eyes_does_not(vessels):
 
 @pytest.mark.parametrize(("octa", "side_mm"), [(np.full((50, 50), 0.5), 4.0), (lines(3, 150, spacing=12), 19.0)])
 def test_octa_without_vessels_or_larger_than_the_photograph_has_no_clear_place(vessels, octa, side_mm, monkeypatch):
-    monkeypatch.setattr("alignment.find_octa.ANGLES", [0.0])
+    monkeypatch.setattr("alignment.find_octa.PLACE_ANGLES", [0.0])
     assert not find_place(octa, side_mm, Photograph(vessels, np.ones_like(vessels, bool), PX_PER_MM)).is_clear
 
 

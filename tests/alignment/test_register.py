@@ -264,17 +264,17 @@ def test_interrupted_call_resumes_to_the_same_result(folder, monkeypatch):
     register(folder)
     complete = {name: (folder / "out" / name).read_bytes() for name in files_below(folder / "out")}
     shutil.rmtree(folder / "out")
-    original = program.Work.finish
+    original = program.Registration.finish
 
     def once(work, case, *others):
         if work.table.rows:
             raise KeyboardInterrupt
         original(work, case, *others)
 
-    monkeypatch.setattr(program.Work, "finish", once)
+    monkeypatch.setattr(program.Registration, "finish", once)
     assert register(folder) == 130
     assert len(rows(folder)) == 1
-    monkeypatch.setattr(program.Work, "finish", original)
+    monkeypatch.setattr(program.Registration, "finish", original)
     assert register(folder) == 0
     assert {name: (folder / "out" / name).read_bytes() for name in files_below(folder / "out")} == complete
 

@@ -644,3 +644,24 @@ def test_folders_decide_for_themselves(tmp_path, random):
         (tmp_path / str(bits)).mkdir()
         write_tiff(tmp_path / str(bits) / "a.tif", deep(random, 1, bits))
     assert [assumed_bits(tmp_path / str(bits) / "a.tif") for bits in (12, 14)] == [12, 14]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3)])
+def test_resized_keeps_kind_and_channels_of_an_image(dtype, shape):
+    image = (200 * (np.indices(shape)[1] < 30)).astype(dtype)
+    small = image_files.resized(image, (20, 24))
+    assert (small.dtype, small.shape) == (image.dtype, (20, 24, *shape[2:]))
+    assert (small[:, 0] == image.max()).all()
+    assert image_files.resized(image, (40, 60)) is image
+
+
+def test_stripes_average_when_they_shrink_except_with_nearest():
+    stripes = np.float32(np.arange(64) % 2) * np.ones((64, 1), np.float32)
+    assert image_files.resized(stripes, (16, 16))[4:-4, 4:-4] == pytest.approx(0.5, abs=0.05)
+    assert image_files.resized(stripes, (16, 16), image_files.SMOOTH)[4:-4, 4:-4] == pytest.approx(0.5, abs=0.05)
+    assert set(image_files.resized(stripes, (16, 16), Image.Resampling.NEAREST).flat) <= {0, 1}
+
+
+def test_grey_levels_are_rounded_and_clipped():
+    assert image_files.to_uint8(np.array([-0.1, 0, 0.4 / 255, 0.6 / 255, 1, 1.1])).tolist() == [0, 0, 0, 1, 255, 255]

@@ -8,7 +8,7 @@ from PIL import Image
 
 import synthesis.figure as photo_figure
 from pairs.finished import Origin, read_origin
-from synthesis.figure import Shown, caption, filled, write_figure, write_sheets
+from synthesis.figure import Shown, caption, write_figure, write_sheets
 
 
 @pytest.fixture
@@ -49,12 +49,6 @@ def test_figure_has_the_shape_of_its_panels(shown, tmp_path, height, width):
 def test_figure_of_one_pass_has_a_panel_less(shown, tmp_path):
     widths = [drawn(shown, tmp_path / "f.png", disagreement=one).width for one in (shown.disagreement, None)]
     assert widths[1] == pytest.approx(0.75 * widths[0], abs=2)
-
-
-def test_vessels_are_a_translucent_fill(shown):
-    over = filled(shown.fundus, shown.vessels)
-    assert (over[~shown.vessels] == 100).all()
-    assert (over[shown.vessels] == [45, 185, 185]).all()
 
 
 @pytest.mark.parametrize(
