@@ -24,7 +24,7 @@ from basics.command_line import (
     load_tensorflow,
     report_error,
 )
-from pairs.check import check_dataset, print_findings
+from pairs.check import check_dataset
 from pairs.dataset import DATA_FOLDERS, find_dataset
 from pairs.dataset import load_data_cases as load_data_cases  # the published scripts' names, for their users
 from pairs.download import download
@@ -109,15 +109,15 @@ def run_check(options: argparse.Namespace) -> int:
         where = " and ".join(map(str, DATA_FOLDERS))
         raise DataError(f"no data set in {where}; `python {PROGRAM} download` fetches it")
     try:
-        found = check_dataset(dataset)
+        lines, obstacles = check_dataset(dataset)
     except PairTableError as error:
         for mistake in error.mistakes:
             report_error(PROGRAM, mistake)
         return 2
-    print_findings(dataset, found)
-    if found.obstacles:
-        more = f" (and {len(found.obstacles) - 1} more)" if found.obstacles[1:] else ""
-        raise DataError(f"training could not start: {found.obstacles[0]}{more}")
+    print(f"Data set: {dataset}", "", *lines, sep="\n")
+    if obstacles:
+        more = f" (and {len(obstacles) - 1} more)" if obstacles[1:] else ""
+        raise DataError(f"training could not start: {obstacles[0]}{more}")
     data = f" --data {shlex.quote(str(options.folder))}" if options.folder else ""
     print(f"Training could start: python pix_pix_train.py{data}")
     return 0
