@@ -1,7 +1,7 @@
-"""Find an OCT-A in a photograph that shows more of the eye, by the vessels that a network sees in the photograph.
+"""Find an OCT-A in a photograph that shows more of the eye, by the vessels that a network predicts.
 
-Both are reduced to PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts within a
-range are compared (`alignment.search`). `alignment.registration` corrects the rest, 2 degrees and 3 % of scale.
+Both are reduced to SEARCHED_PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts
+within a range are compared (`alignment.search`). `alignment.registration` corrects the rest: 2 degrees, 3 % of scale.
 
 The mirrored photograph, which does not contain the OCT-A, shows how well an OCT-A matches by chance.
 """
@@ -17,11 +17,11 @@ from skimage.transform import resize
 from alignment.registration import ENTIRELY, blocks, vessel_contrast
 from alignment.search import Masked, find_similarities, rotation
 
-PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice this scale
+SEARCHED_PX_PER_MM = 24.0  # at which the two are compared; they are filtered at twice this scale
 ANGLES = np.deg2rad(np.arange(-12.0, 13.0, 3.0))
 SCALES = 1.06 ** np.arange(-4, 5)  # of the OCT-A relative to the photograph's assumed scale: eyes and cameras differ
 LEAST_OVERLAP = 0.5  # share of the OCT-A inside the field of view
-CLEARLY = 1.25  # times the correlation by chance
+LEAST_RATIO = 1.25  # of the correlation to the best one by chance
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Place:
     @property
     def is_clear(self) -> bool:
         """Whether it is clearly better than chance, at a scale that is not at the limit of the search."""
-        return self.score > 0 and self.score >= CLEARLY * self.control and not self.at_limit
+        return self.score > 0 and self.score >= LEAST_RATIO * self.control and not self.at_limit
 
 
 class Photograph:
@@ -60,8 +60,8 @@ class Photograph:
 
 
 def at_double_scale(shape: Sequence[int], px_per_mm: float) -> tuple[int, int]:
-    """The even height and width of an image at twice PX_PER_MM."""
-    return tuple(2 * max(8, round(side * PX_PER_MM / px_per_mm)) for side in shape)
+    """The even height and width of an image at twice SEARCHED_PX_PER_MM."""
+    return tuple(2 * max(8, round(side * SEARCHED_PX_PER_MM / px_per_mm)) for side in shape)
 
 
 def find_place(octa: np.ndarray, side_mm: float, photograph: Photograph) -> Place:
@@ -88,9 +88,9 @@ def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_
     centre = (np.array(place.centre) + 0.5) * np.divide(whole, fundus.shape[:2])
     picture = Image.fromarray(fundus).resize(whole[::-1], Image.Resampling.LANCZOS)
     size = tuple(max(1, round(side * px_per_mm)) for side in shape_mm)
-    turn = rotation(place.angle).T
-    first = centre - turn @ (np.array(size) / 2)
-    (yy, yx), (xy, xx) = turn
+    matrix = rotation(place.angle).T
+    first = centre - matrix @ (np.array(size) / 2)
+    (yy, yx), (xy, xx) = matrix
     # Pillow's coefficients: column = a x + b y + c, row = d x + e y + f
     coefficients = (xx, xy, first[1], yx, yy, first[0])
     return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))

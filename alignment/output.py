@@ -113,7 +113,7 @@ class PairRecord(Record):
         return todo
 
     def finish(self, values: Sequence[str], draw: Callable[[Path], None]) -> None:
-        """Set the row of a pair, all columns but the last two; before that, `draw` its figure, if figures are wanted."""
+        """Set the row of a pair, all columns but the last two; first `draw` its figure, if figures are wanted."""
         name = values[0]
         if self.drawn:
             draw(self.figure(name))

@@ -22,7 +22,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import product
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +49,6 @@ from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
 from pairs.table import ANY_SHARES, FILES, REGISTRATION, SIMULATED, UNMOVED, is_table, rows_of_pairs
 from retina.field_of_view import field_of_view
 from retina.images import DataError, octa_to_grey, read_fundus, read_image, resized_to, visible_below
-from retina.ut_fsocta import REGIONS
 from retina.vessels import above, otsu_threshold
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor
@@ -134,13 +133,12 @@ def add_files_of_layout(data: DataSet, source: Path) -> None:
         return data.target / path.relative_to(source)
 
     cropped, unmoved = source / "cropped", source / "cropped" / UNMOVED_FOLDER
-    maps = {
-        (folder, name, region): list_eyes(folder / name / region)
-        for folder, name, region in product((cropped, unmoved), MADE_FROM_OCTA, REGIONS)
-    }
+    eyes_in = cache(list_eyes)
     for case in data.cases:
-        key, found = (case.subject, case.eye), [(case.octa, case.octa_unmoved)]
-        found += [[maps[folder, name, case.region].get(key) for folder in (cropped, unmoved)] for name in MADE_FROM_OCTA]
+        found = [(case.octa, case.octa_unmoved)]
+        for name in MADE_FROM_OCTA:
+            eyes = (eyes_in(folder / name / case.region) for folder in (cropped, unmoved))
+            found.append([some.get((case.subject, case.eye)) for some in eyes])
         data.moving[case] = [
             Moving(kept or path, *map(in_written_format, (placed(path), placed(unmoved / path.relative_to(cropped)))))
             for path, kept in found

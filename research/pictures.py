@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
-from alignment.crop import PX_PER_MM
+from alignment.crop import CROP_PX_PER_MM
 from alignment.find_octa import Photograph, corners, cut, find_place
 from pairs.dataset import Pair
 from retina.field_of_view import FIELD_MM, find_field
@@ -137,7 +137,7 @@ def draw_places(predictor: Predictor, path: Path) -> None:
         whole = Image.fromarray(fundus)
         outline = [tuple(map(float, corner[::-1])) for corner in corners(place, (side_mm, side_mm))]
         ImageDraw.Draw(whole).polygon(outline, outline=INVENTED, width=8)
-        rows.append([np.asarray(whole), cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
+        rows.append([np.asarray(whole), cut(fundus, place, (side_mm, side_mm), CROP_PX_PER_MM), octa])
     draw(rows, ["Photograph (simulated retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
 
 

@@ -29,7 +29,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from simulated_retinas import header, table_row, vessels_seen
 
 from alignment.register import (
-    CLEARLY,
+    MARGIN,
     NEIGHBOURS,
     REGISTERED,
     UNCHANGED,
@@ -178,7 +178,7 @@ def main() -> None:
         accepted = sum(verdict in (REGISTERED, UNCHANGED) for verdict, _ in judged)
         margins = np.sort([margin for _, margin in judged])
         nearest = ", ".join(f"{margin:.2f}" for margin in (margins[:4] if name == "right" else margins[-4:]))
-        print(f"{name} partners accepted: {accepted} of {len(judged)}; fit {CLEARLY} better than controls? {nearest}")
+        print(f"{name} partners accepted: {accepted} of {len(judged)}; fit {MARGIN} better than controls? {nearest}")
 
 
 if __name__ == "__main__":

@@ -110,9 +110,7 @@ def main() -> int:
             ),
         ]
         leave(disk, 10 * MB)
-        done = subprocess.run(
-            [sys.executable, "-c", unpack, PROJECT, disk], cwd=folder, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", unpack, PROJECT, disk], cwd=folder, capture_output=True, text=True)
         held.append(done.returncode == 2 and not (disk / "UT-FSOCTA-v1").exists() and not partial_files(disk))
         print(f"| unpacking | {done.returncode} | {done.stderr.splitlines()[-1][:300]} | nothing |")
         subprocess.run(["umount", disk], check=True)
