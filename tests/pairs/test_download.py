@@ -2,10 +2,6 @@
 
 import hashlib
 import io
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -13,7 +9,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import PROJECT, files_below
+from conftest import files_below
 from filelock import FileLock
 
 import pairs.download as dd
@@ -93,23 +89,6 @@ FAULTS = {
 def test_failed_download_is_one_line_and_leaves_nothing(server, folder, said, fault):
     fault(server)
     assert_fails(said, folder, server.source)
-
-
-def test_ctrl_c_ends_with_130_and_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    program = """if True:
-        import sys; from pairs.download import *; from basics.command_line import exit_status
-        work = lambda: download(Path(sys.argv[1]), source=Source(sys.argv[2]))
-        sys.exit(exit_status("x", work, "stopped"))"""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(60)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        child = subprocess.Popen([sys.executable, "-c", program, folder, url], cwd=PROJECT)
-        with listener.accept()[0] as connection:
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + ARCHIVE[:900])
-            child.send_signal(signal.SIGINT)
-            assert child.wait(60) == 130
-    assert names_in(folder) == []
 
 
 @pytest.mark.parametrize("place", [".", DATASET])
