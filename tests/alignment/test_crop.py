@@ -205,27 +205,6 @@ def test_figure_of_a_former_match_is_removed(folder):
     assert files_below(folder / "out" / "crop") == ["b.jpg"]
 
 
-def test_interrupted_change_of_an_octa_is_resumed(folder, monkeypatch):
-    crop()
-    replace_by_another_eye()
-
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(program, "draw_match", full_disk)
-        assert crop("--figures") == 2
-    crop()
-    assert verdicts()["a"] == "doubtful"
-
-
-def test_pair_that_left_the_table_is_dropped_with_a_note(folder, capsys):
-    crop()
-    write_table(pair("b"))
-    assert crop() == 0
-    assert "NOTE: out/crop.csv: pairs that are no longer in the table are dropped: a" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(("column", "noted"), [({}, True), ({"split": "train"}, False)])
 def test_lost_subjects_are_noted_where_they_can_move_others_to_another_split(folder, capsys, column, noted):
     write_table(pair("a", **column), pair("b", **column))
