@@ -3,7 +3,7 @@
     python dataset_load_mod.py download [DIR]                         # fetch UT-FSOCTA from Zenodo into data/, or DIR
     python dataset_load_mod.py check [DATA]                           # what a data set contains; could training start?
     python dataset_load_mod.py crop TABLE --octa-mm 6 --output DIR    # photographs that show more than their OCT-A
-    python dataset_load_mod.py register DATA --output DIR             # move each OCT-A onto its photograph
+    python dataset_load_mod.py register DATA --output DIR             # align each OCT-A with its photograph
 
 A data set is a table of pairs (`pairs.table`), or laid out as UT-FSOCTA (`pairs.dataset`). Images stay uint8 on [0,
 255] in memory and are decoded once per run; they become float32 on [-1, 1] in the batches (`run.batches`).
@@ -24,7 +24,7 @@ from basics.command_line import (
     load_tensorflow,
     report_error,
 )
-from pairs.check import check_dataset, print_findings
+from pairs.check import check_dataset
 from pairs.dataset import DATA_FOLDERS, find_dataset
 from pairs.dataset import load_data_cases as load_data_cases  # the published scripts' names, for their users
 from pairs.download import download
@@ -46,7 +46,7 @@ matches are reported and left out of DIR/pairs.csv. The input is never changed, 
 """
 REGISTER = """Register each OCT-A of a data set to its photograph, because real pairs lie some pixels apart.
 
-The network predicts an OCT-A that is aligned with the photograph, and the real OCT-A is moved onto it, if it then fits
+The network predicts an OCT-A that is aligned with the photograph, and the real OCT-A is warped onto it, if it then fits
 better than before, and clearly better than it fits other eyes. DIR gets the layout of DATA, or a table and its images,
 the unmoved OCT-A, registration.csv with a row for each pair, and with --figures registration/NAME.png. DATA is never
 changed, and the same command resumes.
@@ -77,7 +77,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add_scale_options(crop)
     add_run_options(crop)
     add("--figures", action="store_true", help="also a picture of each match")
-    register = commands.add_parser("register", help="move each OCT-A onto its photograph", description=REGISTER)
+    register = commands.add_parser("register", help="align each OCT-A with its photograph", description=REGISTER)
     add = register.add_argument
     add("data", metavar="DATA", help="the data set: a folder, or a table of pairs")
     add("--output", required=True, metavar="DIR", help="folder to write the registered data set to")
@@ -109,44 +109,32 @@ def run_check(options: argparse.Namespace) -> int:
         where = " and ".join(map(str, DATA_FOLDERS))
         raise DataError(f"no data set in {where}; `python {PROGRAM} download` fetches it")
     try:
-        found = check_dataset(dataset)
+        lines, obstacles = check_dataset(dataset)
     except PairTableError as error:
         for mistake in error.mistakes:
             report_error(PROGRAM, mistake)
         return 2
-    print_findings(dataset, found)
-    if found.obstacles:
-        more = f" (and {len(found.obstacles) - 1} more)" if found.obstacles[1:] else ""
-        raise DataError(f"training could not start: {found.obstacles[0]}{more}")
+    print(f"Data set: {dataset}", "", *lines, sep="\n")
+    if obstacles:
+        more = f" (and {len(obstacles) - 1} more)" if obstacles[1:] else ""
+        raise DataError(f"training could not start: {obstacles[0]}{more}")
     data = f" --data {shlex.quote(str(options.folder))}" if options.folder else ""
     print(f"Training could start: python pix_pix_train.py{data}")
     return 0
 
 
-def run_crop(options: argparse.Namespace) -> int:
-    """Crop photographs; see `alignment.crop`."""
-    from alignment.crop import run_cropping
-
-    return run_cropping(options)
-
-
-def run_register(options: argparse.Namespace) -> int:
-    """Register OCT-A; see `alignment.register`."""
-    from alignment.register import run_registration
-
-    return run_registration(options)
-
-
-COMMANDS = {"download": run_download, "check": run_check, "crop": run_crop, "register": run_register}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, do what it asks for, and return the exit status: 2 for an error that the user can fix."""
     options = parse_command_line(argv)
-    if options.command in ("crop", "register"):
+    commands = {"download": run_download, "check": run_check}
+    if options.command not in commands:
         load_tensorflow()  # before `exit_status`, whose handlers of signals it would replace
+        from alignment.crop import run_cropping
+        from alignment.register import run_registration
+
+        commands |= {"crop": run_cropping, "register": run_registration}
     again = "starts again" if options.command == "download" else "resumes"
-    return exit_status(PROGRAM, lambda: COMMANDS[options.command](options), f"stopped; the same command {again}")
+    return exit_status(PROGRAM, lambda: commands[options.command](options), f"stopped; the same command {again}")
 
 
 if __name__ == "__main__":

@@ -19,22 +19,21 @@ of a pair have changed, and the same command resumes.
 import argparse
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from alignment.find_octa import Photograph, Place, corners, cut, find_place
-from basics.command_line import (
-    OptionError,
-    progress_bar,
-    report_error,
-)
+from alignment.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
+from basics.command_line import OptionError, progress_bar
 from basics.files import write_table
 from pairs.dataset import find_dataset
 from pairs.finished import digest_of
 from pairs.moved import refuse_moved
-from pairs.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
 from pairs.table import (
     ANY_SHARES,
     FILES,
@@ -54,106 +53,63 @@ from run.predict import Predictor, announced_predictor, with_equal_scales
 from run.weights import made_from, run_to_use
 
 RECORD = "crop.csv"
-FIGURES = "crop"
 COLUMNS = (
-    "name",
-    "fundus",
-    WIDTH,
-    "centre_row",
-    "centre_column",
-    "px_per_mm",
-    "degrees",
-    "score",
-    "control",
-    "verdict",
+    *("name", "fundus", WIDTH, "centre_row", "centre_column", "px_per_mm", "degrees"),
+    *("score", "control", "verdict"),
 )
 FOUND, DOUBTFUL = "found", "doubtful"
-REASONS = "a wrong partner, too few vessels, or a wrong width or scale?"
-PX_PER_MM = 1000 / FIELD_MM  # of the cropped photographs: about that of UT-FSOCTA, which the networks are made for
-FIGURE_PX = 600  # height
+REMARK = f"left out of {PAIRS}: a wrong partner, too few vessels, or a wrong width or scale? See --figures"
+CROP_PX_PER_MM = 1000 / FIELD_MM  # about that of UT-FSOCTA's crops, which the networks are made for
+FIGURE_PX = 600  # of a photograph's longer side
 MARKS = {FOUND: (0, 255, 255), DOUBTFUL: (255, 140, 0)}  # cyan, orange
 
 
-@dataclass
-class Cropping:
-    """The cropping of a table's photographs."""
+class Searched(NamedTuple):
+    """A photograph that is searched for its OCT-A."""
 
-    options: argparse.Namespace
-    predictor: Predictor
-    record: PairRecord
-    output: Path
-    sides: dict[Case, float]  # width of each OCT-A, mm
-    failed: list[str] = field(default_factory=list)  # unusable files, one line each
-    last: tuple[Path, np.ndarray, Photograph, np.ndarray] | None = (
-        None  # the last one read: the next row may use it too
-    )
-    digests: dict[Path, str] = field(default_factory=dict)  # `photo_digest` of the photographs read so far
+    fundus: np.ndarray  # (height, width, 3), uint8, with equal scales along both axes
+    vessels: Photograph
+    enlarged: np.ndarray  # (2,), by how much each axis was enlarged to that end
 
-    def target(self, kind: str, case: Case) -> Path:
-        """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the output."""
-        return Path("fundus", f"{case.name}.png") if kind == "fundus" else beside_table("octa", case)
 
-    def figure(self, case: Case) -> Path:
-        """Where the picture of a match is written to, if one is wanted."""
-        return self.output / FIGURES / f"{case.name}.jpg"
+def prepare(path: Path, predictor: Predictor, options: argparse.Namespace) -> Searched:
+    """Read a photograph and predict its vessels.
 
-    def is_done(self, case: Case) -> bool:
-        """Whether all wanted results of a pair exist, for its present files and width."""
-        wanted = [self.output / self.target(kind, case) for kind in FILES]
-        wanted += [self.figure(case)] if self.options.figures else []
-        return self.record.is_current(case.name) and all(path.exists() for path in wanted)
+    Raises:
+        DataError: it cannot be read, or shows nothing, or its scale is unknown.
+    """
+    fundus = read_fundus(path)
+    found = field_to_use(fundus, fov_mask=True)
+    if not found.mask.any():
+        raise DataError(f"{path}: {ENTIRELY_DARK}")
+    px_per_mm = options.px_per_mm
+    if px_per_mm is None and found.radii is None:
+        raise DataError(f"{path}: shows no border of the field of view; give --px-per-mm")
+    diameter = px_per_mm * FIELD_MM if px_per_mm else found.diameter(options.field_degrees)
+    shape = fundus.shape[:2]
+    fundus, fov = with_equal_scales(fundus, found.mask, found.stretch)
+    probability = predictor.vessel_probability(fundus, fov, diameter, fast=True)
+    return Searched(fundus, Photograph(probability, fov, diameter / FIELD_MM), np.divide(fundus.shape[:2], shape))
 
-    def see(self, path: Path) -> tuple[np.ndarray, Photograph, np.ndarray]:
-        """A photograph with equal scales along both axes, what the network sees in it, and by how much (2,) each axis
-        was enlarged.
 
-        Raises:
-            DataError: it cannot be read, or shows nothing, or its scale is unknown.
-        """
-        if self.last is None or self.last[0] != path:
-            fundus = read_fundus(path)
-            self.digests[path] = photo_digest(fundus)
-            found = field_to_use(fundus, fov_mask=True)
-            if not found.mask.any():
-                raise DataError(f"{path}: {ENTIRELY_DARK}")
-            px_per_mm = self.options.px_per_mm
-            if px_per_mm is None and found.radii is None:
-                raise DataError(f"{path}: shows no border of the field of view; give --px-per-mm")
-            diameter = px_per_mm * FIELD_MM if px_per_mm else found.diameter(self.options.field_degrees)
-            shape = fundus.shape[:2]
-            fundus, fov = with_equal_scales(fundus, found.mask, found.stretch)
-            seen = self.predictor.vessel_probability(fundus, fov, diameter, fast=True)
-            enlarged = np.divide(fundus.shape[:2], shape)
-            self.last = path, fundus, Photograph(seen, fov, diameter / FIELD_MM), enlarged
-        return self.last[1:]
+def target(kind: str, case: Case) -> Path:
+    """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the table."""
+    return Path("fundus", f"{case.name}.png") if kind == "fundus" else beside_table("octa", case)
 
-    def original(self, case: Case) -> str:
-        """What identifies the photograph of a pair, or the one that it was cropped from earlier: see `photo_digest`."""
-        if not case.original_digest and case.fundus not in self.digests:  # its results are of an earlier call
-            self.digests[case.fundus] = photo_digest(read_fundus(case.fundus))
-        return case.original_digest or self.digests[case.fundus]
 
-    def run(self, case: Case) -> None:
-        """Write the results of one pair. Raises DataError if an image is unusable."""
-        octa = octa_to_grey(read_octa(case.octa, 1)) / 255  # [0, 255] -> [0, 1]
-        fundus, seen, enlarged = self.see(case.fundus)
-        side = self.sides[case]
-        place = find_place(octa, side, seen)
-        shape_mm = side * octa.shape[0] / octa.shape[1], side
-        part = cut(fundus, place, shape_mm, PX_PER_MM)
-        write_image(self.output / self.target("fundus", case), part)
-        copy_file(case.octa, self.output / self.target("octa", case))
-        verdict = FOUND if place.is_clear else DOUBTFUL
-        if self.options.figures:
-            draw_match(self.figure(case), fundus, place, shape_mm, octa, MARKS[verdict])
-        else:
-            self.figure(case).unlink(missing_ok=True)  # one of an earlier call would show another match
-        angle, scores = np.rad2deg(place.angle), (place.score, place.control)
-        numbers = (
-            *(f"{value:.1f}" for value in (*place.centre / enlarged, place.px_per_mm, angle)),
-            *(f"{s:.3f}" for s in scores),
-        )
-        self.record.add_pair((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict))
+def crop_pair(case: Case, side: float, photograph: Searched, record: PairRecord) -> None:
+    """Write the results of one pair whose OCT-A is `side` mm wide. Raises DataError if the OCT-A is unusable."""
+    output = record.path.parent
+    octa = octa_to_grey(read_octa(case.octa, 1)) / 255  # [0, 255] -> [0, 1]
+    place = find_place(octa, side, photograph.vessels)
+    shape_mm = side * octa.shape[0] / octa.shape[1], side
+    write_image(output / target("fundus", case), cut(photograph.fundus, place, shape_mm, CROP_PX_PER_MM))
+    copy_file(case.octa, output / target("octa", case))
+    verdict = FOUND if place.is_clear else DOUBTFUL
+    position = (*place.centre / photograph.enlarged, place.px_per_mm, np.rad2deg(place.angle))
+    numbers = *(f"{value:.1f}" for value in position), *(f"{value:.3f}" for value in (place.score, place.control))
+    values = (case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict)
+    record.finish(values, lambda path: draw_match(path, photograph.fundus, place, shape_mm, octa, MARKS[verdict]))
 
 
 def draw_match(
@@ -166,7 +122,7 @@ def draw_match(
 ) -> None:
     """Draw the photograph with the OCT-A's outline in a colour, the crop, and the OCT-A."""
     whole = with_outline(fundus, corners(place, shape_mm), colour)
-    write_image(path, side_by_side([whole, cut(fundus, place, shape_mm, PX_PER_MM), to_uint8(octa)], FIGURE_PX))
+    write_image(path, side_by_side([whole, cut(fundus, place, shape_mm, CROP_PX_PER_MM), to_uint8(octa)], FIGURE_PX))
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:
@@ -177,9 +133,6 @@ def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict
     if octa_mm is not None and not missing:
         raise OptionError(f"--octa-mm {octa_mm:g}: each row of {source} has its {WIDTH}; change it there")
     return {case: case.octa_mm or octa_mm for case in cases}
-
-
-# --- the command -----------------------------------------------------------------------------------------------------
 
 
 def run_cropping(options: argparse.Namespace) -> int:
@@ -200,52 +153,48 @@ def run_cropping(options: argparse.Namespace) -> int:
     sides = sides_of(source, cases, options.octa_mm)
     run, why = run_to_use(options.run)
     predictor, weights = announced_predictor(run, options.weights, read_run(run)[0], why)
-    output.mkdir(parents=True, exist_ok=True)
     scale = f"{options.px_per_mm:g} px per mm" if options.px_per_mm else f"{options.field_degrees or DEGREES:g} degrees"
     inputs = {case.name: digest_of((case.fundus, case.octa), f"{side:g}") for case, side in sides.items()}
-    record = PairRecord(output / RECORD, COLUMNS, f"{made_from(run, weights)}, {scale}", inputs, may_lose=True)
-    work = Cropping(options, predictor, record, output, sides)
-    todo = [case for case in cases if not work.is_done(case)]
-    if kept := len(cases) - len(todo):
-        print(f"{kept} of {len(cases)} pairs exist and are kept")
-    for case in progress_bar(sorted(todo, key=lambda case: case.fundus), unit="pair"):
+    made_with = f"{made_from(run, weights)}, {scale}"
+    record = PairRecord(output / RECORD, COLUMNS, made_with, inputs, ".jpg", options.figures, may_lose=True)
+    todo = record.unfinished({case: [output / target(kind, case) for kind in FILES] for case in cases})
+    by_photograph = attrgetter("fundus")
+    for path, some in groupby(progress_bar(sorted(todo, key=by_photograph), unit="pair"), by_photograph):
         try:
-            work.run(case)
+            photograph = prepare(path, predictor, options)
         except DataError as error:
-            work.failed.append(str(error))
-    work.failed = list(dict.fromkeys(work.failed))  # a photograph may have several OCT-A
-    write_pairs(work, given)
-    done = record.current()
-    doubtful = [row for row in done.values() if row["verdict"] == DOUBTFUL]
-    print(f"{FOUND} {len(done) - len(doubtful)}, {DOUBTFUL} {len(doubtful)}")
-    for row in doubtful:
-        print(f"{row['name']} in {row['fundus']}: {DOUBTFUL}, left out of {PAIRS}: {REASONS} See --figures")
-    print(f"Written: {output / PAIRS}; {record.path} has a row for each pair that was processed")
-    if len(doubtful) < len(done):
-        table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
-        print(f"Next: python dataset_load_mod.py register {table} --output ANOTHER_DIR --run {run}")
-    for fault in work.failed:
-        report_error("dataset_load_mod.py", fault)
-    return 2 if work.failed else 0
+            record.failed.append(str(error))
+            continue
+        for case in some:
+            try:
+                crop_pair(case, sides[case], photograph, record)
+            except DataError as error:
+                record.failed.append(str(error))
+    write_pairs(record, given, sides)
+    table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
+    next_step = f"dataset_load_mod.py register {table} --output ANOTHER_DIR --run {run}"
+    return record.report(output / PAIRS, DOUBTFUL, REMARK, next_step, "No OCT-A was found in its photograph.")
 
 
-def write_pairs(work: Cropping, given: Sequence[tuple[dict[str, str], Case]]) -> None:
+def write_pairs(record: PairRecord, given: Sequence[tuple[dict[str, str], Case]], sides: dict[Case, float]) -> None:
     """Write the table of the pairs that were found: all columns of the input table, and WIDTH and ORIGINAL of each.
 
     Args:
-        work: the finished work.
+        record: of the finished pairs.
         given: the rows of the input table, each with its pair.
+        sides: width of each OCT-A, mm.
     """
+    digest = cache(lambda path: photo_digest(read_fundus(path)))
     columns = tuple(dict.fromkeys([*given[0][0], WIDTH, ORIGINAL]))
-    found = {name for name, row in work.record.current().items() if row["verdict"] == FOUND}
+    found = {name for name, row in record.current().items() if row["verdict"] == FOUND}
     rows = [
         row
-        | {kind: work.target(kind, case).as_posix() for kind in FILES}
-        | {WIDTH: f"{work.sides[case]:g}", ORIGINAL: work.original(case)}
+        | {kind: target(kind, case).as_posix() for kind in FILES}
+        | {WIDTH: f"{sides[case]:g}", ORIGINAL: case.original_digest or digest(case.fundus)}
         for row, case in given
         if case.name in found
     ]
-    write_table(work.output / PAIRS, columns, rows)
+    write_table(record.path.parent / PAIRS, columns, rows)
     subjects, left = {case.subject for _, case in given}, {row["subject"] for row in rows}
     if len(left) < len(subjects) and "split" not in columns:
         lack = f"{PAIRS} lacks {len(subjects - left)} of {len(subjects)} subjects"

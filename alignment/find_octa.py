@@ -1,4 +1,4 @@
-"""Find an OCT-A in a photograph that shows more of the eye, by the vessels that a network sees in the photograph.
+"""Find an OCT-A in a photograph that shows more of the eye, by the vessels that a network predicts.
 
 Both are reduced to PLACE_PX_PER_MM and filtered, so that vessels stand out. Then all rotations, scales and shifts
 within a range are compared (`alignment.search`). `alignment.registration` corrects the rest, 2 degrees and 3 % of
@@ -92,9 +92,9 @@ def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_
     centre = (np.array(place.centre) + 0.5) * np.divide(whole, fundus.shape[:2])
     picture = Image.fromarray(resized(fundus, whole, Resampling.LANCZOS))
     size = tuple(max(1, round(side * px_per_mm)) for side in shape_mm)
-    turn = rotation(place.angle).T
-    first = centre - turn @ (np.array(size) / 2)
-    (yy, yx), (xy, xx) = turn
+    matrix = rotation(place.angle).T
+    first = centre - matrix @ (np.array(size) / 2)
+    (yy, yx), (xy, xx) = matrix
     # Pillow's coefficients: column = a x + b y + c, row = d x + e y + f
     coefficients = (xx, xy, first[1], yx, yy, first[0])
     return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, coefficients, Resampling.BICUBIC))

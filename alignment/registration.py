@@ -1,4 +1,4 @@
-"""Registration: find each point of a photograph in an OCT-A, by the vessels that a network sees in the photograph.
+"""Registration: find each point of a photograph in an OCT-A, by the vessels that a network predicts.
 
 A prediction is exactly aligned with its photograph, so the real OCT-A is registered to the predicted one:
 
@@ -311,7 +311,7 @@ def refine(
     stiffness: float,
     sigma: float,
 ) -> np.ndarray:
-    """Coefficients after a Gauss-Newton step towards the least square of fixed - gain x moving, moved.
+    """Coefficients after a Gauss-Newton step towards the least square of fixed - gain x warped moving image.
 
     The gain is local. Bending and stretching, beyond the similarity, have a cost.
     """

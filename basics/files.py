@@ -1,11 +1,11 @@
 """Files: written atomically, locked, and tables as spreadsheet programs write them."""
 
-import codecs
 import csv
 import errno
 import io
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -67,21 +67,24 @@ def read_table(path: Path) -> list[dict[str, str]]:
 def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV table by column, as text, with their row numbers in a spreadsheet: the header is 1.
 
-    Rows whose cells are all empty are left out, missing cells are empty. Reads UTF-8 or UTF-16, with commas, semicolons
-    or tabs, as spreadsheet programs write them. Bytes that are not UTF-8 become surrogates, as in file names.
+    Rows whose cells are all empty are left out, missing cells are empty. Reads UTF-8 with commas, semicolons or tabs,
+    as spreadsheet programs write it. Not by `pandas.read_csv`, which takes a first cell too many for an index, renames
+    the second of two equal columns, and splits the header `path` at its t.
 
     Raises:
-        OptionError: it cannot be read, or a row has more cells than there are columns.
+        OptionError: it cannot be read, two columns have the same name, or a row has more cells than there are columns.
     """
     try:
-        content = path.read_bytes()
-        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16") if is_utf16 else content.decode("utf-8-sig", "surrogateescape")
-        first = text.partition("\n")[0]
-        separator = max(",;\t", key=first.count)
-        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator) if text.strip() else [[]]
-    except (OSError, ValueError, csv.Error) as error:
+        text = path.read_bytes().decode("utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True) if text else [[]]
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path}: is not in UTF-8; save it as CSV UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise OptionError(f"{path}: cannot be read as a CSV table ({why(error)})") from error
+    names = Counter(name.strip().lower() for name in header)
+    if double := [name for name in names if name and names[name] > 1]:
+        raise OptionError(f"{path}: has several columns named {double[0]}; rename or delete all but one")
     numbered = []
     for number, cells in enumerate(rows, 2):
         if not any(map(str.strip, cells)):  # spreadsheet programs write such rows below a table
@@ -93,8 +96,8 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """Write a CSV table, in UTF-8, atomically; bytes of names that are not UTF-8 are kept."""
-    with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    """Write a CSV table, in UTF-8, atomically; bytes of file names that are not UTF-8 are written out."""
+    with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -39,8 +39,7 @@ class Origin:
 
     def is_of(self, result: "Origin | None") -> bool:
         """Whether a result was made from the same files in the same way; never if a file could not be read."""
-        mine = self.digest, self.made_with
-        return bool(self.digest) and result is not None and (result.digest, result.made_with) == mine
+        return bool(self.digest and result) and (result.digest, result.made_with) == (self.digest, self.made_with)
 
 
 def digest_of(files: Iterable[Path], settings: str = "") -> str:
@@ -78,9 +77,7 @@ def read_origin(path: Path) -> Origin | None:
             texts = image.info
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    if MADE_WITH not in texts:
-        return None
-    return Origin(texts.get(DIGEST, ""), texts[MADE_WITH], texts.get(SOURCE, ""))
+    return Origin(texts.get(DIGEST, ""), texts[MADE_WITH], texts.get(SOURCE, "")) if MADE_WITH in texts else None
 
 
 class Record:

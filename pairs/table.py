@@ -31,9 +31,9 @@ DEFAULT_SHARES = "80/10/10"  # of the subjects of a table of pairs
 FILES = ("fundus", "octa")
 NEEDED = (*FILES, "subject")
 CHOICES = {"eye": EYES, "region": REGIONS, "split": tuple(PUBLISHED_SUBJECTS)}  # values of optional columns
-UNKNOWN = {"eye": "", "region": OTHER_REGION, "split": None}  # values of empty cells
 WIDTH = "octa_mm"
 UNMOVED, ORIGINAL = "octa_unmoved", "original_digest"  # columns that registration and cropping add
+UNKNOWN = {"eye": "", "region": OTHER_REGION, ORIGINAL: ""}  # values of empty cells; None in other columns
 PATHS = (*FILES, UNMOVED)
 WIDTHS_MM = 1.0, 20.0  # least and greatest, of an OCT-A
 KNOWN = (*NEEDED, *CHOICES, WIDTH, UNMOVED, ORIGINAL)
@@ -128,25 +128,18 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
 
 
-def table_rows(
-    path: Path, files: Sequence[str] = PATHS, others: Sequence[str] = KNOWN
-) -> list[tuple[int, dict[str, str]]]:
+def table_rows(path: Path, known: Sequence[str] = KNOWN) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table with their numbers, see `numbered_rows`: text, without spaces around it.
 
-    The columns `files` and `others` are found in any case and named so. Those of `files` contain paths, which keep
-    bytes that are not UTF-8.
-
-    Raises:
-        OptionError: see `numbered_rows`.
+    The `known` columns are found in any case, and named so. Raises OptionError, see `numbered_rows`.
     """
-    rows = []
-    for number, row in numbered_rows(path):
-        found = {}
-        for column, cell in row.items():
-            name = next((known for known in (*files, *others) if known == column.strip().lower()), column)
-            found[name] = cell.strip() if name in files else as_text(cell.strip())
-        rows.append((number, found))
-    return rows
+
+    def named(column: str) -> str:
+        return next((name for name in known if name == column.strip().lower()), column)
+
+    return [
+        (number, {named(column): cell.strip() for column, cell in row.items()}) for number, row in numbered_rows(path)
+    ]
 
 
 def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") -> list[tuple[dict[str, str], PairRow]]:
@@ -170,18 +163,25 @@ def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
 
 def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | float | None:
     """The value of a cell in a column of KNOWN. Raises PairTableError, naming the place, if it is missing or wrong."""
-    if column in NEEDED and not cell:
+    if not cell and column in NEEDED:
         raise PairTableError(f"{place}: has no {column}")
+    if not cell:
+        return UNKNOWN.get(column)
     place = f"{place}: {column}"
     if column in PATHS:
-        return existing(folder, cell, place) if cell else None
+        return existing(folder, cell, place)
+    if column == WIDTH:
+        return number_in(cell, *WIDTHS_MM, place, " mm")
     if column in CHOICES:
-        return one_of(cell, CHOICES[column], place) or UNKNOWN[column]
-    if column == ORIGINAL and cell and not re.fullmatch("[0-9a-f]{16}", cell):
+        allowed = CHOICES[column]
+        if word := next((word for word in allowed if word.lower() == cell.lower()), None):
+            return word
+        raise PairTableError(f"{place} {cell}: must be {', '.join(allowed)} or empty")
+    if column == ORIGINAL and not re.fullmatch("[0-9a-f]{16}", cell):
         raise PairTableError(
             f"{place} {cell}: must be 16 hexadecimal digits, as dataset_load_mod.py crop writes them, or empty"
         )
-    return number_in(cell, *WIDTHS_MM, place, " mm") if column == WIDTH else cell
+    return cell
 
 
 def number_in(cell: str, least: float, most: float, place: str, unit: str = "") -> float | None:
@@ -197,16 +197,14 @@ def number_in(cell: str, least: float, most: float, place: str, unit: str = "") 
     return number
 
 
-def unknown_columns(path: Path) -> list[str]:
-    """The columns of a table that are none of KNOWN, and that no program uses. Raises OptionError as `table_rows`."""
-    rows = table_rows(path)
-    return [column for column in rows[0][1] if column not in KNOWN] if rows else []
+def columns_of(path: Path) -> list[str]:
+    """The columns of a table; empty if it has no row. Raises OptionError if it cannot be read."""
+    return next((list(row) for _, row in table_rows(path)), [])
 
 
 def states_splits(path: Path) -> bool:
     """Whether a table has a column `split`. Raises OptionError if it cannot be read."""
-    rows = table_rows(path)
-    return bool(rows) and "split" in rows[0][1]
+    return "split" in columns_of(path)
 
 
 def origin_of_splits(path: Path, shares: str) -> str:
@@ -216,37 +214,17 @@ def origin_of_splits(path: Path, shares: str) -> str:
     return f"subjects divided {shares} into train, validation and test, always in the same way"
 
 
-def one_of(cell: str, allowed: Sequence[str], place: str) -> str:
-    """A cell that is one of some words, in any case, or empty. Raises PairTableError, naming the place."""
-    found = next((word for word in allowed if word.lower() == cell.lower()), "")
-    if cell and not found:
-        raise PairTableError(f"{place} {cell}: must be {', '.join(allowed)} or empty")
-    return found
-
-
 def existing(folder: Path, cell: str, place: str) -> Path:
-    """The file that a cell names, in the first of its `readings` that exists, relative to a folder.
-
-    Raises:
-        PairTableError: there is no such file; the message names the place.
-    """
+    """The file that a cell names, relative to a folder. Raises PairTableError, naming the place, if there is none."""
     for reading in readings(cell):
-        if (folder / reading).is_file():
+        if os.path.isfile(folder / reading):  # Path.is_file raises an error for names that are too long
             return folder / reading
-    raise PairTableError(f"{place} {as_text(cell)}: no such file below {folder}; paths are relative to the table")
+    raise PairTableError(f"{place} {cell}: no such file below {folder}; paths are relative to the table")
 
 
-def readings(cell: str) -> tuple[str, ...]:
-    """What a path in a table may mean: itself, in a Windows code page if it is not UTF-8, and with backslashes."""
-    return cell, as_text(cell), as_text(cell).replace("\\", "/")
-
-
-def as_text(cell: str) -> str:
-    """Decode a cell whose bytes are not UTF-8 from the Western European Windows code page; any other is unchanged."""
-    try:
-        return os.fsencode(cell).decode()
-    except UnicodeDecodeError:
-        return os.fsencode(cell).decode("cp1252", "replace")
+def readings(cell: str) -> tuple[str, str]:
+    """What a path in a table may mean: itself, or the same with the backslashes of Windows."""
+    return cell, cell.replace("\\", "/")
 
 
 def shared_out(subjects: set[str], shares: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alignment.crop import FOUND, MARKS, PX_PER_MM
+from alignment.crop import CROP_PX_PER_MM, FOUND, MARKS
 from alignment.find_octa import Photograph, corners, cut, find_place
 from pairs.dataset import Pair
 from retina.field_of_view import FIELD_MM
@@ -102,7 +102,7 @@ def draw_places(predictor: Predictor, path: Path) -> None:
         side_mm = CROP_MM[region] * len(octa) / CROP_PX
         place = find_place(octa, side_mm, Photograph(predicted.probability, mask, diameter / FIELD_MM))
         whole = with_outline(fundus, corners(place, (side_mm, side_mm)), MARKS[FOUND])
-        rows.append([whole, cut(fundus, place, (side_mm, side_mm), PX_PER_MM), octa])
+        rows.append([whole, cut(fundus, place, (side_mm, side_mm), CROP_PX_PER_MM), octa])
     draw(rows, ["Photograph (simulated retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
 
 

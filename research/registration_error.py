@@ -22,7 +22,14 @@ import joblib
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from alignment.register import CLEARLY, NEIGHBOURS, REGISTERED, UNCHANGED, chosen_controls, verdict_of
+from alignment.register import (
+    MARGIN,
+    NEIGHBOURS,
+    REGISTERED,
+    UNCHANGED,
+    chosen_controls,
+    verdict_of,
+)
 from alignment.registration import Eye, enlarged, fit_all, jacobian, reduced, reduced_eye
 from retina.images import black_outside, octa_to_grey
 from retina.ut_fsocta import CROP_PX
@@ -163,7 +170,7 @@ def main() -> None:
         accepted = sum(verdict in (REGISTERED, UNCHANGED) for verdict, _ in judged)
         margins = np.sort([margin for _, margin in judged])
         nearest = ", ".join(f"{margin:.2f}" for margin in (margins[:4] if name == "right" else margins[-4:]))
-        print(f"{name} partners accepted: {accepted} of {len(judged)}; fit {CLEARLY} better than controls? {nearest}")
+        print(f"{name} partners accepted: {accepted} of {len(judged)}; fit {MARGIN} better than controls? {nearest}")
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def jobs_of_table(path: Path, given: dict) -> list[Job]:
         PairTableError: another cell is wrong; the message names its row.
     """
     known = (PATH, MASK, *SCALES)
-    table = table_rows(path, files=(PATH, MASK), others=(*SCALES, *FILES))
+    table = table_rows(path, (*known, *FILES))
     rows = [(number, row) for number, row in table if row.get(PATH)]
     if not rows:
         is_of_pairs = table and set(FILES) <= table[0][1].keys()

@@ -14,10 +14,11 @@ from pairs.table import read_pairs
 from retina.images import photo_digest, read_fundus
 from run.checkpoints import write_run
 from run.settings import Settings
-from run.weights import made_from
 
 SIDE = 500
-FIELD = slice(120, 380)  # rows and columns of the photograph that the OCT-A shows
+AREA = slice(120, 380)  # rows and columns of the photograph that the OCT-A shows
+PX_PER_MM = 2 * 230 / program.FIELD_MM
+OCTA_MM = 260 / PX_PER_MM
 
 
 def save(image, path):
@@ -31,23 +32,32 @@ def write_eye(folder, seed, name):
     fundus = np.dstack([np.full((SIDE, SIDE), 200), 150 - 100 * vessels, np.full((SIDE, SIDE), 60)])
     rows, columns = np.indices((SIDE, SIDE)) - SIDE / 2
     save(fundus * (np.hypot(rows, columns) < 230)[..., np.newaxis], folder / "photos" / f"{name}.png")
-    save(30 + 200 * vessels[FIELD, FIELD], folder / "octa" / f"{name}.tif")
+    save(30 + 200 * vessels[AREA, AREA], folder / "octa" / f"{name}.tif")
 
 
-PX_PER_MM = 2 * 230 / program.FIELD_MM
-OCTA_MM = 260 / PX_PER_MM
+def pair(photo, octa=None, **others):
+    """A row of a table of pairs."""
+    return {"fundus": f"photos/{photo}.png", "octa": f"octa/{octa or photo}.tif"} | others
+
+
+def write_table(*rows):
+    rows = [row | {"subject": f"s{number}", "camera": "X"} for number, row in enumerate(rows)]
+    with Path("pairs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def prepare(folder, patch):
-    """Make a folder to run in, with a table of two pairs and a run."""
-    for seed, name in enumerate("ab"):
-        write_eye(folder, seed, name)
-    write_table(folder, [{"fundus": f"photos/{name}.png", "octa": f"octa/{name}.tif"} for name in "ab"])
-    (folder / "run").mkdir()
-    write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
-    (folder / "run/ckpt-7").write_text("the weights")
-    patch.setattr("alignment.find_octa.PLACE_ANGLES", [0.0])  # they are not turned
+    """Make a folder to run in: a table of the pairs a and b, another eye c, and a run."""
     patch.chdir(folder)
+    for seed, name in enumerate("abc"):
+        write_eye(folder, seed, name)
+    write_table(pair("a"), pair("b"))
+    Path("run").mkdir()
+    write_run(Path("run"), Settings(data="simulated", precision="float32", name="run"), "0")
+    Path("run/ckpt-7").write_text("the weights")
+    patch.setattr("alignment.find_octa.PLACE_ANGLES", [0.0])  # they are not rotated
     patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
 
 
@@ -60,7 +70,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def cropped(tmp_path_factory):
-    """A folder whose pairs are cut, with figures."""
+    """A folder whose pairs are cropped, with figures."""
     folder = tmp_path_factory.mktemp("cropped")
     with pytest.MonkeyPatch.context() as patch:
         prepare(folder, patch)
@@ -68,95 +78,89 @@ def cropped(tmp_path_factory):
     return folder
 
 
-def write_table(folder, rows):
-    rows = [row | {"subject": f"s{number}", "camera": "X"} for number, row in enumerate(rows)]
-    with (folder / "pairs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def crop(*options, octa_mm=OCTA_MM):
+    widths = [] if octa_mm is None else ["--octa-mm", f"{octa_mm}"]
+    return dataset_load_mod.main(["crop", "pairs.csv", "--output", "out", "--run", "run", *widths, *options])
 
 
-def crop(*options):
-    return dataset_load_mod.main(
-        ["crop", "pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{OCTA_MM}", *options]
-    )
-
-
-def rows(folder):
+def rows(folder=Path()):
     return {row["name"]: row for row in csv.DictReader((folder / "out" / program.RECORD).open())}
 
 
-def test_photographs_are_cut_to_what_their_octa_show(cropped):
+def verdicts():
+    return {name: row["verdict"] for name, row in rows().items()}
+
+
+def written_pairs(table="out/pairs.csv"):
+    return read_pairs(Path(table), "1/0/0")
+
+
+def replace_by_another_eye(name="a"):
+    Path(f"octa/{name}.tif").write_bytes(Path("octa/c.tif").read_bytes())
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_photographs_are_cropped_to_what_their_octa_show(cropped):
     part = np.asarray(Image.open(cropped / "out/fundus/a.png"))[..., 1].astype(float)
     octa = np.asarray(Image.open(cropped / "octa/a.tif").resize(part.shape[::-1])).astype(float)
-    assert part.shape == (round(OCTA_MM * program.PX_PER_MM),) * 2
+    assert part.shape == (round(OCTA_MM * program.CROP_PX_PER_MM),) * 2
     assert np.corrcoef(part.ravel(), octa.ravel())[0, 1] < -0.9  # vessels are dark here, bright there
 
 
-def test_table_of_the_cut_pairs_has_all_columns_and_names_their_files(cropped):
+def test_table_of_the_cropped_pairs_has_all_columns_and_names_their_files(cropped):
     with (cropped / "out/pairs.csv").open() as file:
         first = next(csv.DictReader(file))
     files = {"fundus": "fundus/a.png", "octa": "octa/a.tif"}
     original = photo_digest(read_fundus(cropped / "photos/a.png"))
     added = {"octa_mm": f"{OCTA_MM:g}", "original_digest": original}
     assert first == files | {"subject": "s0", "camera": "X"} | added
-    assert len(read_pairs(cropped / "out/pairs.csv", "1/0/0")) == 2
+    assert [one.octa.read_bytes() for one in written_pairs(cropped / "out/pairs.csv")] == [
+        (cropped / f"octa/{name}.tif").read_bytes() for name in "ab"
+    ]
 
 
-def originals(table="out/pairs.csv"):
-    return [pair.original_digest for pair in read_pairs(Path(table), "1/0/0")]
-
-
-def test_original_of_a_kept_crop_stays_known(folder):
-    crop()
-    first = originals()
-    crop()
-    assert originals() == first != ["", ""]
-
-
-def test_crop_of_a_crop_is_known_by_the_first_photograph(folder):
-    given = {"a": "0123456789abcdef", "b": ""}
-    table = [{"fundus": f"photos/{n}.png", "octa": f"octa/{n}.tif", "original_digest": given[n]} for n in "ab"]
-    write_table(folder, table)
-    crop()
-    assert originals() == [given["a"], photo_digest(read_fundus(Path("photos/b.png")))]
-
-
-def test_octa_is_copied_to_the_last_bit(cropped):
-    assert (cropped / "out/octa/b.tif").read_bytes() == (cropped / "octa/b.tif").read_bytes()
-
-
-def test_each_place_has_a_figure(cropped):
-    assert files_below(cropped / "out" / "crop") == ["a.jpg", "b.jpg"]
-
-
-def test_record_has_place_scale_and_verdict(cropped):
+def test_record_has_position_scale_and_verdict_and_each_match_a_figure(cropped):
     row = rows(cropped)["a"]
     assert [float(row[name]) for name in ("centre_row", "centre_column")] == pytest.approx([249.5, 249.5], abs=4)
     assert float(row["px_per_mm"]) == pytest.approx(PX_PER_MM, rel=0.03)
     assert row["verdict"] == "found"
+    assert files_below(cropped / "out" / "crop") == ["a.jpg", "b.jpg"]
+
+
+def test_crop_of_a_crop_is_known_by_the_first_photograph_also_when_it_is_kept(folder):
+    write_table(pair("a", original_digest="0123456789abcdef"), pair("b", original_digest=""))
+    originals = "0123456789abcdef", photo_digest(read_fundus(Path("photos/b.png")))
+    for _ in range(2):
+        crop()
+        assert tuple(one.original_digest for one in written_pairs()) == originals
 
 
 def test_octa_of_another_eye_is_doubtful_named_and_left_out(folder, capsys):
-    write_eye(folder, 7, "c")
-    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
+    replace_by_another_eye()
     assert crop() == 0
-    assert {name: row["verdict"] for name, row in rows(folder).items()} == {"a": "doubtful", "b": "found"}
-    assert "a in photos/a.png: doubtful" in capsys.readouterr().out
-    assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
+    assert verdicts() == {"a": "doubtful", "b": "found"}
+    assert "\na: doubtful" in capsys.readouterr().out
+    assert [one.name for one in written_pairs()] == ["b"]
 
 
 def test_a_photograph_may_have_several_octa(folder):
-    save(255 - np.asarray(Image.open("octa/a.tif")), folder / "octa" / "deep.png")
-    write_table(folder, [{"fundus": "photos/a.png", "octa": f"octa/{name}"} for name in ("a.tif", "deep.png")])
+    Image.open("octa/a.tif").save("octa/deep.tif")
+    write_table(pair("a"), pair("a", "deep"))
     assert crop() == 0
     assert files_below(folder / "out" / "fundus") == ["a.png", "deep.png"]
 
 
-def test_width_of_each_octa_may_be_in_the_table(folder):
-    write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": OCTA_MM}])
-    assert dataset_load_mod.main(["crop", "pairs.csv", "--output", "out", "--run", "run"]) == 0
-    assert rows(folder)["a"]["verdict"] == "found"
+@pytest.mark.parametrize(("widths", "option"), [((OCTA_MM, 0.97 * OCTA_MM), None), (("", 0.97 * OCTA_MM), OCTA_MM)])
+def test_width_of_each_octa_is_that_of_its_row_or_of_the_option(folder, widths, option):
+    write_table(*(pair(name, octa_mm=width) for name, width in zip("ab", widths, strict=True)))
+    assert crop(octa_mm=option) == 0
+    found = [float(rows()[name]["octa_mm"]) / OCTA_MM for name in "ab"]
+    assert found == pytest.approx([1, 0.97], rel=1e-4)
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
 
 
 def test_existing_results_are_kept(folder, capsys):
@@ -167,106 +171,56 @@ def test_existing_results_are_kept(folder, capsys):
     assert {name: (folder / "out" / name).stat().st_mtime_ns for name in before} == before
 
 
-def test_octa_of_another_width_is_searched_for_again(folder):
+CHANGES = {
+    "width": lambda: 0.9 * OCTA_MM,
+    "octa": replace_by_another_eye,
+    "photograph": lambda: Path("photos/a.png").write_bytes(Path("photos/c.png").read_bytes()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_pair_is_searched_again_if_its_width_or_a_file_has_changed(folder, change):
     crop()
-    assert (
-        dataset_load_mod.main(
-            ["crop", "pairs.csv", "--output", "out", "--run", "run", "--octa-mm", f"{0.97 * OCTA_MM}"]
-        )
-        == 0
-    )
-    assert float(rows(folder)["a"]["octa_mm"]) == pytest.approx(0.97 * OCTA_MM, rel=1e-4)
+    before = rows()["a"]
+    width = CHANGES[change]()
+    crop(octa_mm=width if change == "width" else OCTA_MM)
+    now = rows()["a"]
+    assert now["score"] != before["score"]
+    assert (now["verdict"] == "found") == (change == "width")
 
 
-def test_octa_that_was_replaced_is_searched_for_again(folder):
-    crop()
-    write_eye(folder, 7, "c")
-    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
-    crop()
-    assert rows(folder)["a"]["verdict"] == "doubtful"
-
-
-def test_photograph_that_was_replaced_is_searched_again(folder):
-    write_eye(folder, 7, "c")
-    right = Path("photos/a.png").read_bytes()
-    Path("photos/a.png").write_bytes(Path("photos/c.png").read_bytes())
-    crop()
-    Path("photos/a.png").write_bytes(right)
-    crop()
-    assert rows(folder)["a"]["verdict"] == "found"
-
-
-def test_pair_that_fails_now_is_not_kept_with_its_former_result(folder):
+def test_pair_that_fails_now_is_not_kept_with_its_former_result(folder, capsys):
     crop()
     Path("photos/a.png").write_text("no image")
+    capsys.readouterr()
     assert crop() == 2
-    assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
+    assert [one.name for one in written_pairs()] == ["b"]
+    assert "\nfound 1\n" in capsys.readouterr().out
 
 
 def test_figure_of_a_former_match_is_removed(folder):
     crop("--figures")
-    write_eye(folder, 7, "c")
-    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
+    replace_by_another_eye()
     crop()
     assert files_below(folder / "out" / "crop") == ["b.jpg"]
 
 
-def test_pair_that_fails_now_is_not_counted(folder, capsys):
-    crop()
-    Path("photos/a.png").write_text("no image")
-    capsys.readouterr()
-    crop()
-    assert "found 1, doubtful 0" in capsys.readouterr().out
-
-
-def test_interrupted_change_of_an_octa_is_resumed(folder, monkeypatch):
-    crop()
-    write_eye(folder, 7, "c")
-    Path("octa/a.tif").write_bytes(Path("octa/c.tif").read_bytes())
-
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(program, "draw_match", full_disk)
-        assert crop("--figures") == 2
-    crop()
-    assert rows(folder)["a"]["verdict"] == "doubtful"
-
-
-def test_pair_that_left_the_table_is_dropped_with_a_note(folder, capsys):
-    crop()
-    write_table(folder, [{"fundus": "photos/b.png", "octa": "octa/b.tif"}])
-    assert crop() == 0
-    assert "NOTE: out/crop.csv: pairs that are no longer in the table are dropped: a" in capsys.readouterr().out
-
-
-def test_table_that_changes_meanwhile_does_no_harm(folder, monkeypatch):
-    original = program.Cropping.run
-
-    def run(work, case):
-        (folder / "pairs.csv").write_text("nothing")
-        original(work, case)
-
-    monkeypatch.setattr(program.Cropping, "run", run)
-    assert crop() == 0
-
-
 @pytest.mark.parametrize(("column", "noted"), [({}, True), ({"split": "train"}, False)])
 def test_lost_subjects_are_noted_where_they_can_move_others_to_another_split(folder, capsys, column, noted):
-    table = [{"fundus": f"photos/{name}.png", "octa": f"octa/{name}.tif"} | column for name in "ab"]
-    write_table(folder, table)
+    write_table(pair("a", **column), pair("b", **column))
     Path("photos/a.png").write_text("no image")
     crop()
     assert ("NOTE: pairs.csv lacks 1 of 2 subjects" in capsys.readouterr().out) == noted
 
 
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
 def test_other_scale_of_the_photographs_needs_another_folder(folder, capsys):
     crop()
     assert crop("--field-degrees", "50") == 2
-    made_with = made_from(Path("run"), "run/ckpt-7")
-    stale = f"out/crop.csv: was made with {made_with}, 45 degrees, not {made_with}, 50 degrees"
-    assert stale in capsys.readouterr().err
+    assert "45 degrees, not " in (error := capsys.readouterr().err)
+    assert "out/crop.csv: was made with run/ckpt-7" in error
 
 
 @pytest.mark.parametrize(
@@ -282,7 +236,7 @@ def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage,
     damage()
     assert crop() == 2
     assert named in capsys.readouterr().err
-    assert [pair.name for pair in read_pairs(Path("out/pairs.csv"), "1/0/0")] == ["b"]
+    assert [one.name for one in written_pairs()] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -292,33 +246,15 @@ def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage,
         (["pairs.csv", "--output", "out", "--octa-mm", "6000"], "--octa-mm 6000: must be from 1 to 20 mm"),
         (["pairs.csv", "--output", ".", "--octa-mm", "6"], "--output .: lies in the data set"),
         (["pairs.csv", "--output", "photos", "--octa-mm", "6"], "--output photos: exists"),
-        (["nowhere.csv", "--output", "out", "--octa-mm", "6"], "TABLE nowhere.csv"),
-        (["pairs.csv", "--output", "out", "--octa-mm", "6", "--run", "nowhere"], "nowhere: not a run"),
         (["pairs.csv", "--output", "out", "--octa-mm", "6", "--px-per-mm", "1"], "--px-per-mm 1: must be from"),
+        ([".", "--output", "out", "--octa-mm", "6"], "TABLE ."),
+        (["full.csv", "--output", "out", "--octa-mm", "4"], "--octa-mm 4: each row of full.csv has its octa_mm"),
     ],
 )
 def test_what_is_refused(folder, refused, options, named):
+    write_table(pair("a", octa_mm=6))
+    Path("pairs.csv").rename("full.csv")
+    write_table(pair("a"), pair("b"))
     before = files_below(folder)
     assert named in refused(dataset_load_mod, "crop", *options)
     assert files_below(folder) == before
-
-
-def test_width_is_given_once(folder, refused):
-    write_table(folder, [{"fundus": "photos/a.png", "octa": "octa/a.tif", "octa_mm": 6}])
-    assert "--octa-mm 4: each row of pairs.csv has its octa_mm" in refused(
-        dataset_load_mod, "crop", "pairs.csv", "--output", "out", "--octa-mm", "4"
-    )
-
-
-def test_option_gives_the_widths_that_the_table_lacks(folder):
-    widths = {"a": "", "b": 0.97 * OCTA_MM}
-    write_table(folder, [{"fundus": f"photos/{n}.png", "octa": f"octa/{n}.tif", "octa_mm": widths[n]} for n in "ab"])
-    assert crop() == 0
-    found = [float(rows(folder)[name]["octa_mm"]) / OCTA_MM for name in "ab"]
-    assert found == pytest.approx([1, 0.97], rel=1e-4)
-
-
-def test_folder_in_the_study_s_layout_is_refused(dataset, refused):
-    assert "give a table of pairs" in refused(
-        dataset_load_mod, "crop", str(dataset), "--output", str(dataset / "out"), "--octa-mm", "6"
-    )

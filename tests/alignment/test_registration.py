@@ -77,11 +77,6 @@ def test_displacement_is_regular_where_there_are_no_vessels(scan):
     assert np.hypot(*(found - np.reshape([8.0, 0.0], (2, 1, 1)))).max() < 4
 
 
-def test_two_different_eyes_do_not_fit(scan):
-    other = lines(5, SIDE, spacing=20)
-    assert reg.fit(reg.reduced(speckled(scan)), reg.reduced_eye(other, np.ones((SIDE, SIDE), bool))).after < 0.5
-
-
 @pytest.mark.parametrize("seed", [3, 4])
 def test_even_different_eyes_are_displaced_without_folds_and_within_25_px(scan, seed):
     eye = reg.reduced_eye(lines(seed, SIDE, spacing=12), np.ones((SIDE, SIDE), bool))
@@ -112,16 +107,6 @@ def test_images_that_are_not_square(scan):
     assert reg.correlation(octa, reg.warp(wide, shift), shown) > 0.9
 
 
-def test_displacement_grows_with_the_image():
-    displacement = np.ones((2, 100, 50))
-    large = reg.enlarged(displacement, (300, 100))
-    assert (large[0].mean(), large[1].mean()) == (pytest.approx(3), pytest.approx(2))
-
-
-def test_warp_by_nothing_is_the_same(scan):
-    np.testing.assert_allclose(reg.warp(scan, np.zeros((2, SIDE, SIDE)), order=3), scan, atol=1e-9)
-
-
 def test_displacement_points_from_photograph_to_octa():
     octa = np.zeros((20, 20))
     octa[7, 12] = 1
@@ -135,15 +120,11 @@ def test_jacobian_of_a_scale_and_of_a_fold():
     np.testing.assert_allclose(reg.jacobian(np.stack([0 * rows, -2 * columns])), -1)
 
 
-@pytest.mark.parametrize("image", [np.zeros((SIDE, SIDE)), np.full((SIDE, SIDE), 0.5)])
-def test_images_without_anything_do_not_fit(scan, image):
-    found = reg.fit(reg.reduced(scan), reg.reduced_eye(image, np.ones((SIDE, SIDE), bool)))
+@pytest.mark.parametrize(("image", "inside"), [(np.zeros((SIDE, SIDE)), True), (np.eye(SIDE), False)])
+def test_images_without_anything_do_not_fit(scan, image, inside):
+    found = reg.fit(reg.reduced(scan), reg.reduced_eye(image, np.full((SIDE, SIDE), inside)))
     assert found.after == 0
     assert np.isfinite(found.displacement).all()
-
-
-def test_field_without_a_pixel_does_not_fit(scan):
-    assert reg.fit(reg.reduced(scan), reg.reduced_eye(scan, np.zeros((SIDE, SIDE), bool))).after == 0
 
 
 def test_eye_of_another_shape_is_resized_to_a_field():

@@ -86,7 +86,8 @@ def main() -> int:
             archive.writestr("cropped/fundus/disc/1_OD.png", bytes(50 * MB))
         unpack = (
             "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import pairs.download as d\n"
-            "try: d.unpack(Path('archive.zip'), Path(sys.argv[2]))\n"
+            "d.UNPACKED, archive = 0, Path('archive.zip')\n"
+            "try: d.download(Path(sys.argv[2]), archive, d.Source('', d.pooch.file_hash(archive, alg='md5')))\n"
             "except (d.DownloadError, OSError) as error: print(error, file=sys.stderr); sys.exit(2)"
         )
         print("| what | status | message | left |\n|---|---|---|---|", flush=True)
@@ -109,10 +110,8 @@ def main() -> int:
             ),
         ]
         leave(disk, 10 * MB)
-        done = subprocess.run(
-            [sys.executable, "-c", unpack, PROJECT, disk / "unpacked"], cwd=folder, capture_output=True, text=True
-        )
-        held.append(done.returncode == 2 and not (disk / "unpacked").exists() and not partial_files(disk))
+        done = subprocess.run([sys.executable, "-c", unpack, PROJECT, disk], cwd=folder, capture_output=True, text=True)
+        held.append(done.returncode == 2 and not (disk / "UT-FSOCTA-v1").exists() and not partial_files(disk))
         print(f"| unpacking | {done.returncode} | {done.stderr.splitlines()[-1][:300]} | nothing |")
         subprocess.run(["umount", disk], check=True)
     return 0 if all(held) else 1

@@ -81,9 +81,3 @@ def test_seen_validation_subjects_are_said_in_one_line(capsys):
     assert line.startswith("NOTE: --init-from the run: HAS SEEN 1 OF 2 VALIDATION SUBJECTS")
     assert "validation scores" in line
     assert "best checkpoint" in line
-
-
-def test_validation_subjects_that_were_not_seen_need_no_note(capsys):
-    table = write_crops("first", seed=0)
-    load_run_data(Settings(data=str(table), patch_size=64, init_from="the run"), False, frozenset([ORIGINALS["Ann"]]))
-    assert "HAS SEEN" not in capsys.readouterr().out

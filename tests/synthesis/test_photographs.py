@@ -60,7 +60,7 @@ def test_row_with_too_many_cells_is_named(here):
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_rows_of_a_table_that_excel_saved_are_kept(here, separator, encoding):
     Path("densities.csv").write_bytes(as_excel_saves_it(separator, encoding))
     Record(Path("densities.csv"), COLUMNS).add(("b.png", "0.1"), ORIGIN)
@@ -75,7 +75,7 @@ def test_table_with_other_columns_is_refused_and_unchanged(here):
 
 def test_table_that_is_no_text_is_refused(here):
     Path("densities.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(OptionError, match=r"densities\.csv: cannot be read as a CSV table"):
+    with pytest.raises(OptionError, match=r"densities\.csv: is not in UTF-8"):
         Record(Path("densities.csv"), COLUMNS)
 
 
@@ -90,21 +90,14 @@ def test_row_of_a_table_may_be_named_na(here):
     assert [job.source for job in list_jobs(["list.csv"], Path("out"))] == [Path("NA")]
 
 
-def test_name_in_a_table_that_is_no_utf8_is_that_of_the_file(here):
-    Path("list.csv").write_bytes(b"path\nb\xff.png\n")
-    (job,) = list_jobs(["list.csv"], Path("out"))
-    assert os.fsencode(job.source) == b"b\xff.png"
-
-
 @pytest.mark.parametrize(
     ("header", "cell"),
     [("Path ", "below/ü.png"), ("path", "below\\ü.png"), ("path", " below/ü.png "), ("eye;PATH", "OD;below/ü.png")],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
-def test_list_is_read_as_a_table_of_pairs(here, header, cell, encoding):
+def test_list_is_read_as_a_table_of_pairs(here, header, cell):
     Path("below").mkdir()
     Path("below/ü.png").touch()
-    Path("list.csv").write_bytes(f"{header}\n{cell}\n".encode(encoding))
+    Path("list.csv").write_text(f"{header}\n{cell}\n", encoding="utf-8")
     assert list_jobs(["list.csv"], Path("out")) == [Job(Path("below/ü.png"), Path("below/ü.png"))]
 
 

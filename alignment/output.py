@@ -1,14 +1,19 @@
-"""Shared by programs that write pairs: the output folder, file names and formats, and the record of finished pairs."""
+"""What cropping and registration have in common: a folder in which each pair of some data is finished once.
+
+A pair is finished when its images, its figure (if wanted) and its row in the folder's record exist, for its present
+files. The row is written last.
+"""
 
 import filecmp
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from basics.command_line import OptionError, why
+from basics.command_line import OptionError, report_error, why
 from basics.files import atomic_file
 from pairs.finished import MADE_WITH, Origin, Record
 from pairs.table import PairRow
@@ -43,16 +48,30 @@ def check_output(output: Path, target: Path, source: Path, record: str) -> None:
 
 
 class PairRecord(Record):
-    """The finished pairs of some data, in their order, all made in one way."""
+    """The finished pairs of some data, in their order, all made in one way.
 
-    def __init__(self, path: Path, columns: Sequence[str], made_with: str, inputs: dict[str, str], may_lose: bool):
-        """Read the existing table, or write an empty one, which marks the folder as this program's.
+    DIR/<record>.csv has a row for each, and DIR/<record>/<name> its figure, if figures are wanted.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        made_with: str,
+        inputs: dict[str, str],
+        figures: str,
+        drawn: bool,
+        may_lose: bool,
+    ):
+        """Read the existing table, or write an empty one, which marks its folder, made if missing, as this program's.
 
         Args:
             path: of the table.
-            columns: all but the last two; the first is `name`.
+            columns: all but the last two; the first is `name`, the last `verdict`.
             made_with: as in `Origin`.
             inputs: `digest_of` each pair, by name.
+            figures: suffix of the figures.
+            drawn: whether figures are wanted.
             may_lose: whether pairs of an earlier call may be missing now; their rows are then dropped.
 
         Raises:
@@ -60,6 +79,8 @@ class PairRecord(Record):
         """
         super().__init__(path, (*columns, "inputs", MADE_WITH))
         self.origins = {name: Origin(digest, made_with) for name, digest in inputs.items()}
+        self.figures, self.drawn = figures, drawn
+        self.failed: list[str] = []  # unusable files, one line each
         for row in self.rows.values():
             if row[MADE_WITH] != made_with:
                 advice = "use the same (--run, ...), or another --output"
@@ -69,24 +90,63 @@ class PairRecord(Record):
             raise OptionError(f"{path}: has {lost[0]}, which is not in the data; choose another --output")
         if lost:
             print(f"NOTE: {path}: pairs that are no longer in the table are dropped: {', '.join(lost)}")
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.write()
-
-    def is_current(self, name: str) -> bool:
-        """Whether a pair has a row that was made from its present files and settings."""
-        return self.origins[name].is_of(self.origin(name))
 
     def current(self) -> dict[str, dict[str, str]]:
         """The rows that were made from the present files and settings of their pair, by name."""
-        return {name: self.rows[name] for name in self.origins if self.is_current(name)}
+        return {name: self.rows[name] for name, origin in self.origins.items() if origin.is_of(self.origin(name))}
 
-    def add_pair(self, values: Sequence[str]) -> None:
-        """Set the row of one pair, all columns but the last two, and write the table."""
-        self.add(values, self.origins[values[0]])
+    def figure(self, name: str) -> Path:
+        """Where the figure of a pair is written to, if it is wanted."""
+        return self.path.with_suffix("") / f"{name}{self.figures}"
+
+    def unfinished(self, files: dict[Case, list[Path]]) -> list[Case]:
+        """The cases without a current row, or without one of their files; prints how many others are kept."""
+        finished, todo = self.current(), []
+        for case, wanted in files.items():
+            wanted = [*wanted, self.figure(case.name)] if self.drawn else wanted
+            if case.name not in finished or not all(path.exists() for path in wanted):
+                todo.append(case)
+        if kept := len(files) - len(todo):
+            print(f"{kept} of {len(files)} pairs exist and are kept")
+        return todo
+
+    def finish(self, values: Sequence[str], draw: Callable[[Path], None]) -> None:
+        """Set the row of a pair, all columns but the last two; first `draw` its figure, if figures are wanted."""
+        name = values[0]
+        if self.drawn:
+            draw(self.figure(name))
+        else:
+            self.figure(name).unlink(missing_ok=True)  # one of an earlier call would show another result
+        self.add(values, self.origins[name])
 
     def write(self) -> None:
         """Write the table."""
         self.rows = {name: self.rows[name] for name in self.origins if name in self.rows}
         super().write()
+
+    def report(self, written: Path, bad: str, remark: str, next_step: str, if_none: str) -> int:
+        """Print a summary.
+
+        Args:
+            written: the data set that was written.
+            bad: the verdict on pairs that the user should look at, each named with a `remark`.
+            next_step: the command to go on with; `if_none` instead, if all pairs are bad.
+
+        Returns:
+            The exit status: 2 if a file was unusable.
+        """
+        rows = self.current()
+        verdicts = Counter(row["verdict"] for row in rows.values())
+        print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()))
+        for name in (name for name, row in rows.items() if row["verdict"] == bad):
+            print(f"{name}: {bad}; {remark}")
+        print(f"Written: {written}; {self.path} has a row for each pair that could be read")
+        print(f"Next: python {next_step}" if verdicts[bad] < len(rows) else if_none)
+        for fault in dict.fromkeys(self.failed):
+            report_error("dataset_load_mod.py", fault)
+        return 2 if self.failed else 0
 
 
 def beside_table(kind: str, case: Case) -> Path:
@@ -96,6 +156,11 @@ def beside_table(kind: str, case: Case) -> Path:
     """
     suffix = getattr(case, kind).suffix
     return Path(kind, case.name + (suffix if suffix.lower() in WRITTEN_FORMATS else ".png"))
+
+
+def in_written_format(path: Path) -> Path:
+    """The path that an image is written to: as PNG if its format is not one of WRITTEN_FORMATS."""
+    return path if path.suffix.lower() in WRITTEN_FORMATS else path.with_suffix(".png")
 
 
 def copy_file(source: Path, target: Path) -> None:
