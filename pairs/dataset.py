@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from basics.command_line import UserError
 from pairs.download import holds_dataset
-from pairs.table import DEFAULT_SHARES, SIMULATED, PairRow, is_table, read_pairs
+from pairs.table import ANY_SHARES, DEFAULT_SHARES, SIMULATED, PairRow, is_table, read_pairs
 from retina.field_of_view import ENTIRELY_DARK, field_to_use
 from retina.images import FORMATS, DataError, photo_digest, read_fundus, read_octa, resized_to
-from retina.ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, parse_subjects
+from retina.ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, SIMULATED_NOTE, parse_subjects
 
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the program looks for the data set
 UNMOVED_FOLDER = "unmoved"  # below cropped/: the OCT-A before registration, and the maps made from them
@@ -69,6 +70,30 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
             f"dataset_load_mod.py download` fetches {DATASET_NAME}"
         )
     return found
+
+
+def is_simulated(data: str | Path | None) -> bool:
+    """Whether data are simulated retinas, on which no result about eyes may rest.
+
+    Args:
+        data: the word SIMULATED, or a data set as `find_dataset` finds it. A folder counts by its SIMULATED_NOTE or, if
+            version 1.1.0 made it, by `cropped/truth`; a table counts if one of its photographs lies in such a folder.
+
+    Returns:
+        False for data that cannot be found or read: a run may name some that have moved since.
+    """
+    if data == SIMULATED:
+        return True
+    try:
+        found = find_dataset(data, "--data")
+        if found is None or not is_table(found):
+            folders = {found} - {None}
+        else:  # <folder>/cropped/fundus/<region>/<file>, <folder>/fov45/fundus/<file>
+            photographs = [pair.fundus.absolute() for pair in read_pairs(found, ANY_SHARES)]
+            folders = {folder for file in photographs for folder in file.parents[2:4]}
+    except UserError:
+        return False
+    return any((folder / SIMULATED_NOTE).is_file() or (folder / "cropped" / "truth").is_dir() for folder in folders)
 
 
 def load_data_cases(

@@ -122,7 +122,7 @@ def epoch(crops: int, way: str) -> dict[str, float]:
         Seconds: `first`, from the start to the end of the first step; of the second epoch, `all` and those in `steps`.
     """
     steps, ends = [], []  # start and end of each step; ends of the epochs
-    compiled, end_epoch = train.compiled, train.end_epoch
+    compiled, end_epoch = pix_devices.compiled, train.end_epoch
 
     def timed_compiled(*arguments):
         work = compiled(*arguments)
@@ -145,7 +145,7 @@ def epoch(crops: int, way: str) -> dict[str, float]:
         ends.append(time.perf_counter())
         return done
 
-    train.compiled, train.end_epoch = timed_compiled, timed_end
+    pix_devices.compiled, train.end_epoch = timed_compiled, timed_end
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         data, started = write_crops(Path("data"), crops), time.perf_counter()

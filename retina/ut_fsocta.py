@@ -14,6 +14,7 @@ CROP_PX = 400  # side of a crop
 # Side of a crop; assumed from AngioVue's usual scans: the record does not state it
 CROP_MM = {"disc": 4.5, "macula": 6.0, OTHER_REGION: 6.0}
 FILE_NAME = re.compile(r"(?P<subject>\d+)_(?P<eye>OD|OS)\.\w+", re.IGNORECASE)  # with the suffix of any image
+SIMULATED_NOTE = "SIMULATED.txt"  # at the top of a set of simulated retinas, which has the same layout
 MAX_SUBJECTS = 100_000  # a longer list is a typing error
 
 

@@ -87,9 +87,9 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().as_dict()
 
 
-def check_shares(smallest: int, batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Raises SettingsError if the smallest batch of an epoch has fewer patches than there are devices."""
-    devices = strategy.num_replicas_in_sync
+def check_shares(patches: int, batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Raises SettingsError if the last batch of an epoch of so many patches has fewer than one for each device."""
+    devices, smallest = strategy.num_replicas_in_sync, patches % batch_size or batch_size
     if smallest < devices:
         raise SettingsError(
             f"--batch-size {batch_size}: the last batch of an epoch has {smallest} patches "

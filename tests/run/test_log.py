@@ -5,13 +5,13 @@ import csv
 import pytest
 import tensorflow as tf
 from conftest import PROJECT, events_of, logged
+from run.tags import CHARTS, DESCRIPTIONS, VALIDATION
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import run.log as pix_log
 from basics.command_line import UserError
 from run.settings import Settings
-from run.tags import CHARTS, DESCRIPTIONS, VALIDATION
 
 
 def rows_of(folder):
