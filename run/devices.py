@@ -1,6 +1,7 @@
 """Devices: which are available, in which precision they compute, and how they share a batch."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,20 +10,25 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from basics.command_line import OUT_OF_MEMORY, OptionError, UserError, fault_of_machine, without_messages
+from basics.command_line import OUT_OF_MEMORY, OptionError, UserError, fault_of_machine
 from run.settings import Settings, SettingsError
 
+NVIDIA = (
+    'the NVIDIA GPU is not used: pip install "tensorflow[and-cuda]~=2.21.0" on Linux or, on Windows, in WSL2 '
+    "(see docs/training.md)"
+)
 Step = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
 def set_up_gpus() -> str:
     """Let the GPUs' memory grow as needed, and describe the device that will be used."""
-    with without_messages():
-        gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus:
-        return f"CPU, {os.cpu_count()} cores"
+        # Its driver comes with this program. With CUDA_VISIBLE_DEVICES the user may have chosen the CPU.
+        unused = shutil.which("nvidia-smi") and "CUDA_VISIBLE_DEVICES" not in os.environ
+        return f"CPU, {os.cpu_count()} cores" + (f"; {NVIDIA}" if unused else "")
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
 
 

@@ -25,6 +25,7 @@ from run.devices import (
     errors_in_one_line,
     precision_to_predict,
     resolve_precision,
+    set_up_gpus,
 )
 from run.predict import without_dropout
 from run.settings import Settings, SettingsError
@@ -278,3 +279,12 @@ def test_lost_worker_is_one_line_and_no_lack_of_memory(monkeypatch, message, kin
 
 def test_float16_without_a_gpu_is_said_to_be_slow():
     assert "slower" in resolve_precision("mixed_float16")[1]
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow uses the GPU")
+def test_nvidia_gpu_that_is_not_used_is_named_with_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "NVIDIA" not in set_up_gpus()
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    assert "tensorflow[and-cuda]" in set_up_gpus()
