@@ -54,7 +54,7 @@ WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the s
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
 LARGE_PICTURES = 25  # of each eye in a run; each takes a megabyte
 LEAST_BYTES = 2_400_000_000  # of address space of the networks and the smallest batch, a fifth less than measured
-NEEDS_LESS = "start a run with a smaller --batch-size or --patch-size"  # if memory is short
+SMALLER_RUN = "start a run with a smaller --batch-size or --patch-size"  # if memory is short
 GRID_PX = 16  # the last four transposed convolutions, each of stride 2, can leave patterns with periods of 2 to 16 px
 
 
@@ -64,7 +64,7 @@ GRID_PX = 16  # the last four transposed convolutions, each of stride 2, can lea
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, train, and return the exit status: 2 for an error that the user can fix."""
     given = parse_command_line(argv, PROGRAM, __doc__)
-    return exit_status(PROGRAM, lambda: run_training(given), "stopped before training began", NEEDS_LESS)
+    return exit_status(PROGRAM, lambda: run_training(given), "stopped before training began", SMALLER_RUN)
 
 
 def run_training(given: dict) -> int:

@@ -127,7 +127,7 @@ def write_run(
         digest: of the data.
         seen: the photographs that it, or a run it started from, is trained or validated on, and those that they were
             cropped from: see `photo_digest`.
-        weights: of a run that consists of one file of weights, see `one_file`.
+        weights: of a run that consists of one file of weights, see `RunJson`.
     """
     content = {
         "settings": asdict(settings),
@@ -153,7 +153,7 @@ class RunJson(NamedTuple):
     settings: Settings
     digest: str  # of the data
     seen: frozenset[str]
-    weights: dict | None
+    weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
 
 
 def read_run_json(folder: Path) -> RunJson:
@@ -184,21 +184,13 @@ def seen_by(folder: Path) -> frozenset[str]:
     return read_run_json(folder).seen
 
 
-def one_file(folder: Path) -> dict | None:
-    """Name (`file`) and digest (`sha256`) of the one file of weights that a run consists of; None: it has checkpoints.
-
-    Raises as `read_run_json`.
-    """
-    return read_run_json(folder).weights
-
-
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
 class RunState:
     """Everything that a run needs to continue, as one checkpoint: networks, optimisers, dropout's seeds, progress."""
 
-    def __init__(self, networks, folder: Path | None, keep: int):
+    def __init__(self, networks: object, folder: Path | None, keep: int):
         """Args:
         networks: both networks and their optimisers, built, as attributes with the names PARTS.
         folder: the run's folder of checkpoints; None: never saved.
@@ -375,11 +367,8 @@ def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) ->
             path.unlink()
     with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
         names = [Path(path).name for path in complete[:keep]]
-        lines = [
-            f'model_checkpoint_path: "{names[0]}"',
-            *(f'all_model_checkpoint_paths: "{name}"' for name in names[::-1]),
-        ]
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [f'all_model_checkpoint_paths: "{name}"\n' for name in names[::-1]]
+        part.write_text("".join([f'model_checkpoint_path: "{names[0]}"\n', *lines]), encoding="utf-8")
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -75,7 +75,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         print(f"Validation: {VALIDATION_RETINAS} other simulated retinas")
         validation = simulated_validation(settings)
         names = [f"simulated retina {number}" for number in range(1, len(validation) + 1)]
-        return RunData([], validation, names, full_field, f"{digest_of(validation):08x}", frozenset())
+        return RunData([], validation, names, full_field, f"{digest_of_pairs(validation):08x}", frozenset())
     chosen = {split: cases[cases["split"] == split] for split in splits}
     if chosen["train"].empty:
         subjects = ", ".join(map(str, sorted(cases["subject"].unique()))) or "none"
@@ -119,7 +119,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     train, digest, resized = [], 0, 0
     seen = [digest for split in ("train", "validation") for digest in chosen[split]["original_digest"] if digest]
     for pair in load_pairs(chosen["train"], settings.octa_channels, settings.fov_mask):
-        digest = digest_of([pair], digest)
+        digest = digest_of_pairs([pair], digest)
         seen.append(photo_digest(pair.fundus))
         train.append(in_own_pages(training_image(pair, settings.patch_size)))
         resized += pair.resized
@@ -128,10 +128,10 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         print(f"  {resized} OCT-A are resized to the size of their photograph")
     seen += [photo_digest(pair.fundus) for pair in validation]
     names = list(chosen["validation"]["name"])
-    return RunData(train, validation, names, full_field, f"{digest_of(validation, digest):08x}", frozenset(seen))
+    return RunData(train, validation, names, full_field, f"{digest_of_pairs(validation, digest):08x}", frozenset(seen))
 
 
-def digest_of(pairs: list[Pair], digest: int = 0) -> int:
+def digest_of_pairs(pairs: list[Pair], digest: int = 0) -> int:
     """CRC-32 of the pairs' images and their shapes, continued from that of earlier pairs."""
     for pair in pairs:
         for image in (pair.fundus, pair.octa):

@@ -25,8 +25,6 @@ from run.checkpoints import (
     RunError,
     epochs_done,
     find_weights,
-    one_file,
-    read_run,
     read_run_json,
     restore,
     runs_with_weights,
@@ -64,8 +62,8 @@ def run_to_use(option: str | None) -> tuple[Path, str]:
 def why_not(run: Path) -> str:
     """Why a run is used only if `--run` names it, in words; "" if it is used without."""
     try:
-        settings, _ = read_run(run)
-        done = settings.epochs if one_file(run) is not None else epochs_done(run)
+        settings, *_, weights = read_run_json(run)
+        done = epochs_done(run) if weights is None else settings.epochs
     except RunError as error:
         return f"cannot be used ({error})"
     if is_simulated(settings.data):
@@ -89,7 +87,7 @@ def load_weights(generator: keras.Model, run: Path, weights: str | None = None) 
     Raises:
         RunError: they are missing, damaged, or of another model.
     """
-    if (entry := one_file(run)) is None:
+    if (entry := read_run_json(run).weights) is None:
         return restore(tf.train.Checkpoint(generator=generator), find_weights(run, weights))
     if weights == "last":
         raise RunError(f"{run}: has only one file of weights, the best; drop --weights last")
@@ -178,10 +176,11 @@ def start_from(settings: Settings, generator: keras.Model, discriminator: keras.
         RunError: the folder is not a run, or its OCT-A have another number of channels.
     """
     folder = Path(settings.init_from)
-    its, mine = read_run(folder)[0].octa_channels, settings.octa_channels
+    run = read_run_json(folder)
+    its, mine = run.settings.octa_channels, settings.octa_channels
     if its != mine:
         raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's is {mine}")
-    if one_file(folder) is None:
+    if run.weights is None:
         both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
         path = restore(both, find_weights(folder, None))
     else:
