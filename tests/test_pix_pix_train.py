@@ -109,8 +109,8 @@ def test_noise_on_photographs_is_that_of_the_step():
 
 
 def test_discriminator_loss_by_hand():
-    real, generated = tf.constant([[np.log(3.0)]], tf.float32), tf.constant([[0.0]])
-    assert float(train.discriminator_loss(real, generated)) == pytest.approx(np.log(4 / 3) + np.log(2))
+    real, generated = tf.constant([[np.log(3)]], tf.float32), tf.constant([[np.log(2)]], tf.float32)  # 3/4 and 2/3
+    assert float(train.discriminator_loss(real, generated)) == pytest.approx(np.log(4 / 3) + np.log(3))
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
