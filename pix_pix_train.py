@@ -85,11 +85,7 @@ def run_training(given: dict) -> int:
 def train(settings: Settings, data_digest: str | None = None, verbose: bool = False) -> int:
     """Run the training that resolved settings describe; for a resumed run `data_digest` is that of its data.
 
-    Returns:
-        The exit status: 0; or 128 + the signal that stopped the run (130 Ctrl-C, 143 SIGTERM).
-
-    Raises:
-        DataError, RunError, SettingsError: see these classes.
+    Returns the exit status: 0, or 128 + the signal that stopped the run. Raises DataError, RunError, SettingsError.
     """
     resume = data_digest is not None
     strategy = devices.choose_strategy(settings)
@@ -362,9 +358,7 @@ def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
 def end_epoch(run: Run, stop: StopRequest) -> bool:
     """Validate, count the epoch, log scores and pictures, and save what is due.
 
-    Returns:
-        False if a signal stopped it before all crops were predicted. Then nothing has changed, so that the resumed run
-        begins with the validation.
+    Returns False if a signal stopped it before all crops were predicted; then the resumed run begins with them.
     """
     settings, data, state = run.settings, run.data, run.state
     if run.log is None:
@@ -417,8 +411,7 @@ def log_pictures(run: Run, step: int, results: dict[str, tuple[np.ndarray, dict[
 def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray, dict[str, float]]:
     """Predict the OCT-A of a pair and score it against the real one; vessels are scored without noise.
 
-    Returns:
-        The prediction (height, width, channels), float32 on [0, 1], black outside the field; and the scores by name.
+    Returns the prediction (height, width, channels), float32 on [0, 1], black outside the field; and scores by name.
     """
     predictor, real = networks.predictor, octa_to_grey(pair.octa / 255)
     predicted = predictor.predict(pair.fundus, pair.fov)
@@ -430,10 +423,7 @@ def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray,
 
 
 def evaluate_whole_fundus(networks: Pix2Pix, fundus: np.ndarray, fov_mask: bool) -> np.ndarray:
-    """Predict the OCT-A (height, width, channels), float32 on [0, 1], of a whole photograph, uint8, as synthesis does.
-
-    Without `fov_mask` it is also predicted outside the field of view.
-    """
+    """The OCT-A, float32 on [0, 1], of a whole photograph, uint8, as synthesis predicts it within the field to use."""
     field = field_to_use(fundus, fov_mask)
     return networks.predictor.predict_photograph(fundus, field.mask, field.diameter(), True, field.stretch).octa
 
