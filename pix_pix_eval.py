@@ -111,7 +111,7 @@ from pairs.moved import moved_for_good, unmoved_octa
 from retina.images import DataError, black_outside, octa_to_grey, read_image
 from retina.vessels import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
 from run.checkpoints import read_run, seen_by, step_of
-from run.choice import HAS_SEEN
+from run.data import HAS_SEEN
 from run.log import RunLog
 from run.predict import Predictor, announced_predictor
 from run.weights import run_to_use

@@ -13,7 +13,7 @@ from evaluation.report import regions_of
 from pairs.dataset import UNMOVED_FOLDER, list_eyes
 from pairs.table import WIDTH, is_table
 from retina.ut_fsocta import CROP_MM
-from run.choice import Choice, choose, load_cases
+from run.data import Choice, choose, load_cases
 from run.settings import Settings
 
 # Other methods in the data set: the folder of their images below cropped/, whether these are OCT-A, their binary maps
@@ -119,7 +119,7 @@ def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> Truth:
 def find_cases(
     options: argparse.Namespace, data: Path, settings: Settings, seen: Collection[str]
 ) -> tuple[Choice, int]:
-    """The pairs to evaluate, see `run.choice.choose`, and how many files of the data have no partner.
+    """The pairs to evaluate, see `run.data.choose`, and how many files of the data have no partner.
 
     Args:
         options: of the command line.

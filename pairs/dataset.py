@@ -67,7 +67,7 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     if found is None and named is not None:
         raise DataError(
             f"{option} {folders[0]}: is neither a table of pairs (.csv) nor a folder with cropped/{{fundus,octa}}/"
-            "{disc,macula}/<subject>_<OD|OS>.png; for other files write a table (see docs/training.md); `python "
+            "{disc,macula}/<subject>_<OD|OS>.png; for other files write a table (see docs/data.md); `python "
             f"dataset_load_mod.py download` fetches {DATASET_NAME}"
         )
     return found

@@ -27,6 +27,7 @@ from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
 from retina.vessels import map_vessels, vessel_density, vessel_map, vessel_scores
 from run.batches import TrainingPatches, training_image
 from run.predict import Predictor
+from run.settings import Settings
 from simulation.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop, render_full_field
 from simulation.eye import TREE_SHARED_BY, make_eye, make_stream_eye
 from simulation.stream import simulated_pair
@@ -121,7 +122,7 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
     """The data pipeline: three rows of steps, each with an image or the text of a file, its name, and its module."""
     fundus, octa, fov = simulated_pair(0, UNSEEN)
     pair = Pair(fundus, octa, fov)
-    patches = TrainingPatches([training_image(pair, PATCH_PX)], PATCH_PX, batch_size=4, seed=0, augment=True)
+    patches = TrainingPatches([training_image(pair, PATCH_PX)], Settings(patch_size=PATCH_PX, batch_size=4))
     inputs, targets = (np.array(images / 2 + 0.5) for images in next(patches.batches(0, 1)))
     photograph = render_full_field(make_eye(SUBJECT, "OD", SEED))
     mask, diameter, predicted, vessels = predicted_photograph(predictor, photograph)

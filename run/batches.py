@@ -12,6 +12,8 @@ import tensorflow as tf
 from pairs.dataset import Pair
 from retina.images import FUNDUS_CHANNELS, continue_outside
 from retina.patches import patch_corners, reflect_to_patch
+from retina.ut_fsocta import CROP_PX
+from run.settings import Settings
 
 SIMULATED_PATCHES_PER_EPOCH = 320  # between two validations, in a run on simulated retinas alone
 RETINAS_PER_BLOCK = 16  # simulated retinas whose patches are shuffled together
@@ -56,27 +58,16 @@ class TrainingPatches:
         steps_per_epoch: batches per epoch; the last may be smaller.
     """
 
-    def __init__(self, images: Sequence[np.ndarray], patch_size: int, batch_size: int, seed: int, augment: bool):
-        """Args:
-        images: from `training_image`, of any sizes.
-        patch_size: side of a patch in px.
-        batch_size: patches per batch.
-        seed: of the run.
-        augment: random crops, rotated and flipped; False: the study's grid.
-        """
-        self.images, self.patch_size, self.batch_size = images, patch_size, batch_size
-        self.seed, self.augment = seed, augment
+    def __init__(self, images: Sequence[np.ndarray], settings: Settings):
+        """Args: images from `training_image`, of any sizes; the settings: without `augment`, the study's grid."""
+        self.images, self.patch_size, self.batch_size = images, settings.patch_size, settings.batch_size
+        self.seed, self.augment = settings.seed, settings.augment
         self.sizes = np.array([image.shape[:2] for image in images])  # (images, 2)
-        self.grid = self._grid()  # (patches, 3): image, row, column
+        grids = [patch_corners(size, (self.patch_size, self.patch_size), stride=1) for size in self.sizes]
+        numbers = np.repeat(np.arange(len(grids)), [len(grid) for grid in grids])
+        self.grid = np.column_stack([numbers, np.concatenate(grids)])  # (patches, 3): image, row, column
         self.patches_per_epoch = len(self.grid)
-        self.steps_per_epoch = ceil(self.patches_per_epoch / batch_size)
-
-    def _grid(self) -> np.ndarray:
-        parts = []
-        for number, size in enumerate(self.sizes):
-            corners = patch_corners(size, (self.patch_size, self.patch_size), stride=1)
-            parts.append(np.column_stack([np.full(len(corners), number), corners]))
-        return np.concatenate(parts)
+        self.steps_per_epoch = ceil(self.patches_per_epoch / self.batch_size)
 
     def plan(self, epoch: int) -> np.ndarray:
         """The patches of an epoch (from 0) in order; they depend on the run's seed and the epoch alone.
@@ -142,41 +133,28 @@ class SimulatedPatches:
     """
 
     def __init__(
-        self,
-        draw: Callable[[int], Iterator[np.ndarray]],
-        size: int,
-        channels: int,
-        patch_size: int,
-        batch_size: int,
-        seed: int,
-        real: TrainingPatches | None = None,
-        share: float = 1.0,
+        self, draw: Callable[[int], Iterator[np.ndarray]], settings: Settings, real: TrainingPatches | None = None
     ):
         """Args:
-        draw: yields retinas without end, starting at a number: (size, size, 3 + channels), uint8.
-        size: side of a retina in px, at least a patch.
-        channels: of the OCT-A.
-        patch_size: side of a patch in px.
-        batch_size: patches per batch.
-        seed: of the run.
-        real: patches of real pairs to mix in.
-        share: of simulated retinas in a batch, with `real`; at least one patch of each kind.
+        draw: yields retinas without end, starting at a number: (CROP_PX, CROP_PX, 3 + OCT-A channels), uint8.
+        settings: of the run.
+        real: patches of real pairs to mix in, by the share `mix`, at least one of each kind in a batch.
         """
-        self.draw, self.size, self.channels = draw, size, FUNDUS_CHANNELS + channels
-        self.patch_size, self.batch_size, self.seed, self.real = patch_size, batch_size, seed, real
+        self.draw, self.channels = draw, FUNDUS_CHANNELS + settings.octa_channels
+        self.patch_size, self.batch_size, self.seed = settings.patch_size, settings.batch_size, settings.seed
+        self.real, self.simulated_per_batch = real, self.batch_size
         if real is None:
-            self.simulated_per_batch = batch_size
-            self.steps_per_epoch = ceil(SIMULATED_PATCHES_PER_EPOCH / batch_size)
+            self.steps_per_epoch = ceil(SIMULATED_PATCHES_PER_EPOCH / self.batch_size)
         else:
-            self.simulated_per_batch = min(max(1, round(share * batch_size)), batch_size - 1)
-            self.steps_per_epoch = ceil(real.patches_per_epoch / (batch_size - self.simulated_per_batch))
-        self.patches_per_epoch = self.steps_per_epoch * batch_size
+            self.simulated_per_batch = min(max(1, round(settings.mix * self.batch_size)), self.batch_size - 1)
+            self.steps_per_epoch = ceil(real.patches_per_epoch / (self.batch_size - self.simulated_per_batch))
+        self.patches_per_epoch = self.steps_per_epoch * self.batch_size
 
     def plan(self, block: int) -> np.ndarray:
         """The patches of a block of retinas in order: (patches, 5), int32, as in `TrainingPatches.plan`."""
         random = np.random.default_rng([self.seed, block, 1])  # 1: other random numbers than in the plans of real pairs
         count = RETINAS_PER_BLOCK * PATCHES_PER_RETINA
-        corners = random.integers(0, self.size - self.patch_size, (count, 2), endpoint=True)
+        corners = random.integers(0, CROP_PX - self.patch_size, (count, 2), endpoint=True)
         turns, flips = random.integers(0, 4, count), random.integers(0, 2, count)
         plan = np.column_stack([np.repeat(np.arange(RETINAS_PER_BLOCK), PATCHES_PER_RETINA), corners, turns, flips])
         return random.permutation(plan).astype(np.int32)
@@ -204,10 +182,8 @@ class SimulatedPatches:
             plan = tf.ensure_shape(tf.numpy_function(self.plan, [block], tf.int32, stateful=False), (None, 5))
             return tf.data.Dataset.from_tensor_slices(plan).map(lambda place: cut(retinas, place))
 
-        retinas = tf.data.Dataset.from_generator(
-            drawn,
-            output_signature=tf.TensorSpec((self.size, self.size, self.channels), tf.uint8),
-        )
+        signature = tf.TensorSpec((CROP_PX, CROP_PX, self.channels), tf.uint8)
+        retinas = tf.data.Dataset.from_generator(drawn, output_signature=signature)
         blocks = retinas.prefetch(RETINAS_PER_BLOCK).batch(RETINAS_PER_BLOCK, drop_remainder=True)
         return blocks.enumerate(first_block).flat_map(cut_block).skip(done)
 

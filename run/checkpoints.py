@@ -10,29 +10,30 @@ A run may come from someone else: JSON and TensorFlow's checkpoints contain numb
 executed.
 """
 
-import errno
 import json
 import os
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from basics.command_line import VERSION, UserError, flag, one_line, why
+from basics.command_line import VERSION, UserError, one_line, why
 from basics.files import atomic_file, hold
-from run.settings import CHANGEABLE, CHECKPOINTS, Settings
+from pix_layers import layers_of
+from run.settings import Settings
 
 BEST = "best"
+PARTS = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")  # their names in a checkpoint
 CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
 ONE_FILE, SEEN = "weights", "seen"  # in run.json
 EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
@@ -85,20 +86,12 @@ def make_folders(settings: Settings, digest: str, seen: Collection[str]) -> None
     Raises:
         OSError: one cannot be made, or exists already.
     """
-    logs, folder = log_folder(settings), checkpoint_folder(settings)
-    logs.mkdir(parents=True)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{settings.name}-", dir=folder.parent) as temporary:
-            made = Path(temporary) / "run"
-            made.mkdir()
-            write_run(made, settings, digest, seen)
-            if folder.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
-            made.rename(folder)
-    except OSError:
-        logs.rmdir()
-        raise
+    with ExitStack() as undo:
+        for folder in (log_folder(settings), checkpoint_folder(settings)):
+            folder.mkdir(parents=True)
+            undo.callback(folder.rmdir)
+        write_run(folder, settings, digest, seen)
+        undo.pop_all()
 
 
 def newest_run(checkpoints: Path) -> Path:
@@ -134,7 +127,7 @@ def write_run(
         digest: of the data.
         seen: the photographs that it, or a run it started from, is trained or validated on, and those that they were
             cropped from: see `photo_digest`.
-        weights: of a run that consists of one file of weights, see `one_file`.
+        weights: of a run that consists of one file of weights, see `RunJson`.
     """
     content = {
         "settings": asdict(settings),
@@ -154,75 +147,41 @@ def write_run(
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_run(folder: Path) -> tuple[Settings, str]:
-    """The settings in run.json, and the data's digest. Raises RunError if it is missing, damaged or foreign."""
-    return read_whole_run(folder)[:2]
+class RunJson(NamedTuple):
+    """What run.json contains, see `write_run`."""
+
+    settings: Settings
+    digest: str  # of the data
+    seen: frozenset[str]
+    weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
 
 
-def read_whole_run(folder: Path) -> tuple[Settings, str, dict]:
-    """As `read_run`, and all that run.json contains."""
+def read_run_json(folder: Path) -> RunJson:
+    """All that a run's run.json contains. Raises RunError if it is missing, damaged or foreign."""
     path = folder / "run.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings, digest = Settings(**content["settings"]), str(content["data_digest"])
+        seen, weights = frozenset(map(str, content.get(SEEN, []))), content.get(ONE_FILE)
+        if weights is not None:
+            weights = {key: str(weights[key]) for key in ("file", "sha256")}
+        if settings.data is None or settings.name is None or settings.precision == "auto":
+            raise ValueError("its settings are not resolved")
     except FileNotFoundError as error:
         raise RunError(f"{folder}: not a run (it has no run.json)") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
-    if settings.data is None or settings.name is None or settings.precision == "auto":
-        raise RunError(f"{path}: damaged, or from another version or program (its settings are not resolved)")
-    return settings, digest, content
+    return RunJson(settings, digest, seen, weights)
+
+
+def read_run(folder: Path) -> tuple[Settings, str]:
+    """The settings in run.json, and the data's digest. Raises RunError as `read_run_json`."""
+    return read_run_json(folder)[:2]
 
 
 def seen_by(folder: Path) -> frozenset[str]:
-    """The photographs that a run, or one it started from, was trained or validated on: see `write_run`.
-
-    Raises:
-        RunError: run.json is missing, damaged or foreign.
-    """
-    seen = read_whole_run(folder)[2].get(SEEN, [])
-    if not (isinstance(seen, list) and all(isinstance(one, str) for one in seen)):
-        raise RunError(f"{folder / 'run.json'}: damaged, or from another version or program (its {SEEN})")
-    return frozenset(seen)
-
-
-def one_file(folder: Path) -> dict | None:
-    """Name (`file`) and digest (`sha256`) of the one file of weights that a run consists of; None: it has checkpoints.
-
-    Raises:
-        RunError: run.json is missing, damaged or foreign.
-    """
-    weights = read_whole_run(folder)[2].get(ONE_FILE)
-    if weights is not None and not (isinstance(weights, dict) and {"file", "sha256"} <= set(weights)):
-        raise RunError(f"{folder / 'run.json'}: damaged, or from another version or program (its {ONE_FILE})")
-    return weights
-
-
-def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
-    """The settings of a run to resume, and the digest of its data.
-
-    Args:
-        given: options of the command line by field of Settings.
-        resume: the run's folder of checkpoints, or "" for the newest.
-
-    Raises:
-        RunError: there is no such run, or an option contradicts run.json.
-    """
-    checkpoints = Path(given.get("checkpoints", CHECKPOINTS))
-    folder = Path(resume) if resume else newest_run(checkpoints)
-    old, digest = read_run(folder)
-    if one_file(folder) is not None:
-        raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
-    if given.get("precision") == "auto":
-        given = given | {"precision": old.precision}
-    new = replace(old, **{name: value for name, value in given.items() if name in CHANGEABLE})
-    if clashes := [
-        f"{flag(name)} {value} (was {getattr(new, name)})"
-        for name, value in given.items()
-        if name != "checkpoints" and value != getattr(new, name)
-    ]:
-        raise RunError(f"--resume: {folder} was made with other settings: {', '.join(clashes)}")
-    return replace(new, checkpoints=str(folder.parent), name=folder.name), digest
+    """The photographs that a run, or one it started from, was trained or validated on. Raises as `read_run_json`."""
+    return read_run_json(folder).seen
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -231,29 +190,28 @@ def settings_to_resume(given: dict, resume: str) -> tuple[Settings, str]:
 class RunState:
     """Everything that a run needs to continue, as one checkpoint: networks, optimisers, dropout's seeds, progress."""
 
-    def __init__(self, networks: dict[str, tf.Module], dropout: Sequence, folder: Path | None, keep: int):
+    def __init__(self, networks: object, folder: Path | None, keep: int):
         """Args:
-        networks: both networks and their optimisers, built, by their names in the checkpoint.
-        dropout: the dropout layers, whose seeds are saved.
+        networks: both networks and their optimisers, built, as attributes with the names PARTS.
         folder: the run's folder of checkpoints; None: never saved.
         keep: how many periodic checkpoints to keep.
         """
         self.step = tf.Variable(0, dtype=tf.int64)  # steps done
         self.epoch = tf.Variable(0, dtype=tf.int64)  # epochs done
         self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
-        scaled = [one for one in networks.values() if isinstance(one, keras.optimizers.LossScaleOptimizer)]
+        parts = {name: getattr(networks, name) for name in PARTS}
+        scaled = [one for one in parts.values() if isinstance(one, keras.optimizers.LossScaleOptimizer)]
+        dropout = layers_of(networks.generator, keras.layers.Dropout)
         self.checkpoint = tf.train.Checkpoint(
             # Of a loss-scaled optimiser, save the inner one: its slots then have the same paths in every precision.
-            **{name: getattr(one, "inner_optimizer", one) for name, one in networks.items()},
+            **{name: getattr(one, "inner_optimizer", one) for name, one in parts.items()},
             loss_scales=[[optimizer.dynamic_scale, optimizer.step_counter] for optimizer in scaled],
             dropout_seeds=[layer.seed_generator.state for layer in dropout],
             step=self.step,
             epoch=self.epoch,
             best_score=self.best_score,
         )
-        self.weights = [
-            weights for one in networks.values() if isinstance(one, keras.Model) for weights in one.variables
-        ]
+        self.weights = [*networks.generator.variables, *networks.discriminator.variables]
         self.folder, self.keep = folder, keep
         self.saved: tuple[int, int] | None = None  # the progress last saved as a periodic checkpoint
 
@@ -282,6 +240,8 @@ class RunState:
 
     def _save(self, folder: Path, keep: int) -> None:
         step = int(self.step)
+        if not self.folder.is_dir():
+            raise RunError(f"{self.folder} was deleted while the run trains: stopped; it cannot be resumed")
         for weights in self.weights:
             if not np.isfinite(weights.numpy()).all():
                 fault = f"{weights.path} is not finite after step {step}: not saved"
@@ -304,7 +264,7 @@ class RunState:
         paths = sorted(periodic + best, key=step_of, reverse=True)
         if not paths:
             return False
-        if restore(self.checkpoint, paths, self.folder) in periodic:
+        if restore(self.checkpoint, paths) in periodic:
             self.saved = self.progress()
         return True
 
@@ -357,14 +317,14 @@ def find_weights(run: Path, weights: str | None) -> list[str]:
     return found
 
 
-def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path) -> str:
+def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str]) -> str:
     """Restore every object from the first intact checkpoint; prints which are damaged.
 
     Returns:
         The path of the restored checkpoint.
 
     Raises:
-        RunError: no checkpoint is intact and fits, or there is none.
+        RunError: no checkpoint is intact and fits.
     """
     faults = []
     for path in paths:
@@ -376,9 +336,7 @@ def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str], folder: Path)
             for fault in faults:
                 print(f"{one_line(fault)}; another checkpoint is used")
             return path
-    if not faults:
-        raise RunError(f"{folder}: has no checkpoint")
-    raise RunError(faults[0] + (f", and {len(faults) - 1} more" if faults[1:] else ""))
+    raise RunError("; ".join(faults))
 
 
 def reason_of(error: Exception) -> str:
@@ -409,11 +367,8 @@ def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) ->
             path.unlink()
     with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
         names = [Path(path).name for path in complete[:keep]]
-        lines = [
-            f'model_checkpoint_path: "{names[0]}"',
-            *(f'all_model_checkpoint_paths: "{name}"' for name in names[::-1]),
-        ]
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [f'all_model_checkpoint_paths: "{name}"\n' for name in names[::-1]]
+        part.write_text("".join([f'model_checkpoint_path: "{names[0]}"\n', *lines]), encoding="utf-8")
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -1,4 +1,8 @@
-"""The data of a training run: chosen, loaded and listed; and the batches cut from them."""
+"""The data of a run: what it is trained on, loaded and listed; and the subjects on which its weights can be used.
+
+A run must not be tested on photographs that it, or a run it started from, has seen: training refuses it, and synthesis
+and evaluation leave these subjects out.
+"""
 
 import os
 import zlib
@@ -7,23 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from pairs.dataset import (
-    SIMULATED_SET,
-    Pair,
-    load_data_cases,
-    load_pairs,
-    seen_subjects,
-    validation_full_field,
-)
-from pairs.table import REGISTRATION, SIMULATED, is_table, origin_of_splits
+from basics.command_line import OptionError
+from pairs.dataset import SIMULATED_SET, Pair, load_data_cases, load_pairs, seen_subjects, validation_full_field
+from pairs.table import ANY_SHARES, REGISTRATION, SIMULATED, is_table, origin_of_splits, states_splits
 from retina.images import FUNDUS_CHANNELS, DataError, continue_outside, in_own_pages, photo_digest, read_fundus
-from retina.ut_fsocta import CROP_PX
 from run.batches import SimulatedPatches, TrainingPatches, training_image
-from run.settings import Settings
+from run.settings import SPLITS, Settings
 from simulation.eye import TREE_SHARED_BY
 from simulation.stream import simulated_pair, stream
 
+HAS_SEEN = "the run, or one that it started from, was trained or validated on {}"
 NAMED = 5  # subjects listed in an error
 PICTURED = 3  # pairs shown in TensorBoard
 VALIDATION_RETINAS = 24
@@ -159,7 +158,7 @@ def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPa
     """The batches that the settings ask for: from real pairs, from simulated retinas, or from both."""
     real = None
     if settings.data != SIMULATED:
-        real = TrainingPatches(images, settings.patch_size, settings.batch_size, settings.seed, settings.augment)
+        real = TrainingPatches(images, settings)
         if not settings.mix:
             return real
     workers = min(max(1, (os.cpu_count() or 1) - 1), MAX_DRAWING)
@@ -170,13 +169,65 @@ def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPa
             fundus, octa = pair[..., :FUNDUS_CHANNELS], pair[..., FUNDUS_CHANNELS:]
             yield np.dstack([fundus, as_in_files(octa, settings.octa_channels)])
 
-    return SimulatedPatches(
-        draw=draw,
-        size=CROP_PX,
-        channels=settings.octa_channels,
-        patch_size=settings.patch_size,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        real=real,
-        share=settings.mix,
-    )
+    return SimulatedPatches(draw, settings, real)
+
+
+# --- the subjects that synthesis and evaluation use ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The photographs that are used."""
+
+    photographs: pd.DataFrame  # some rows of a list, with a column `seen`: whether the run has seen them
+    left_out: int  # subjects that are not used because the run has seen them
+    why: str  # these, in words
+    total: int  # subjects of the data
+
+    def __str__(self) -> str:
+        return f"Subjects: {self.photographs['subject'].nunique()} of {self.total}; {self.why}"
+
+
+def load_cases(data: Path, split: str | None, settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
+    """As `load_data_cases`. Without a wanted split a table is not divided, so that few subjects are enough."""
+    return load_data_cases(data, settings.splits(), settings.split if split in SPLITS else ANY_SHARES)
+
+
+def choose(
+    data: Path, listed: pd.DataFrame, split: str | None, seen: Collection[str], to_use_seen: str | None
+) -> Choice:
+    """Choose photographs by split; without a wanted one the test split, or if the data have none, all.
+
+    Args:
+        data: the table or folder that they are from.
+        listed: a row for each, with the columns `subject`, `split`, `fundus` and `original_digest`.
+        split: train, validation, test or all; None: see above.
+        seen: what the run has seen, see `run.checkpoints.seen_by`.
+        to_use_seen: leave out the subjects that it has seen, and name this option that would use them; None: use them.
+
+    Raises:
+        OptionError: nothing is left.
+    """
+    if split is not None:
+        why = f"--split {split}"
+    elif not is_table(data) and (listed["split"] == "test").any():
+        split, why = "test", "those of the test split"
+    elif is_table(data) and states_splits(data):
+        split, why = "test", "those of the split test in the table's column split"
+    else:
+        lacks = "column split" if is_table(data) else "subject of the test split"
+        split, why = "all", f"all, because {data} has no {lacks}"
+    chosen = listed if split == "all" else listed[listed["split"] == split]
+    if chosen.empty:
+        raise OptionError(f"--split {split}: {data} has no photograph in this split")
+    chosen = chosen.assign(seen=chosen["subject"].isin(seen_subjects(chosen, seen)))
+    known = chosen[chosen["seen"]]["subject"].nunique()
+    if not known:
+        why += "; the run has seen none of them"
+    elif to_use_seen:
+        chosen, why = chosen[~chosen["seen"]], f"{why}, except {known} that the run has seen ({to_use_seen} uses these)"
+        if chosen.empty:
+            raise OptionError(f"{data}: {HAS_SEEN.format(f'all {known} subjects')}; {to_use_seen} uses them")
+    else:
+        why += f"; the run has seen {known} of them"
+    return Choice(chosen, known if to_use_seen else 0, why, listed["subject"].nunique())

@@ -1,6 +1,7 @@
 """Devices: which are available, in which precision they compute, and how they share a batch."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,20 +10,25 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from basics.command_line import OUT_OF_MEMORY, OptionError, UserError, fault_of_machine, without_messages
+from basics.command_line import OUT_OF_MEMORY, OptionError, UserError, fault_of_machine
 from run.settings import Settings, SettingsError
 
+NVIDIA = (
+    'the NVIDIA GPU is not used: pip install "tensorflow[and-cuda]~=2.21.0" on Linux or, on Windows, in WSL2 '
+    "(see docs/training.md)"
+)
 Step = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
 def set_up_gpus() -> str:
     """Let the GPUs' memory grow as needed, and describe the device that will be used."""
-    with without_messages():
-        gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus:
-        return f"CPU, {os.cpu_count()} cores"
+        # Its driver comes with this program. With CUDA_VISIBLE_DEVICES the user may have chosen the CPU.
+        unused = shutil.which("nvidia-smi") and "CUDA_VISIBLE_DEVICES" not in os.environ
+        return f"CPU, {os.cpu_count()} cores" + (f"; {NVIDIA}" if unused else "")
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
 
 
@@ -87,9 +93,9 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().as_dict()
 
 
-def check_shares(smallest: int, batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Raises SettingsError if the smallest batch of an epoch has fewer patches than there are devices."""
-    devices = strategy.num_replicas_in_sync
+def check_shares(patches: int, batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Raises SettingsError if the last batch of an epoch of so many patches has fewer than one for each device."""
+    devices, smallest = strategy.num_replicas_in_sync, patches % batch_size or batch_size
     if smallest < devices:
         raise SettingsError(
             f"--batch-size {batch_size}: the last batch of an epoch has {smallest} patches "

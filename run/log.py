@@ -1,5 +1,7 @@
 """The log of a run: TensorBoard's summaries, all at the global step, and metrics.csv, one row per epoch.
 
+It holds a description of each tag, and the charts that TensorBoard opens on.
+
 logs/fit/NAME/events.out.tfevents.*    for `tensorboard --logdir=logs`; docs/tensorboard.md explains every tag
 logs/fit/NAME/metrics.csv              epoch, step and the validation scores
 """
@@ -7,20 +9,63 @@ logs/fit/NAME/metrics.csv              epoch, step and the validation scores
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api as hp
 
 from basics.command_line import UserError, why
-from basics.files import atomic_file, read_table
+from basics.files import atomic_file
 from retina.similarity import VALIDATION_SCORES
 from run.settings import Settings, as_options
-from run.tags import DESCRIPTIONS, VALIDATION, layout
 
+LOSSES = {
+    "gen_total_loss": "generator: gen_gan_loss + lambda x gen_l1_loss",
+    "gen_gan_loss": "generator: cross-entropy of the discriminator's verdict with `real`; 0.69: undecided",
+    "gen_l1_loss": "generator: mean absolute error of the training patches, on [-1, 1]; speckle keeps it high",
+    "disc_loss": "discriminator: on real and generated images, summed; 1.39: undecided, near 0: it always wins",
+    "disc_real_mean": "discriminator: mean probability of being real that it gives to real patches",
+    "disc_generated_mean": "discriminator: mean probability of being real that it gives to generated patches",
+}
+PROGRESS = {
+    "learning_rate": "of both optimisers",
+    "phase": "0: the generator learns alone, by the mean absolute error; 1: against the discriminator too",
+    "images_per_second": "patches trained per second",
+}
+EPOCH = "epoch/"  # before a loss: its mean over the epoch
+VALIDATION = "validation/"
+PICTURES = {
+    "Fundus": "the same crops in every epoch",
+    "Target OCT": "their real OCT-A",
+    "Predicted OCT": "their predicted OCT-A",
+    "Eyes": "fundus, real OCT-A, predicted OCT-A, and the vessels: white in both, orange missed, blue invented",
+    "Whole Fundus": "a whole photograph of a validation eye, and its prediction",
+}
+DESCRIPTIONS = (
+    LOSSES
+    | PROGRESS
+    | PICTURES
+    | {EPOCH + tag: f"mean of the epoch; {text}" for tag, text in LOSSES.items()}
+    | {VALIDATION + name: text for name, text in VALIDATION_SCORES.items()}
+)
+# Title of a group -> title of a chart -> its tags. Only the first group starts open.
+CHARTS = {
+    "validation": {
+        "vessels": ("vessel_auc", "vessel_dice", "vessel_correlation"),
+        "pixels": ("mae", "ssim"),
+        "speckle": ("texture", "grey_levels"),
+        "faults": ("checkerboard", "rim"),
+    },
+    "losses, means of epochs": {
+        "mean absolute error": ("epoch/gen_l1_loss",),
+        "adversarial": ("epoch/gen_gan_loss", "epoch/disc_loss"),
+    },
+    "discriminator": {"probability of being real": ("disc_real_mean", "disc_generated_mean")},
+    "progress": {"learning rate": ("learning_rate",), "phase": ("phase",), "speed": ("images_per_second",)},
+}
 MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at most a few MB
 
 
@@ -30,23 +75,19 @@ class RunLog:
     def __init__(self, folder: Path, epochs: int = 0):
         """Args: the run's folder of logs; the validated epochs that the run resumes after, 0 for a new one.
 
-        A damaged metrics.csv is kept under another name, which is printed.
+        Raises:
+            UserError: the folder cannot be written to, or its metrics.csv is damaged; then it is left as it is.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.table = folder, folder / "metrics.csv"
+        self.rows = read_metrics(self.table, epochs)
         try:
             self.writer = tf.summary.create_file_writer(str(folder))
         except tf.errors.OpError as error:
             raise UserError(f"{folder}: cannot be written to ({why(error)})") from error
-        try:
-            self.rows = read_metrics(self.table, epochs)
-        except (UserError, ValueError) as error:
-            self.rows = []
-            print(f"{self.table}: damaged ({error})" + kept_aside(self.table))
 
     def flush(self) -> None:
         """Write everything to the disk. Raises UserError if it is full: TensorFlow would lose summaries silently."""
-        self._make_again()
         if shutil.disk_usage(self.folder).free < MIN_FREE_BYTES:
             raise UserError(f"{self.folder}: the disk is full; make room, then --resume")
         with self.writing():
@@ -66,17 +107,8 @@ class RunLog:
         except tf.errors.OpError as error:
             raise UserError(f"{self.folder}: cannot be written to; make room on the disk, then --resume") from error
 
-    def _make_again(self) -> None:
-        """Make the folder again if it was deleted meanwhile: this need not stop training."""
-        if not self.folder.exists():
-            self.close()
-            self.folder.mkdir(parents=True)
-            self.writer = tf.summary.create_file_writer(str(self.folder))
-            print(f"\n{self.folder} was deleted: made again, without its earlier curves")
-
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers by tag."""
-        self._make_again()
         with self.writing(step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value, description=DESCRIPTIONS.get(tag))
@@ -86,7 +118,7 @@ class RunLog:
         with self.writing(step):
             tf.summary.image(tag, as_batch(images), max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
-    def start(self, settings: Settings, facts: dict[str, str], step: int) -> None:
+    def start(self, settings: Settings, facts: dict[str, object], step: int) -> None:
         """Log a description of the run (facts, changed settings, the other settings) and the charts' layout."""
         used, defaults = as_options(settings), as_options(Settings())
         differing = {option: value for option, value in used.items() if defaults.get(option) != value}
@@ -109,32 +141,24 @@ class RunLog:
 
 
 def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
-    """The rows of metrics.csv of the first epochs; later ones will be written again.
+    """The rows of metrics.csv up to an epoch: later ones will be written again. It may have been deleted meanwhile.
 
     Raises:
-        UserError, ValueError: it is damaged; the message says how.
+        UserError: it is damaged.
     """
-    rows = read_table(table) if table.exists() else []
-    if rows and (missing := [column for column in ("epoch", "step") if column not in rows[0]]):
-        raise ValueError(f"has no column {missing[0]!r}")
-    if rows and (unknown := [column for column in rows[0] if column not in ("epoch", "step", *VALIDATION_SCORES)]):
-        raise ValueError(f"unknown column {unknown[0]!r}")
-    rows = [row for row in rows if int(row["epoch"]) <= epochs]
-    if [int(row["epoch"]) for row in rows] != list(range(1, epochs + 1)):
-        raise ValueError(f"has {len(rows)} of {epochs} epochs")
-    for row in rows:
-        if "" in row.values():
-            raise ValueError(f"epoch {row['epoch']} lacks a value")
-    return rows
-
-
-def kept_aside(table: Path) -> str:
-    """Rename a damaged table; returns what was done, in words."""
-    if not table.exists():
-        return "; a new one is started"
-    places = (table.with_name(f"{table.stem}-damaged-{number}.csv") for number in count(1))
-    place = table.rename(next(place for place in places if not place.exists()))
-    return f"; kept as {place.name}, and a new one is started"
+    if not epochs or not table.exists():
+        return []
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False, na_values=[""])  # a score may be the word nan
+        if not {"epoch", "step"} <= set(rows):
+            raise ValueError("it has no columns epoch and step")
+        rows = rows[rows["epoch"].astype(int) <= epochs]
+        done = rows["epoch"].astype(int).tolist()
+        if done[-1:] != [epochs] or done != list(range(done[0], epochs + 1)) or rows.isna().any(axis=None):
+            raise ValueError(f"it lacks an epoch, or a value of one, up to {epochs}")
+    except ValueError as error:
+        raise UserError(f"{table}: damaged ({why(error)}); move it away, and --resume starts a new one") from error
+    return rows.to_dict("records")
 
 
 def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -144,3 +168,17 @@ def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:
     for image, place in zip(images, batch, strict=True):
         place[: image.shape[0], : image.shape[1]] = image
     return batch
+
+
+def layout() -> layout_pb2.Layout:
+    """CHARTS, for TensorBoard's tab Custom Scalars."""
+    groups = []
+    for group, charts in CHARTS.items():
+        prefix = VALIDATION if group == "validation" else ""
+        multiline = {
+            title: layout_pb2.MultilineChartContent(tag=[f"^{prefix}{tag}$" for tag in tags])
+            for title, tags in charts.items()
+        }
+        made = [layout_pb2.Chart(title=title, multiline=content) for title, content in multiline.items()]
+        groups.append(layout_pb2.Category(title=group, chart=made, closed=group != "validation"))
+    return layout_pb2.Layout(category=groups)

@@ -1,4 +1,8 @@
-"""From the options of the command line to a run's resolved settings: its data, its defaults, its precision."""
+"""From the options of the command line to the settings of a run: a new one, or one that is resumed.
+
+Apart from `run.settings`, which these lines would make slow to load: they need the folders of runs, the data and
+TensorFlow, and those modules need the settings.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +11,18 @@ from basics.command_line import flag
 from pairs.dataset import DATA_FOLDERS, SIMULATED_SET, find_dataset
 from pairs.table import SIMULATED, is_table
 from retina.ut_fsocta import parse_subjects
-from run.checkpoints import checkpoint_folder, log_folder, read_run, settings_to_resume
+from run.checkpoints import RunError, checkpoint_folder, log_folder, newest_run, read_run_json
 from run.devices import resolve_precision
-from run.settings import FINE_TUNING, SIMULATED_RUN, SPLITS, Settings, SettingsError, as_options
+from run.settings import (
+    CHANGEABLE,
+    CHECKPOINTS,
+    FINE_TUNING,
+    SIMULATED_RUN,
+    SPLITS,
+    Settings,
+    SettingsError,
+    as_options,
+)
 from simulation.dataset import DEFAULT_SUBJECTS, write_dataset
 
 
@@ -34,7 +47,7 @@ def settings_of_new_run(given: dict) -> Settings:
         reason, defaults = "simulated retinas", SIMULATED_RUN
     elif "init_from" in given:
         # The noise belongs to the weights: the network makes its speckle from it.
-        noise = read_run(Path(given["init_from"]))[0].input_noise
+        noise = read_run_json(Path(given["init_from"])).settings.input_noise
         reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
     settings = Settings(**(defaults | given | {"data": data}))
     if data == SIMULATED:
@@ -50,14 +63,30 @@ def settings_of_new_run(given: dict) -> Settings:
 def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
     """The settings of a run to resume, with the present location of its data, and the digest of its data.
 
+    Args:
+        given: options of the command line by field of Settings.
+        resume: the run's folder of checkpoints, or "" for the newest.
+
     Raises:
-        RunError, DataError: see these classes.
+        RunError: there is no such run, or an option contradicts run.json.
+        DataError: its data are not found.
     """
-    settings, digest = settings_to_resume(given, resume)
-    if settings.data == SIMULATED:
+    folder = Path(resume) if resume else newest_run(Path(given.get("checkpoints", CHECKPOINTS)))
+    old, digest, _, weights = read_run_json(folder)
+    if weights is not None:
+        raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
+    if given.get("precision") == "auto":
+        given = given | {"precision": old.precision}
+    new = replace(old, **{name: value for name, value in given.items() if name in CHANGEABLE})
+    if clashes := [
+        f"{flag(name)} {value} (was {getattr(new, name)})"
+        for name, value in given.items()
+        if name != "checkpoints" and value != getattr(new, name)
+    ]:
+        raise RunError(f"--resume: {folder} was made with other settings: {', '.join(clashes)}")
+    if new.data == SIMULATED:
         use_simulated_retinas()
-        return settings, digest
-    return replace(settings, data=choose_data(settings.data)), digest
+    return replace(new, data=choose_data(new.data), checkpoints=str(folder.parent), name=folder.name), digest
 
 
 def choose_data(given: str | None) -> str:
@@ -71,8 +100,7 @@ def choose_data(given: str | None) -> str:
 
 
 def use_simulated_retinas() -> None:
-    """Print, in a box that no one can miss, that a run uses simulated retinas; make their set if it does not exist
-    yet."""
+    """Print, in a box that no one can miss, that a run uses simulated retinas; make their set if there is none yet."""
     lines = [
         "NO REAL DATA: THIS RUN USES SIMULATED RETINAS, drawn by this program.",
         "Use it to try the program; do not publish what it learns.",

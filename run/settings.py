@@ -25,12 +25,9 @@ BEST_BY = {
     "texture": False,
 }
 DEFAULT_BEST_BY = "vessel_auc"
+SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
 OLD_WORD = "phantom"  # what 1.1.0 called simulated retinas, in run.json and on the command line
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-# Limits beyond any machine; they keep a typo, or a hostile run.json, from using up all memory.
-MOST = {"patch_size": 2048, "epochs": 10**7, "batch_size": 10**4, "keep": 10**5}
-
-
 # Export formats for other programs, and the file or folder that each produces.
 EXPORT_FORMATS = {
     "saved_model": "saved_model",
@@ -57,41 +54,28 @@ class Settings:
     # Data
     data: str | None = setting(
         None,
-        f"folder that is, or contains, {DATASET_NAME}; a table of pairs, with the columns fundus, octa and subject; or "
-        f"{SIMULATED}: simulated retinas, always new ones "
-        f"(default: data/{DATASET_NAME}, then {DATASET_NAME}, then {SIMULATED})",
+        f"folder that is, or contains, {DATASET_NAME}; table of pairs; or {SIMULATED}: simulated retinas, always new "
+        f"ones (default: data/{DATASET_NAME}, then {DATASET_NAME}, then {SIMULATED})",
         metavar="DATA",
     )
     train_subjects: str = setting(PUBLISHED_SUBJECTS["train"], "subject ids to train on; published", metavar="IDS")
-    validation_subjects: str = setting(
-        PUBLISHED_SUBJECTS["validation"], "subject ids to validate on after each epoch; published", metavar="IDS"
-    )
-    test_subjects: str = setting(
-        PUBLISHED_SUBJECTS["test"], "subject ids that training never reads; published", metavar="IDS"
-    )
+    validation_subjects: str = setting(PUBLISHED_SUBJECTS["validation"], "ids to validate on; published", metavar="IDS")
+    test_subjects: str = setting(PUBLISHED_SUBJECTS["test"], "ids that training never reads; published", metavar="IDS")
     split: str = setting(
         DEFAULT_SHARES,
-        "for a table of pairs without a column split: shares of its subjects to train on, validate on and test on; "
-        "the same subjects for every seed",
+        "of a table of pairs without a column split: shares of its subjects to train, validate and test on",
         metavar="A/B/C",
     )
-    octa_channels: int = setting(
-        1,
-        "1: grey, as in the study's own code (the files' alpha carries no information); 4: RGBA, as published",
-        choices=(1, 4),
-    )
+    octa_channels: int = setting(1, "1: grey, as in the study's own code; 4: RGBA, as published", choices=(1, 4))
     fov_mask: bool = setting(
-        True,
-        "ignore everything outside the field of view, where the fundus contains nothing to predict from; "
-        "--no-fov-mask trains on it and scores it, as published",
+        True, "ignore everything outside the field of view; --no-fov-mask trains on it and scores it, as published"
     )
     augment: bool = setting(
         True, "random crops, flips and right-angle turns; --no-augment uses the published fixed grid of patches"
     )
     mix: float = setting(
         0.0,
-        "share of simulated retinas in each batch of a run on real pairs, so that training on few pairs does not "
-        "overwrite what was learned from simulated retinas",
+        "share of simulated retinas in each batch of a run on real pairs: few pairs alone overwrite what was learned",
         metavar="SHARE",
     )
     # Model and losses
@@ -99,14 +83,14 @@ class Settings:
     lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
     l1_scale: int = setting(
         1,
-        "side in px of the squares over which images are averaged before the mean absolute error is computed, in the "
-        "steps with the discriminator: above 1, only the discriminator decides on the speckle; published: 1",
+        "in the steps with the discriminator, side in px of the squares whose means have this error: above 1, only the "
+        "discriminator decides on the speckle; published: 1",
         metavar="PX",
     )
     input_noise: float = setting(
         0.0,
-        "standard deviation, on [-1, 1], of noise added to the photograph, in the steps with the discriminator and in "
-        "the pass that predicts the OCT-A: the generator makes its speckle from it; published: 0",
+        "standard deviation, on [-1, 1], of noise on the photograph in these steps and when an OCT-A is predicted: the "
+        "generator makes its speckle from it; published: 0",
         metavar="SD",
     )
     # Training
@@ -115,25 +99,18 @@ class Settings:
     learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
     l1_only: float = setting(
         0.0,
-        "share of the run, at its start, in which the generator learns from the mean absolute error alone; such a step "
-        "takes a third of the time, or half of it on a processor with AMX; published: 0",
+        "share of the run, at its start, in which the generator learns from the mean absolute error alone, in steps "
+        "that take a third to half of the time; published: 0",
         metavar="SHARE",
     )
     decay: float = setting(
-        0.0,
-        "share of the run, at its end, over which the learning rate falls linearly to 0; published: 0",
-        metavar="SHARE",
+        0.0, "share of the run, at its end, in which the rate falls linearly to 0; published: 0", metavar="SHARE"
     )
     precision: str = setting(
-        "auto",
-        "auto: bfloat16, about twice as fast, if the processor or GPU computes in it; otherwise float32",
-        choices=PRECISIONS,
+        "auto", "auto: bfloat16, twice as fast, if the processor or GPU computes in it, or float32", choices=PRECISIONS
     )
     devices: int = setting(
-        0,
-        "number of GPUs that share each batch or, without a GPU, of parts of the CPU, to try it; 0: all GPUs, "
-        "otherwise the CPU; it affects the result only through dropout's masks",
-        metavar="N",
+        0, "number of GPUs, or to try it parts of the CPU, that share each batch; 0: all GPUs, or the CPU", metavar="N"
     )
     seed: int = setting(0, "for weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
     init_from: str | None = setting(
@@ -141,8 +118,7 @@ class Settings:
     )
     best_by: str = setting(
         DEFAULT_BEST_BY,
-        "validation score that chooses the best checkpoint: the default needs no threshold and ignores speckle; "
-        "choose another if vessels are not what matters",
+        "validation score that chooses the best checkpoint: the default needs no threshold and ignores speckle",
         choices=tuple(BEST_BY),
     )
     # What is kept where
@@ -156,15 +132,13 @@ class Settings:
         self._check_types()
         if self.data == OLD_WORD:
             object.__setattr__(self, "data", SIMULATED)
-        for name, most in MOST.items():
-            self._require(1 <= getattr(self, name) <= most, name, f"must be from 1 to {most}")
+        for name in ("patch_size", "epochs", "batch_size", "keep"):
+            self._require(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("l1_only", "decay"):
             self._require(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
         self._require(0 <= self.mix < 1, "mix", "must be at least 0 and below 1")
         self._require(self.patch_size % SIZE_MULTIPLE == 0, "patch_size", f"must be a multiple of {SIZE_MULTIPLE} px")
-        self._require(
-            0 <= self.devices <= self.batch_size, "devices", f"must be from 0 to {self.batch_size}, the batch size"
-        )
+        self._require(0 <= self.devices <= self.batch_size, "devices", "must be from 0 to --batch-size")
         self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
         self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
         self._require(1 <= self.l1_scale <= self.patch_size, "l1_scale", "must be from 1 px to --patch-size")
@@ -176,9 +150,7 @@ class Settings:
             self._require(self.data != SIMULATED, "mix", f"with --data {SIMULATED}, all are simulated retinas")
             self._require(self.batch_size > 1, "mix", "a --batch-size of 1 can't be mixed; use 2 or more, or --mix 0")
         if self.mix or self.data == SIMULATED:
-            self._require(
-                self.augment, "augment", "patches of simulated retinas are always random; drop --no-augment or --mix"
-            )
+            self._require(self.augment, "augment", "patches of simulated retinas are always random; drop --no-augment")
             self._require(self.patch_size <= CROP_PX, "patch_size", f"simulated retinas are only {CROP_PX} px wide")
         try:
             parse_shares(self.split)
@@ -187,8 +159,9 @@ class Settings:
         splits = self.splits()
         for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             if both := sorted(set(splits[one]) & set(splits[other])):
-                flags = f"--{one}-subjects and --{other}-subjects"
-                raise SettingsError(f"{flags}: both contain subject {both[0]} ({len(both)} in total); give both flags")
+                raise SettingsError(
+                    f"--{one}-subjects and --{other}-subjects: both contain subject {both[0]}; give both"
+                )
 
     def _require(self, fits: bool, name: str, reason: str) -> None:
         """Raise SettingsError, naming option and value, unless the value fits."""
@@ -200,10 +173,21 @@ class Settings:
         for spec in fields(self):
             value = getattr(self, spec.name)
             fits = isinstance(value, (int, float) if spec.type is float else spec.type)
-            if not fits or (isinstance(value, bool) and spec.type is not bool) or "\0" in str(value):
-                raise SettingsError(f"{flag(spec.name)} {str(value)[:40]!r}: not a valid value")
+            fits = fits and (spec.type is bool or not isinstance(value, bool))
+            self._require(fits, spec.name, "not a valid value")
             choices = spec.metadata.get("choices", (value,))
             self._require(value in choices, spec.name, f"must be one of {', '.join(map(str, choices))}")
+
+    def score(self, scores: dict[str, float]) -> float:
+        """A checkpoint's score, higher is better, from its validation scores.
+
+        It is that of `best_by`, negated if lower is better. For vessel AUC with `l1_scale` above 1, a penalty for wrong
+        speckle is subtracted.
+        """
+        score = scores[self.best_by]
+        if self.best_by == DEFAULT_BEST_BY and self.l1_scale > 1:
+            return score - SPECKLE_WEIGHT * scores["texture"]
+        return score if BEST_BY[self.best_by] else -score
 
     def splits(self) -> dict[str, list[int]]:
         """Subject ids of `train`, `validation` and `test`. Raises SettingsError for ids that cannot be read."""
@@ -222,9 +206,8 @@ SPLIT_HELP = (
     "or one that it started from, has seen)"
 )
 # Simulated retinas: at most eight minutes on two cores. The generator first learns the vessels, by the mean absolute
-# error alone: a step with the discriminator takes three times as long, or twice on a processor with AMX, and adds no
-# vessels. Then every second step teaches it speckle, with a weight of that error that leaves it free to draw some. The
-# learning rate, twice the published one, teaches more in the same number of steps, and falls to 0.
+# error alone, since the discriminator adds none. Then every second step teaches it speckle, with a weight of that error
+# that leaves it free to draw some. Twice the published learning rate teaches more in as many steps; it falls to 0.
 SIMULATED_RUN = {
     "epochs": 6,
     "batch_size": 2,

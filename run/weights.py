@@ -19,23 +19,21 @@ import tensorflow as tf
 
 from basics.command_line import VERSION, one_line
 from basics.files import atomic_file
+from pairs.dataset import is_simulated
 from pairs.finished import printable
-from pairs.table import SIMULATED
 from run.checkpoints import (
     RunError,
     epochs_done,
     find_weights,
-    one_file,
-    read_run,
+    read_run_json,
     restore,
     runs_with_weights,
-    seen_by,
     step_of,
     write_run,
 )
 from run.settings import CHECKPOINTS, Settings
 
-NAMED = 2  # runs that are not used and why, in one line; damaged ones are always named
+NAMED = 2  # of the runs that are not used, with the reason
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # the supplied weights
 
 
@@ -43,43 +41,32 @@ def run_to_use(option: str | None) -> tuple[Path, str]:
     """The run given by `--run`, otherwise the newest finished one on real pairs, otherwise the supplied weights.
 
     Returns:
-        Its folder. And why it is used, in words, with the runs that are not and how to use these; "" for `--run`.
+        Its folder. And why it is used, in words, with the newer runs that are not; "" for `--run`.
 
     Raises:
         RunError: there is none.
     """
     if option is not None:
         return Path(option), ""
-    damaged, passed, chosen = [], [], None
+    passed = []
     for run in runs_with_weights(Path(CHECKPOINTS)):
-        try:
-            reason = why_not(run)
-        except RunError as error:
-            damaged.append(str(error))
-            continue
-        if not reason:
-            chosen = run
-            break
-        passed.append(f"{run} {reason}: --run {shlex.quote(str(run))} uses it")
-    others = [*damaged, *passed[:NAMED]] + ([f"and {len(passed) - NAMED} more runs"] if passed[NAMED:] else [])
-    if chosen is not None:
-        return chosen, one_line("; ".join(["the newest finished run on real pairs", *others]))
+        if not (reason := why_not(run)):
+            return run, "; ".join(["the newest finished run on real pairs", *passed[:NAMED]])
+        passed.append(one_line(f"{run} {reason}: --run {shlex.quote(str(run))} uses it"))
+    reasons = "; ".join(passed[:NAMED]) or f"no run in {CHECKPOINTS}/"
     if not (SHIPPED / "run.json").exists():
-        missing = f"--run: no finished run on real pairs in {CHECKPOINTS}/; train one with pix_pix_train.py"
-        raise RunError("; ".join([missing, *others]))
-    run = Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED
-    return run, one_line("; ".join(others or [f"no run in {CHECKPOINTS}/"]))
+        raise RunError(f"--run: no finished run on real pairs; train one with pix_pix_train.py ({reasons})")
+    return Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED, reasons
 
 
 def why_not(run: Path) -> str:
-    """Why a run is used only if `--run` names it, in words; "" if it is used without.
-
-    Raises:
-        RunError: run.json is missing, damaged or foreign.
-    """
-    settings, _ = read_run(run)
-    done = settings.epochs if one_file(run) is not None else epochs_done(run)
-    if settings.data == SIMULATED:
+    """Why a run is used only if `--run` names it, in words; "" if it is used without."""
+    try:
+        settings, *_, weights = read_run_json(run)
+        done = epochs_done(run) if weights is None else settings.epochs
+    except RunError as error:
+        return f"cannot be used ({error})"
+    if is_simulated(settings.data):
         return "was trained on simulated retinas alone"
     if done is None:
         return "has no intact checkpoint"
@@ -100,8 +87,8 @@ def load_weights(generator: keras.Model, run: Path, weights: str | None = None) 
     Raises:
         RunError: they are missing, damaged, or of another model.
     """
-    if (entry := one_file(run)) is None:
-        return restore(tf.train.Checkpoint(generator=generator), find_weights(run, weights), run)
+    if (entry := read_run_json(run).weights) is None:
+        return restore(tf.train.Checkpoint(generator=generator), find_weights(run, weights))
     if weights == "last":
         raise RunError(f"{run}: has only one file of weights, the best; drop --weights last")
     path = run / Path(entry["file"]).name
@@ -172,9 +159,8 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
     file = folder / f"ckpt-{step_of(source)}.npz"
     with atomic_file(file) as part:
         part.write_bytes(content.getvalue())
-    settings, digest = read_run(run)
     entry = {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
-    write_run(folder, settings, digest, seen_by(run), entry)
+    write_run(folder, *read_run_json(run)[:3], entry)
     for old in folder.glob("ckpt-*.npz"):
         if old != file:
             old.unlink()
@@ -190,12 +176,13 @@ def start_from(settings: Settings, generator: keras.Model, discriminator: keras.
         RunError: the folder is not a run, or its OCT-A have another number of channels.
     """
     folder = Path(settings.init_from)
-    its, mine = read_run(folder)[0].octa_channels, settings.octa_channels
+    run = read_run_json(folder)
+    its, mine = run.settings.octa_channels, settings.octa_channels
     if its != mine:
         raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's is {mine}")
-    if one_file(folder) is None:
+    if run.weights is None:
         both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
-        path = restore(both, find_weights(folder, None), folder)
+        path = restore(both, find_weights(folder, None))
     else:
         path = load_weights(generator, folder)
     print(f"Weights from {path}")

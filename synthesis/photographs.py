@@ -16,7 +16,7 @@ from pairs.table import FILES, PairTableError, existing, is_table, number_in, re
 from retina.field_of_view import DEGREES, FIELD_MM, Field
 from retina.images import FORMATS, left_out, visible_below
 from retina.ut_fsocta import CROP_MM, REGIONS
-from run.choice import choose, load_cases
+from run.data import choose, load_cases
 from run.settings import Settings
 
 MAPS = ("vessels", "probability")  # kinds of results with --vessels
@@ -182,7 +182,7 @@ def jobs_of_table(path: Path, given: dict) -> list[Job]:
 
 
 def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen: Collection[str] = ()) -> list[Job]:
-    """The photographs of a data set by split, see `run.choice.choose`; prints which subjects these are of.
+    """The photographs of a data set by split, see `run.data.choose`; prints which subjects these are of.
 
     Results are named as in UT-FSOCTA, or as a table's pairs. Without a wanted split, subjects that the run has `seen`
     (see `run.checkpoints.seen_by`) are left out.

@@ -1,7 +1,9 @@
 """What several test files share: a tiny data set, values of checkpoints and logs, calls that must be refused."""
 
+import csv
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -63,6 +65,65 @@ def narrow(request):
         if "pix_generator" in sys.modules and not hasattr(request.module, "COMPLETE_NETWORKS"):
             narrow_networks(patch.setattr)
         yield
+
+
+SUBJECTS = {"1_OD": "Ann", "2_OS": "Bob", "26_OD": "Cem", "31_OD": "Dü"}  # those of `small_data` in `pairs_table`
+SPLITS = {"Ann": "train", "Bob": "train", "Cem": "validation", "Dü": "test"}
+
+
+# One data set and one run for all tests, made once by each process. Never write into them: a test that changes
+# something takes `trained_project`, `project` or `dataset`, which are copies.
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A folder that contains the tiny data set, and the whole photograph of the right eye of subject 31 (test)."""
+    folder = tmp_path_factory.mktemp("data")
+    write_tiny_dataset(folder)
+    Image.fromarray(round_field(130)).save(folder / "UT-FSOCTA-v1" / "fov45" / "fundus" / "31_OD.jpg")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pairs_table(small_data):
+    """pairs/pairs.csv: the same pairs as a table, with other names of files and subjects, and all splits."""
+    cropped, folder = small_data / "UT-FSOCTA-v1" / "cropped", small_data / "pairs"
+    (folder / "scans").mkdir(parents=True)
+    rows = []
+    for name, subject in SUBJECTS.items():
+        fundus, octa = f"{subject} left.tif", f"scans/no {len(rows)}.bmp"
+        Image.open(cropped / "fundus" / "disc" / f"{name}.png").save(folder / fundus)
+        Image.open(cropped / "octa" / "disc" / f"{name}.png").convert("RGB").save(folder / octa)
+        rows.insert(0, {"subject": subject, "split": SPLITS[subject], "octa": octa, "fundus": fundus, "age": 60})
+    with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="session")
+def small_run(small_data, tmp_path_factory):
+    """training_checkpoints/small: a run of two epochs on `small_data`, with a narrow network; its logs: logs/fit."""
+    import pix_pix_train
+
+    folder = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        narrow_networks(patch.setattr)
+        options = [*SMALL, "--data", str(small_data), "--epochs", "2", "--name", "small"]
+        assert pix_pix_train.main(options) == 0
+    return folder / "training_checkpoints" / "small"
+
+
+@pytest.fixture
+def trained_project(small_data, small_run, tmp_path, monkeypatch):
+    """A folder to run in, with copies: the data set in data/, and the run in training_checkpoints/small and logs/."""
+    shutil.copytree(small_data / "UT-FSOCTA-v1", tmp_path / "data" / "UT-FSOCTA-v1")
+    for name in ("training_checkpoints", "logs"):
+        shutil.copytree(small_run.parents[1] / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

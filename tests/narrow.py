@@ -17,12 +17,14 @@ def narrow(block: Callable) -> Callable:
 
 
 def narrow_networks(replace: Callable = setattr) -> None:
-    """Make generator and discriminator narrow from now on; `replace` is like `setattr`."""
+    """Make generator and discriminator narrow from now on, unless they are; `replace` is like `setattr`."""
     import pix_discriminator
     import pix_generator
 
     for module, name in ((pix_generator, "downsample"), (pix_generator, "upsample"), (pix_discriminator, "downsample")):
-        replace(module, name, narrow(getattr(module, name)))
+        block = getattr(module, name)
+        if block.__module__ != __name__:
+            replace(module, name, narrow(block))
 
 
 if __name__ == "__main__":

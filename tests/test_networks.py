@@ -74,15 +74,12 @@ def test_weights_start_from_the_studys_normal_distribution(build):
         assert kernel.std() == pytest.approx(0.02, abs=5 * spread)
 
 
-def test_blocks_halve_and_double_the_image():
+def test_blocks_halve_and_double_the_image_with_what_is_asked_for():
     image = np.zeros((2, 16, 24, 3), np.float32)
-    assert downsample(5, 4)(image).shape == (2, 8, 12, 5)
-    assert upsample(5, 4)(image).shape == (2, 32, 48, 5)
-
-
-def test_blocks_have_batch_normalisation_and_dropout_as_asked_for():
-    assert [type(layer).__name__ for layer in downsample(5, 4, apply_batchnorm=False).layers] == ["Conv2D", "LeakyReLU"]
-    assert "Dropout" in [type(layer).__name__ for layer in upsample(5, 4, apply_dropout=True).layers]
+    down, up = downsample(5, 4, apply_batchnorm=False), upsample(5, 4, apply_dropout=True)
+    assert (down(image).shape, up(image).shape) == ((2, 8, 12, 5), (2, 32, 48, 5))
+    assert [type(layer).__name__ for layer in down.layers] == ["Conv2D", "LeakyReLU"]
+    assert [type(layer).__name__ for layer in up.layers] == ["Conv2DTranspose", "FusedBatchNorm", "Dropout", "ReLU"]
 
 
 def test_outputs_are_float32_in_mixed_precision(bfloat16_policy):
@@ -95,7 +92,7 @@ def test_outputs_are_float32_in_mixed_precision(bfloat16_policy):
 
 
 @pytest.mark.parametrize("build", [lambda dim: Generator(3, dim, 1), lambda dim: Discriminator(3, 1, dim)])
-@pytest.mark.parametrize("patch_dim", [(100, 128), (128, 100), (0, 64), (-64, 64)])
+@pytest.mark.parametrize("patch_dim", [(100, 128), (128, 0)])
 def test_another_patch_size_is_refused(build, patch_dim):
     with pytest.raises(ValueError, match=f"{patch_dim[0]} x {patch_dim[1]}"):
         build(patch_dim)

@@ -13,6 +13,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -30,7 +31,6 @@ import run.log as pix_log
 from basics.command_line import UserError
 from pairs.finished import Origin, write_png
 from pix_generator import Generator
-from pix_layers import layers_of
 from run.devices import new_optimizer
 from run.settings import Settings
 from run.weights import run_to_use
@@ -53,8 +53,7 @@ def networks():
 
 
 def state_of(networks, folder, keep=3):
-    dropout = list(layers_of(networks["generator"], keras.layers.Dropout))
-    return pix_run.RunState(networks, dropout, folder, keep)
+    return pix_run.RunState(SimpleNamespace(**networks), folder, keep)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_any_bytes_are_metrics_or_said_to_be_damaged(folder, content, epochs):
     path = folder / "metrics.csv"
     path.write_bytes(content)
     rows, damage = tried(lambda: read_metrics(path, epochs), ValueError)
-    assert damage or len(rows) == epochs
+    assert damage or len(rows) <= epochs
 
 
 @CASES

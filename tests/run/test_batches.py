@@ -1,12 +1,14 @@
 """Batches of patches: cut and augmented as one, shuffled, the same from any step on."""
 
 from contextlib import closing
+from itertools import count
 
 import numpy as np
 import pytest
 
 from pairs.dataset import Pair
 from retina.patches import break_img_to_patches, reflect_to_patch
+from retina.ut_fsocta import CROP_PX
 from run.batches import (
     PATCHES_PER_RETINA,
     RETINAS_PER_BLOCK,
@@ -15,6 +17,7 @@ from run.batches import (
     TrainingPatches,
     training_image,
 )
+from run.settings import Settings
 
 
 @pytest.fixture
@@ -30,7 +33,8 @@ def pairs(random):
 
 
 def patches_of(pairs, batch_size, seed=0, augment=True, size=64):
-    return TrainingPatches([training_image(pair, size) for pair in pairs], size, batch_size, seed, augment)
+    settings = Settings(patch_size=size, batch_size=batch_size, seed=seed, augment=augment)
+    return TrainingPatches([training_image(pair, size) for pair in pairs], settings)
 
 
 def epochs_of(patches, epochs, first_step=0):
@@ -100,15 +104,13 @@ def test_all_eight_positions_occur():
 
 
 def numbered_retinas(first):
-    """Retinas (96, 96, 4) that carry their number in every pixel; the OCT-A is the fundus' green."""
-    number = first
-    while True:
-        yield np.full((96, 96, 4), number % 256, np.uint8)
-        number += 1
+    """Retinas that carry their number in every pixel; the OCT-A is the fundus' green."""
+    for number in count(first):
+        yield np.full((CROP_PX, CROP_PX, 4), number % 256, np.uint8)
 
 
-def simulated_patches(**options):
-    return SimulatedPatches(numbered_retinas, size=96, channels=1, patch_size=64, seed=3, **options)
+def simulated_patches(draw=numbered_retinas, real=None, **options):
+    return SimulatedPatches(draw, Settings(patch_size=64, seed=3, **options), real)
 
 
 def numbers_of(patches):
@@ -139,14 +141,14 @@ def test_simulated_patches_go_on_anywhere():
 
 def test_simulated_patches_are_mixed_with_real_ones(pairs):
     real = patches_of(pairs, 4, seed=3)
-    mixed = simulated_patches(batch_size=4, real=real, share=0.75)
+    mixed = simulated_patches(batch_size=4, real=real, mix=0.75)
     assert mixed.steps_per_epoch == real.patches_per_epoch
     batches = list(mixed.batches(0, 2))
     assert len(batches) == 2 * real.patches_per_epoch
     assert [np.ptp(patch) == 0 for fundus, _ in batches[:5] for patch in fundus] == [True, True, True, False] * 5
     alone = np.concatenate([fundus for fundus, _ in real.batches(0, 2)])
     assert np.array_equal(np.concatenate([fundus[3:] for fundus, _ in batches]), alone)
-    again = list(simulated_patches(batch_size=4, real=real, share=0.75).batches(5, 2))
+    again = list(simulated_patches(batch_size=4, real=real, mix=0.75).batches(5, 2))
     assert np.array_equal(again[0][0], batches[5][0])
 
 
@@ -162,11 +164,11 @@ def test_what_draws_retinas_is_closed_however_training_ends(monkeypatch, way):
             for number, retina in enumerate(numbered_retinas(first)):
                 yield retina
                 if way == "error of what draws" and number == RETINAS_PER_BLOCK:
-                    raise OSError("no more")
+                    raise OSError(5, "no more", "a file")
         finally:
             closed.append(way)
 
-    patches = SimulatedPatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
+    patches = simulated_patches(draw, batch_size=4)
     plan = patches.plan
 
     def failing_plan(block):
@@ -186,21 +188,11 @@ def test_what_draws_retinas_is_closed_however_training_ends(monkeypatch, way):
     except Exception as raised:
         error = raised  # whose traceback is kept, as an uncaught error's is
     assert (error is None) == (way in WAYS_TO_END[:2])
+    assert way != "error of what draws" or error.filename == "a file"
     assert closed == [way]
 
 
-def test_error_of_what_draws_is_that_of_the_batches():
-    def draw(_):
-        yield np.zeros((96, 96, 4), np.uint8)
-        raise OSError(5, "no more", "a file")
-
-    patches = SimulatedPatches(draw, size=96, channels=1, patch_size=64, batch_size=4, seed=3)
-    with pytest.raises(OSError, match="no more") as caught:
-        next(patches.batches(0, 1))
-    assert caught.value.filename == "a file"
-
-
-@pytest.mark.parametrize(("share", "samples"), [(0.01, 1), (0.5, 2), (0.99, 3)])
-def test_mixed_batch_has_both_kinds(pairs, share, samples):
+@pytest.mark.parametrize(("mix", "samples"), [(0.01, 1), (0.5, 2), (0.99, 3)])
+def test_mixed_batch_has_both_kinds(pairs, mix, samples):
     real = patches_of(pairs, 4, seed=3)
-    assert simulated_patches(batch_size=4, real=real, share=share).simulated_per_batch == samples
+    assert simulated_patches(batch_size=4, real=real, mix=mix).simulated_per_batch == samples

@@ -2,20 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import PROJECT
 from test_predict import Nested, small_network
 
 import pix_pix_gen
-import run.export as pix_export
 from pix_generator import Generator
-from run.checkpoints import RunError, save, write_run
+from run.checkpoints import RunError, read_run, write_run
+from run.export import export
 from run.predict import Predictor
-from run.settings import EXPORT_FORMATS, Settings
+from run.settings import EXPORT_FORMATS
 
 SIZES = ((128, 192), (192, 64))  # px
 # What a program without these modules does; `fundus` is the input, `octa` the output.
@@ -43,7 +44,7 @@ def exported(tmp_path_factory):
     keras.utils.set_random_seed(0)
     generator = Generator(3, (None, None), 1)
     folder = tmp_path_factory.mktemp("exported")
-    pix_export.export(generator, folder, list(EXPORT_FORMATS))
+    export(generator, folder, list(EXPORT_FORMATS))
     return generator, folder
 
 
@@ -78,24 +79,23 @@ def test_layers_that_a_user_adds_are_exported(tmp_path):
     keras.config.set_dtype_policy("float32")
     generator = small_network(keras.layers.Dense(5), keras.layers.PReLU(shared_axes=[1, 2]))
     fundus = np.random.default_rng(7).uniform(-1, 1, (1, 128, 192, 3)).astype(np.float32)
-    pix_export.export(generator, tmp_path / "exported", ["keras"])
+    export(generator, tmp_path / "exported", ["keras"])
     (octa,) = octas_in_a_fresh_process(tmp_path / "exported" / "generator.keras", "keras", [fundus], tmp_path)
     assert np.abs(octa - Predictor(generator).with_own_statistics(fundus)[0]).max() < 1e-3
 
 
-def test_run_in_bfloat16_is_exported_in_float32(tmp_path):
-    keras.config.set_dtype_policy("float32")
-    save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), tmp_path / "run", 1, keep=1)
-    write_run(tmp_path / "run", Settings(precision="mixed_bfloat16", name="run", data="simulated"), "0")
-    options = ["--run", str(tmp_path / "run"), "--export", str(tmp_path / "model"), "--format", "keras"]
+def test_run_in_bfloat16_is_exported_in_float32(trained_project):
+    settings, digest = read_run(Path("training_checkpoints/small"))
+    write_run(Path("training_checkpoints/small"), replace(settings, precision="mixed_bfloat16"), digest)
+    options = ["--run", "training_checkpoints/small", "--export", "model", "--format", "keras"]
     assert pix_pix_gen.main(options) == 0
-    model = keras.models.load_model(tmp_path / "model" / "generator.keras")
+    model = keras.models.load_model("model/generator.keras")
     assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
 
 
 def test_layer_that_cannot_be_exported_is_an_error(tmp_path):
     with pytest.raises(RunError, match="Nested"):
-        pix_export.export(small_network(Nested()), tmp_path / "exported", ["keras"])
+        export(small_network(Nested()), tmp_path / "exported", ["keras"])
     assert not (tmp_path / "exported").exists()
 
 
