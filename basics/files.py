@@ -1,6 +1,5 @@
 """Files: written atomically, locked, and tables as spreadsheet programs write them."""
 
-import codecs
 import csv
 import errno
 import io
@@ -75,10 +74,9 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """
     try:
         content = path.read_bytes()
-        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16") if is_utf16 else content.decode("utf-8-sig", "surrogateescape")
-        first = text.partition("\n")[0]
-        separator = max(",;\t", key=first.count)
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        text = content.decode(encoding, "surrogateescape")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
         header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator) if text.strip() else [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise OptionError(f"{path}: cannot be read as a CSV table ({why(error)})") from error

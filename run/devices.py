@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from basics.command_line import OUT_OF_MEMORY, OptionError, UserError, fault_of_machine, without_messages
+from basics.command_line import OUT_OF_MEMORY, OptionError, UserError, fault_of_machine
 from run.settings import Settings, SettingsError
 
 Step = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
@@ -17,8 +17,7 @@ Step = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 def set_up_gpus() -> str:
     """Let the GPUs' memory grow as needed, and describe the device that will be used."""
-    with without_messages():
-        gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus:
