@@ -26,7 +26,7 @@ LOADED_BYTES = 1_900_000_000  # of address space that TensorFlow and the other l
 NO_PERMISSION = "; choose another location, or change its permissions"
 TO_DO = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION)
 TO_DO[errno.ENOSPC] = "; make room, or choose another location"
-OUT_OF_MEMORY = "out of memory"
+OUT_OF_MEMORY, DISK_FULL = "out of memory", "the disk is full"
 ENDED = "ended by a signal or by a library (often: memory ran out)"
 NEEDS_LESS = "close other programs, or use a computer with more memory"
 # Errors about the computer by name, and which of their messages are about it: others have the same name.
@@ -143,7 +143,7 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str, needs_le
             print(f"\n{program}: {if_stopped}", file=sys.stderr)
             return 128 + (stopped or [signal.SIGINT])[0]
         if fault := fault_of_machine(error):
-            error = f"{fault}; {needs_less}"
+            error = f"{fault}{TO_DO[errno.ENOSPC]}" if fault == DISK_FULL else f"{fault}; {needs_less}"
         elif not isinstance(error, OSError):
             raise
         report_error(program, error)
@@ -159,7 +159,7 @@ def fault_of_machine(error: BaseException | None) -> str | None:
     while error is not None:
         names, message = {kind.__name__ for kind in type(error).__mro__}, str(error)
         if names & {"MemoryError", "ResourceExhaustedError"} or getattr(error, "errno", None) == errno.ENOMEM:
-            return OUT_OF_MEMORY
+            return DISK_FULL if "No space left" in message else OUT_OF_MEMORY  # TensorFlow's error for both
         if "BrokenProcessPool" in names:  # joblib's TerminatedWorkerError is one
             return "a worker process was ended, most probably because memory ran out"
         if any(re.search(MACHINE[name], message) for name in names & MACHINE.keys()):
