@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 from scipy.ndimage import binary_opening, gaussian_filter, gaussian_filter1d, label, median_filter, uniform_filter
 from skimage.feature import canny
 from skimage.measure import find_contours
@@ -71,14 +71,12 @@ class Field:
 
     mask: (height, width) bool, True inside. centre: (row, column) in px, and radii in px, vertical and horizontal, of
     the ellipse around the field; None if no round border is seen. The radii are equal for a round field. They are also
-    equal, the mean, for a tilted ellipse: no resizing makes one. sides: rows of the flat top and bottom, columns of the
-    flat left and right side; None for a side that is not flat.
+    equal, the mean, for a tilted ellipse: no resizing makes one.
     """
 
     mask: np.ndarray
     centre: tuple[float, float] | None = None
     radii: tuple[float, float] | None = None
-    sides: tuple[float | None, float | None, float | None, float | None] = (None, None, None, None)
 
     @property
     def stretch(self) -> float:
@@ -113,11 +111,14 @@ class Outline:
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """The inside, (height, width), bool."""
-        if self.hull is not None:
-            drawn = Image.new("1", size[::-1])
-            ImageDraw.Draw(drawn).polygon([tuple(point) for point in self.hull[:, ::-1]], fill=1)
-            return np.array(drawn)
         rows, columns = np.ogrid[: size[0], : size[1]]
+        if self.hull is not None:
+            hull = np.roll(self.hull, -self.hull[:, 0].argmin(), axis=0)  # down one side, and up the other
+            bottom = hull[:, 0].argmax()
+            chains = hull[: bottom + 1], np.append(hull[bottom:], hull[:1], axis=0)[::-1]
+            ends = np.stack([np.interp(rows, np.maximum.accumulate(chain[:, 0]), chain[:, 1]) for chain in chains])
+            shown = (rows >= hull[0, 0]) & (rows <= hull[bottom, 0])
+            return shown & (columns >= ends.min(axis=0)) & (columns <= ends.max(axis=0))
         (top, left), (bottom, right) = self.low, self.high
         inside = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
         y, x = ((places - c) / r for places, c, r in zip((rows, columns), self.centre, self.radii, strict=True))
@@ -151,19 +152,14 @@ def find_field(fundus: np.ndarray) -> Field:
     if bright.mean() < MIN_BRIGHT:
         return Field(np.zeros(size, bool))
     scale = -(-max(size) // REDUCED_SIDE)
-    outline = (
-        search(Image.fromarray(fundus).reduce(scale).filter(ImageFilter.MedianFilter(3)))
-        if min(size) >= SMALLEST_SIDE
-        else None
-    )
+    reduced = Image.fromarray(fundus).reduce(scale).filter(ImageFilter.MedianFilter(3))
+    outline = search(reduced) if min(size) >= SMALLEST_SIDE else None
     if outline is None:
         return Field(np.ones(size, bool))
     outline = refine(fundus, outline, scale)
-    mask = outline.mask(size)
-    sides = tuple(float(side) if np.isfinite(side) else None for side in np.stack([outline.low, outline.high], 1).flat)
     if np.isnan(outline.radii[0]):
-        return Field(mask)
-    return Field(mask, tuple(map(float, outline.centre)), tuple(map(float, outline.radii)), sides)
+        return Field(outline.mask(size))
+    return Field(outline.mask(size), tuple(map(float, outline.centre)), tuple(map(float, outline.radii)))
 
 
 def field_of_mask(mask: np.ndarray) -> Field:
@@ -369,9 +365,8 @@ def is_plausible(edges: Edges, outline: Outline, uniform: bool) -> bool:
     outside = edges.colours[~inside]
     difference = abs(outside - np.median(outside, axis=0)).max(axis=1)
     darkest = min(BRIGHTEST, 0.85 * np.percentile(edges.light[inside], 90))
-    return (difference < 2 * (FLAT if uniform else MARGIN)).mean() > MIN_UNIFORM and np.median(
-        edges.light[~inside]
-    ) < darkest
+    is_uniform = (difference < 2 * (FLAT if uniform else MARGIN)).mean() > MIN_UNIFORM
+    return is_uniform and np.median(edges.light[~inside]) < darkest
 
 
 # --- outline in the full photograph ----------------------------------------------------------------------------------
@@ -388,24 +383,19 @@ def refine(fundus: np.ndarray, outline: Outline, scale: int) -> Outline:
         offsets = np.full(len(points), np.nan)
         offsets[seen] = border_offsets(fundus, points[seen], normals[seen], reach)
         if outline.hull is not None:
-            offsets = gaussian_filter1d(
-                median_filter(np.nan_to_num(offsets), len(offsets) // 40, mode="wrap"), 2, mode="wrap"
-            )
+            offsets = median_filter(np.nan_to_num(offsets), len(offsets) // 40, mode="wrap")
+            offsets = gaussian_filter1d(offsets, 2, mode="wrap")
             outline = replace(outline, hull=points + offsets[:, np.newaxis] * normals)
             continue
         seen = np.isfinite(offsets)
         points, moved = points[seen], (points + offsets[:, np.newaxis] * normals)[seen]
-        sides = {}
-        for end in ("low", "high"):
-            flat = points == getattr(outline, end)
-            sides[end] = np.array(
-                [
-                    np.median(moved[on, axis]) if on.sum() > FEWEST else side
-                    for axis, (on, side) in enumerate(zip(flat.T, getattr(outline, end), strict=True))
-                ]
-            )
-            moved, points = moved[~flat.any(axis=1)], points[~flat.any(axis=1)]
-        outline = fit_border(moved, replace(outline, **sides), reach, size)
+        low, high = np.array(outline.low), np.array(outline.high)
+        for side, axis in ((low, 0), (low, 1), (high, 0), (high, 1)):
+            flat = points[:, axis] == side[axis]
+            if flat.sum() > FEWEST:
+                side[axis] = np.median(moved[flat, axis])
+            points, moved = points[~flat], moved[~flat]
+        outline = fit_border(moved, replace(outline, low=low, high=high), reach, size)
     if outline.hull is not None:
         places = np.argwhere(outline.mask(size)[::scale, ::scale]) * scale
         centre, spread = places.mean(axis=0), np.cov(places.T)

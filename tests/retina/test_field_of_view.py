@@ -44,7 +44,14 @@ def test_flat_sides_cut_the_circle():
     field = find_field(fundus)
     assert agreement(field.mask, inside) > 0.985
     assert max(field.radii) == pytest.approx(220, rel=0.03)
-    assert field.sides[:2] == pytest.approx((40, 360), abs=3)
+    rows = np.flatnonzero(field.mask.any(axis=1))
+    assert (rows[0], rows[-1]) == pytest.approx((40, 360), abs=2)
+
+
+def test_straight_border_is_found_to_a_pixel():
+    fundus = fake_fundus(np.random.default_rng(0), 100, 90)
+    fundus[:25] = 0
+    assert find_field(fundus).mask[:, 45].argmax() == pytest.approx(25, abs=1)
 
 
 def test_letters_outside_are_no_field():
