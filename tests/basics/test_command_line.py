@@ -151,7 +151,8 @@ def test_program_that_ends_by_itself_says_nothing_else(end_of, code, status, sai
 
 
 def test_ctrl_c_ends_a_program_at_once_while_it_loads_its_modules(end_of):
-    assert end_of("load_tensorflow(); signal.raise_signal(signal.SIGINT)").returncode == -signal.SIGINT
+    done = end_of("load_tensorflow(); signal.raise_signal(signal.SIGINT)")
+    assert (done.returncode, "Traceback" in done.stderr) == (-signal.SIGINT, False)
 
 
 @pytest.mark.parametrize(("command", "work"), [("crop", "run_cropping"), ("register", "run_registration")])
@@ -163,6 +164,14 @@ def test_loading_tensorflow_leaves_the_handler_of_ctrl_c_to_the_work(end_of, com
         f"sys.exit(dataset_load_mod.main(['{command}', 'pairs.csv', '--output', 'x']))"
     )
     assert (done.returncode, "resumes" in done.stderr) == (130, True)
+
+
+@pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py", "pix_pix_eval.py", "simulate_retinas.py"])
+def test_help_does_not_wait_for_tensorflow(name):
+    code = f"import runpy, sys; sys.argv = ['{name}', '--help']\ntry: runpy.run_path('{name}', run_name='__main__')\n"
+    code += "except SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert not {"tensorflow", "keras", "skimage"} & set(done.stdout.splitlines()[-1].split())
 
 
 # --- the version -----------------------------------------------------------------------------------------------------
