@@ -1,4 +1,4 @@
-"""Shared by all programs: command lines, one-line errors, files that are written atomically.
+"""Shared by all programs: command lines, errors in one line, signals, progress bars.
 
 It imports no other module of the project, and nothing that takes long to load.
 """
@@ -14,29 +14,20 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import cache, partial
-from types import TracebackType
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NoReturn
 
 from tqdm import tqdm
 
 VERSION = "1.2.0"  # of the program; also in CITATION.cff and CHANGELOG.md
 LOADED_BYTES = 1_900_000_000  # of address space that TensorFlow and the other libraries take
-QUIET = "3"  # TensorFlow's log level that hides all but fatal errors
-
-
-NO_PERMISSION = "; choose another location, or change its permissions"
 # Advice for disk errors.
-TO_DO = {
-    errno.EACCES: NO_PERMISSION,
-    errno.EPERM: NO_PERMISSION,
-    errno.EROFS: NO_PERMISSION,
-    errno.ENOSPC: "; make room, or choose another location",
-}
-OUT_OF_MEMORY = "out of memory"
-ENDED = "ended by the system or by a library, most probably because memory ran out"
+NO_PERMISSION = "; choose another location, or change its permissions"
+TO_DO = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION)
+TO_DO[errno.ENOSPC] = "; make room, or choose another location"
+OUT_OF_MEMORY, DISK_FULL = "out of memory", "the disk is full"
+ENDED = "ended by a signal or by a library (often: memory ran out)"
 NEEDS_LESS = "close other programs, or use a computer with more memory"
 # Errors about the computer by name, and which of their messages are about it: others have the same name.
 MACHINE = {
@@ -133,9 +124,14 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str, needs_le
         What `work` returns; 2, with one line on standard error, for an error that the user can fix or a fault of the
         computer; 128 + the signal that stopped it (130 Ctrl-C, 143 SIGTERM).
     """
-    ProgressBar.interrupted = 0
-    for number in (signal.SIGINT, signal.SIGTERM):  # as an exception, so that partial files are removed
-        signal.signal(number, ProgressBar.interrupt)
+    stopped = []  # the signals that were received
+
+    def stop(number: int, _frame) -> NoReturn:
+        stopped.append(number)
+        raise KeyboardInterrupt  # so that partial files are removed
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # in step with progress bars
     warnings.filterwarnings("ignore", module="PIL")  # what matters is raised as an error
     try:
@@ -143,11 +139,11 @@ def exit_status(program: str, work: Callable[[], int], if_stopped: str, needs_le
     except UserError as error:
         report_error(program, error)
     except (KeyboardInterrupt, Exception) as error:  # a library may turn Ctrl-C into its own error
-        if ProgressBar.interrupted or isinstance(error, KeyboardInterrupt):
+        if stopped or isinstance(error, KeyboardInterrupt):
             print(f"\n{program}: {if_stopped}", file=sys.stderr)
-            return 128 + (ProgressBar.interrupted or signal.SIGINT)
+            return 128 + (stopped or [signal.SIGINT])[0]
         if fault := fault_of_machine(error):
-            error = f"{fault}; {needs_less}"
+            error = f"{fault}{TO_DO[errno.ENOSPC]}" if fault == DISK_FULL else f"{fault}; {needs_less}"
         elif not isinstance(error, OSError):
             raise
         report_error(program, error)
@@ -163,7 +159,7 @@ def fault_of_machine(error: BaseException | None) -> str | None:
     while error is not None:
         names, message = {kind.__name__ for kind in type(error).__mro__}, str(error)
         if names & {"MemoryError", "ResourceExhaustedError"} or getattr(error, "errno", None) == errno.ENOMEM:
-            return OUT_OF_MEMORY
+            return DISK_FULL if "No space left" in message else OUT_OF_MEMORY  # TensorFlow's error for both
         if "BrokenProcessPool" in names:  # joblib's TerminatedWorkerError is one
             return "a worker process was ended, most probably because memory ran out"
         if any(re.search(MACHINE[name], message) for name in names & MACHINE.keys()):
@@ -196,50 +192,40 @@ class StopRequest:
         print(f"\nStopping: finishing the {self.at_hand}, then saving. {advice}", file=sys.stderr)
 
 
-class ProgressBar(tqdm):
-    """A progress bar that a signal ends, at the next item if Python drops the exception, as it does in a destructor."""
-
-    interrupted = 0  # by the signal of this number; 0: by none
-
-    @classmethod
-    def interrupt(cls, number: int, _frame) -> NoReturn:
-        """The handler of Ctrl-C and SIGTERM."""
-        cls.interrupted = number
-        raise KeyboardInterrupt
-
-    def __iter__(self) -> Iterator:
-        for item in super().__iter__():
-            if self.interrupted:
-                raise KeyboardInterrupt
-            yield item
-
-    def update(self, n: float = 1) -> bool | None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        return super().update(n)
-
-
-def progress_bar(items: Iterable | None = None, **options) -> ProgressBar:
+def progress_bar(items: Iterable | None = None, **options) -> tqdm:
     """A progress bar, redrawn rarely if the output goes to a log file."""
-    return ProgressBar(items, mininterval=0.5 if sys.stderr.isatty() else 30, **options)  # s
-
-
-# --- TensorFlow's messages -------------------------------------------------------------------------------------------
+    return tqdm(items, mininterval=0.5 if sys.stderr.isatty() else 30, **options)  # s
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow and Keras without their start-up messages; call it before anything else imports them.
+    """Import TensorFlow and Keras without their notes; call it before `exit_status`, and before other imports of them.
 
-    While a program loads its modules, Ctrl-C ends it at once, and a lack of memory with one line: a traceback would not
-    help the user. From now on it is `watched`.
+    While a program loads them, Ctrl-C ends it at once, and a lack of memory with one line: a traceback would not help
+    the user. From now on it is `watched`.
     """
-    if program := getattr(sys.modules["__main__"], "PROGRAM", None):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only fatal errors
+    program = getattr(sys.modules["__main__"], "PROGRAM", None)
+    if program and "keras" not in sys.modules:
+        end_watch = watched(program)
+
+        def end_in_one_line(kind, error, trace) -> None:
+            if (fault := fault_of_machine(error)) is None:
+                return sys.__excepthook__(kind, error, trace)
+            report_error(program, f"{fault}; {NEEDS_LESS}")
+            end_watch()
+            os._exit(2)  # libraries that are loaded in part may wait for each other when Python ends in its own way
+
+        sys.excepthook = end_in_one_line
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.excepthook = partial(end_in_one_line, program, watched(program))
-        if "keras" not in sys.modules:
-            need(LOADED_BYTES)
-    with without_messages():
+        need(LOADED_BYTES)
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # TensorFlow writes six lines before it reads the variable
+    try:
         importlib.import_module("keras")
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def need(size: int) -> None:
@@ -254,7 +240,6 @@ def need(size: int) -> None:
         mmap.mmap(-1, size, mmap.MAP_PRIVATE, prot=0).close()
 
 
-@cache
 def watched(program: str) -> Callable[[], object]:
     """Start a small process that prints a line if this program is ended in a way that no Python code notices.
 
@@ -270,37 +255,3 @@ def watched(program: str) -> Callable[[], object]:
     end = partial(watcher.communicate, b".")
     atexit.register(end)
     return end
-
-
-def end_in_one_line(
-    program: str, end_watch: Callable[[], object], kind: type[BaseException], error: BaseException, trace: TracebackType
-) -> None:
-    """Python's hook for errors that nothing caught: faults of the computer end the program like those in its work."""
-    if (fault := fault_of_machine(error)) is None:
-        sys.__excepthook__(kind, error, trace)
-        return
-    report_error(program, f"{fault}; {NEEDS_LESS}")
-    end_watch()
-    os._exit(2)  # libraries that are loaded in part may wait for each other when Python ends in its own way
-
-
-@contextmanager
-def without_messages() -> Iterator[None]:
-    """Hide what TensorFlow writes when it starts, unless TF_CPP_MIN_LOG_LEVEL is set. Errors are still raised.
-
-    It writes some messages to the file descriptor before it reads that variable, so the descriptor is redirected.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
-        yield
-        return
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-# --- files and tables ------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ threshold mistakes grey surroundings for retina, and dark retina for surrounding
 the edges instead:
 
 1. Reduce the photograph, subtract the surroundings' colour, and find the edges of what is left.
-2. Put circles and ellipses through random points of the edges that are met first from the sides of the image. A round
-   field becomes an ellipse if the photograph is resized to a square, or if its pixels are not square.
+2. Put circles and ellipses through random points of the edges. A round field becomes an ellipse if the photograph is
+   resized to a square, or if its pixels are not square.
 3. Cut flat sides from the best. Add the convex hulls of what is brighter than the surroundings, for other shapes.
 4. Take the outline of which most lies on edges, and move it to the border in the full photograph.
 """
@@ -42,25 +42,20 @@ WEAK, STRONG = 1.5, 3.0  # grey levels per px, of a part of an edge, and of the 
 ALIGNED = 0.9  # cosine of the largest angle between an edge's gradient and the normal of an outline on it
 
 # Outlines
-FIRST = 3  # edges that each row and column contributes from either end: letters may come before the border
-OBLIQUE = 0.99  # cosine; ellipses are not put through edges nearer to level or upright ones: they may be flat sides
 DRAWN, TRIED, FITTED, BEST = 8000, 500, 4, 3  # sets of points; those that may be a field; fitted; cut
-SPANS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)  # of a set: share of all points, in order around their middle
 SMALLEST_FIELD, LARGEST_RADIUS, MOST_STRETCH = 0.04, 5.0, 1.8  # of the image's area, and of its longer side; ratio
 UPRIGHT, CIRCLE = np.eye(4), np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]])  # what a fit may change, in columns
 FEWEST = 8  # points of a fit
 DEEPEST_SIDE = 0.35  # of the radius: flat sides lie farther from the centre
-SIDES = 2
 LEVELS, MIN_CONVEX = (15, 60), 0.9  # above the surroundings, of what a hull is put around; share of it that is above
 
 # Worth of 1 px of an outline: on an edge; on none, as where dark retina meets the border; with another colour outside
 ON_EDGE, UNSEEN, CONTRADICTED = 1.0, -0.2, -1.0
 MIN_QUALITY = 0.45  # worth per px; real borders have 0.6 and more
-EXPLAINED = 0.7  # worth of an outline, of the length of all edges, that no hull needs to improve
-ELLIPSE, HULL = 0.9, 0.8  # factors: shapes that can adapt more are believed less than a circle
+HULL = 0.8  # factor of the worth of a shape that can adapt more than an ellipse
 MIN_WORTH = 0.22  # of the longer side; shorter borders cut off less than 3 % of the image
 SMALL_FIELD = 0.2  # of the image's area; the image's corners show the surroundings of a smaller one
-MIN_UNIFORM = 0.75, 0.9  # share of black surroundings, and of others, that varies by less than 2 MARGIN or 2 FLAT
+MIN_UNIFORM = 0.75  # share of surroundings that varies by less than twice FLAT, or MARGIN if they are black
 
 # In the full photograph
 EDGE = 0.2  # the field ends where the colour has gone 80 % of the way to the border's: a soft rim belongs to it
@@ -76,14 +71,12 @@ class Field:
 
     mask: (height, width) bool, True inside. centre: (row, column) in px, and radii in px, vertical and horizontal, of
     the ellipse around the field; None if no round border is seen. The radii are equal for a round field. They are also
-    equal, the mean, for a tilted ellipse: no resizing makes one. sides: rows of the flat top and bottom, columns of the
-    flat left and right side; None for a side that is not flat.
+    equal, the mean, for a tilted ellipse: no resizing makes one.
     """
 
     mask: np.ndarray
     centre: tuple[float, float] | None = None
     radii: tuple[float, float] | None = None
-    sides: tuple[float | None, float | None, float | None, float | None] = (None, None, None, None)
 
     @property
     def stretch(self) -> float:
@@ -159,19 +152,14 @@ def find_field(fundus: np.ndarray) -> Field:
     if bright.mean() < MIN_BRIGHT:
         return Field(np.zeros(size, bool))
     scale = -(-max(size) // REDUCED_SIDE)
-    outline = (
-        search(Image.fromarray(fundus).reduce(scale).filter(ImageFilter.MedianFilter(3)))
-        if min(size) >= SMALLEST_SIDE
-        else None
-    )
+    reduced = Image.fromarray(fundus).reduce(scale).filter(ImageFilter.MedianFilter(3))
+    outline = search(reduced) if min(size) >= SMALLEST_SIDE else None
     if outline is None:
         return Field(np.ones(size, bool))
     outline = refine(fundus, outline, scale)
-    mask = outline.mask(size)
-    sides = tuple(float(side) if np.isfinite(side) else None for side in np.stack([outline.low, outline.high], 1).flat)
     if np.isnan(outline.radii[0]):
-        return Field(mask)
-    return Field(mask, tuple(map(float, outline.centre)), tuple(map(float, outline.radii)), sides)
+        return Field(outline.mask(size))
+    return Field(outline.mask(size), tuple(map(float, outline.centre)), tuple(map(float, outline.radii)))
 
 
 def field_of_mask(mask: np.ndarray) -> Field:
@@ -200,11 +188,8 @@ def search(photograph: Image.Image) -> Outline | None:
     for colour in surroundings(np.asarray(photograph.reduce(COARSE), np.float32)):
         edges, best, best_worth = find_edges(abs(image - colour)), None, MIN_WORTH * max(image.shape)
         for outline in chain(propose(edges), find_hulls(edges.light)):
-            if outline.hull is not None and best_worth > EXPLAINED * edges.edge.sum():
-                break
             worth, quality = rate(edges, outline)
-            is_circle = outline.radii[0] == outline.radii[1]
-            worth *= quality * (HULL if outline.hull is not None else 1 if is_circle else ELLIPSE)
+            worth *= quality * (1 if outline.hull is None else HULL)
             if worth > best_worth and quality > MIN_QUALITY and is_plausible(edges, outline, colour.any()):
                 best, best_worth = outline, worth
         if best is not None:
@@ -236,39 +221,24 @@ def find_edges(colours: np.ndarray) -> Edges:
 def propose(edges: Edges) -> Iterator[Outline]:
     """Circles and ellipses that edges suggest, with flat sides."""
     size, found, random = np.array(edges.edge.shape), [], np.random.default_rng(0)
-    first = np.zeros_like(edges.edge)
-    for edge, chosen in ((edges.edge, first), (edges.edge.T, first.T)):
-        for order in (slice(None), slice(None, None, -1)):
-            chosen[order] |= edge[order] & (np.cumsum(edge[order], axis=0) <= FIRST)
-    points, directions = np.argwhere(first), edges.direction[first]
+    points, directions = np.argwhere(edges.edge).astype(float), edges.direction[edges.edge]
     if len(points) < FEWEST:
         return
-    order = np.argsort(np.arctan2(*(points - np.median(points, axis=0)).T), kind="stable")
-    points, directions = points[order].astype(float), directions[order]
-    oblique = abs(directions).max(axis=1) < OBLIQUE
-    for terms, used, spans in ((CIRCLE, slice(None), SPANS), (UPRIGHT, oblique, SPANS[-2:])):
-        count, available = terms.shape[1], len(points[used])
-        if available < FEWEST:
-            continue
-        span = np.maximum(FEWEST, available * random.choice(spans, DRAWN))
-        drawn = random.integers(available, size=DRAWN) + random.random((count, DRAWN)) * span
-        middle, scale = points.mean(axis=0), np.ptp(points, axis=0).max()
-        places = (points[used] - middle) / scale
+    middle, scale = points.mean(axis=0), np.ptp(points, axis=0).max()
+    places = (points - middle) / scale
+    some = slice(None, None, -(-len(points) // 300))
+    for terms in (CIRCLE, UPRIGHT):
         # c y + d x + a y^2 + b x^2 = 1; the noise is so small that it only makes sets of equal points solvable
-        drawn = drawn.astype(int).T % available
+        drawn = random.integers(len(points), size=(DRAWN, terms.shape[1]))
         equations = (np.hstack([places, places**2]) @ terms)[drawn]
         equations += 1e-6 * random.standard_normal(equations.shape)
-        solved = np.linalg.solve(equations, np.ones((DRAWN, count, 1)))[..., 0] @ terms.T
+        solved = np.linalg.solve(equations, np.ones((*drawn.shape, 1)))[..., 0] @ terms.T
         linear, square = solved[:, :2], solved[:, 2:]
         with np.errstate(all="ignore"):  # other conics give nan
             centres = -linear / square / 2
             radii = np.sqrt((1 + (square * centres**2).sum(axis=1, keepdims=True)) / square) * scale
-        centres = centres * scale + middle
-        _, normal, _ = distances(points[used][drawn], centres[:, np.newaxis], radii[:, np.newaxis])
-        normal = (abs((normal * directions[used][drawn]).sum(axis=-1)) > ALIGNED).all(axis=1)
-        usable = np.flatnonzero(is_field(radii, size) & normal)[:TRIED]
-        centres, radii = centres[usable], radii[usable]
-        some = slice(None, None, -(-len(points) // 300))
+        usable = np.flatnonzero(is_field(radii, size))[:TRIED]
+        centres, radii = centres[usable] * scale + middle, radii[usable]
         distance, normal, _ = distances(points[some], centres[:, np.newaxis], radii[:, np.newaxis])
         near = (abs(distance) < 1.5) & (abs((normal * directions[some]).sum(axis=-1)) > ALIGNED)  # (ellipses, points)
         for _ in range(min(FITTED, len(near))):
@@ -330,17 +300,14 @@ def cut_sides(edges: Edges, outline: Outline) -> Outline:
         for end, sign in (("low", -1), ("high", 1)):
             used = inside & (directions[:, axis] > ALIGNED) & (sign * depth > DEEPEST_SIDE * outline.radii[axis])
             counts = np.convolve(np.bincount(points[used, axis], minlength=3), np.ones(3), "same")
-            for _ in range(SIDES):
-                row = counts.argmax()
-                if counts[row] < FEWEST:
-                    break
-                side = np.array(getattr(outline, end))
-                side[axis] = row
-                cut = replace(outline, **{end: side})
-                cut_worth = rate(edges, cut)[0]
-                if cut_worth > worth:
-                    outline, worth = cut, cut_worth
-                counts[max(0, row - 3) : row + 4] = 0
+            row = counts.argmax()
+            if counts[row] < FEWEST:
+                continue
+            side = np.array(getattr(outline, end))
+            side[axis] = row
+            cut = replace(outline, **{end: side})
+            if (cut_worth := rate(edges, cut)[0]) > worth:
+                outline, worth = cut, cut_worth
     return outline
 
 
@@ -397,9 +364,9 @@ def is_plausible(edges: Edges, outline: Outline, uniform: bool) -> bool:
         return False
     outside = edges.colours[~inside]
     difference = abs(outside - np.median(outside, axis=0)).max(axis=1)
-    margin, least = (FLAT, MIN_UNIFORM[1]) if uniform else (MARGIN, MIN_UNIFORM[0])
     darkest = min(BRIGHTEST, 0.85 * np.percentile(edges.light[inside], 90))
-    return (difference < 2 * margin).mean() > least and np.median(edges.light[~inside]) < darkest
+    is_uniform = (difference < 2 * (FLAT if uniform else MARGIN)).mean() > MIN_UNIFORM
+    return is_uniform and np.median(edges.light[~inside]) < darkest
 
 
 # --- outline in the full photograph ----------------------------------------------------------------------------------
@@ -416,24 +383,19 @@ def refine(fundus: np.ndarray, outline: Outline, scale: int) -> Outline:
         offsets = np.full(len(points), np.nan)
         offsets[seen] = border_offsets(fundus, points[seen], normals[seen], reach)
         if outline.hull is not None:
-            offsets = gaussian_filter1d(
-                median_filter(np.nan_to_num(offsets), len(offsets) // 40, mode="wrap"), 2, mode="wrap"
-            )
+            offsets = median_filter(np.nan_to_num(offsets), len(offsets) // 40, mode="wrap")
+            offsets = gaussian_filter1d(offsets, 2, mode="wrap")
             outline = replace(outline, hull=points + offsets[:, np.newaxis] * normals)
             continue
         seen = np.isfinite(offsets)
         points, moved = points[seen], (points + offsets[:, np.newaxis] * normals)[seen]
-        sides = {}
-        for end in ("low", "high"):
-            flat = points == getattr(outline, end)
-            sides[end] = np.array(
-                [
-                    np.median(moved[on, axis]) if on.sum() > FEWEST else side
-                    for axis, (on, side) in enumerate(zip(flat.T, getattr(outline, end), strict=True))
-                ]
-            )
-            moved, points = moved[~flat.any(axis=1)], points[~flat.any(axis=1)]
-        outline = fit_border(moved, replace(outline, **sides), reach, size)
+        low, high = np.array(outline.low), np.array(outline.high)
+        for side, axis in ((low, 0), (low, 1), (high, 0), (high, 1)):
+            flat = points[:, axis] == side[axis]
+            if flat.sum() > FEWEST:
+                side[axis] = np.median(moved[flat, axis])
+            points, moved = points[~flat], moved[~flat]
+        outline = fit_border(moved, replace(outline, low=low, high=high), reach, size)
     if outline.hull is not None:
         places = np.argwhere(outline.mask(size)[::scale, ::scale]) * scale
         centre, spread = places.mean(axis=0), np.cov(places.T)

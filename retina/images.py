@@ -20,18 +20,7 @@ from PIL.Image import Resampling
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from basics.command_line import one_line, why
-from retina.image_headers import (
-    BRIGHTEST,
-    MODES,
-    ORIENTATION,
-    READERS,
-    DataError,
-    Stored,
-    colours_of,
-    image_by_pillow,
-    read_header,
-    scaled,
-)
+from retina.image_headers import ORIENTATION, READERS, DataError, Deep, colours_of, image_by_pillow, read_header, scaled
 
 FUNDUS_CHANNELS = 3
 RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
@@ -39,34 +28,34 @@ SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that round
 
 # Suffix -> Pillow's name of the format, of images that are read.
 FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in READERS}
-WRITTEN_FORMATS = {  # of the images of a pair
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
+WRITTEN_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")}  # of pairs
 # Files that hold no photograph.
-DOCUMENTS = frozenset(
-    (
-        *(".txt", ".md", ".rst", ".rtf", ".tex", ".bib", ".pdf", ".htm", ".html", ".css", ".url", ".lnk"),
-        *(".doc", ".docx", ".odt", ".ppt", ".pptx", ".odp", ".xls", ".xlsx", ".xlsm", ".ods", ".csv", ".tsv"),
-        *(".json", ".jsonl", ".xml", ".xmp", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".sav", ".dta"),
-        *(".py", ".ipynb", ".r", ".js", ".sh", ".bat", ".ps1", ".db", ".sqlite", ".md5", ".sha1", ".sha256"),
-        *(".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bak", ".tmp", ".part"),
-    )
-)
+DOCUMENTS = {
+    *(
+        ".txt",
+        ".md",
+        ".pdf",
+        ".htm",
+        ".html",
+        ".doc",
+        ".docx",
+        ".odt",
+        ".ppt",
+        ".pptx",
+        ".xls",
+        ".xlsx",
+        ".ods",
+        ".csv",
+    ),
+    *(".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".log", ".sav", ".py", ".ipynb", ".r", ".m", ".sh", ".bat"),
+    *(".db", ".md5", ".sha256", ".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bak", ".part"),
+}
 # Files and folders of systems, in lower case: thumbnails, recycle bins, snapshots.
-LEFTOVERS = frozenset(
-    (
-        *("__macosx", "icon\r", "network trash folder", "thevolumesettingsfolder", "thefindbycontentfolder"),  # Mac
-        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dfsrprivate"),  # Windows
-        *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),
-        *("@eadir", "@tmp", "@synoresource", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # NAS
-        *("~snapshot", "lost+found"),  # NetApp, Linux
-    )
-)
+LEFTOVERS = {
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),
+    *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot"),  # network storage
+}
 SMOOTH = "smooth"  # a kernel of `resized`
 VISIBLE = 128  # least alpha of a pixel that is not transparent
 SIGNIFICANT_BITS = (8, 10, 12, 14, 16)  # of images that are stored with 16 bits
@@ -111,13 +100,9 @@ def left_out(paths: Iterable[Path]) -> LeftOut:
     """Count the files whose suffix is none of FORMATS, in any case; folders do not count. A number is no suffix."""
     suffixes = (path.suffix.lower() for path in paths if not path.is_dir())
     count = Counter("" if suffix[1:].isdecimal() else suffix for suffix in suffixes if suffix not in FORMATS)
-    parts = [f"{number} {suffix or 'without suffix'}" for suffix, number in sorted(count.items(), key=by_suffix)]
+    parts = [f"{number} {suffix}" for suffix, number in sorted(count.items()) if suffix]
+    parts += [f"{count['']} without suffix"] if "" in count else []
     return LeftOut(one_line(", ".join(parts)), not DOCUMENTS.issuperset(count))
-
-
-def by_suffix(item: tuple[str, int]) -> tuple[bool, str]:
-    """Sort key: files without suffix last."""
-    return not item[0], item[0]
 
 
 # --- files -> images -------------------------------------------------------------------------------------------------
@@ -137,7 +122,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     with faults_named(path):
         header = read_header(path)
-        image = eight_bits(path, header) if isinstance(header, Stored) else image_by_pillow(path, header)
+        image = eight_bits(path, header) if isinstance(header, Deep) else image_by_pillow(path, header)
         return np.array(image.convert("RGBA"))
 
 
@@ -169,20 +154,15 @@ def octa_to_grey(octa: np.ndarray) -> np.ndarray:
     return octa[..., :3].mean(axis=-1)
 
 
-def eight_bits(path: Path, stored: Stored) -> Image.Image:
+def eight_bits(path: Path, deep: Deep) -> Image.Image:
     """Decode an image, bring its values to [0, 255], and turn it upright."""
-    levels = stored.decode()
-    colours = colours_of(levels, stored.mode)
-    brightest = int(levels[..., :colours].max())
-    top = 2 ** bits_of_folder(path, brightest) - 1 if stored.top is None else max(stored.top, brightest)
-    image = np.ascontiguousarray(scaled(levels, top))
-    if stored.white_is_zero:
-        image[..., :colours] = 255 - image[..., :colours]
-    if levels[..., colours:].max(initial=0) > top:  # its alpha has more bits than its colours
-        image[..., colours:] = scaled(levels[..., colours:], BRIGHTEST)
-    mode = stored.mode or MODES[levels.shape[2] - 1]
-    made = Image.frombuffer(mode, levels.shape[1::-1], image, "raw", mode, 0, 1)
-    made.getexif()[ORIENTATION] = stored.orientation
+    levels = deep.decode()
+    top = deep.top or 2 ** bits_of_folder(path, int(colours_of(levels).max())) - 1
+    image = scaled(levels, top)  # alpha may use more bits than the colours
+    if deep.white_is_zero:
+        colours_of(image)[:] = 255 - colours_of(image)
+    made = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    made.getexif()[ORIENTATION] = deep.orientation
     return ImageOps.exif_transpose(made)
 
 
@@ -215,64 +195,46 @@ def assumed_bits(path: Path) -> int | None:
     Raises:
         DataError: as `read_image`.
     """
+    found = _brightest.get(path.parent.resolve(), {})
+    brightest = found[path.name] if path.name in found else brightest_value(path)
+    return None if brightest is None else bits_of_folder(path, brightest)
+
+
+def brightest_value(path: Path) -> int | None:
+    """The brightest value of an image that does not say its bits; None: it is another. Raises DataError."""
     with faults_named(path):
-        stored = read_header(path)
-        return bits_of_folder(path) if isinstance(stored, Stored) and stored.top is None else None
+        header = read_header(path)
+        undecided = isinstance(header, Deep) and header.top is None
+        return int(colours_of(header.decode()).max()) if undecided else None
 
 
-def bits_of_folder(path: Path, brightest: int | None = None) -> int:
-    """The bits of an image that does not say them, see `assumed_bits`; prints a note when they are decided.
-
-    Args:
-        path: the image.
-        brightest: its brightest value; None: read if necessary.
-    """
+def bits_of_folder(path: Path, brightest: int) -> int:
+    """The bits of an image with this brightest value, see `assumed_bits`; prints a note when they are decided."""
     with _lock:
         found = _brightest.setdefault(path.parent.resolve(), {})
         before = bits_for(found)
-        if brightest is not None:
-            found[path.name] = brightest
+        found[path.name] = brightest
+        siblings = []
         if before is None:
-            add_siblings(path.parent, found)
-        if path.name not in found and bits_for(found) != SIGNIFICANT_BITS[-1]:
-            found[path.name] = brightest_value(path)
+            with suppress(OSError):  # a folder may be closed, and its files open
+                siblings = sorted(path.parent.iterdir())
+        for sibling in siblings:
+            if bits_for(found) == SIGNIFICANT_BITS[-1]:
+                break
+            if sibling.suffix.lower() in FORMATS and not is_leftover(sibling.name) and sibling.name not in found:
+                with suppress(DataError):  # reported when it is read itself
+                    if (value := brightest_value(sibling)) is not None:
+                        found[sibling.name] = value
         bits = bits_for(found)
         if bits not in (before, SIGNIFICANT_BITS[-1]):
-            top = max(found.values())
-            what = f"{path.parent}: images of 16 bits that do not say how many they use"
-            by = f"the brightest of {len(found)} images ({top})"
-            if len(found) == 1:
-                what = f"{path}: an image of 16 bits that does not say how many it uses"
-                by = f"its own brightest value ({top}): no other such image is in its folder"
-            print(one_line(f"NOTE: {what}: {bits} bits, by {by}"))
+            by = f"the brightest value in {len(found)} of them ({max(found.values())})"
+            print(one_line(f"NOTE: {path.parent}: 16-bit images do not say how many bits they use: {bits}, by {by}"))
         return bits
 
 
 def bits_for(found: dict[str, int]) -> int | None:
     """The least of SIGNIFICANT_BITS that hold some values; None: there are none."""
     return next(bits for bits in SIGNIFICANT_BITS if max(found.values()) < 2**bits) if found else None
-
-
-def add_siblings(folder: Path, found: dict[str, int]) -> None:
-    """Add the brightest values of a folder's images that do not say their bits, until one of them needs all 16."""
-    with suppress(OSError):  # a folder may be closed, and its files open
-        for path in sorted(folder.iterdir()):
-            if bits_for(found) == SIGNIFICANT_BITS[-1]:
-                break
-            if path.suffix.lower() in FORMATS and not is_leftover(path.name) and path.name not in found:
-                with suppress(DataError):  # reported when it is read itself
-                    if (value := brightest_value(path)) is not None:
-                        found[path.name] = value
-
-
-def brightest_value(path: Path) -> int | None:
-    """The brightest value of an image that does not say its bits; None: it is another. Raises DataError."""
-    with faults_named(path):
-        stored = read_header(path)
-        if not isinstance(stored, Stored) or stored.top is not None:
-            return None
-        levels = stored.decode()
-        return int(levels[..., : colours_of(levels, stored.mode)].max())
 
 
 def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:

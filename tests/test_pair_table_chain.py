@@ -4,7 +4,6 @@ And each run knows which subjects it has seen, under any name.
 """
 
 import csv
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +17,6 @@ import pix_pix_gen
 import pix_pix_train
 from pairs.table import read_pairs
 from run.checkpoints import seen_by
-from run.data import load_run_data
-from run.settings import Settings
 
 pytestmark = pytest.mark.slow
 OPTIONS = [*SMALL, "--l1-only", "1", "--epochs", "1"]
@@ -57,18 +54,10 @@ def here(made, monkeypatch):
     return made
 
 
-def test_losses_are_those_of_the_same_images_in_the_layout(here):
+def test_run_equals_that_of_the_same_images_in_the_layout(here):
     losses = [logged(f"logs/fit/{name}", "gen_l1_loss") for name in ("layout", "table")]
     assert losses[0] == losses[1] != {}
-
-
-def test_weights_are_those_of_the_same_images_in_the_layout(here):
     assert different_values("training_checkpoints/layout", "training_checkpoints/table") == []
-
-
-def test_run_resumes(here, capsys):
-    assert pix_pix_train.main(["--resume", "training_checkpoints/table", "--epochs", "2"]) == 0
-    assert "Continuing after epoch 1" in capsys.readouterr().out
 
 
 def test_check_lists_splits_and_what_is_unknown(here, capsys):
@@ -99,73 +88,25 @@ def test_registered_table_has_its_columns_and_files(here):
     assert (columns, len(names)) == ("subject,split,octa,fundus,age,octa_unmoved", 4)
 
 
-@pytest.mark.parametrize(("registered", "noted"), [(False, True), (True, False)])
-def test_training_says_if_pairs_lie_as_they_are(here, tmp_path, capsys, registered, noted):
-    shutil.copytree("pairs", tmp_path / "pairs")
-    if registered:
-        (tmp_path / "pairs" / "registration.csv").touch()
-    load_run_data(Settings(data=str(tmp_path / "pairs" / "pairs.csv"), patch_size=64), verbose=False)
-    assert ("NOTE: unregistered pairs" in capsys.readouterr().out) == noted
-
-
-def test_folder_without_an_image_of_the_table_is_refused(here, refused):
-    options = ["--run", "training_checkpoints/table", "--compare", "x=training_checkpoints"]
-    assert "x=training_checkpoints: has no image of these cases, such as Dü left.png" in refused(pix_pix_eval, *options)
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--data", "pairs/none.csv"], "--data pairs/none.csv: no such file or folder"),
-        (["--data", "pairs/pairs.csv", "--test-subjects", "99"], "--test-subjects 99: pairs/pairs.csv is a table"),
-        (["--data", ".", "--split", "1/1/1"], "--split 1/1/1: UT-FSOCTA-v1 is not a table of pairs"),
-    ],
-)
-def test_what_does_not_go_with_the_data_is_refused(here, refused, options, named):
-    assert named in refused(pix_pix_train, *options)
-
-
 # --- what a run has seen ---------------------------------------------------------------------------------------------
 
 TUNED = [*SMALL, "--l1-only", "1", "--epochs", "1", "--mix", "0", "--init-from", "training_checkpoints/table"]
 
 
-def evaluated(*options: str) -> tuple[dict[str, bool], str]:
-    """Subject -> whether it was seen, of an evaluation of the run `table`; and its summary."""
-    output = Path("eval" + "".join(options).replace("/", ""))
-    assert pix_pix_eval.main(["--run", "training_checkpoints/table", *options, "--output", str(output)]) == 0
-    rows = pd.read_csv(next(output.glob("*/per_eye.csv")), dtype={"subject": str})
-    return dict(zip(rows["subject"], rows["seen"], strict=True)), next(output.glob("*/summary.md")).read_text()
-
-
-def test_seen_subjects_are_left_out_of_an_evaluation_of_all(here):
-    subjects, summary = evaluated("--split", "all")
-    assert subjects == {"Dü": False}
-    assert (
-        "left out, see --include-seen: the run, or one that it started from, was trained or validated on 3 subjects"
-        in summary
-    )
-
-
-def test_seen_subjects_are_known_under_other_names(here):
-    subjects, _ = evaluated("--split", "all", "--data", ".")  # the same images in the layout
-    assert subjects == {"31": False}
-
-
-def test_seen_subjects_are_marked_if_asked_for(here):
-    subjects, summary = evaluated("--split", "all", "--include-seen")
-    assert subjects == {"Ann": True, "Bob": True, "Cem": True, "Dü": False}
-    assert "NOT A TEST: the run, or one that it started from, was trained or validated on 3 of 4 subjects" in summary
-
-
-def test_a_split_of_seen_subjects_can_be_evaluated(here):
-    assert evaluated("--split", "validation")[0] == {"Cem": True}
-
-
-def test_summary_of_one_subject_says_so(here):
-    summary = evaluated("--split", "test")[1]
-    assert "1 subject (1 eye, other)" in summary
-    assert "without another eye of the same region and size: 1 of 1 crops" in summary
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        (["--split", "all"], {"Dü": False}),
+        (["--split", "all", "--data", "."], {"31": False}),  # the same images in the layout, under other names
+        (["--split", "all", "--include-seen"], {"Ann": True, "Bob": True, "Cem": True, "Dü": False}),
+        (["--split", "validation"], {"Cem": True}),
+    ],
+)
+def test_evaluation_leaves_out_or_marks_the_subjects_that_the_run_has_seen(here, tmp_path, options, seen):
+    command = ["--run", "training_checkpoints/table", *options, "--output", str(tmp_path)]
+    assert pix_pix_eval.main(command) == 0
+    rows = pd.read_csv(next(tmp_path.glob("*/per_eye.csv")), dtype={"subject": str})
+    assert dict(zip(rows["subject"], rows["seen"], strict=True)) == seen
 
 
 def test_fine_tuning_refuses_to_test_on_what_the_first_run_has_seen(here, refused):
@@ -181,12 +122,11 @@ def test_fine_tuned_run_has_seen_what_the_first_one_has(here):
     assert seen_by(Path("training_checkpoints/tuned")) > seen_by(Path("training_checkpoints/table"))
 
 
-def test_resumed_run_keeps_what_it_has_seen(here):
-    options = ["--data", "pairs/pairs.csv", "--name", "resumed"]
-    assert pix_pix_train.main([*OPTIONS, *options]) == 0
-    before = seen_by(Path("training_checkpoints/resumed"))
-    assert pix_pix_train.main(["--resume", "training_checkpoints/resumed", "--epochs", "2"]) == 0
-    assert seen_by(Path("training_checkpoints/resumed")) == before
+def test_run_resumes_and_keeps_what_it_has_seen(here, capsys):
+    before = seen_by(Path("training_checkpoints/layout"))
+    assert pix_pix_train.main(["--resume", "training_checkpoints/layout", "--epochs", "2"]) == 0
+    assert "after epoch 1" in capsys.readouterr().out
+    assert seen_by(Path("training_checkpoints/layout")) == before
 
 
 def test_exported_weights_have_seen_what_their_run_has(here):

@@ -1,4 +1,4 @@
-"""What all programs share: files that appear complete or not at all, and the version."""
+"""What all programs share: files that appear complete or not at all, errors in one line, signals, the version."""
 
 import errno
 import os
@@ -7,12 +7,11 @@ import resource
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from conftest import PROJECT, program
 
-from basics.command_line import VERSION, OptionError, exit_status, load_tensorflow, progress_bar, report_error, why
+from basics.command_line import VERSION, OptionError, exit_status, report_error, why
 from basics.files import atomic_file, hold, numbered_rows
 
 
@@ -47,18 +46,29 @@ def test_file_is_held_by_one_process(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_file_system_without_locks_is_said_and_used(tmp_path, capsys, monkeypatch, code):
-    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(code, "no locks")))
+def test_file_system_without_locks_is_said_and_used(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
     with hold(tmp_path / "lock", "busy"):
         said = capsys.readouterr().out
     assert said.startswith(f"NOTE: {tmp_path}: its file system does not support locks")
 
 
-@pytest.mark.parametrize("blank", ["", ",", ", ", ",,,"])
+@pytest.mark.parametrize("blank", ["", ", ", ",,,"])
 def test_blank_rows_of_a_table_are_left_out_and_counted(tmp_path, blank):
     (tmp_path / "table.csv").write_text(f"a,b\n1,2\n{blank}\n3,\n{blank}\n")
     assert numbered_rows(tmp_path / "table.csv") == [(2, {"a": "1", "b": "2"}), (4, {"a": "3", "b": ""})]
+
+
+@pytest.mark.parametrize(("encoding", "separator"), [("utf-8", ","), ("utf-8-sig", ";"), ("utf-16", "\t")])
+def test_table_is_read_as_spreadsheet_programs_write_it(tmp_path, encoding, separator):
+    (tmp_path / "table.csv").write_text(f"a{separator}b\r\n1{separator}ä\r\n", encoding=encoding)
+    assert numbered_rows(tmp_path / "table.csv") == [(2, {"a": "1", "b": "ä"})]
+
+
+def test_row_with_more_cells_than_columns_is_refused(tmp_path):
+    (tmp_path / "table.csv").write_text("a;b\n1;2;3\n")
+    with pytest.raises(OptionError, match="row 2 has more cells"):
+        numbered_rows(tmp_path / "table.csv")
 
 
 @pytest.mark.parametrize(("code", "to_do"), [(errno.EACCES, "permissions"), (errno.ENOSPC, "make room")])
@@ -67,54 +77,16 @@ def test_error_of_the_disk_names_the_file_and_what_to_do(capsys, code, to_do):
     said = capsys.readouterr().err
     assert said.startswith(f"program: error: some/file: {os.strerror(code)}; ")
     assert to_do in said
+    assert why(OSError(code, os.strerror(code), "some/file")) == os.strerror(code)
 
 
-@pytest.mark.parametrize(("main", "handler"), [({"PROGRAM": "x"}, signal.SIG_DFL), ({}, signal.default_int_handler)])
-def test_ctrl_c_ends_a_program_at_once_while_it_loads_its_modules(monkeypatch, main, handler):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(**main))
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # restored afterwards
-    try:
-        load_tensorflow()
-        assert signal.getsignal(signal.SIGINT) == handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+# --- signals and other ends ------------------------------------------------------------------------------------------
 
 
-class Interrupted:
-    """Python drops what is raised while this is destroyed."""
-
-    def __del__(self):
-        signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("counted", [False, True])
-def test_ctrl_c_that_python_drops_ends_the_program_at_the_next_item(counted):
-    done = []
-
-    def work():
-        with progress_bar(total=3) if counted else progress_bar(range(3)) as bar:
-            for item in range(3) if counted else bar:
-                done.append(item)
-                Interrupted()
-                if counted:
-                    bar.update()
-
-    assert exit_status("program", work, "stopped") == 130
-    assert done == [0]
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (PermissionError(errno.EACCES, "Permission denied", "a.png"), "Permission denied"),
-        (OSError("image file is truncated"), "image file is truncated"),
-        (ValueError("no number"), "no number"),
-    ],
-)
-def test_reason_has_no_number_of_an_error(error, said):
-    assert why(error) == said
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_a_program_with_one_line_and_its_status(capsys, number, status):
+    assert exit_status("program", lambda: signal.raise_signal(number), "stopped; resumes") == status
+    assert capsys.readouterr().err == "\nprogram: stopped; resumes\n"
 
 
 def test_ctrl_c_that_a_library_turns_into_another_error_is_still_ctrl_c():
@@ -127,61 +99,82 @@ def test_ctrl_c_that_a_library_turns_into_another_error_is_still_ctrl_c():
     assert exit_status("program", work, "stopped") == 130
 
 
-def test_termination_says_what_ctrl_c_says(capsys):
-    assert exit_status("program", lambda: signal.raise_signal(signal.SIGTERM), "stopped; resumes") == 143
-    assert capsys.readouterr().err == "\nprogram: stopped; resumes\n"
+def test_other_errors_are_not_taken_for_ctrl_c():
+    with pytest.raises(ZeroDivisionError):
+        exit_status("program", lambda: 1 // 0, "stopped")
+
+
+def limit_memory():
+    resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))  # bytes: TensorFlow alone takes more
 
 
 @pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py"])
 def test_too_little_memory_to_load_the_libraries_is_one_line(name, tmp_path):
-    limit = (10**9, 10**9)  # bytes: TensorFlow alone takes more
+    options = ["--export", "x"] if name == "pix_pix_gen.py" else []
     done = subprocess.run(
-        program(name, *(["--export", "x"] if name == "pix_pix_gen.py" else [])),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+        program(name, *options), cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit_memory
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"{name}: error: out of memory; ")
     assert done.stderr.count("\n") == 1
 
 
-PROGRAM_THAT_ENDS = """import os, signal, sys
-import basics.command_line as pix_command
-PROGRAM = "x.py"
-pix_command.importlib.import_module = lambda _: None  # in place of loading TensorFlow
-pix_command.load_tensorflow()
-{}
-"""
+LOADS = "import os, signal, sys; from basics.command_line import load_tensorflow; PROGRAM = 'x.py'\n"
 
 
-def end_of(code):
-    code = PROGRAM_THAT_ENDS.format(code)
-    return subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+@pytest.fixture
+def end_of(tmp_path):
+    """Runs a program's code, with an empty module in place of TensorFlow and Keras."""
+    (tmp_path / "keras.py").touch()
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    return lambda code: subprocess.run(
+        [sys.executable, "-c", LOADS + code], cwd=PROJECT, env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("code", ["os.abort()", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(127)"])
-def test_program_that_the_system_or_a_library_ends_says_so_in_one_line(code):
-    done = end_of(code)
+def test_program_that_the_system_or_a_library_ends_says_so_in_one_line(end_of, code):
+    done = end_of(f"load_tensorflow(); {code}")
     assert done.returncode not in (0, 2)
-    assert done.stderr.strip().startswith("x.py: error: ended by the system or by a library, most probably because ")
+    assert done.stderr.strip().startswith("x.py: error: ended by ")
     assert done.stderr.strip().count("\n") == 0
 
 
 @pytest.mark.parametrize(
     ("code", "status", "said"), [("", 0, ""), ("sys.exit(3)", 3, ""), ("raise MemoryError", 2, "out of")]
 )
-def test_program_that_ends_by_itself_says_nothing_else(code, status, said):
-    done = end_of(code)
+def test_program_that_ends_by_itself_says_nothing_else(end_of, code, status, said):
+    done = end_of(f"load_tensorflow(); {code}")
     assert done.returncode == status
     assert said in done.stderr
     assert "ended by" not in done.stderr
 
 
-def test_other_errors_are_not_taken_for_ctrl_c():
-    with pytest.raises(ZeroDivisionError):
-        exit_status("program", lambda: 1 // 0, "stopped")
+def test_ctrl_c_ends_a_program_at_once_while_it_loads_its_modules(end_of):
+    done = end_of("load_tensorflow(); signal.raise_signal(signal.SIGINT)")
+    assert (done.returncode, "Traceback" in done.stderr) == (-signal.SIGINT, False)
+
+
+@pytest.mark.parametrize(("command", "work"), [("crop", "run_cropping"), ("register", "run_registration")])
+def test_loading_tensorflow_leaves_the_handler_of_ctrl_c_to_the_work(end_of, command, work):
+    """Ctrl-C stands in for the work itself."""
+    done = end_of(
+        "from types import SimpleNamespace; import dataset_load_mod\n"
+        f"sys.modules['alignment.{command}'] = SimpleNamespace({work}=lambda _: signal.raise_signal(signal.SIGINT))\n"
+        f"sys.exit(dataset_load_mod.main(['{command}', 'pairs.csv', '--output', 'x']))"
+    )
+    assert (done.returncode, "resumes" in done.stderr) == (130, True)
+
+
+@pytest.mark.parametrize("name", ["pix_pix_train.py", "pix_pix_gen.py", "pix_pix_eval.py", "simulate_retinas.py"])
+def test_help_does_not_wait_for_tensorflow(name):
+    code = f"import runpy, sys; sys.argv = ['{name}', '--help']\ntry: runpy.run_path('{name}', run_name='__main__')\n"
+    code += "except SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert not {"tensorflow", "keras", "skimage"} & set(done.stdout.splitlines()[-1].split())
+
+
+# --- the version -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["CITATION.cff", "CHANGELOG.md"])
@@ -194,12 +187,3 @@ def test_version_is_the_same_everywhere(name):
 def test_program_prints_its_version(name):
     printed = subprocess.run(program(name, "--version"), capture_output=True, text=True, check=True).stdout
     assert printed == f"{name} {VERSION}\n"
-
-
-def test_address_space_that_a_limit_forbids_is_a_lack_of_memory():
-    code = (
-        "import resource; from basics.command_line import *; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))\n"
-    )
-    code += "try: need(2 * 10**9)\nexcept OSError as error: print(fault_of_machine(error))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
-    assert done.stdout == "out of memory\n"

@@ -31,26 +31,21 @@ ERRORS = {
 KILLED = "killed"  # a worker process, as the system does when memory runs out
 
 
-def fail(error: str, program: int) -> None:
-    """Raise one of ERRORS, or end the process, unless it is the program's own."""
+def failing(function: Callable, call: int, error: str) -> Callable:
+    """A function whose `call`-th call, from 1, raises one of ERRORS, or ends the process unless it is this one."""
     import tensorflow as tf
 
-    if error == KILLED and os.getpid() != program:
-        os.kill(os.getpid(), signal.SIGKILL)
-    kind = {"MemoryError": MemoryError, "OSError": OSError}.get(error) or getattr(tf.errors, error)
-    codes = {"OSError": (12,), "MemoryError": ()}.get(error, (None, None))
-    raise kind(*codes, ERRORS[error])
-
-
-def failing(function: Callable, call: int, error: str) -> Callable:
-    """A function whose `call`-th call, from 1, fails."""
     left, program = [call], os.getpid()
 
     def called(*arguments, **options):
         left[0] -= 1
-        if left[0] == 0:
-            fail(error, program)
-        return function(*arguments, **options)
+        if left[0]:
+            return function(*arguments, **options)
+        if error == KILLED and os.getpid() != program:
+            os.kill(os.getpid(), signal.SIGKILL)
+        kind = {"MemoryError": MemoryError, "OSError": OSError}.get(error) or getattr(tf.errors, error)
+        codes = {"OSError": (12,), "MemoryError": ()}.get(error, (None, None))
+        raise kind(*codes, ERRORS[error])
 
     return called
 

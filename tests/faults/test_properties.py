@@ -1,4 +1,4 @@
-"""Properties that hold for any table, name or option: a result, or one line that says what to do.
+"""Properties that hold for any table, image, setting or command line: a result, or one line that says what to do.
 
 `hypothesis` makes the cases, from a fixed seed; `HUNT=2000 pytest tests/faults/test_properties.py` makes others.
 """
@@ -6,22 +6,26 @@
 import csv
 import io
 import os
-import tempfile
+import subprocess
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from conftest import fake_fundus, program
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+import dataset_load_mod
+import pix_pix_eval
+import pix_pix_gen
 from basics.command_line import UserError, flag, one_line
 from basics.files import read_table, write_table
-from pairs.finished import printable
-from pairs.table import names_of, read_pairs, shared_out
+from pairs.table import names_of, read_pairs
 from retina.images import read_image
-from retina.ut_fsocta import parse_shares, parse_subjects
 from run.log import read_metrics
 from run.settings import Settings, as_options, parse_command_line
 from synthesis.photographs import check_jobs, list_jobs
@@ -41,6 +45,24 @@ HEADERS = st.lists(st.sampled_from(COLUMNS) | st.text(max_size=4), min_size=1, m
 FILES = st.from_regex(r"[ab]{1,2}(/[ab]{1,2}){0,2}\.(png|tif)", fullmatch=True)
 KINDS = {int: st.integers(-3, 300), float: st.floats(-1, 200), bool: st.booleans()}
 VALUES = {spec.name: KINDS.get(spec.type, st.text(max_size=6)) for spec in fields(Settings)}
+OPTIONS = ["--run", "--output", "--px-per-mm", "--stride", "--split", "check", "crop", "--format"]
+ODD_WORDS = [
+    "",
+    " ",
+    "-1",
+    "0",
+    "1e999",
+    "nan",
+    "9" * 5000,
+    "0x10",
+    "١٢",
+    "[]",
+    "*",
+    "/dev/null/x",
+    "--",
+    "a\nb",
+    "网膜",
+]
 
 
 @st.composite
@@ -56,13 +78,40 @@ def tables(draw) -> bytes:
     return text.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"])), "replace")
 
 
+def intact_images() -> list[bytes]:
+    """Images of 8 and 16 bits in several formats."""
+    image = Image.fromarray(fake_fundus(np.random.default_rng(0), 30, 40))
+    deep = Image.fromarray(np.asarray(image)[..., 0] * np.uint16(257))
+    made = []
+    for picture, kind in (
+        (image, "PNG"),
+        (image, "JPEG"),
+        (image, "TIFF"),
+        (image, "BMP"),
+        (deep, "PNG"),
+        (deep, "TIFF"),
+    ):
+        picture.save(file := io.BytesIO(), kind)
+        made.append(file.getvalue())
+    return made
+
+
+@st.composite
+def damaged_images(draw) -> bytes:
+    """The bytes of an image of which some are others, or which is cut off."""
+    content = bytearray(draw(st.sampled_from(intact_images())))
+    for place, value in draw(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=20)):
+        content[place % len(content)] = value
+    return bytes(content[: draw(st.integers(0, 2 * len(content)))])
+
+
 @pytest.fixture(scope="module")
-def folder():
+def folder(tmp_path_factory):
     """A folder with files that tables may name."""
-    with tempfile.TemporaryDirectory() as name:
-        for file in ("a.png", "b.png", "é"):
-            (Path(name) / file).touch()
-        yield Path(name)
+    folder = tmp_path_factory.mktemp("files")
+    for file in ("a.png", "b.png", "é"):
+        (folder / file).touch()
+    return folder
 
 
 def tried(call: Callable, error: type[Exception] = UserError) -> tuple[Any, str | None]:
@@ -71,13 +120,6 @@ def tried(call: Callable, error: type[Exception] = UserError) -> tuple[Any, str 
         return call(), None
     except error as refusal:
         return None, one_line(refusal)
-
-
-def settings_from(options: dict[str, str]) -> Settings:
-    """The settings that options of the command line give."""
-    flags = {flag(f"{no}{spec.name}") for spec in fields(Settings) if spec.type is bool for no in ("", "no_")}
-    words = [option if option in flags else f"{option}={value}" for option, value in options.items()]
-    return Settings(**parse_command_line(words, "program", "what it does"))
 
 
 @CASES
@@ -118,50 +160,48 @@ def test_a_table_that_was_written_reads_the_same(folder, rows):
 
 
 @CASES
-@given(name=st.binary(min_size=1, max_size=40).filter(lambda name: b"/" not in name and b"\0" not in name))
-def test_any_file_name_is_printable(name):
-    assert printable(Path(os.fsdecode(name))).encode("utf-8")
-
-
-@CASES
-@given(text=st.text(max_size=12) | st.from_regex(r"\d{1,3}/\d{1,3}/\d{1,3}", fullmatch=True))
-def test_any_text_is_shares_or_refused(text):
-    shares, refusal = tried(lambda: parse_shares(text), ValueError)
-    assert refusal or sum(shares) == pytest.approx(1)
-
-
-@CASES
-@given(subjects=st.sets(st.text(max_size=5), min_size=3, max_size=30))
-def test_every_subject_is_in_one_split_and_no_split_is_empty(subjects):
-    splits = shared_out(subjects, "80/10/10")
-    assert splits.keys() == subjects
-    assert set(splits.values()) == {"train", "validation", "test"}
-
-
-@CASES
 @given(files=st.lists(FILES, min_size=1, unique=True))
 def test_names_of_files_are_unique(files):
     assert len(set(names_of([Path("/data") / file for file in files]))) == len(files)
 
 
 @CASES
-@given(text=st.text(max_size=10) | st.from_regex(r"[\d,\- ]{1,12}", fullmatch=True))
-def test_any_text_is_subjects_or_refused(text):
-    subjects, refusal = tried(lambda: parse_subjects(text), ValueError)
-    assert refusal or subjects == sorted(set(subjects))
-
-
-@CASES
 @given(values=st.fixed_dictionaries({}, optional=VALUES))
 def test_any_settings_are_valid_or_refused_and_come_back_from_their_options(values):
     made, refusal = tried(lambda: Settings(**values))
-    assert refusal or settings_from(as_options(made)) == made
+    flags = {flag(f"{no}{spec.name}") for spec in fields(Settings) if spec.type is bool for no in ("", "no_")}
+    words = (
+        [option if option in flags else f"{option}={value}" for option, value in as_options(made).items()]
+        if made
+        else []
+    )
+    assert refusal or Settings(**parse_command_line(words, "program", "what it does")) == made
 
 
 @CASES
-@given(content=st.binary(max_size=200) | st.binary(max_size=60).map(lambda data: b"\x89PNG\r\n\x1a\n" + data))
+@given(content=st.binary(max_size=200) | damaged_images())
 def test_any_bytes_are_an_image_or_refused(folder, content):
     path = folder / "image.png"
     path.write_bytes(content)
     image, refusal = tried(lambda: read_image(path))
-    assert refusal or image.ndim == 3
+    assert refusal or image.shape[2:] == (4,)
+
+
+@pytest.mark.parametrize("module", [dataset_load_mod, pix_pix_eval, pix_pix_gen], ids=lambda module: module.PROGRAM)
+@CASES
+@given(words=st.lists(st.sampled_from(OPTIONS + ODD_WORDS), max_size=5))
+def test_any_command_line_is_read_or_refused_with_status_2(module, words):
+    _, refusal = tried(lambda: module.parse_command_line(words), SystemExit)
+    assert refusal in (None, "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"), [("pix_pix_gen.py", ["网膜\nb.png"]), ("pix_pix_train.py", ["--data", os.fsdecode(b"\xff")])]
+)
+def test_program_refuses_in_one_line_in_any_encoding(project, name, options):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run(program(name, *options), capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"{name}: error: ")
+    assert done.stderr.count(name) == 1

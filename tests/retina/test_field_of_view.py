@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from conftest import fake_fundus
 from PIL import Image, ImageDraw
-from skimage.draw import polygon2mask
 
-from retina.field_of_view import Outline, field_of_mask, find_field
+from retina.field_of_view import field_of_mask, find_field
 from simulation.eye import TREE_SHARED_BY
 from simulation.stream import simulated_pair
 
@@ -45,7 +44,14 @@ def test_flat_sides_cut_the_circle():
     field = find_field(fundus)
     assert agreement(field.mask, inside) > 0.985
     assert max(field.radii) == pytest.approx(220, rel=0.03)
-    assert field.sides[:2] == pytest.approx((40, 360), abs=3)
+    rows = np.flatnonzero(field.mask.any(axis=1))
+    assert (rows[0], rows[-1]) == pytest.approx((40, 360), abs=2)
+
+
+def test_straight_border_is_found_to_a_pixel():
+    fundus = fake_fundus(np.random.default_rng(0), 100, 90)
+    fundus[:25] = 0
+    assert find_field(fundus).mask[:, 45].argmax() == pytest.approx(25, abs=1)
 
 
 def test_letters_outside_are_no_field():
@@ -73,13 +79,9 @@ def test_small_and_narrow_images_are_all_field(size):
     assert find_field(np.full((*size, 3), 90, np.uint8)).mask.all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (30, 30), (400, 500)])
-def test_dark_images_have_no_field(size):
-    assert not find_field(np.full((*size, 3), 5, np.uint8)).mask.any()
-
-
-def test_single_bright_pixels_on_black_are_no_photograph():
-    fundus = np.zeros((400, 500, 3), np.uint8)
+@pytest.mark.parametrize("black", [0, 5])
+def test_black_with_single_bright_pixels_is_no_photograph(black):
+    fundus = np.full((400, 500, 3), black, np.uint8)
     fundus[::8, ::8] = 255
     assert not find_field(fundus).mask.any()
 
@@ -101,32 +103,18 @@ def with_border(fundus, fov, random):
     return np.where(fov[..., np.newaxis], fundus, border)
 
 
-@pytest.fixture(scope="module")
-def agreements():
-    """How well the field of 30 simulated retinas is found: of those with a border, and of those without."""
+@pytest.mark.slow
+def test_field_of_simulated_retinas_with_a_grey_tinted_noisy_or_lettered_border_or_none():
     random = np.random.default_rng(0)
-    with_one, without = [], []
+    found, without = [], 0
     for number in range(0, 30 * TREE_SHARED_BY, TREE_SHARED_BY):
         fundus, _, fov = simulated_pair(5, number)
-        found = find_field(with_border(fundus, fov, random)).mask
-        (without if fov.all() else with_one).append(agreement(found, fov))
-    return np.array(with_one), np.array(without)
-
-
-@pytest.mark.slow
-def test_field_of_simulated_retinas_with_a_grey_tinted_noisy_or_lettered_border(agreements):
-    found, _ = agreements
-    print(f"{len(found)} simulated retinas with a border: IoU mean {found.mean():.3f}, worst {found.min():.3f}")
-    assert len(found) > 10
-    assert found.mean() > 0.985
-    assert (found > 0.97).mean() > 0.9
-
-
-@pytest.mark.slow
-def test_field_of_simulated_retinas_without_border(agreements):
-    _, found = agreements
-    assert len(found) > 3
-    assert found.mean() > 0.99
+        found.append(agreement(find_field(with_border(fundus, fov, random)).mask, fov))
+        without += fov.all()
+    print(f"{len(found)} simulated retinas: IoU mean {np.mean(found):.3f}, worst {min(found):.3f}")
+    assert 3 < without < 20
+    assert np.mean(found) > 0.985
+    assert np.mean(np.array(found) > 0.97) > 0.9
 
 
 # --- other outlines and surroundings ---------------------------------------------------------------------------------
@@ -139,14 +127,6 @@ def test_stretched_field_is_found_with_its_two_scales(size):
     field = find_field(stretched)
     assert agreement(field.mask, np.asarray(Image.fromarray(inside).resize(size))) > 0.975
     assert field.stretch == pytest.approx(size[0] / size[1], rel=0.015)
-
-
-def test_stretched_field_with_flat_sides_is_found():
-    fundus, inside = photograph((400, 480), (200, 240), 220, sides=(40, 360))
-    stretched = np.asarray(Image.fromarray(fundus).resize((400, 400), Image.Resampling.LANCZOS))
-    field = find_field(stretched)
-    assert agreement(field.mask, np.asarray(Image.fromarray(inside).resize((400, 400)))) > 0.975
-    assert field.stretch == pytest.approx(400 / 480, rel=0.02)
 
 
 def test_round_field_has_exactly_one_scale():
@@ -186,15 +166,6 @@ def test_mask_that_is_not_round_has_no_scale():
     mask = np.zeros((300, 400), bool)
     mask[40:260, 30:370] = True
     assert field_of_mask(mask).diameter() is None
-
-
-def test_mask_of_a_convex_outline_is_that_of_its_polygon():
-    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    hull = np.stack(
-        [60 + 70 * np.sin(angles), 90 + 50 * np.cos(angles) + 10 * np.sin(angles)], axis=1
-    )  # partly outside
-    outline = Outline(hull.mean(axis=0), np.full(2, np.nan), hull=hull)
-    assert np.mean(outline.mask((120, 160)) != polygon2mask((120, 160), hull)) < 0.005
 
 
 def test_slanted_cut_of_a_round_field_is_found():

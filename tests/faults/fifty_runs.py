@@ -1,7 +1,7 @@
-"""End the programs by too little memory, by errors of TensorFlow and by signals, and check how they end.
+"""End the programs by too little memory, a full disk, errors of TensorFlow and signals, and check how they end.
 
-    python tests/faults/memory.py              # fifty runs: about twenty minutes on two cores (Linux only)
-    python tests/faults/memory.py --runs 3,7   # some of the runs again
+    python tests/faults/fifty_runs.py              # fifty runs: about twenty minutes on two cores (Linux only)
+    python tests/faults/fifty_runs.py --runs 3,7   # some of the runs again
 
 Each run is a program on a few simulated retinas, in a folder of its own. It must end within seconds, with its status
 and one line, without a traceback; no process that it started may be left, and no partial file. Prints a table; exits
@@ -12,12 +12,13 @@ import argparse
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,17 @@ from inject import KILLED
 PATIENCE = 150  # s for a whole run: libraries try for 10 s to get memory
 AFTER_SIGNAL = 15  # s to the end, of programs that share two cores
 AFTER_END = 10  # s until what the program has started must have ended, too
-MARK = "MEMORY_TRIAL"  # in the environment of a run and of all that it starts
+MARK = "FAULT_TRIAL"  # in the environment of a run and of all that it starts
 # Without memory, TensorFlow, LLVM and the C library end the program themselves: 127 is the C library's status.
 BY_LIBRARIES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, 127)
 SUBJECTS = (1, 2, 3, 4, 5, 6, 26, 27, 31, 32)
 MB = 10**6
+FULL = "full"  # the folder that a small disk is mounted on; what is on it in the end is copied to "left"
+ON_SMALL_DISK = f'mount -t tmpfs -o size=$0m tmpfs {FULL} && "$@"; status=$?; cp -r {FULL} left; exit $status'
 
 DATA = "data/UT-FSOCTA-v1"
 TRAIN = "pix_pix_train.py --data pairs.csv --patch-size 64 --batch-size 2 --precision float32 --epochs 9"
-SAMPLES = TRAIN.replace("pairs.csv", "simulated")
+SIMULATED = TRAIN.replace("pairs.csv", "simulated")
 SYNTHESIS = "pix_pix_gen.py photographs --vessels"
 CROP = "dataset_load_mod.py crop whole.csv --output cropped"
 REGISTER = f"dataset_load_mod.py register {DATA} --output registered"
@@ -47,18 +50,19 @@ EVALUATE = f"pix_pix_eval.py --data {DATA} --split all --include-seen --resample
 
 @dataclass(frozen=True)
 class Trial:
-    """A run, and how it is ended: by a limit of `resource`, by a fault, or by signals."""
+    """A run, and how it is ended: by a limit of `resource`, a small disk, a fault, or signals."""
 
     command: str
     limit: tuple[str, int] | None = None  # MB
+    disk: int | None = None  # MB
     fault: tuple[str, int, str] | None = None  # see `inject`
     signals: Sequence[int] = ()
 
     @property
     def way(self) -> str:
         """How the run is ended, in words."""
-        if self.limit:
-            return f"{self.limit[0]} {self.limit[1]} MB"
+        if self.limit or self.disk:
+            return "{} {} MB".format(*(self.limit or ("disk", self.disk)))
         if self.fault:
             function, call, error = self.fault
             return f"{error} in {function.rpartition('.')[2]}, call {call}"
@@ -67,22 +71,22 @@ class Trial:
     @property
     def statuses(self) -> Sequence[int]:
         """The exit statuses that it may have."""
-        if self.limit:
-            return 2, *BY_LIBRARIES
-        if self.fault:
-            return (2,)
-        by_itself = self.command in (TRAIN, SAMPLES) and self.signals[1:]  # the second one ends a training run at once
+        if not self.signals:
+            return (2, *BY_LIBRARIES) if self.limit else (2,)
+        by_itself = "train" in self.command and self.signals[1:]  # the second one ends a training run at once
         return (-self.signals[-1] if by_itself else 128 + self.signals[0],)
 
     @property
     def words(self) -> list[str]:
-        """The command line: with limits the program as it is, otherwise with narrow networks."""
+        """The command line: with a limit of memory the program as it is, otherwise with narrow networks."""
         name, *options = self.command.split()
-        run = [] if name == "pix_pix_train.py" else ["--run", str(PROJECT / "weights") if self.limit else "run"]
-        if self.limit and self.command != SAMPLES:
-            return [sys.executable, "-u", str(PROJECT / name), *options, *run]
+        if name not in ("pix_pix_train.py", "simulate_retinas.py"):
+            options += ["--run", str(PROJECT / "weights") if self.limit else "run"]
+        if self.limit and self.command != SIMULATED:
+            return [sys.executable, "-u", str(PROJECT / name), *options]
         fault = map(str, self.fault or ("", 0, ""))
-        return [sys.executable, "-u", str(PROJECT / "tests/faults/inject.py"), *fault, name, *options, *run]
+        words = [sys.executable, "-u", str(PROJECT / "tests/faults/inject.py"), *fault, name, *options]
+        return ["unshare", "-rm", "sh", "-c", ON_SMALL_DISK, str(self.disk), *words] if self.disk else words
 
 
 def limited(command: str, *sizes: int, kind: str = "RLIMIT_AS") -> list[Trial]:
@@ -95,24 +99,27 @@ def faulty(command: str, function: str, call: int, *errors: str) -> list[Trial]:
     return [Trial(command, fault=(function, call, error)) for error in errors]
 
 
-def stopped(command: str, *signals: int) -> Trial:
-    """A run that signals end at a random moment."""
-    return Trial(command, signals=signals)
-
-
 STEP, PREDICTION = "run.devices.compiled", "run.predict.Predictor.generated"
+INT, TERM = signal.SIGINT, signal.SIGTERM
 TRIALS = [
-    *limited(SAMPLES, 1300, 1700, 1900, 2200, 2400, 2600, 2800),
-    *limited(TRAIN, 1200, 1700, 2200, 3000),
-    *limited(SYNTHESIS, 1200, 1800, 2200),
+    *limited(SIMULATED, 1300, 2200, 2600, 2800),
+    *limited(TRAIN, 1200, 2200, 3000),
+    *limited(SYNTHESIS, 1200, 2200),
     *limited(CROP, 1200, 2200),
-    *limited(REGISTER, 1200, 2200),
-    *limited(EVALUATE, 1200, 2200),
-    *limited(SAMPLES, 1, kind="RLIMIT_FSIZE"),
-    *faulty(SAMPLES, STEP, 3, "AbortedError", "NotFoundError", "InternalError", "UnknownError", "MemoryError"),
-    *faulty(SAMPLES, PREDICTION, 2, "ResourceExhaustedError", "AbortedError"),
-    *faulty(SAMPLES, "run.batches.SimulatedPatches.plan", 1, "MemoryError"),
-    *faulty(SAMPLES, "simulation.stream.Popen", 1, "OSError"),
+    *limited(REGISTER, 2200),
+    *limited(EVALUATE, 2200),
+    *limited(SIMULATED, 1, kind="RLIMIT_FSIZE"),
+    Trial(f"{TRAIN} --logs {FULL}/logs", disk=1),
+    Trial(f"{TRAIN} --checkpoints {FULL}/first", disk=3),
+    Trial(f"{TRAIN} --checkpoints {FULL}/later", disk=10),
+    Trial(f"{SYNTHESIS} --output {FULL}/out", disk=1),
+    Trial(f"pix_pix_gen.py --export {FULL}/model", disk=1),
+    Trial(f"{EVALUATE} --output {FULL}/evaluation", disk=1),
+    Trial(f"simulate_retinas.py --output {FULL}/set --subjects 1-4", disk=1),
+    *faulty(SIMULATED, STEP, 3, "AbortedError", "NotFoundError", "InternalError", "UnknownError", "MemoryError"),
+    *faulty(SIMULATED, PREDICTION, 2, "ResourceExhaustedError", "AbortedError"),
+    *faulty(SIMULATED, "run.batches.SimulatedPatches.plan", 1, "MemoryError"),
+    *faulty(SIMULATED, "simulation.stream.Popen", 1, "OSError"),
     *faulty(TRAIN, STEP, 5, "AbortedError", "ResourceExhaustedError"),
     *faulty(TRAIN, "run.batches.TrainingPatches.plan", 1, "MemoryError"),
     *faulty(SYNTHESIS, PREDICTION, 3, "AbortedError", "UnknownError"),
@@ -121,15 +128,9 @@ TRIALS = [
     *faulty(REGISTER, "alignment.registration.fit_all", 1, KILLED, "MemoryError"),
     *faulty(EVALUATE, "evaluation.measures.measure_eye", 1, KILLED),
     *faulty(EVALUATE, PREDICTION, 4, "InternalError"),
-    stopped(SAMPLES, signal.SIGINT),
-    stopped(SAMPLES, signal.SIGTERM),
-    stopped(SAMPLES, signal.SIGINT, signal.SIGINT),
-    stopped(TRAIN, signal.SIGINT),
-    stopped(SYNTHESIS, signal.SIGINT),
-    stopped(SYNTHESIS, signal.SIGTERM),
-    stopped(CROP, signal.SIGTERM),
-    stopped(REGISTER, signal.SIGINT),
-    stopped(EVALUATE, signal.SIGTERM),
+    *(Trial(SIMULATED, signals=numbers) for numbers in ((INT,), (TERM,), (INT, INT))),
+    *(Trial(command, signals=(INT,)) for command in (TRAIN, SYNTHESIS, REGISTER)),
+    *(Trial(command, signals=(TERM,)) for command in (SYNTHESIS, CROP, EVALUATE)),
 ]
 
 
@@ -173,33 +174,27 @@ def left_of(trial: str) -> list[int]:
     return found
 
 
-def partial_files(folder: Path) -> list[str]:
-    """Files and folders that a program has not completed."""
-    unfinished = ("*.part", "*_temp", ".export-*", ".*-????????")
-    return [path.name for pattern in unfinished for path in folder.rglob(pattern)]
-
-
-def limit_of(trial: Trial) -> Callable[[], None] | None:
-    """Sets the limit in the new process."""
-    if trial.limit is None:
-        return None
-    kind, size = getattr(resource, trial.limit[0]), trial.limit[1] * MB
-    return lambda: resource.setrlimit(kind, (size, size))
+def send(signals: Sequence[int], process: subprocess.Popen, output: Path) -> None:
+    """Send signals to a program's group, as a terminal does; each after the one before was answered."""
+    for place, number in enumerate(signals):
+        while place and process.poll() is None and "Stopping" not in output.read_text():
+            time.sleep(0.1)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def run(trial: Trial, folder: Path, chance: random.Random) -> tuple[list[str], str]:
     """Run and end a program in a folder; returns what is wrong, and a summary of how it ended."""
-    mark = f"{os.getpid()}-{folder.name}"
-    environment = os.environ | {MARK: mark, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    output, started = folder / "output.txt", time.monotonic()
+    mark, output, started = f"{os.getpid()}-{folder.name}", folder / "output.txt", time.monotonic()
+    size = trial.limit and (trial.limit[1] * MB,) * 2
     with output.open("w") as file:
         process = subprocess.Popen(
             trial.words,
             cwd=folder,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment,
-            preexec_fn=limit_of(trial),
+            env=os.environ | {MARK: mark},
+            preexec_fn=size and (lambda: resource.setrlimit(getattr(resource, trial.limit[0]), size)),
             start_new_session=True,
         )
     if trial.signals:
@@ -207,11 +202,7 @@ def run(trial: Trial, folder: Path, chance: random.Random) -> tuple[list[str], s
             time.sleep(0.1)
         time.sleep(chance.uniform(0, 8 if "train" in trial.command else 3))
         started = time.monotonic()
-        for place, number in enumerate(trial.signals):
-            while place and process.poll() is None and "Stopping" not in output.read_text():  # until one is answered
-                time.sleep(0.1)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)  # to the group, as a terminal does
+        send(trial.signals, process, output)
     wrong = []
     try:
         process.wait(AFTER_SIGNAL if trial.signals else PATIENCE)
@@ -224,16 +215,18 @@ def run(trial: Trial, folder: Path, chance: random.Random) -> tuple[list[str], s
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
     status, said = process.wait(), output.read_text(errors="replace")
-    name = trial.command.split()[0]
-    last = [line for line in said.splitlines() if line.startswith(f"{name}: ")]
+    last = [line for line in said.splitlines() if line.startswith(f"{trial.command.split()[0]}: ")]
+    if trial.signals:
+        last = last or [line for line in said.splitlines() if line.startswith(("Stopped", "Stopping"))][-1:]
+    unfinished = ("*.part", "*_temp", ".export-*", ".*-????????")
+    partial = [path.name for pattern in unfinished for path in folder.rglob(pattern)] if status > 0 else []
     wrong += [f"status {status}"] if status not in trial.statuses else []
     wrong += ["a traceback"] if "Traceback" in said else []
     wrong += [f"{len(left)} processes left"] if left else []
-    wrong += [f"partial: {', '.join(partial)}"] if status > 0 and (partial := partial_files(folder)) else []
-    if trial.signals:
-        last = last or [line for line in said.splitlines() if line.startswith(("Stopped", "Stopping"))][-1:]
-    several = "the photographs" if trial.command == SYNTHESIS and len(last) > 1 else ""  # each has its line
-    wrong += [f"{len(last)} lines"] if len(last) != 1 and not several else []
+    wrong += [f"partial: {', '.join(partial)}"] if partial else []
+    if len(last) != 1 and (SYNTHESIS not in trial.command or not last):  # there, each photograph has its line
+        wrong.append(f"{len(last)} lines")
+    wrong += ["no path"] if trial.disk and last and not any(word in last[0] for word in (FULL, "--output")) else []
     if wrong:
         print(said[-1500:], file=sys.stderr, flush=True)
     return wrong, f"{seconds:.0f} | {status} | {' '.join(last[:1])[:160] or said[-80:]}"
@@ -252,20 +245,18 @@ def main() -> int:
         inputs = Path(temporary, "inputs")
         write_inputs(inputs)
         print(
-            "| run | program | ended by | s | status | its line | as it must |\n|---|---|---|---|---|---|---|",
+            "| run | command | ended by | s | status | its line | as it must |\n|---|---|---|---|---|---|---|",
             flush=True,
         )
         for number in wanted:
             trial, folder = TRIALS[number - 1], Path(temporary, f"run{number}")
-            folder.mkdir()
+            (folder / FULL).mkdir(parents=True)
             for path in inputs.iterdir():
                 (folder / path.name).symlink_to(path)
             wrong, ended = run(trial, folder, chance)
             held &= not wrong
-            what = {SAMPLES: "training, simulated retinas", TRAIN: "training, pairs"}.get(trial.command)
-            what = what or trial.command.split()[0]
-            print(f"| {number} | {what} | {trial.way} | {ended} | {'; '.join(wrong) or 'yes'} |", flush=True)
-            subprocess.run(["rm", "-rf", folder], check=True)
+            print(f"| {number} | {trial.command} | {trial.way} | {ended} | {'; '.join(wrong) or 'yes'} |", flush=True)
+            shutil.rmtree(folder)
     return 0 if held else 1
 
 
