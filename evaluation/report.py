@@ -84,7 +84,7 @@ def as_text(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def spread(texts: pd.DataFrame, statistic: str, index: Sequence[str] = ("candidate",), columns: str = "measure"):
-    """A statistic as a table, by candidate and measure or otherwise, in the order of the rows; nan where it is absent."""
+    """A statistic as a table, by candidate and measure or otherwise, in the order of the rows; nan for those absent."""
     return texts.pivot_table(statistic, list(index), columns, aggfunc="first", sort=False)
 
 
@@ -172,7 +172,7 @@ def sentences(texts: pd.DataFrame, kind: str, ways: Mapping[str, str]) -> list[s
         ours, density = means.loc[OURS], means["vessel_density"]
         aucs = "; ".join(f"{label} {ours[f'{way}vessel_auc']}" for way, label in ways.items())
         found.append(
-            f"{region.capitalize()}, {counted(eyes, 'eye')}: Dice of this run with the reference ({kind}) {ours['dice']}; "
+            f"{region.capitalize()}, {counted(eyes, 'eye')}: Dice of this run {ours['dice']} (reference: {kind}); "
             f"vessel density {density[OURS]}, reference {density[REAL]}; vessel AUC with the real OCT-A: {aucs}."
         )
     return found
@@ -194,7 +194,7 @@ def tables_of(texts: pd.DataFrame, region: str, kind: str, ways: Mapping[str, st
     tables = {
         f"Vessels compared with the reference ({kind}); mean": means[list(VESSEL_SCORE_NAMES)].dropna(),
         "Pixels and texture compared with the real OCT-A; mean": means[list(SIMILARITY_NAMES)].dropna(),
-        "Large vessels of this run compared with the real OCT-A; mean": pd.DataFrame(large, list(AGREEMENTS)),
+        "Large vessels of this run compared with the real OCT-A; mean": pd.DataFrame(large, map(heading, AGREEMENTS)),
     }
     for measure in DENSITY_NAMES:
         rows = whole[whole["measure"] == measure].set_index("candidate")
@@ -241,7 +241,7 @@ def make_page(
     for region, of_region in tables.items():
         parts += [f"<h2>{region.capitalize()}</h2>", as_picture(figures[MONTAGE + region], MONTAGE_CAPTION)]
         for title_of_table, table in of_region.items():
-            shown = table.rename(index=heading, columns=heading).rename_axis(index=None, columns=None)
+            shown = table.rename(columns=heading).rename_axis(index=None, columns=None)
             parts.append(f"<p>{escape(title_of_table)}</p>{shown.to_html(border=0)}")
     parts += ["<h2>Figures</h2>", *(as_picture(figures[name], caption) for name, caption in CAPTIONS.items())]
     items = "".join(f"<li>{escape(text)}</li>" for text in notes)

@@ -131,11 +131,11 @@ TUNED = [*SMALL, "--l1-only", "1", "--epochs", "1", "--mix", "0", "--init-from",
 
 
 def evaluated(*options: str) -> tuple[dict[str, bool], str]:
-    """Subject -> whether it was seen, of an evaluation of the run `table`; and its summary."""
+    """Subject -> whether it was seen, of an evaluation of the run `table`; and its report."""
     output = Path("eval" + "".join(options).replace("/", ""))
     assert pix_pix_eval.main(["--run", "training_checkpoints/table", *options, "--output", str(output)]) == 0
     rows = pd.read_csv(next(output.glob("*/per_eye.csv")), dtype={"subject": str})
-    return dict(zip(rows["subject"], rows["seen"], strict=True)), next(output.glob("*/summary.md")).read_text()
+    return dict(zip(rows["subject"], rows["seen"], strict=True)), next(output.glob("*/report.html")).read_text()
 
 
 def test_seen_subjects_are_left_out_of_an_evaluation_of_all(here):
