@@ -211,17 +211,14 @@ def differ(one: Sequence, other: Sequence) -> bool:
 
 
 def log_results(logs: Path, run: str, weights: str, summary: pd.DataFrame, folder: Path) -> Path:
-    """Log the main results of this run for TensorBoard, at the step of its weights.
+    """Log the main results of this run for TensorBoard, at the step of its weights, and the montages.
 
     Args:
-        logs: the folder of the run's logs.
-        run: its name; under HParams the scores are next to this name and that of the weights.
-        weights: the path of its weights.
+        logs: the folder of the run's logs; the results are logged in its fit/RUN/evaluation, which is returned.
+        run: its name; under HParams the scores are next to it and the name of the weights.
+        weights: their path.
         summary: see `statistics.summarise`.
-        folder: of the results, with the montages.
-
-    Returns:
-        The folder in which the log is.
+        folder: of the written results, with the montages.
     """
     log_folder = logs / "fit" / run / "evaluation"
     with closing(RunLog(log_folder)) as log, log.writing(step_of(weights)):

@@ -116,30 +116,24 @@ def opening(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame, weigh
 
 def remarks(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame) -> list[str]:
     """What is missing; a line each."""
-    found, cases = [], evaluation.cases
+    found, cases, comparators = [], evaluation.cases, [comparator.name for comparator in evaluation.comparators]
     measured = per_eye[per_eye["sector"] == WHOLE]["candidate"].value_counts()
+    sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]["vessel_density"]
     crops = measured[REAL]
-    absent = [name for name in PUBLISHED if name not in {comparator.name for comparator in evaluation.comparators}]
+    absent = [name for name in PUBLISHED if name not in comparators]
     if absent and not is_table(evaluation.data):
         found.append(f"absent from the data: {', '.join(absent)}")
-    if crops < len(cases):
-        found.append(f"left out, without a usable pair or ground truth: {len(cases) - crops} of {len(cases)} crops")
-    for comparator in evaluation.comparators:
-        if lost := crops - measured.get(comparator.name, 0):
-            found.append(f"{comparator.name}: absent for {lost} of {crops} crops")
     if choice.left_out:
         found.append(f"left out, see --include-seen: {HAS_SEEN.format(counted(choice.left_out, 'subject'))}")
-    if evaluation.without_control:
-        found.append(
-            f"without another eye of the same region and size: {evaluation.without_control} of {crops} crops; their "
-            "own prediction upside down takes the place of another eye's"
-        )
-    if unknown := int(np.sum(cases["region"] == OTHER_REGION)):
-        found.append(f"without a region, and so without sectors: {unknown} of {len(cases)} pairs")
-    sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]
-    if lost := int(sectors["vessel_density"].isna().sum()):
-        why = "not inside crop and field of view, or of an unknown eye"
-        found.append(f"nan, {why}: {lost} of {len(sectors)} sectors")
+    for what, number_of, out_of in (
+        ("left out, without a usable pair or ground truth", len(cases) - crops, f"{len(cases)} crops"),
+        *((f"without {name}", crops - measured.get(name, 0), f"{crops} crops") for name in comparators),
+        ("without another eye of the same region and size", evaluation.without_control, f"{crops} crops"),
+        ("without a region, and so without sectors", (cases["region"] == OTHER_REGION).sum(), f"{len(cases)} pairs"),
+        ("not inside crop and field, or of an unknown eye", sectors.isna().sum(), f"{len(sectors)} sectors"),
+    ):
+        if number_of:
+            found.append(f"{what}: {number_of} of {out_of}")
     return found + [f"unusable: {fault}" for fault in evaluation.faults]
 
 
@@ -151,8 +145,8 @@ def conditions(evaluation: Evaluation, widths: Mapping[str, str], resamples: int
         f"segmenter, the same for every OCT-A: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of {classes} "
         "(multi-Otsu); vessel probabilities: above Otsu's threshold, or the binary map that comes with them",
         "registered: the real OCT-A is registered to the prediction. Real pairs are some pixels apart, which lowers "
-        "the scores of any prediction. Registration also hides errors of position; the prediction for another eye, "
-        "registered in the same way, shows its effect alone. Everything else is measured without it",
+        "the scores of any prediction. Registration also hides errors of position; the prediction for another eye (or, "
+        "without one, for the same eye, upside down) shows its effect alone. Everything else is measured without it",
         *(["of registered pairs, the unmoved OCT-A"] if evaluation.cases["octa_unmoved"].notna().any() else []),
         "what each measure is, and which way is better: docs/evaluation.md",
         f"width of a crop: {'; '.join(widths.values())}",

@@ -1,6 +1,5 @@
 """Small pairs and a run for the tests of the evaluation, and an evaluation of them: no network is needed."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -48,11 +47,8 @@ def write_layout_pair(name: str, shift: np.ndarray | None = None) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping]) -> None:
-    """Write a table with the columns of its first row."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write a table."""
+    pd.DataFrame(rows).to_csv(path, index=False)
 
 
 def table_of_eyes(number: int, side: int = SIDE, shift: np.ndarray | None = None) -> None:

@@ -1,6 +1,5 @@
 """No score is flattered: pairs that registration moved, seen subjects, controls from all eyes, unusable references."""
 
-import csv
 import shutil
 from itertools import product
 from pathlib import Path
@@ -26,9 +25,7 @@ from eyes import (
 
 import dataset_load_mod
 from alignment.registration import warp
-from basics.command_line import OptionError
 from evaluation import evaluate
-from evaluation.inputs import find_comparators
 from pairs.dataset import load_data_cases
 from pairs.moved import moved_for_good
 from retina.images import photo_digest, read_fundus
@@ -38,7 +35,7 @@ TABLE, LAYOUT = "moved/pairs.csv", "moved_data"  # registered
 
 
 def read_rows(path):
-    return list(csv.DictReader(Path(path).open()))
+    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def registered(data, output):
@@ -106,11 +103,6 @@ def test_registering_registered_pairs_starts_from_the_unmoved_ones(pairs, data):
     assert all(Path("again", name).read_bytes() == (first / name).read_bytes() for name in images)
 
 
-def test_cropping_registered_pairs_is_refused(pairs, refused):
-    options = [TABLE, "--output", "cut", "--octa-mm", "6", "--run", "run"]
-    assert "moved/pairs.csv: is registered (column octa_unmoved)" in refused(dataset_load_mod, "crop", *options)
-
-
 @pytest.fixture
 def lost(pairs):
     """The same without the unmoved OCT-A, as version 1.1.0 wrote them; returns the weights in the record."""
@@ -143,7 +135,7 @@ def test_octa_that_registration_left_in_place_do_not_count_as_moved(lost):
 
 
 def test_only_the_pairs_that_were_moved_count(lost):
-    assert moved_of(LAYOUT) == 4
+    assert moved_of(Path(LAYOUT, "UT-FSOCTA-v1")) == 4
     write_table(Path("moved/part.csv"), read_rows(TABLE)[2:])
     write_table(Path("moved/own.csv"), [{"fundus": "../photos/00.png", "octa": "../scans/00.png", "subject": "s00"}])
     assert (moved_of("moved/part.csv"), moved_of("moved/own.csv")) == (2, 0)
@@ -153,6 +145,11 @@ def test_only_the_pairs_that_were_moved_count(lost):
 def test_moving_or_cropping_pairs_moved_for_good_is_refused(lost, refused, command, options):
     error = refused(dataset_load_mod, command, TABLE, "--output", "again", "--run", "run", *options)
     assert "has moved 4 of its OCT-A and did not keep the unmoved ones" in error
+
+
+def test_cropping_registered_pairs_is_refused(pairs, refused):
+    options = [TABLE, "--output", "cut", "--octa-mm", "6", "--run", "run"]
+    assert "is registered (column octa_unmoved)" in refused(dataset_load_mod, "crop", *options)
 
 
 # --- controls --------------------------------------------------------------------------------------------------------
@@ -199,17 +196,8 @@ def test_table_without_splits_is_evaluated_on_all_subjects_that_the_run_has_not_
     start_run([photo_digest(read_fundus(Path("photos/01.png")))])
     found = evaluated("pairs.csv")
     assert set(found.per_eye["subject"]) == {"s00", "s02"}
-    assert (
-        "Subjects: 2 of 3; all, because pairs.csv has no column split, except 1 that the run has seen" in found.printed
-    )
-    assert "2 subjects (2 eyes, disc) of pairs.csv: all, because pairs.csv has no column split" in found.report
-
-
-def test_column_split_is_respected_by_default(here):
-    table_of_eyes(3)
-    rows = zip(read_rows("pairs.csv"), ("train", "test", "validation"), strict=True)
-    write_table(Path("pairs.csv"), [row | {"split": split} for row, split in rows])
-    assert set(evaluated("pairs.csv").per_eye["subject"]) == {"s01"}
+    assert "2 subjects (2 eyes, disc) of pairs.csv: all, because pairs.csv has no column split, except" in found.report
+    assert "left out, see --include-seen" in found.report
 
 
 def test_layout_without_a_test_subject_is_evaluated_on_all(here):
@@ -238,29 +226,23 @@ def test_map_with_values_0_and_1_scores_1_against_itself(maps):
     assert dice[["net", "Iternet", "denoised_synthetic_octa"]].tolist() == [1, 1, 1]
 
 
-def read_vessels(levels, fov, path):
-    """A map with columns of some grey levels, as the evaluation reads it: the first row."""
-    save(np.repeat([levels], 4, axis=0), path)
-    fields = np.repeat([fov], 4, axis=0)
-    return reader().read_vessels(path, fields)[0].tolist()
-
-
 def reader():
     """An evaluation that only reads images."""
     return evaluate.Evaluation(Path("data"), pd.DataFrame(), [], None, None, True)
 
 
-@pytest.mark.parametrize("levels", [(0, 1), (0, 255), (3, 7), (0, 128), (254, 255)])
-def test_the_higher_of_two_levels_is_vessel(tmp_path, levels):
-    assert read_vessels(levels, (True, True), tmp_path / "x.png") == [0, 1]
-
-
-def test_vessel_probability_of_more_levels_is_not_stretched(tmp_path):
-    assert read_vessels((0, 51, 102), (True, True, True), tmp_path / "x.png") == pytest.approx([0, 0.2, 0.4])
-
-
-def test_levels_outside_the_field_do_not_count(tmp_path):
-    assert read_vessels((0, 1, 2), (False, True, True), tmp_path / "x.png")[1:] == [0, 1]
+@pytest.mark.parametrize(
+    ("levels", "inside", "read"),
+    [
+        *(((low, high), (True, True), (0, 1)) for low, high in ((0, 1), (0, 255), (3, 7), (254, 255))),
+        ((0, 51, 102), (True, True, True), (0, 0.2, 0.4)),  # a vessel probability is not stretched
+        ((0, 1, 2), (False, True, True), (0, 0, 1)),  # levels outside the field do not count
+    ],
+)
+def test_the_higher_of_two_levels_is_vessel(tmp_path, levels, inside, read):
+    save(np.repeat([levels], 4, axis=0), tmp_path / "x.png")
+    found = reader().read_vessels(tmp_path / "x.png", np.repeat([inside], 4, axis=0))[0]
+    assert np.where(inside, found, 0) == pytest.approx(read)
 
 
 def test_image_of_another_size_than_its_photograph_is_named(tmp_path):
@@ -290,10 +272,3 @@ def test_no_usable_reference_at_all_is_one_line(maps):
     error = evaluated("data", status=2).printed.splitlines()[-1]
     assert "error: no eye can be evaluated; " in error
     assert "truth/disc/31_OD.png: " in error
-
-
-def test_folder_of_another_method_without_an_image_of_the_cases_is_refused(tmp_path):
-    (tmp_path / "other/disc").mkdir(parents=True)
-    cases = pd.DataFrame({"region": ["disc"], "name": ["disc/1_OD"]})
-    with pytest.raises(OptionError, match=r"--compare x=.*other: has no image of these cases, such as disc/1_OD.png"):
-        find_comparators(tmp_path, cases, [f"x={tmp_path / 'other'}"], [])

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from evaluation.evaluate import MONTAGE
 from evaluation.figures import draw_densities, precision_of
-from evaluation.report import CAPTIONS, as_text, counted, make_page, number, with_interval, write_results
+from evaluation.report import CAPTIONS, as_text, make_page, number, with_interval, write_results
 
 FIGURES = {name: Figure() for name in (*CAPTIONS, f"{MONTAGE}disc")}
 
@@ -29,10 +29,6 @@ def test_decimals_follow_measure_and_statistic(measure, name, interval, text):
 @pytest.mark.parametrize(("value", "shown"), [(-0.0004, "0.00"), (0.004, "0.00"), (-0.006, "-0.01"), (np.nan, "-")])
 def test_number_that_rounds_to_0_has_no_sign(value, shown):
     assert number(value) == shown
-
-
-def test_one_eye_is_singular():
-    assert [counted(things, "eye") for things in (0, 1, 2)] == ["0 eyes", "1 eye", "2 eyes"]
 
 
 def test_statistics_that_few_subjects_lack_are_dashes():
@@ -59,11 +55,10 @@ def test_figures_are_written_as_pdf_only_if_asked_for(tmp_path, pdf):
 def test_scatter_shows_every_eye(agreement):
     density = {"reference": np.linspace(0.1, 0.2, 9), "this run": np.append(np.linspace(0.1, 0.2, 8), 0.9)}
     rows = {"region": "disc", "sector": "whole"}
-    per_eye = [
-        rows | {"candidate": c, "name": n, "vessel_density": d} for c in density for n, d in enumerate(density[c])
-    ]
+    tables = [pd.DataFrame(rows | {"candidate": name, "vessel_density": values}) for name, values in density.items()]
+    per_eye = pd.concat(tables).rename_axis("name").reset_index()
     summary = pd.DataFrame([rows | {"candidate": "this run", "measure": "vessel_density", "eyes": 9, "mean": 0.2}])
-    (panel,) = draw_densities(pd.DataFrame(per_eye), summary, agreement, "exact map").axes
+    (panel,) = draw_densities(per_eye, summary, agreement, "exact map").axes
     points = np.concatenate([line.get_xydata() for line in panel.lines if line.get_marker() == "."])
     assert len(points) == 9
     assert (points >= (panel.get_xlim()[0], panel.get_ylim()[0])).all()
