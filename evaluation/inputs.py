@@ -1,7 +1,6 @@
-"""What an evaluation compares: the pairs of a split, images of other methods, and the reference for the vessels."""
+"""What an evaluation compares: the widths of its pairs, images of other methods, and the reference for the vessels."""
 
-import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,12 +8,9 @@ import pandas as pd
 
 from basics.command_line import OptionError, flag
 from evaluation.measures import BASELINES, OURS, REAL, SEGMENTED
-from evaluation.report import regions_of
 from pairs.dataset import UNMOVED_FOLDER, list_eyes
 from pairs.table import WIDTH, is_table
 from retina.ut_fsocta import CROP_MM
-from run.data import Choice, choose, load_cases
-from run.settings import Settings
 
 # Other methods in the data set: the folder of their images below cropped/, whether these are OCT-A, their binary maps
 PUBLISHED = {
@@ -24,9 +20,9 @@ PUBLISHED = {
     "Iternet": ("Iternet", False, None),
 }
 # Folders below cropped/, by preference: a short description, and a full one
-DRAWN = "truth"  # only simulated retinas have it
+SIMULATED_TRUTH = "truth"  # only simulated retinas have it
 TRUTH_FOLDERS = {
-    DRAWN: ("exact map", "the exact vessels of the simulated retinas (cropped/truth)"),
+    SIMULATED_TRUTH: ("exact map", "the exact vessels of the simulated retinas (cropped/truth)"),
     "GT_OCT_net/Thresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/Thresh)"),
     "GT_OCT_net/noThresh": ("data set's map", "the data set's map of the real OCT-A (GT_OCT_net/noThresh)"),
 }
@@ -43,6 +39,20 @@ class Comparator:
     averaged: dict[str, Path] = field(default_factory=dict)  # NAME_probability.png next to OCT-A
 
 
+@dataclass(frozen=True)
+class Truth:
+    """The vessels that all candidates are compared with."""
+
+    kind: str  # what it is, in a word or two
+    origin: str  # and in full
+    maps: dict[str, Path] | None  # by the name of the case; None: the segmenter's map of the real OCT-A
+
+
+def regions_of(table: pd.DataFrame) -> list[str]:
+    """The regions in a table's column `region`, in their usual order."""
+    return [region for region in CROP_MM if region in set(table["region"])]
+
+
 def list_images(folder: Path, regions: Sequence[str]) -> dict[str, Path]:
     """The images of a folder in the layout by the name of the case.
 
@@ -54,16 +64,12 @@ def list_images(folder: Path, regions: Sequence[str]) -> dict[str, Path]:
     return {f"{region}/{subject}_{eye}": path for region in places for (subject, eye), path in places[region].items()}
 
 
-def list_compared(folder: Path, data: Path, cases: pd.DataFrame) -> dict[str, Path]:
-    """The images of a folder of another method by the name of the case: NAME.png, or as in the data's layout."""
-    if not is_table(data):
-        return list_images(folder, regions_of(cases))
-    paths = {name: folder / f"{name}.png" for name in cases["name"]}
-    return {name: path for name, path in paths.items() if path.is_file()}
+def find_comparators(
+    data: Path, cases: pd.DataFrame, compare: Sequence[str], compare_vessels: Sequence[str]
+) -> list[Comparator]:
+    """The other methods in the data, and the folders of the options of these names, each NAME=DIR.
 
-
-def find_comparators(data: Path, cases: pd.DataFrame, options: argparse.Namespace) -> list[Comparator]:
-    """The other methods in the data, and the folders of --compare and --compare-vessels.
+    A folder of a table's images has a NAME.png for each case; any other is in the data's layout.
 
     Raises:
         OptionError: such a folder is missing, has no image of the cases, or a name that is taken.
@@ -74,80 +80,71 @@ def find_comparators(data: Path, cases: pd.DataFrame, options: argparse.Namespac
             maps = list_images(data / "cropped" / binary, regions) if binary else {}
             found.append(Comparator(name, is_octa, paths, maps))
     taken = {REAL, SEGMENTED, OURS, *BASELINES, *PUBLISHED}
-    for option, is_octa in (("compare", True), ("compare_vessels", False)):
-        for text in getattr(options, option):
-            name, _, folder = text.partition("=")
-            if not name or not folder:
-                raise OptionError(f"{flag(option)} {text}: write it as NAME=DIR")
-            if name in taken:
-                raise OptionError(f"{flag(option)} {text}: the name {name} is taken; choose another")
-            if not Path(folder).is_dir():
-                raise OptionError(f"{flag(option)} {text}: no such folder")
-            images = list_compared(Path(folder), data, cases)
-            if not images:
-                example = f"{cases['name'].iloc[0]}.png"
-                raise OptionError(f"{flag(option)} {text}: has no image of these cases, such as {example}")
-            taken.add(name)
-            beside = {key: path.with_name(f"{path.stem}_probability.png") for key, path in images.items()}
-            averaged = {key: path for key, path in beside.items() if is_octa and path.exists()}
-            found.append(Comparator(name, is_octa, images, averaged=averaged))
+    given = [("compare", text) for text in compare] + [("compare_vessels", text) for text in compare_vessels]
+    for option, text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise OptionError(f"{flag(option)} {text}: write it as NAME=DIR")
+        if name in taken:
+            raise OptionError(f"{flag(option)} {text}: the name {name} is taken; choose another")
+        if not Path(folder).is_dir():
+            raise OptionError(f"{flag(option)} {text}: no such folder")
+        if is_table(data):
+            images = {case: path for case in cases["name"] if (path := Path(folder, f"{case}.png")).is_file()}
+        else:
+            images = list_images(Path(folder), regions)
+        if not images:
+            example = f"{cases['name'].iloc[0]}.png"
+            raise OptionError(f"{flag(option)} {text}: has no image of these cases, such as {example}")
+        taken.add(name)
+        is_octa = option == "compare"
+        beside = {key: path.with_name(f"{path.stem}_probability.png") for key, path in images.items()}
+        averaged = {key: path for key, path in beside.items() if is_octa and path.exists()}
+        found.append(Comparator(name, is_octa, images, averaged=averaged))
     return found
 
 
-@dataclass(frozen=True)
-class Truth:
-    """The vessels that all candidates are compared with."""
-
-    kind: str  # what it is, in a word or two
-    origin: str  # and in full
-    maps: dict[str, Path] | None  # by the name of the case; None: the segmenter's map of the real OCT-A
-
-
-def find_truth(dataset: Path, regions: Sequence[str], segmenter: bool) -> Truth:
+def find_truth(data: Path, regions: Sequence[str], segmenter: bool) -> Truth:
     """The first of TRUTH_FOLDERS that exists; without any, or on request, the segmenter's map.
 
     Of a map that registration has moved with its OCT-A, the unmoved one.
     """
     for folder, (kind, origin) in TRUTH_FOLDERS.items():
-        places = dataset / "cropped" / folder, dataset / "cropped" / UNMOVED_FOLDER / folder
+        places = data / "cropped" / folder, data / "cropped" / UNMOVED_FOLDER / folder
         maps = {name: path for place in places for name, path in list_images(place, regions).items()}
         if maps and not segmenter:
             return Truth(kind, origin, maps)
     return Truth("segmenter's map", "the segmenter's map of the real OCT-A", None)
 
 
-def find_cases(
-    options: argparse.Namespace, data: Path, settings: Settings, seen: Collection[str]
-) -> tuple[Choice, int]:
-    """The pairs to evaluate, see `run.data.choose`, and how many files of the data have no partner.
+def with_widths(
+    data: Path, cases: pd.DataFrame, given: Mapping[str, float | None]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Complete the widths of the crops, mm, where the data do not state them.
 
     Args:
-        options: of the command line.
         data: the data set.
-        settings: of the run.
-        seen: what the run has seen, see `run.checkpoints.seen_by`.
+        cases: of the data.
+        given: the width of a crop by region, from the options `--REGION-mm`; None: CROP_MM's.
 
-    Raises:
-        OptionError: there is no such pair.
-    """
-    cases, unpaired = load_cases(data, options.split, settings)
-    keep = options.include_seen or options.split not in (None, "test", "all")
-    return choose(data, cases, options.split, seen, None if keep else "--include-seen"), len(unpaired)
-
-
-def find_widths(cases: pd.DataFrame, data: Path, options: argparse.Namespace) -> dict[str, float]:
-    """The width of a crop by region, mm, for pairs of which the data do not state it.
+    Returns:
+        The cases, each with its width; and for each region where the widths come from, in words.
 
     Raises:
         OptionError: an option gives the width for a region in which the table states that of each pair.
     """
-    widths = {}
-    for region, assumed in CROP_MM.items():
-        given, stated = getattr(options, f"{region}_mm"), cases[cases["region"] == region][WIDTH].notna()
-        if given is not None and len(stated) and stated.all():
+    widths, origins = cases[WIDTH].astype(float), {}
+    for region in regions_of(cases):
+        of_region = cases["region"] == region
+        missing, pairs = int(widths[of_region].isna().sum()), int(of_region.sum())
+        width = CROP_MM[region] if given[region] is None else given[region]
+        if given[region] is not None and not missing:
             raise OptionError(
-                f"--{region}-mm {given:g}: {data} has the {WIDTH} of each pair of this region; drop the option, or "
+                f"--{region}-mm {width:g}: {data} has the {WIDTH} of each pair of this region; drop the option, or "
                 "change that column"
             )
-        widths[region] = assumed if given is None else given
-    return widths
+        general = f"{width:g} mm, " + ("assumed" if given[region] is None else f"from --{region}-mm")
+        some = f" ({missing} of {pairs} pairs without it: {general})" if missing else ""
+        origins[region] = f"{region} " + (general if missing == pairs else f"as in the table's {WIDTH}{some}")
+        widths = widths.mask(of_region & widths.isna(), width)
+    return cases.assign(**{WIDTH: widths}), origins

@@ -12,12 +12,10 @@ import numpy as np
 from skimage.filters import sato
 
 from alignment.registration import register
-from retina.images import to_uint8
-from retina.similarity import grain, ground_of, image_similarity, likeness, vessel_agreement
+from retina.similarity import image_similarity, likeness, vessel_agreement
 from retina.vessels import (
     VESSEL_MAP_SIGMA,
     VESSEL_SCORE_NAMES,
-    foveal_avascular_zone,
     otsu_threshold,
     sector_masks,
     skeleton_density,
@@ -61,14 +59,12 @@ def ridge_filter(fundus: np.ndarray, fov: np.ndarray, mm_per_px: float) -> np.nd
 BASELINES = {"green channel": (inverted_green, True), "ridge filter": (ridge_filter, False)}  # True: like an OCT-A
 SIMILARITY_NAMES = (*image_similarity.names, *likeness.names)  # of two OCT-A
 DENSITY_NAMES = ("vessel_density", "skeleton_density")  # of vessel maps, also by sector
-OCTA_MEASURES = {"macula": "faz_mm2", "disc": "grain"}  # by region, of an OCT-A alone
-PROPERTIES = (*DENSITY_NAMES, *OCTA_MEASURES.values())  # of one image each: compared with the real one's across eyes
-AGREEMENTS = {"vessel_auc": "vessel AUC", "vessel_correlation": "correlation"}  # with the large vessels of an OCT-A
-CONTROL = "control_"
-WAYS = {"": "unregistered", "registered_": "registered", CONTROL: "another eye, registered"}  # the real OCT-A
+AGREEMENTS = ("vessel_auc", "vessel_correlation")  # of this run with the large vessels of the real OCT-A
+REGISTERED, CONTROL = "registered_", "control_"
+WAYS = {"": "unregistered", REGISTERED: "registered", CONTROL: "another eye, registered"}  # the real OCT-A
 WAYS_IF_MOVED = WAYS | {"": "registered beforehand"}  # of pairs whose unmoved OCT-A are lost
-REGISTERED_NAMES = tuple(f"{way}{name}" for name in AGREEMENTS for way in WAYS)  # of this run
-MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *PROPERTIES, *REGISTERED_NAMES)
+AGREEMENT_NAMES = tuple(f"{way}{name}" for name in AGREEMENTS for way in WAYS)
+MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *DENSITY_NAMES, *AGREEMENT_NAMES)
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,14 @@ class Candidate:
     averaged: np.ndarray | None = None  # the image without speckle (averaged out), if it comes with one
 
     @property
-    def seen(self) -> np.ndarray:
+    def without_speckle(self) -> np.ndarray:
         """The image to find vessels in: with the speckle averaged out, if there is one."""
         return self.image if self.averaged is None else self.averaged
 
     def segment(self, fov: np.ndarray, region: str) -> tuple[np.ndarray, np.ndarray]:
         """Vessel probability, float on [0, 1], and vessel map; an OCT-A's as in `vessel_map`, any other by Otsu."""
-        probability = smooth(self.seen, fov, VESSEL_MAP_SIGMA) if self.is_octa else self.seen
+        image = self.without_speckle
+        probability = smooth(image, fov, VESSEL_MAP_SIGMA) if self.is_octa else image
         if self.vessels is not None:
             return probability, self.vessels & fov
         values = probability[fov]
@@ -107,115 +104,69 @@ class EyeToMeasure:
     region: str
     eye: str
     mm_per_px: float
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]  # the first one is this run's
 
     def truth(self) -> np.ndarray:
         """The ground truth vessels inside the field, bool."""
         return Candidate(REAL, self.octa, True, self.vessels).segment(self.fov, self.region)[1]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What remains of an eye in memory for the control: 0.5 MB for a crop of 400 x 400 px, 3.1 bytes per pixel."""
-
-    octa: np.ndarray  # the real one, (height, width), uint8
-    prediction: np.ndarray  # the vessel probability of this run, (height, width), float16 on [0, 1]
-    packed_fov: np.ndarray  # of each row, `np.packbits`
-
-    @classmethod
-    def of(cls, eye: EyeToMeasure) -> "Kept":
-        """What to keep of an eye, whose first candidate is this run's."""
-        seen = eye.candidates[0].seen.astype(np.float16)
-        return cls(to_uint8(eye.octa), seen, np.packbits(eye.fov, axis=1))
-
-    @property
-    def fov(self) -> np.ndarray:
-        """The field of view: (height, width), bool."""
-        return np.unpackbits(self.packed_fov, axis=1, count=self.octa.shape[1]).astype(bool)
-
-    def upside_down(self) -> "Kept":
-        """A stand-in for another eye: the same, upside down."""
-        return Kept(self.octa[::-1], self.prediction[::-1], self.packed_fov[::-1])
-
-
-def control_agreements(eye: Kept, other: Kept) -> dict[str, float]:
-    """AGREEMENTS of the real OCT-A with the prediction for another eye of its size, after registration to that.
-
-    They show the effect of registration alone, because an OCT-A cannot agree with another eye.
-    """
-    prediction = other.prediction.astype(np.float32)
-    scores = vessel_agreement(*with_registered(eye.octa / 255, prediction, eye.fov & other.fov))
-    return {f"{CONTROL}{name}": scores[name] for name in AGREEMENTS}
-
-
 def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Compute every measure of one region of one eye, except those of the control, see `control_agreements`.
+    """Compute every measure of one region of one eye, except those of the control, see `evaluate.add_controls`.
 
     Returns a row for each candidate and sector, and for the real OCT-A (REAL), with `candidate`, `sector` and those of
     MEASURES that apply; nan if they cannot be measured. The baselines are candidates too, and the segmenter's map of
     the real OCT-A (SEGMENTED) if a ground truth is given. And for each candidate the number of pixels without and with
     a vessel at each probability: (2, PROBABILITY_LEVELS).
     """
-    truth = eye.truth()
-    sectors = sector_masks(eye.fov, eye.region, eye.eye, eye.mm_per_px)
+    truth, fov = eye.truth(), eye.fov
     candidates = list(eye.candidates)
     if eye.vessels is not None:
         candidates.append(Candidate(SEGMENTED, eye.octa, True))
     for name, (baseline, is_octa) in BASELINES.items():
-        candidates.append(Candidate(name, baseline(eye.fundus, eye.fov, eye.mm_per_px), is_octa))
+        candidates.append(Candidate(name, baseline(eye.fundus, fov, eye.mm_per_px), is_octa))
 
-    rows, counts = densities_by_sector(Candidate(REAL, eye.octa, True), truth, eye, sectors), {}
+    sectors = sector_masks(fov, eye.region, eye.eye, eye.mm_per_px)
+    rows, counts = densities_by_sector(REAL, truth, sectors, eye.mm_per_px), {}
     for candidate in candidates:
-        probability, vessels = candidate.segment(eye.fov, eye.region)
-        of_candidate = densities_by_sector(candidate, vessels, eye, sectors)
-        of_candidate[0] |= vessel_scores(truth, probability, vessels, eye.fov)
+        probability, vessels = candidate.segment(fov, eye.region)
+        of_candidate = densities_by_sector(candidate.name, vessels, sectors, eye.mm_per_px)
+        of_candidate[0] |= vessel_scores(truth, probability, vessels, fov)
         if candidate.is_octa and candidate.name != SEGMENTED:
-            of_candidate[0] |= image_similarity(eye.octa, candidate.image, eye.fov)
-            of_candidate[0] |= likeness(eye.octa, candidate.image, eye.fov)
+            of_candidate[0] |= image_similarity(eye.octa, candidate.image, fov)
+            of_candidate[0] |= likeness(eye.octa, candidate.image, fov)
         if candidate.name == OURS:
-            of_candidate[0] |= agreements(eye, candidate)
+            for way in ("", REGISTERED):
+                of_candidate[0] |= agreement(way, eye.octa, candidate.without_speckle, fov)
         rows += of_candidate
         level = np.round(np.clip(probability, 0, 1) * (PROBABILITY_LEVELS - 1)).astype(int)
-        classes = eye.fov & ~truth, truth
+        classes = fov & ~truth, truth
         counts[candidate.name] = np.stack([np.bincount(level[kind], minlength=PROBABILITY_LEVELS) for kind in classes])
     return rows, counts
 
 
-def agreements(eye: EyeToMeasure, ours: Candidate) -> dict[str, float]:
-    """`vessel_agreement` with the real OCT-A, unregistered and registered: REGISTERED_NAMES without the control.
+def agreement(way: str, octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> dict[str, float]:
+    """AGREEMENTS of a real OCT-A with a prediction, with one of WAYS before their names.
 
-    Real pairs lie some pixels apart, which no prediction can know. Registration moves the real OCT-A onto the
-    prediction that it is compared with, and so also hides errors of position.
+    Unless the way is unregistered, the OCT-A is registered to the prediction first. Real pairs are some pixels apart,
+    which no prediction can know; registration corrects this, and so also hides errors of position. The prediction for
+    another eye (CONTROL) shows its effect alone, because an OCT-A cannot agree with another eye.
     """
-    compared = {
-        "": (eye.octa, ours.seen, eye.fov),
-        "registered_": with_registered(eye.octa, ours.seen, eye.fov),
-    }
-    scores = {way: vessel_agreement(*images) for way, images in compared.items()}
-    return {f"{way}{name}": scores[way][name] for name in AGREEMENTS for way in compared}
-
-
-def with_registered(octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Arguments of `vessel_agreement`: an OCT-A moved onto a prediction, the prediction, and where both are seen."""
-    moved, seen = register(octa, prediction, fov)
-    return moved, prediction, seen
+    if way:
+        octa, fov = register(octa, prediction, fov)
+    scores = vessel_agreement(octa, prediction, fov)
+    return {f"{way}{name}": scores[name] for name in AGREEMENTS}
 
 
 def densities_by_sector(
-    candidate: Candidate, vessels: np.ndarray, eye: EyeToMeasure, sectors: dict[str, np.ndarray | None]
+    name: str, vessels: np.ndarray, sectors: dict[str, np.ndarray | None], mm_per_px: float
 ) -> list[dict]:
     """Rows with the densities of a candidate's vessel map (height, width), bool; the first is the whole crop's."""
     lengths, rows = skeleton_lengths(vessels), []
-    for name, sector in sectors.items():
-        densities = dict.fromkeys(PROPERTIES, np.nan)
+    for place, sector in sectors.items():
+        row = {"candidate": name, "sector": place} | dict.fromkeys(DENSITY_NAMES, np.nan)
         if sector is not None:
-            densities["vessel_density"] = vessel_density(vessels, sector)
-            densities["skeleton_density"] = skeleton_density(lengths, sector, eye.mm_per_px)
-        rows.append({"candidate": candidate.name, "sector": name, **densities})
-    if candidate.is_octa and candidate.name != SEGMENTED:
-        if eye.region == "macula":
-            zone = foveal_avascular_zone(candidate.image, eye.fov, eye.mm_per_px)
-            rows[0]["faz_mm2"] = np.nan if zone is None else zone.sum() * eye.mm_per_px**2
-        elif eye.region == "disc":
-            rows[0]["grain"] = grain(candidate.image, ground_of(candidate.image, eye.fov), eye.mm_per_px)
+            row["vessel_density"] = vessel_density(vessels, sector)
+            row["skeleton_density"] = skeleton_density(lengths, sector, mm_per_px)
+        rows.append(row)
     return rows

@@ -9,16 +9,7 @@ import pandas as pd
 from scipy.stats import pearsonr, spearmanr, wilcoxon
 from sklearn.metrics import precision_recall_curve
 
-from evaluation.measures import (
-    DENSITY_NAMES,
-    MEASURES,
-    OCTA_MEASURES,
-    OURS,
-    PROPERTIES,
-    REAL,
-    REGISTERED_NAMES,
-    SIMILARITY_NAMES,
-)
+from evaluation.measures import AGREEMENT_NAMES, DENSITY_NAMES, MEASURES, OURS, REAL, SIMILARITY_NAMES
 from retina.vessels import VESSEL_SCORE_NAMES, WHOLE
 
 MIN_SUBJECTS = 10  # intervals, correlations and tests of fewer would be misleading
@@ -150,28 +141,21 @@ def summarise(per_eye: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
         table = part.pivot(index=["subject", "name"], columns="candidate", values=list(MEASURES))
         subjects = table.index.get_level_values("subject").to_numpy()
         for name in part["candidate"].unique():
-            for measure in applicable_measures(table, name, region, sector):
+            measures = list(DENSITY_NAMES)
+            if sector == WHOLE and name != REAL:
+                measures += VESSEL_SCORE_NAMES
+                measures += SIMILARITY_NAMES if table["mae", name].notna().any() else ()  # an OCT-A
+                measures += AGREEMENT_NAMES if name == OURS else ()
+            for measure in measures:
                 values = table[measure, name].to_numpy()
                 found = np.isfinite(values)
                 row = {"region": region, "candidate": name, "sector": sector, "measure": measure}
                 row |= {"missing": int(np.sum(~found)), "eyes": int(found.sum())}
                 row["subjects"] = len(np.unique(subjects[found]))
-                real = table[measure, REAL].to_numpy() if name != REAL and measure in PROPERTIES else None
+                real = table[measure, REAL].to_numpy() if name != REAL and measure in DENSITY_NAMES else None
                 ours = table[measure, OURS].to_numpy() if name not in (REAL, OURS) else None
                 rows.append(row | across_eyes(values, real, ours, subjects, resamples, seed))
     return pd.DataFrame(rows)
-
-
-def applicable_measures(table: pd.DataFrame, name: str, region: str, sector: str) -> list[str]:
-    """The measures that a candidate has; only OCT-A images have those of pixels, and of what only an OCT-A shows."""
-    is_octa = name == REAL or table["mae", name].notna().any()
-    measures = list(DENSITY_NAMES)
-    if sector == WHOLE:
-        measures += [OCTA_MEASURES[region]] if is_octa and region in OCTA_MEASURES else []
-        measures += VESSEL_SCORE_NAMES if name != REAL else ()
-        measures += SIMILARITY_NAMES if is_octa and name != REAL else ()
-        measures += REGISTERED_NAMES if name == OURS else ()
-    return measures
 
 
 def across_eyes(

@@ -1,6 +1,6 @@
 """Pairs whose OCT-A registration has moved: whether the unmoved ones still exist.
 
-registration keeps the unmoved OCT-A: in a table's column octa_unmoved, in UT-FSOCTA's layout below
+Registration keeps the unmoved OCT-A: in a table's column octa_unmoved, in UT-FSOCTA's layout below
 cropped/unmoved/. Version 1.1.0 did not. Scores on its pairs contain what registration gains, and nothing can undo that.
 """
 
@@ -27,11 +27,27 @@ def moved_for_good(data: Path, cases: Iterable[PairRow]) -> tuple[int, str]:
     """
     for folder in (data, data.parent):
         if (record := folder / REGISTRATION).is_file():
-            moved = {row["name"]: row.get("made_with", "") for row in read_table(record) if is_moved(row)}
+            moved = {
+                row["name"]: row.get("made_with", "")
+                for row in read_table(record)
+                if "name" in row and row.get("verdict") == REGISTERED
+            }
             lost = [case for case in cases if case.octa_unmoved is None]
             found = [moved[name] for case in lost if (name := name_in_record(case, data, folder)) in moved]
             return len(found), next(iter(found), "")
     return 0, ""
+
+
+def moved_in_words(data: Path, cases: Iterable[PairRow]) -> str:
+    """The first line of an evaluation's printout and report if unmoved OCT-A are lost, see above; otherwise ""."""
+    number, made_with = moved_for_good(data, cases)
+    if not number:
+        return ""
+    return (
+        f"MOVED BEFOREHAND: registration has moved {number} OCT-A of {data} (with {made_with}) and did not keep the "
+        "unmoved ones. ALL SCORES INCLUDE ITS GAIN, those without further registration too. For others, register the "
+        "original data again, and evaluate the result."
+    )
 
 
 def refuse_moved(option: str, data: Path, cases: Iterable[PairRow]) -> None:
@@ -47,11 +63,6 @@ def refuse_moved(option: str, data: Path, cases: Iterable[PairRow]) -> None:
 def unmoved_octa(case: PairRow) -> Path:
     """The OCT-A of a case before any registration."""
     return case.octa_unmoved or case.octa
-
-
-def is_moved(row: dict[str, str]) -> bool:
-    """Whether a row of the record is of a pair that was moved."""
-    return "name" in row and row.get("verdict") == REGISTERED
 
 
 def name_in_record(case: PairRow, data: Path, folder: Path) -> str:

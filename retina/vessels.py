@@ -7,7 +7,7 @@ An OCT-A is a float array (height, width) on [0, 1]; `fov`, True inside the fiel
 from itertools import product
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes, gaussian_filter, label
+from scipy.ndimage import gaussian_filter, label
 from scipy.stats import mannwhitneyu
 from skimage.filters import threshold_multiotsu, threshold_otsu
 from skimage.morphology import skeletonize
@@ -35,12 +35,6 @@ SECTORS = {
     OTHER_REGION: (WHOLE,),
 }
 MIN_SECTOR_SEEN = 0.9  # of a sector's area; with less, its density would be that of another area
-
-FAZ_SIGMA = 0.045  # mm: of the foveal avascular zone; closes the gaps between capillaries, about as wide
-FAZ_SEARCH = 0.5  # mm from the middle of the crop: where the zone's darkest point lies
-FAZ_RING = (0.75, 1.5)  # mm from the middle: the ring whose median brightness the zone is compared with
-FAZ_REACH = 1.0  # mm from the darkest point: a larger dark area is a dark scan, not the zone
-FAZ_DARK = 0.75  # of that median: the darkest point of a zone is at most as bright
 
 
 def smooth(image: np.ndarray, fov: np.ndarray, sigma: float) -> np.ndarray:
@@ -172,30 +166,6 @@ def from_middle(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Distances from the middle of an image, in px: to the right (1, width), and up (height, 1)."""
     height, width = shape
     return np.arange(width)[np.newaxis] - (width - 1) / 2, (height - 1) / 2 - np.arange(height)[:, np.newaxis]
-
-
-def foveal_avascular_zone(octa: np.ndarray, fov: np.ndarray, mm_per_px: float) -> np.ndarray | None:
-    """The dark zone without capillaries around the fovea, in an OCT-A of the macula with the fovea near its middle.
-
-    The image is smoothed until the mesh of capillaries closes. The zone is the connected area around the darkest point
-    near the middle that is nearer to that point's brightness than to the median of a ring around it.
-    Returns (height, width), bool; None if no such zone is dark enough and closed.
-    """
-    smoothed = smooth(octa, fov, FAZ_SIGMA / mm_per_px)
-    away = np.hypot(*from_middle(octa.shape)) * mm_per_px  # mm
-    ring = fov & (away >= FAZ_RING[0]) & (away <= FAZ_RING[1])
-    search = fov & (away <= FAZ_SEARCH)
-    if not ring.any() or not search.any():
-        return None
-    around = np.median(smoothed[ring])
-    darkest = np.unravel_index(np.argmin(np.where(search, smoothed, np.inf)), octa.shape)
-    if smoothed[darkest] > FAZ_DARK * around:
-        return None
-    parts, _ = label(fov & (smoothed < (smoothed[darkest] + around) / 2))
-    zone = binary_fill_holes(parts == parts[darkest])
-    rows, columns = np.nonzero(zone)
-    reach = np.hypot(rows - darkest[0], columns - darkest[1]).max() * mm_per_px
-    return zone if reach <= FAZ_REACH else None
 
 
 def sector_masks(fov: np.ndarray, region: str, eye: str, mm_per_px: float) -> dict[str, np.ndarray | None]:

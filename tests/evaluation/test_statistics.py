@@ -29,13 +29,6 @@ def correlated():
     return real, other
 
 
-def test_correlations_of_correlated_eyes(correlated):
-    found = vs.correlations(*correlated, vs.resample_subjects(np.repeat(np.arange(300), 2), 400, 0))
-    expected = pearsonr(*correlated).statistic, spearmanr(*correlated).statistic
-    assert (found["pearson"], found["spearman"]) == pytest.approx(expected)
-    assert found["pearson_low"] < 0.8 < found["pearson_high"]
-
-
 def test_correlations_of_a_resample_are_those_of_the_repeated_eyes(correlated):
     real, other = correlated
     one = np.ones((1, len(real)), dtype=int)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import bar, macula
+from conftest import bar
 from scipy.ndimage import label
 from skimage.morphology import skeletonize
 from sklearn.metrics import roc_auc_score
@@ -91,22 +91,6 @@ def test_length_of_a_thick_line_at_any_angle(angle):
     place = (columns + 1j * rows) * np.exp(-1j * np.deg2rad(angle))
     image = (abs(place.imag) < 3) & (abs(place.real) < 100)
     assert 0.95 < vm.skeleton_lengths(image).sum() / 200 < 1.11
-
-
-@pytest.mark.parametrize("radius", [0.2, 0.3, 0.45])
-@pytest.mark.parametrize("brightness", [1, 0.5])
-def test_avascular_zone_of_known_area(radius, brightness):
-    zone = vm.foveal_avascular_zone(brightness * macula(radius), EVERYWHERE, 0.015)
-    assert zone.sum() * 0.015**2 == pytest.approx(np.pi * radius**2, rel=0.08)
-    assert zone[200, 190]
-
-
-def test_no_avascular_zone_without_a_dark_closed_one_in_the_field():
-    open_zone, fov = macula(0.3), EVERYWHERE.copy()
-    open_zone[195:240, 190:] *= 0.2  # dark up to the crop's border
-    fov[100:300, 100:300] = False
-    for image, field in ((macula(0.0), EVERYWHERE), (open_zone, EVERYWHERE), (macula(0.3), fov)):
-        assert vm.foveal_avascular_zone(image, field, 0.015) is None
 
 
 @pytest.mark.parametrize("region", ["disc", "macula"])
