@@ -9,9 +9,8 @@ as `camera`, with the range over the runs.
 
 AUC is computed from the vessel probability, smoothed as for the vessel map. Dice is computed from the program's own
 vessel map (`--vessels`). Thin and wide sensitivity are the shares of manual vessel pixels that this map contains, in
-vessels narrower than 3 px at a field of 1000 px, and in wider ones. "Wrong" is the AUC of the disagreement as a
-predictor of the pixels that are wrong in the map. The baseline is a ridge filter on the green channel, which needs no
-training.
+vessels narrower than 3 px at a field of 1000 px, and in wider ones. The baseline is a ridge filter on the green
+channel, which needs no training.
 """
 
 import argparse
@@ -43,7 +42,7 @@ from run.predict import Predictor, load_predictor
 WIDE = 3.0  # px at a field of FIELD px
 FIELD = 1000  # px
 FIELD_MM = 13.0  # diameter of 45 degrees, for the baseline's widths
-COLUMNS = ("AUC", "Dice", "thin", "wide", "wrong", "checkerboard", "seconds", "ridge filter: AUC")
+COLUMNS = ("AUC", "Dice", "thin", "wide", "checkerboard", "seconds", "ridge filter: AUC")
 
 
 def sensitivities(truth: np.ndarray, vessels: np.ndarray, diameter: float) -> tuple[float, float]:
@@ -73,7 +72,6 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
         roc_auc(truth[counts], smoothed[counts]),
         2 * (vessels & truth).sum() / ((vessels & counts).sum() + truth.sum()),
         *sensitivities(truth, vessels, diameter),
-        roc_auc((vessels != truth)[counts], predicted.disagreement[counts]),
         checkerboard(octa_to_grey(predicted.octa), fov),
         seconds,
         roc_auc(truth[counts], ridges[counts]),

@@ -63,11 +63,14 @@ class Prediction:
 
     octa: np.ndarray  # (height, width, channels), float32 on [0, 1], from one pass; alpha, if any, as predicted
     probability: np.ndarray  # of a vessel: (height, width), float32 on [0, 1], the mean of all passes
-    disagreement: np.ndarray  # their standard deviation: (height, width), float32 on [0, 0.5]; 0 for a single one
 
 
 class Predictor:
-    """A generator ready to predict. It may still be in training: predictions use the newest weights, change nothing."""
+    """A generator ready to predict. It may still be in training: predictions use the newest weights, change nothing.
+
+    Each method takes `fundus`, (height, width, 3), uint8, and `fov`, (height, width), bool: inside the field of view.
+    Outside it, the network sees the retina continued. RunError: the prediction is not finite.
+    """
 
     def __init__(self, generator: keras.Model, input_noise: float = 0.0):
         """A generator for images of any size, `Generator(3, (None, None), channels)`, and the run's `input_noise`."""
@@ -95,10 +98,10 @@ class Predictor:
         zeros = [tf.zeros_like(variable.value) if variable.path in share else variable.value for variable in fixed]
         with without_dropout(self.generator):
             weights = self.generator.trainable_variables
-            octa, moved = self.generator.stateless_call(weights, zeros, fundus, training=True)
+            octa, averages = self.generator.stateless_call(weights, zeros, fundus, training=True)
         return octa, [
             value / share[variable.path] if variable.path in share else value
-            for variable, value in zip(fixed, moved, strict=True)
+            for variable, value in zip(fixed, averages, strict=True)
         ]
 
     def _with_statistics(self, fundus: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
@@ -114,16 +117,12 @@ class Predictor:
         """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
 
         Args:
-            fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the field of view. Outside it, the network sees the retina continued.
+            fundus, fov: see above.
             tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
             with_noise: add the run's noise, from which the network makes speckle; thin vessels come out best without.
 
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
-
-        Raises:
-            RunError: the prediction is not finite.
         """
         return to_octa(self.generated(fundus, fov, tile, with_noise), fov)
 
@@ -135,24 +134,18 @@ class Predictor:
         The network sees the photograph with the same scale along both axes; the results have the photograph's pixels.
 
         Args:
-            fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the field of view.
+            fundus, fov: see above.
             diameter: of a field of 45 degrees in px, along the axis of the larger scale; None: unknown; the photograph
                 is predicted unchanged.
             fast: a single pass for each.
             stretch: see `Field`.
-
-        Raises:
-            RunError: the prediction is not finite.
         """
         view, field = with_equal_scales(fundus, fov, stretch)
         evened, octas = self.passes_without_noise(view, field, diameter, fast)
         shown = factor_shown(diameter), ORIENTATIONS[0]
         octa = self.one_pass(evened, field, *shown, with_noise=True) if self.input_noise else octas[shown]
-        greys = [octa_to_grey(octa) for octa in octas.values()]
-        images = octa, np.mean(greys, axis=0)[..., np.newaxis], np.std(greys, axis=0)[..., np.newaxis]
-        octa, mean, deviation = (black_outside(resized(image, fov.shape), fov) for image in images)
-        return Prediction(octa, mean[..., 0], deviation[..., 0])
+        octa, mean = (black_outside(resized(image, fov.shape), fov) for image in (octa, mean_of(octas)))
+        return Prediction(octa, mean[..., 0])
 
     def vessel_probability(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
@@ -161,21 +154,13 @@ class Predictor:
 
         Returns:
             (height, width), float32 on [0, 1].
-
-        Raises:
-            RunError: the prediction is not finite.
         """
-        _, octas = self.passes_without_noise(fundus, fov, diameter, fast)
-        return np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)
+        return mean_of(self.passes_without_noise(fundus, fov, diameter, fast)[1])[..., 0]
 
     def passes_without_noise(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool
     ) -> tuple[np.ndarray, dict[tuple[float, tuple[int, int]], np.ndarray]]:
-        """The passes for the vessel probability; arguments as for `predict_photograph`.
-
-        Returns:
-            The photograph with even light, and the OCT-A of each pass by factor and orientation, see `one_pass`.
-        """
+        """The photograph with even light, and its OCT-A for the vessel probability by factor and orientation."""
         fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
         factors = scale_factors(diameter)
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
@@ -192,7 +177,7 @@ class Predictor:
         return to_octa(resized(output, fov.shape), fov)
 
     def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
-        """The generator's output (height, width, channels), [-1, 1], for an image and its field as in `predict`.
+        """The generator's output (height, width, channels), [-1, 1]; arguments as of `predict`.
 
         In one pass, or in tiles if the image is larger than `tile` x `tile` px. Tiles overlap by the distance that a
         pixel's result depends on, and lie on the grid of the downsampling; so they give, without seams, what one pass
@@ -215,10 +200,7 @@ class Predictor:
         return octa[:height, :width]
 
     def statistics(self, whole: np.ndarray, tile: int, noise: float) -> list[tf.Tensor]:
-        """Statistics, for `with_statistics`, of the middle of an image (height, width, 3), uint8, sides of n * 64.
-
-        The middle is as large as a tile.
-        """
+        """Statistics for `with_statistics`: of the middle tile of an image (height, width, 3), uint8, sides n * 64."""
         middle = []
         for size in whole.shape[:2]:
             seen = tile_spans(size, tile)[0][1].stop
@@ -234,14 +216,13 @@ class Predictor:
         With dropout, with the statistics of each batch of patches, and on the photograph as it is.
 
         Args:
-            fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the field of view.
+            fundus, fov: see above.
             patch_size: side of a patch in px.
-            stride: steps per patch, see `patch_corners`.
+            stride: steps per patch, see `patch_corners`, whose ValueError this raises.
             batch_size: patches predicted at once.
 
-        Returns, raises:
-            As `predict`; ValueError as `patch_corners`.
+        Returns:
+            As `predict`.
         """
         patch = (patch_size, patch_size)
         whole = reflect_to_patch(fundus, patch)
@@ -256,13 +237,15 @@ class Predictor:
         return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
 
 
+def mean_of(octas: dict[tuple[float, tuple[int, int]], np.ndarray]) -> np.ndarray:
+    """The vessel probability (height, width, 1) from the OCT-A (height, width, channels) of several passes."""
+    return np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)[..., np.newaxis]
+
+
 def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
-    """Divide a side of `size` px, a multiple of 64, into tiles of at most `tile` px that see MARGIN px around them.
+    """Divide a side of `size` px, a multiple of 64, into tiles of at most `tile` px: what each covers and what it sees.
 
-    All see areas of the same size, because TensorFlow holds memory for every image shape that it meets.
-
-    Returns:
-        For each tile what it covers, and what it sees.
+    That is MARGIN px more on each side, and equal for all: TensorFlow holds memory for every image shape that it meets.
     """
     count = max(1, -(-(size - 2 * MARGIN) // (tile - 2 * MARGIN)))
     core = -(-size // count // SIZE_MULTIPLE) * SIZE_MULTIPLE
@@ -288,11 +271,10 @@ def factor_shown(diameter: float | None) -> float:
 
 
 def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.ndarray:
-    """Even out the light of a photograph (height, width, 3), uint8.
+    """Even out the light of a photograph (height, width, 3), uint8, whose field has this diameter in px.
 
     Inside the field, the surroundings of all pixels become equally bright. All three channels are multiplied by the
-    same factor, so that colours and contrasts stay. `diameter` is that of the field in px, as for
-    `Predictor.predict_photograph`.
+    same factor, so that colours and contrasts stay.
     """
     size = tuple(max(1, round(side * min(1, LIGHT_PX / diameter))) for side in fov.shape)
     inside = resized_fov(fov, size)

@@ -1,6 +1,6 @@
-"""How reliable the verdict is: on simulated retinas, intact and deliberately degraded, and on other images.
+"""Which vessel maps count as doubtful: of simulated retinas, intact and deliberately degraded, and of other images.
 
-    python research/trust.py RUN [--list LIST.csv]
+    python research/confidence.py RUN [--list LIST.csv]
 
 Prints for each kind of image how many are usable, and why the others are doubtful. The simulated photographs come from
 a seed that was not used for any run or for choosing any limit. The other images are drawn, or come with scikit-image.
@@ -30,9 +30,9 @@ from scipy.ndimage import gaussian_filter
 
 from retina.images import read_fundus
 from run.checkpoints import read_run
-from run.predict import Predictor, load_predictor
+from run.predict import load_predictor
 from simulate_retinas import make_eye, render_full_field
-from synthesis.confidence import Trust, judge
+from synthesis.confidence import assess
 
 SEED, SUBJECTS = 11, range(301, 309)
 WITH_SCIKIT_IMAGE = (
@@ -93,12 +93,6 @@ def pictures(photographs: Path | None) -> Iterator[tuple[str, str, np.ndarray]]:
             yield "real photographs", Path(image).stem, read_fundus(photographs.parent / image)
 
 
-def verdict(predictor: Predictor, fundus: np.ndarray) -> Trust:
-    """The verdict of the synthesis program."""
-    fov, diameter, predicted, vessels = predicted_photograph(predictor, fundus)
-    return judge(fundus, fov, diameter, predicted.probability, vessels)
-
-
 def main() -> None:
     """Print a line for each doubtful picture, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,11 +102,12 @@ def main() -> None:
     predictor, _ = load_predictor(args.run, None, read_run(args.run)[0])
     seen, doubts = Counter(), {}
     for kind, name, fundus in pictures(args.list):
-        trust = verdict(predictor, fundus)
+        fov, diameter, predicted, vessels = predicted_photograph(predictor, fundus)
+        confidence = assess(fundus, fov, diameter, predicted.probability, vessels)
         seen[kind] += 1
-        doubts.setdefault(kind, []).append(trust.doubts)
-        values = ", ".join(f"{value:.3g}" for value in astuple(trust)[:4])
-        print(f"{kind}, {name}: {values}: {trust.verdict}", flush=True)
+        doubts.setdefault(kind, []).append(confidence.doubts)
+        values = ", ".join(f"{value:.3g}" for value in astuple(confidence)[:4])
+        print(f"{kind}, {name}: {values}: {confidence}", flush=True)
     print("\n| pictures | usable | doubtful because |\n|---|---|---|")
     for kind, number in seen.items():
         reasons = Counter(doubt for found in doubts[kind] for doubt in found)
