@@ -33,6 +33,8 @@ PROGRAM = "pix_pix_gen.py"
 FORMATS = (*EXPORT_FORMATS, ONE_FILE_FORMAT)
 DEFAULT_FORMATS = "saved_model,keras"
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
+OF_PUBLISHED = ("stride", "batch_size")
+NEEDS = {"format": "export", "split": "dataset", "field_mask": "inputs"} | dict.fromkeys(OF_PUBLISHED, "published")
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -60,15 +62,10 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("INPUT and --dataset: give only one of them")
     if not options.inputs and options.dataset is None and options.export is None:
         parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
-    for name, needed, is_given in (
-        ("format", "--export", options.export is not None),
-        ("split", "--dataset", options.dataset is not None),
-        ("field_mask", "INPUT", options.inputs),
-        ("stride", "--published", options.published),
-        ("batch_size", "--published", options.published),
-    ):
-        if (value := getattr(options, name)) is not None and not is_given:
-            parser.error(f"{flag(name)} needs {needed}")
+    for name, needed in NEEDS.items():
+        value, other = getattr(options, name), getattr(options, needed)
+        if value is not None and other in (None, False, []):
+            parser.error(f"{flag(name)} needs {'INPUT' if needed == 'inputs' else flag(needed)}")
         if isinstance(value, int) and value < 1:
             parser.error(f"{flag(name)} {value}: must be at least 1")
     options.format = (options.format or DEFAULT_FORMATS).split(",")

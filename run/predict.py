@@ -41,7 +41,7 @@ TILE = 24 * SIZE_MULTIPLE  # px: larger images are tiled, which limits the memor
 # Diameters of the field of view, in px, at which a photograph is predicted. No single one suits all cameras: small
 # old photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk to less than half their
 # size. So the prediction averages all sizes that shrink it to no less than MOST_SHRUNK and enlarge it, if at all, to no
-# more than ENLARGED; docs/synthesis.md has the measurements.
+# more than ENLARGED; research/README.md has the measurements.
 DIAMETERS = (700, 1000, 1400, 2000, 2800)
 ENLARGED = 1400
 MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the square
@@ -117,7 +117,6 @@ class Predictor:
         """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
 
         Args:
-            fundus, fov: see above.
             tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
             with_noise: add the run's noise, from which the network makes speckle; thin vessels come out best without.
 
@@ -134,18 +133,17 @@ class Predictor:
         The network sees the photograph with the same scale along both axes; the results have the photograph's pixels.
 
         Args:
-            fundus, fov: see above.
             diameter: of a field of 45 degrees in px, along the axis of the larger scale; None: unknown; the photograph
                 is predicted unchanged.
             fast: a single pass for each.
             stretch: see `Field`.
         """
         view, field = with_equal_scales(fundus, fov, stretch)
-        evened, octas = self.passes_without_noise(view, field, diameter, fast)
-        shown = factor_shown(diameter), ORIENTATIONS[0]
-        octa = self.one_pass(evened, field, *shown, with_noise=True) if self.input_noise else octas[shown]
-        octa, mean = (black_outside(resized(image, fov.shape), fov) for image in (octa, mean_of(octas)))
-        return Prediction(octa, mean[..., 0])
+        evened, octa, probability = self.passes_without_noise(view, field, diameter, fast)
+        if self.input_noise:
+            octa = self.one_pass(evened, field, factor_shown(diameter), ORIENTATIONS[0], with_noise=True)
+        octa, probability = (black_outside(resized(image, fov.shape), fov) for image in (octa, probability))
+        return Prediction(octa, probability[..., 0])
 
     def vessel_probability(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
@@ -155,17 +153,19 @@ class Predictor:
         Returns:
             (height, width), float32 on [0, 1].
         """
-        return mean_of(self.passes_without_noise(fundus, fov, diameter, fast)[1])[..., 0]
+        return self.passes_without_noise(fundus, fov, diameter, fast)[2][..., 0]
 
     def passes_without_noise(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool
-    ) -> tuple[np.ndarray, dict[tuple[float, tuple[int, int]], np.ndarray]]:
-        """The photograph with even light, and its OCT-A for the vessel probability by factor and orientation."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The photograph with even light, its OCT-A, and the vessel probability (height, width, 1)."""
         fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
-        factors = scale_factors(diameter)
+        factors, shown = scale_factors(diameter), (factor_shown(diameter), ORIENTATIONS[0])
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
-        passes = [(factor_shown(diameter), ORIENTATIONS[0])] if fast else product(factors, orientations)
-        return fundus, {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
+        passes = [shown] if fast else product(factors, orientations)
+        octas = {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
+        probability = np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)
+        return fundus, octas[shown], probability[..., np.newaxis]
 
     def one_pass(
         self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
@@ -216,7 +216,6 @@ class Predictor:
         With dropout, with the statistics of each batch of patches, and on the photograph as it is.
 
         Args:
-            fundus, fov: see above.
             patch_size: side of a patch in px.
             stride: steps per patch, see `patch_corners`, whose ValueError this raises.
             batch_size: patches predicted at once.
@@ -224,22 +223,13 @@ class Predictor:
         Returns:
             As `predict`.
         """
-        patch = (patch_size, patch_size)
-        whole = reflect_to_patch(fundus, patch)
-        corners = patch_corners(whole.shape, patch, stride)
-
-        def predicted_patches() -> Iterator[np.ndarray]:
-            for first in range(0, len(corners), batch_size):
-                batch = cut_at_corners(whole, corners[first : first + batch_size], patch)
-                yield from self.as_published(to_model(batch)).numpy()
-
-        octa = put_img_back_from_patches(predicted_patches(), whole.shape, stride)
+        size = (patch_size, patch_size)
+        whole = reflect_to_patch(fundus, size)
+        corners = patch_corners(whole.shape, size, stride)
+        parts = (corners[first : first + batch_size] for first in range(0, len(corners), batch_size))
+        batches = (self.as_published(to_model(cut_at_corners(whole, part, size))) for part in parts)
+        octa = put_img_back_from_patches((patch for batch in batches for patch in batch.numpy()), whole.shape, stride)
         return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
-
-
-def mean_of(octas: dict[tuple[float, tuple[int, int]], np.ndarray]) -> np.ndarray:
-    """The vessel probability (height, width, 1) from the OCT-A (height, width, channels) of several passes."""
-    return np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)[..., np.newaxis]
 
 
 def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
@@ -288,10 +278,7 @@ def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.
 
 
 def with_equal_scales(fundus: np.ndarray, fov: np.ndarray, stretch: float) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph (height, width, 3), uint8, and its field, bool, whose axis of the smaller scale is enlarged.
-
-    `stretch` is that of the `Field`: horizontal scale / vertical scale; 1 leaves both unchanged.
-    """
+    """A photograph (height, width, 3), uint8, and its field, bool, without the `stretch` of the `Field`: enlarged."""
     height, width = fov.shape
     size = round(height * max(1.0, stretch)), round(width * max(1.0, 1 / stretch))
     return resized(fundus, size), fov if size == fov.shape else resized_fov(fov, size)
@@ -330,8 +317,7 @@ def seen_by_network(
 ) -> np.ndarray:
     """Part of an image (height, width, 3), uint8, as the generator sees it: (1, rows, columns, 3), float32, [-1, 1].
 
-    `noise` is the standard deviation of added noise. A pixel of an image gets the same noise in every call and
-    whichever part is seen.
+    `noise` is the standard deviation of added noise: always the same at a pixel, whichever part is seen.
     """
     fundus = to_model(image[rows, columns])[np.newaxis]
     if not noise:

@@ -118,17 +118,24 @@ class Synthesis:
     # --- one photograph ---
 
     def field(self, job: Job, fundus: np.ndarray) -> Field:
-        """The field of view of a photograph (height, width, 3), uint8.
+        """The field of view of a photograph (height, width, 3), uint8; of a given mask the brighter level is inside.
 
         Raises:
-            DataError: the photograph, or the given mask, shows nothing; or the mask cannot be used.
+            DataError: the photograph, or the mask, is entirely dark; or the mask has another size or cannot be read.
         """
-        if job.mask is not None:
-            return field_of_mask(read_mask(job.mask, fundus.shape[:2]))
-        field = field_to_use(fundus, self.fov_mask)
-        if not field.mask.any():
-            raise DataError(f"{job.source}: {ENTIRELY_DARK}")
-        return field
+        if job.mask is None:
+            field = field_to_use(fundus, self.fov_mask)
+            if not field.mask.any():
+                raise DataError(f"{job.source}: {ENTIRELY_DARK}")
+            return field
+        grey = octa_to_grey(read_image(job.mask))
+        if grey.shape != fundus.shape[:2]:
+            its, own = (" x ".join(map(str, shape[1::-1])) for shape in (grey.shape, fundus.shape))
+            raise DataError(f"{job.mask}: {its} px, but its photograph has {own} px")
+        low, high = float(grey.min()), float(grey.max())
+        if high == 0:
+            raise DataError(f"{job.mask}: {ENTIRELY_DARK}")
+        return field_of_mask(grey > (low + high) / 2 if low < high else np.ones(grey.shape, bool))
 
     def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, stretch: float) -> Prediction:
         """The generator's prediction; arguments as of `Predictor.predict_photograph`."""
@@ -208,22 +215,6 @@ def mixed(path: Path, before: Origin, now: Origin) -> str:
     if before.source == now.source:
         return f"{path}: was made from {before.source} before that file changed; {advice}"
     return f"{path}: was made from {before.source}, and {now.source} is another photograph; {advice}"
-
-
-def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Read a field of view that the user gives: (height, width) of a shape, bool; the brighter level is inside.
-
-    Raises:
-        DataError: it cannot be read, has another size, or is entirely dark.
-    """
-    grey = octa_to_grey(read_image(path))
-    if grey.shape != shape:
-        sizes = " x ".join(map(str, grey.shape[::-1])), " x ".join(map(str, shape[::-1]))
-        raise DataError(f"{path}: {sizes[0]} px, but its photograph has {sizes[1]} px")
-    low, high = float(grey.min()), float(grey.max())
-    if high == 0:
-        raise DataError(f"{path}: {ENTIRELY_DARK}")
-    return grey > (low + high) / 2 if low < high else np.ones(shape, bool)
 
 
 def as_grey_levels(image: np.ndarray) -> np.ndarray:
