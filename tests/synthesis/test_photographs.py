@@ -143,12 +143,6 @@ def test_row_that_names_no_file_is_refused(here, row):
         list_jobs(["list.csv"])
 
 
-def test_advice_for_a_table_of_pairs_is_dataset(here):
-    Path("pairs.csv").write_text("Fundus,octa,subject\na.png,b.png,Ann\n")
-    with pytest.raises(OptionError, match=r"no column named path.*use --dataset pairs\.csv --split all"):
-        list_jobs(["pairs.csv"])
-
-
 # --- the scale of each photograph ------------------------------------------------------------------------------------
 
 
@@ -164,23 +158,18 @@ def listed(here):
     return write
 
 
-def test_scale_of_a_photograph_is_that_of_its_row(listed):
-    assert [job.px_per_mm for job in listed("path,PX_per_mm", "a.png,50", 'b.png,"7,5"')] == [50, 7.5]
-
-
-def test_row_without_a_scale_has_that_of_the_command(listed):
-    jobs = listed("path,field_degrees", "a.png,50", "b.png,", field_degrees=30)
-    assert [job.field_degrees for job in jobs] == [50, 30]
-
-
-def test_scale_of_a_row_is_not_mixed_with_another_one_of_the_command(listed):
-    (job,) = listed("path,px_per_mm", "a.png,50", field_degrees=30, mask=Path("mask.png"))
-    assert (job.px_per_mm, job.field_degrees, job.mask) == (50, None, Path("mask.png"))
-
-
-def test_field_mask_of_a_row_starts_at_the_table(listed):
-    jobs = listed("path,mask", "a.png,mask.png", "b.png,", mask=Path("other.png"))
-    assert [job.mask for job in jobs] == [Path("mask.png"), Path("other.png")]
+@pytest.mark.parametrize(
+    ("columns", "cells", "degrees", "px_per_mm", "mask"),
+    [
+        ("PX_per_mm", '"7,5"', None, 7.5, "other.png"),  # never mixed with the other scale of the command
+        ("field_degrees", "50", 50, None, "other.png"),
+        ("field_degrees", "", 30, None, "other.png"),
+        ("mask", "mask.png", 30, None, "mask.png"),
+    ],
+)
+def test_scale_and_mask_are_those_of_the_row_or_of_the_command(listed, columns, cells, degrees, px_per_mm, mask):
+    (job,) = listed(f"path,{columns}", f"a.png,{cells}", field_degrees=30, mask=Path("other.png"))
+    assert (job.field_degrees, job.px_per_mm, job.mask) == (degrees, px_per_mm, Path(mask))
 
 
 @pytest.mark.parametrize(
@@ -239,8 +228,3 @@ def test_seen_subjects_are_made_only_if_a_split_is_named(here):
     seen = [table_of_two()]
     assert [job.source.stem for job in jobs_of_pairs(seen=seen)] == ["b"]
     assert [job.source.stem for job in jobs_of_pairs("all", seen)] == ["a", "b"]
-
-
-def test_column_split_chooses_the_subjects_that_are_made(here):
-    table_of_two(split=("train", "test"))
-    assert [job.source.stem for job in jobs_of_pairs()] == ["b"]

@@ -113,12 +113,15 @@ def test_disagreement_of_version_1_1_0_stops_the_command_and_overwriting_removes
     assert files_below("out") == ["001.png", "001_probability.png", "001_vessels.png", "densities.csv"]
 
 
-def test_row_and_pngs_hold_the_origin():
-    run(ONE)
-    (row,) = rows()
-    expected = Origin(digest_of([ONE.source]), "run/ckpt-7 (1a), 45 degrees", "one/001.png")
-    assert Origin(row["photo_digest"], row["made_with"], row["source"]) == expected
-    assert {read_origin(Path("out", name)) for name in files_below("out") if name.endswith(".png")} == {expected}
+def test_rows_and_pngs_hold_the_origin():
+    run(ONE, replace(TWO, target=Path("002.png")), with_figure=True)
+    expected = [Origin(digest_of([job.source]), "run/ckpt-7 (1a), 45 degrees", str(job.source)) for job in (ONE, TWO)]
+    assert [Origin(row["photo_digest"], row["made_with"], row["source"]) for row in rows()] == expected
+    pngs = [name for name in files_below("out") if name.endswith(".png")]
+    assert [read_origin(Path("out", name)) for name in pngs] == [
+        *([expected[0]] * 4 + [expected[1]] * 4),
+        Origin("", "run/ckpt-7 (1a)"),  # the sheet
+    ]
 
 
 @pytest.mark.parametrize("change", TWO_WAYS)
