@@ -27,13 +27,14 @@ from basics.command_line import (
     load_tensorflow,
     report_error,
 )
-from run.settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLIT_HELP, SPLITS, Settings, add_run_options
+from run.settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLIT_HELP, SPLITS, add_run_options
 
 PROGRAM = "pix_pix_gen.py"
-OUTPUT = "synthetic_octa"
 FORMATS = (*EXPORT_FORMATS, ONE_FILE_FORMAT)
 DEFAULT_FORMATS = "saved_model,keras"
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
+OF_PUBLISHED = ("stride", "batch_size")
+NEEDS = {"format": "export", "split": "dataset", "field_mask": "inputs"} | dict.fromkeys(OF_PUBLISHED, "published")
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,66 +43,37 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (with subfolders), or CSV with a path column")
     add_run_options(parser)
-    add("--output", default=OUTPUT, metavar="DIR", help="folder of the results (default: %(default)s)")
-    add(
-        "--vessels",
-        action="store_true",
-        help="also write NAME_vessels.png (the binary vessel map), NAME_probability.png (from which it is made), "
-        "NAME_disagreement.png (not with --fast or --published) and densities.csv",
-    )
-    add(
-        "--figure",
-        action="store_true",
-        help="also write NAME_figure.png (fundus, synthetic OCT-A, vessels, disagreement) and, for several "
-        "photographs, sheets of figures",
-    )
+    add("--output", type=Path, default="synthetic_octa", metavar="DIR", help="folder of results (default: %(default)s)")
+    add("--vessels", action="store_true", help="also write NAME_vessels.png, NAME_probability.png and densities.csv")
+    add("--figure", action="store_true", help="also write NAME_figure.png and, of several, sheets of figures")
     add("--fast", action="store_true", help="one pass, for the vessel probability too, not a mean of several")
     add_scale_options(parser)
-    add(
-        "--field-mask",
-        type=Path,
-        metavar="FILE",
-        help="the field of view as an image of the photographs' size, bright inside (default: it is looked for)",
-    )
+    add("--field-mask", type=Path, metavar="FILE", help="image of the field of view, bright inside (default: found)")
     add("--overwrite", action="store_true", help="replace existing results")
     add("--dataset", nargs="?", const="", metavar="DATA", help="use the photographs of a data set (default: the run's)")
     add("--split", choices=(*SPLITS, "all"), help=f"with --dataset: {SPLIT_HELP}")
-    add(
-        "--published",
-        action="store_true",
-        help="predict as published, for comparison: from overlapping patches, with dropout and batch statistics",
-    )
+    add("--published", action="store_true", help="as published: predict by patches, with dropout and batch statistics")
     add("--stride", type=int, metavar="N", help=f"with --published: steps per patch (default: {PUBLISHED_STRIDE})")
     add("--batch-size", type=int, metavar="N", help="with --published: patches at once (default: the run's)")
-    add("--export", metavar="DIR", help="write the generator for other programs, in the formats of --format")
-    add(
-        "--format",
-        metavar="LIST",
-        help=f"with --export: any of {','.join(FORMATS)}; the last is for this program (default: {DEFAULT_FORMATS})",
-    )
+    add("--export", type=Path, metavar="DIR", help="write the generator for other programs, in the formats of --format")
+    add("--format", metavar="LIST", help=f"with --export: any of {','.join(FORMATS)} (default: {DEFAULT_FORMATS})")
     options = parser.parse_args(argv)
     if options.inputs and options.dataset is not None:
         parser.error("INPUT and --dataset: give only one of them")
     if not options.inputs and options.dataset is None and options.export is None:
         parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
-    if options.format and options.export is None:
-        parser.error("--format needs --export")
+    for name, needed in NEEDS.items():
+        value, other = getattr(options, name), getattr(options, needed)
+        if value is not None and other in (None, False, []):
+            parser.error(f"{flag(name)} needs {'INPUT' if needed == 'inputs' else flag(needed)}")
+        if isinstance(value, int) and value < 1:
+            parser.error(f"{flag(name)} {value}: must be at least 1")
     options.format = (options.format or DEFAULT_FORMATS).split(",")
     if unknown := sorted(set(options.format) - set(FORMATS)):
         parser.error(f"--format {unknown[0]}: must be any of {', '.join(FORMATS)}, separated by commas")
-    if options.split and options.dataset is None:
-        parser.error("--split needs --dataset")
-    if options.field_mask and not options.inputs:
-        parser.error("--field-mask needs INPUT")
     if options.published and (options.fast or options.field_degrees or options.px_per_mm):
         parser.error("--published predicts photographs unchanged; drop --fast, --field-degrees and --px-per-mm")
     check_scale_options(parser, options)
-    for name in ("stride", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and not options.published:
-            parser.error(f"{flag(name)} needs --published")
-        if value is not None and value < 1:
-            parser.error(f"{flag(name)} {value}: must be at least 1")
     return options
 
 
@@ -116,71 +88,57 @@ from run.checkpoints import read_run, seen_by
 from run.export import export
 from run.predict import announced_predictor
 from run.weights import describe, made_from, run_to_use, write_weights
-from synthesis.photographs import MASK, Listing, check_jobs, list_dataset_jobs, list_jobs
+from synthesis.photographs import MASK, check_jobs, list_dataset_jobs, list_jobs
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
 
 
-def listing_of(options: argparse.Namespace, settings: Settings, run: Path) -> Listing:
-    """The photographs given by the options. Raises UserError if there is none, or if results would clash."""
-    output = Path(options.output)
-    if options.dataset is not None:
-        dataset = find_dataset(options.dataset or settings.data, "--dataset")
-        scale = {name: getattr(options, name) for name in SCALES}
-        jobs = list_dataset_jobs(dataset, options.split, settings, seen_by(run))
-        listing = Listing([replace(job, **scale) for job in jobs])
-    else:
-        given = {name: getattr(options, name) for name in SCALES} | {MASK: options.field_mask}
-        listing = list_jobs(options.inputs, output, given)
-    check_jobs(listing.jobs, output)
-    return listing
-
-
 def run_synthesis(options: argparse.Namespace) -> int:
-    """Do what the options ask for; returns the exit status: 2 if a photograph failed, or may have been left out.
-
-    Raises:
-        UserError, OSError: nothing, or nothing more, can be done.
-    """
+    """Do what the options ask for; returns the exit status: 2 if a photograph failed, or may have been left out."""
     run, why = run_to_use(options.run)
     settings, _ = read_run(run)
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: must be at most the run's patch size, {settings.patch_size} px")
-    listing = listing_of(options, settings, run) if options.inputs or options.dataset is not None else Listing([])
+    scale = {name: getattr(options, name) for name in SCALES}
+    if options.dataset is not None:
+        dataset = find_dataset(options.dataset or settings.data, "--dataset")
+        jobs, others = list_dataset_jobs(dataset, options.split, settings, seen_by(run)), []
+        jobs = [replace(job, **scale) for job in jobs]
+    else:
+        jobs, others = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})
+    check_jobs(jobs, options.output)
+
     if options.export:
         settings = replace(settings, precision="float32")  # for machines of any kind
     predictor, path = announced_predictor(run, options.weights, settings, why)
     if options.export:
-        folder, formats = Path(options.export), [kind for kind in options.format if kind in EXPORT_FORMATS]
-        written = export(predictor.generator, folder, formats) if formats else []
+        formats = [name for name in options.format if name in EXPORT_FORMATS]
+        written = export(predictor.generator, options.export, formats) if formats else []
         if ONE_FILE_FORMAT in options.format:
-            written.append(write_weights(predictor.generator, run, path, folder))
+            written.append(write_weights(predictor.generator, run, path, options.export))
         print("Exported:", *written)
-    if not listing.jobs:
+    if not jobs:
         return 0
-    output = Path(options.output)
-    published = None
-    if options.published:
-        stride, batch_size = options.stride or PUBLISHED_STRIDE, options.batch_size or settings.batch_size
-        published = Published(settings.patch_size, stride, batch_size)
+
+    stride, batch_size = options.stride or PUBLISHED_STRIDE, options.batch_size or settings.batch_size
     synthesis = Synthesis(
         predictor=predictor,
         made_from=made_from(run, path),
         weights=describe(path),
         fov_mask=settings.fov_mask,
-        output=output,
-        record=Record(output / DENSITIES, DENSITY_COLUMNS),
+        output=options.output,
+        record=Record(options.output / DENSITIES, DENSITY_COLUMNS),
         with_maps=options.vessels,
         with_figure=options.figure,
         fast=options.fast,
-        published=published,
+        published=Published(settings.patch_size, stride, batch_size) if options.published else None,
     )
-    failed = synthesise(synthesis, listing.jobs, options.overwrite)
+    failed = synthesise(synthesis, jobs, options.overwrite)
     for reason in failed:
         report_error(PROGRAM, reason)
-    others = left_out(listing.others)
-    if listing.others:
-        print(f"Left out, not images that this program reads: {others.text}")
-    return 2 if failed or others.may_be_photographs else 0
+    left = left_out(others)
+    if others:
+        print(f"Left out, not images that this program reads: {left.text}")
+    return 2 if failed or left.may_be_photographs else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from run.data import HAS_SEEN, Choice
 
 from basics.files import disk_errors_name
 from evaluation.evaluate import MONTAGE, Evaluation
@@ -26,6 +25,7 @@ from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS
 from pairs.table import is_table
 from retina.ut_fsocta import OTHER_REGION
 from retina.vessels import OCTA_CLASSES, SECTORS, VESSEL_MAP_SIGMA, VESSEL_SCORE_NAMES, WHOLE
+from run.data import HAS_SEEN, Choice
 
 DPI, SCREEN_DPI = 300, 130
 HEADINGS = {"mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "roc_auc": "ROC AUC", "dice": "Dice", "cldice": "clDice"}

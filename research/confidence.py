@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from retina.images import read_fundus
 from simulation.dataset import render_full_field
 from simulation.eye import make_eye
-from synthesis.confidence import judge
+from synthesis.confidence import assess
 
 SEED, SUBJECTS = 11, range(301, 309)
 WITH_SCIKIT_IMAGE = (
@@ -86,10 +86,10 @@ def main() -> None:
     doubts: dict[str, list[tuple[str, ...]]] = {}
     for kind, name, fundus in pictures(args.list):
         fov, diameter, predicted, vessels = predicted_photograph(predictor, fundus)
-        confidence = judge(fundus, fov, diameter, predicted.probability, vessels)
+        confidence = assess(fundus, fov, diameter, predicted.probability, vessels)
         doubts.setdefault(kind, []).append(confidence.doubts)
         values = ", ".join(f"{value:.3g}" for value in astuple(confidence)[:4])
-        print(f"{kind}, {name}: {values}: {confidence.verdict}", flush=True)
+        print(f"{kind}, {name}: {values}: {confidence}", flush=True)
     print("\n| pictures | usable | doubtful because |\n|---|---|---|")
     for kind, found in doubts.items():
         reasons = Counter(doubt for of_picture in found for doubt in of_picture)

@@ -40,7 +40,7 @@ TILE = 24 * SIZE_MULTIPLE  # px: larger images are tiled, which limits the memor
 # Diameters of the field of view, in px, at which a photograph is predicted. No single one suits all cameras: small
 # old photographs gain by being enlarged up to twice, and sharp large ones lose by being shrunk to less than half their
 # size. So the prediction averages all sizes that shrink it to no less than MOST_SHRUNK and enlarge it, if at all, to no
-# more than ENLARGED; docs/synthesis.md has the measurements.
+# more than ENLARGED; research/README.md has the measurements.
 DIAMETERS = (700, 1000, 1400, 2000, 2800)
 ENLARGED = 1400
 MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the square
@@ -62,11 +62,14 @@ class Prediction:
 
     octa: np.ndarray  # (height, width, channels), float32 on [0, 1], from one pass; alpha, if any, as predicted
     probability: np.ndarray  # of a vessel: (height, width), float32 on [0, 1], the mean of all passes
-    disagreement: np.ndarray  # their standard deviation: (height, width), float32 on [0, 0.5]; 0 for a single one
 
 
 class Predictor:
-    """A generator ready to predict. It may still be in training: predictions use the newest weights, change nothing."""
+    """A generator ready to predict. It may still be in training: predictions use the newest weights, change nothing.
+
+    Each method takes `fundus`, (height, width, 3), uint8, and `fov`, (height, width), bool: inside the field of view.
+    Outside it, the network sees the retina continued. RunError: the prediction is not finite.
+    """
 
     def __init__(self, generator: keras.Model, input_noise: float = 0.0):
         """A generator for images of any size, `Generator(3, (None, None), channels)`, and the run's `input_noise`."""
@@ -94,10 +97,10 @@ class Predictor:
         zeros = [tf.zeros_like(variable.value) if variable.path in share else variable.value for variable in fixed]
         with without_dropout(self.generator):
             weights = self.generator.trainable_variables
-            octa, moved = self.generator.stateless_call(weights, zeros, fundus, training=True)
+            octa, averages = self.generator.stateless_call(weights, zeros, fundus, training=True)
         return octa, [
             value / share[variable.path] if variable.path in share else value
-            for variable, value in zip(fixed, moved, strict=True)
+            for variable, value in zip(fixed, averages, strict=True)
         ]
 
     def _with_statistics(self, fundus: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
@@ -113,16 +116,11 @@ class Predictor:
         """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
 
         Args:
-            fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the field of view. Outside it, the network sees the retina continued.
             tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
             with_noise: add the run's noise, from which the network makes speckle; thin vessels come out best without.
 
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
-
-        Raises:
-            RunError: the prediction is not finite.
         """
         return to_octa(self.generated(fundus, fov, tile, with_noise), fov)
 
@@ -134,24 +132,17 @@ class Predictor:
         The network sees the photograph with the same scale along both axes; the results have the photograph's pixels.
 
         Args:
-            fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the field of view.
             diameter: of a field of 45 degrees in px, along the axis of the larger scale; None: unknown; the photograph
                 is predicted unchanged.
             fast: a single pass for each.
             stretch: see `Field`.
-
-        Raises:
-            RunError: the prediction is not finite.
         """
         view, field = with_equal_scales(fundus, fov, stretch)
-        evened, octas = self.passes_without_noise(view, field, diameter, fast)
-        shown = factor_shown(diameter), ORIENTATIONS[0]
-        octa = self.one_pass(evened, field, *shown, with_noise=True) if self.input_noise else octas[shown]
-        greys = [octa_to_grey(octa) for octa in octas.values()]
-        images = octa, np.mean(greys, axis=0)[..., np.newaxis], np.std(greys, axis=0)[..., np.newaxis]
-        octa, mean, deviation = (black_outside(resized(image, fov.shape), fov) for image in images)
-        return Prediction(octa, mean[..., 0], deviation[..., 0])
+        evened, octa, probability = self.passes_without_noise(view, field, diameter, fast)
+        if self.input_noise:
+            octa = self.one_pass(evened, field, factor_shown(diameter), ORIENTATIONS[0], with_noise=True)
+        octa, probability = (black_outside(resized(image, fov.shape), fov) for image in (octa, probability))
+        return Prediction(octa, probability[..., 0])
 
     def vessel_probability(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
@@ -160,26 +151,20 @@ class Predictor:
 
         Returns:
             (height, width), float32 on [0, 1].
-
-        Raises:
-            RunError: the prediction is not finite.
         """
-        _, octas = self.passes_without_noise(fundus, fov, diameter, fast)
-        return np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)
+        return self.passes_without_noise(fundus, fov, diameter, fast)[2][..., 0]
 
     def passes_without_noise(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool
-    ) -> tuple[np.ndarray, dict[tuple[float, tuple[int, int]], np.ndarray]]:
-        """The passes for the vessel probability; arguments as for `predict_photograph`.
-
-        Returns:
-            The photograph with even light, and the OCT-A of each pass by factor and orientation, see `one_pass`.
-        """
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The photograph with even light, its OCT-A, and the vessel probability (height, width, 1)."""
         fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
-        factors = scale_factors(diameter)
+        factors, shown = scale_factors(diameter), (factor_shown(diameter), ORIENTATIONS[0])
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
-        passes = [(factor_shown(diameter), ORIENTATIONS[0])] if fast else product(factors, orientations)
-        return fundus, {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
+        passes = [shown] if fast else product(factors, orientations)
+        octas = {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
+        probability = np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)
+        return fundus, octas[shown], probability[..., np.newaxis]
 
     def one_pass(
         self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
@@ -191,7 +176,7 @@ class Predictor:
         return to_octa(resized(output, fov.shape), fov)
 
     def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
-        """The generator's output (height, width, channels), [-1, 1], for an image and its field as in `predict`.
+        """The generator's output (height, width, channels), [-1, 1]; arguments as of `predict`.
 
         In one pass, or in tiles if the image is larger than `tile` x `tile` px. Tiles overlap by the distance that a
         pixel's result depends on, and lie on the grid of the downsampling; so they give, without seams, what one pass
@@ -214,10 +199,7 @@ class Predictor:
         return octa[:height, :width]
 
     def statistics(self, whole: np.ndarray, tile: int, noise: float) -> list[tf.Tensor]:
-        """Statistics, for `with_statistics`, of the middle of an image (height, width, 3), uint8, sides of n * 64.
-
-        The middle is as large as a tile.
-        """
+        """Statistics for `with_statistics`: of the middle tile of an image (height, width, 3), uint8, sides n * 64."""
         middle = []
         for size in whole.shape[:2]:
             seen = tile_spans(size, tile)[0][1].stop
@@ -233,35 +215,26 @@ class Predictor:
         With dropout, with the statistics of each batch of patches, and on the photograph as it is.
 
         Args:
-            fundus: (height, width, 3), uint8.
-            fov: (height, width), bool: inside the field of view.
             patch_size: side of a patch in px.
-            stride: steps per patch, see `patch_corners`.
+            stride: steps per patch, see `patch_corners`, whose ValueError this raises.
             batch_size: patches predicted at once.
 
-        Returns, raises:
-            As `predict`; ValueError as `patch_corners`.
+        Returns:
+            As `predict`.
         """
-        patch = (patch_size, patch_size)
-        whole = reflect_to_patch(fundus, patch)
-        corners = patch_corners(whole.shape, patch, stride)
-
-        def predicted_patches() -> Iterator[np.ndarray]:
-            for first in range(0, len(corners), batch_size):
-                batch = cut_at_corners(whole, corners[first : first + batch_size], patch)
-                yield from self.as_published(to_model(batch)).numpy()
-
-        octa = put_img_back_from_patches(predicted_patches(), whole.shape, stride)
+        size = (patch_size, patch_size)
+        whole = reflect_to_patch(fundus, size)
+        corners = patch_corners(whole.shape, size, stride)
+        parts = (corners[first : first + batch_size] for first in range(0, len(corners), batch_size))
+        batches = (self.as_published(to_model(cut_at_corners(whole, part, size))) for part in parts)
+        octa = put_img_back_from_patches((patch for batch in batches for patch in batch.numpy()), whole.shape, stride)
         return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
 
 
 def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
-    """Divide a side of `size` px, a multiple of 64, into tiles of at most `tile` px that see MARGIN px around them.
+    """Divide a side of `size` px, a multiple of 64, into tiles of at most `tile` px: what each covers and what it sees.
 
-    All see areas of the same size, because TensorFlow holds memory for every image shape that it meets.
-
-    Returns:
-        For each tile what it covers, and what it sees.
+    That is MARGIN px more on each side, and equal for all: TensorFlow holds memory for every image shape that it meets.
     """
     count = max(1, -(-(size - 2 * MARGIN) // (tile - 2 * MARGIN)))
     core = -(-size // count // SIZE_MULTIPLE) * SIZE_MULTIPLE
@@ -287,11 +260,10 @@ def factor_shown(diameter: float | None) -> float:
 
 
 def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.ndarray:
-    """Even out the light of a photograph (height, width, 3), uint8.
+    """Even out the light of a photograph (height, width, 3), uint8, whose field has this diameter in px.
 
     Inside the field, the surroundings of all pixels become equally bright. All three channels are multiplied by the
-    same factor, so that colours and contrasts stay. `diameter` is that of the field in px, as for
-    `Predictor.predict_photograph`.
+    same factor, so that colours and contrasts stay.
     """
     size = tuple(max(1, round(side * min(1, LIGHT_PX / diameter))) for side in fov.shape)
     inside = resized(fov, size)
@@ -305,10 +277,7 @@ def with_even_light(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> np.
 
 
 def with_equal_scales(fundus: np.ndarray, fov: np.ndarray, stretch: float) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph (height, width, 3), uint8, and its field, bool, whose axis of the smaller scale is enlarged.
-
-    `stretch` is that of the `Field`: horizontal scale / vertical scale; 1 leaves both unchanged.
-    """
+    """A photograph (height, width, 3), uint8, and its field, bool, without the `stretch` of the `Field`: enlarged."""
     height, width = fov.shape
     size = round(height * max(1.0, stretch)), round(width * max(1.0, 1 / stretch))
     return resized(fundus, size), resized(fov, size)
@@ -332,8 +301,7 @@ def seen_by_network(
 ) -> np.ndarray:
     """Part of an image (height, width, 3), uint8, as the generator sees it: (1, rows, columns, 3), float32, [-1, 1].
 
-    `noise` is the standard deviation of added noise. A pixel of an image gets the same noise in every call and
-    whichever part is seen.
+    `noise` is the standard deviation of added noise: always the same at a pixel, whichever part is seen.
     """
     fundus = to_model(image[rows, columns])[np.newaxis]
     if not noise:

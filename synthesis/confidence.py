@@ -1,7 +1,7 @@
-"""Whether the vessel map of a photograph can be trusted: four measures, and a verdict in plain words.
+"""Whether the vessel map of a photograph is usable or doubtful, by four measures.
 
-The limits were set on simulated retinas, both unchanged and deliberately blurred, darkened or cropped, and on pictures
-of other things: `python research/confidence.py RUN` prints the results.
+The limits were set on simulated retinas, unchanged and deliberately blurred, darkened or cut, and on pictures of other
+things: `python research/confidence.py RUN` prints the results.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 
 from retina.images import resized
 
-FIELD_PX = 700  # diameter of the field at which sharpness is measured
-FINE, COARSE, GROUND = 1.0, 2.0, 8.0  # px at FIELD_PX: Gaussians; between the first two lie the thinnest vessels
+FIELD_PX = 700  # diameter of the field of view at which sharpness is measured
+FINE, COARSE, AROUND = 1.0, 2.0, 8.0  # px at FIELD_PX: Gaussians; between the first two lie the thinnest vessels
 RIM = 8  # px at FIELD_PX: nothing so near to the field's border counts as detail
-DARK_GROUND = 4.0  # grey level: darker ground counts as if it had this one
+DARK = 4.0  # grey level: darker surroundings of a detail count as if they had this one
 
 # Limits of a usable photograph
 LEAST_BRIGHTNESS = 30.0  # grey levels
@@ -27,12 +27,12 @@ LEAST_WITHOUT_BORDER = 0.3  # the same where no border of the field of view is s
 
 
 @dataclass(frozen=True)
-class Trust:
-    """How far a vessel map can be trusted.
+class Confidence:
+    """Measures of a photograph and its vessel map; as text `usable`, or `doubtful` and why.
 
     field_share: of the picture that is inside the field of view. sharpness: see `sharpness`. brightness: median of the
-    brightest channel, 0 to 255. contrast: mean vessel probability in the map minus that of the ground, 0 to 1. doubts:
-    why the map is doubtful; none if it is usable.
+    brightest channel, 0 to 255. contrast: mean vessel probability in the map minus that between the vessels, 0 to 1.
+    doubts: why the map is doubtful; none if it is usable.
     """
 
     field_share: float
@@ -41,20 +41,14 @@ class Trust:
     contrast: float
     doubts: tuple[str, ...]
 
-    @property
-    def verdict(self) -> str:
-        """`usable`, or `doubtful` and why."""
+    def __str__(self) -> str:
         return f"doubtful: {'; '.join(self.doubts)}" if self.doubts else "usable"
 
 
-def judge(
-    fundus: np.ndarray,
-    fov: np.ndarray,
-    diameter: float | None,
-    probability: np.ndarray,
-    vessels: np.ndarray,
-) -> Trust:
-    """Judge a photograph and its prediction.
+def assess(
+    fundus: np.ndarray, fov: np.ndarray, diameter: float | None, probability: np.ndarray, vessels: np.ndarray
+) -> Confidence:
+    """Assess a photograph and its prediction.
 
     Args:
         fundus: (height, width, 3), uint8.
@@ -65,20 +59,19 @@ def judge(
     """
     share, brightness = float(fov.mean()), float(np.median(fundus.max(axis=-1)[fov]))
     sharp = sharpness(fundus, fov, diameter or max(fov.shape))
-    ground = fov & ~vessels
-    seen = vessels.any() and ground.any()
-    contrast = float(probability[vessels].mean() - probability[ground].mean()) if seen else 0.0
+    between = fov & ~vessels
+    both = vessels.any() and between.any()
+    contrast = float(probability[vessels].mean() - probability[between].mean()) if both else 0.0
     red, green, blue = (float(np.median(fundus[..., channel][fov])) for channel in range(3))
     doubts = {
         "dark": brightness < LEAST_BRIGHTNESS,
         "the field of view is cut off, or a small part of the picture": share < LEAST_FIELD,
         "blurred": sharp < SHARPNESS[0],
-        "noisy, or no photograph of a retina": sharp > SHARPNESS[1],
-        "without the colours of a retina": red < green or blue > BLUEST * green,
-        "vessels hardly stand out": contrast < (LEAST_WITHOUT_BORDER if diameter is None else LEAST_CONTRAST),
+        "noisy, or no fundus photograph": sharp > SHARPNESS[1],
+        "colours unlike a fundus photograph": red < green or blue > BLUEST * green,
+        "low vessel contrast": contrast < (LEAST_WITHOUT_BORDER if diameter is None else LEAST_CONTRAST),
     }
-    found = tuple(doubt for doubt, holds in doubts.items() if holds)
-    return Trust(share, sharp, brightness, contrast, found)
+    return Confidence(share, sharp, brightness, contrast, tuple(doubt for doubt, holds in doubts.items() if holds))
 
 
 def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:
@@ -99,7 +92,7 @@ def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:
         inside = resized(fov, size, Resampling.NEAREST)
     px = 1 / max(1.0, factor)  # of a smaller photograph, in its own pixels
     green = green.astype(np.float32)
-    fine, coarse, ground = (gaussian_filter(green, sigma * px) for sigma in (FINE, COARSE, GROUND))
+    fine, coarse, around = (gaussian_filter(green, sigma * px) for sigma in (FINE, COARSE, AROUND))
     inner = binary_erosion(inside, iterations=max(1, round(RIM * px)), border_value=1)
-    detail = (fine - coarse) / np.maximum(ground, DARK_GROUND)
+    detail = (fine - coarse) / np.maximum(around, DARK)
     return 100 * float(detail[inner if inner.any() else inside].std())

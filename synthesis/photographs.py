@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,9 +20,8 @@ from run.data import choose, load_cases
 from run.settings import Settings
 
 MAPS = ("vessels", "probability")  # kinds of results with --vessels
-DISAGREEMENT = "disagreement"  # the same, if there are several passes
 FIGURE = "figure"
-KINDS = (*MAPS, DISAGREEMENT, FIGURE)  # of results besides the OCT-A
+KINDS = (*MAPS, FIGURE, "disagreement")  # of results besides the OCT-A; the last is from version 1.1.0
 SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1
 PATH, MASK = "path", "mask"  # columns of a list of photographs, besides those of SCALES
 
@@ -44,7 +43,7 @@ class Job:
         return self.target.with_name(f"{self.target.stem}_{kind}.png")
 
     def results(self) -> list[Path]:
-        """All results that this photograph may have; relative to the output folder."""
+        """All results that this photograph may have, also from version 1.1.0; relative to the output folder."""
         return [self.target, *map(self.beside, KINDS)]
 
     def diameter(self, field: Field) -> float | None:
@@ -70,25 +69,20 @@ class Job:
         return [] if self.region else [f"{self.field_degrees or DEGREES:g} degrees"]
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Photographs, and the files in their folders that are none."""
-
-    jobs: list[Job]
-    others: list[Path] = field(default_factory=list)
-
-
-def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> Listing:
+def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Job], list[Path]]:
     """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
-    In folders, hidden files are skipped, and so are the output folder and results of earlier commands; the number of
-    these results is printed. Relative paths in a table start at the table, and keep their subfolders. Results are named
-    without the photograph's suffix, unless two photographs differ in it alone.
+    In folders, hidden files are skipped, and so are the output folder and results of earlier commands. Relative paths
+    in a table start at the table, and keep their subfolders. Results are named without the photograph's suffix, unless
+    two photographs differ in it alone.
 
     Args:
         inputs: as on the command line.
         output: the folder of the results.
         given: `field_degrees`, `px_per_mm` and `mask` of photographs without such values in a table, as in `Job`.
+
+    Returns:
+        The photographs, and the other files in their folders.
 
     Raises:
         OptionError: an input does not exist, contains no photograph, or is the output folder, or a photograph has two
@@ -118,12 +112,11 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> Listing:
         if replace(before, source=job.source) != job:
             raise OptionError(f"{job.source}: is given twice, with different scales or masks")
     stems = Counter(job.target.with_suffix("") for job in first.values())
-    named = [
-        replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png"))
-        for job in first.values()
-        for stem in [job.target.with_suffix("")]
-    ]
-    return Listing(named, others)
+    named = []
+    for job in first.values():
+        stem = job.target.with_suffix("")
+        named.append(replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png")))
+    return named, others
 
 
 def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
@@ -147,20 +140,18 @@ def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path
 def jobs_of_table(path: Path, given: dict) -> list[Job]:
     """The photographs in the `path` column of a CSV file, read as the paths in tables of pairs; without empty cells.
 
-    The columns `field_degrees`, `px_per_mm` and `mask` may give what a photograph needs; columns that are not known are
-    printed. A path that names no existing file stays in the list, and is reported when it is its turn.
+    The columns `field_degrees`, `px_per_mm` and `mask` may give what a photograph needs; unknown columns are printed.
+    A path that names no existing file stays in the list, and is reported when it is its turn.
 
     Raises:
         OptionError: the file cannot be read, has no such column or an empty one, or a cell names no file.
         PairTableError: another cell is wrong; the message names its row.
     """
     known = (PATH, MASK, *SCALES)
-    table = table_rows(path, (*known, *FILES))
-    rows = [(number, row) for number, row in table if row.get(PATH)]
+    rows = [(number, row) for number, row in table_rows(path, (*known, *FILES)) if row.get(PATH)]
     if not rows:
-        is_of_pairs = table and set(FILES) <= table[0][1].keys()
-        advice = f"; it is a table of pairs: use --dataset {path} --split all" if is_of_pairs else ""
-        raise OptionError(f"{path}: has no column named {PATH}, or an empty one{advice}")
+        advice = f"for a table of pairs, use --dataset {path} --split all"
+        raise OptionError(f"{path}: has no column named {PATH}, or an empty one; {advice}")
     if unknown := [column for column in rows[0][1] if column not in known]:
         print(one_line(f"NOTE: {path}: columns that are not used: {', '.join(unknown)} (used: {', '.join(known)})"))
     jobs = []
@@ -171,13 +162,15 @@ def jobs_of_table(path: Path, given: dict) -> list[Job]:
         if cell.name in ("", ".."):
             raise OptionError(f"{path}: {row[PATH]!r} in the column {PATH} names no file")
         place = f"{path}: row {number}: "
-        values = {name: number_in(row.get(name, ""), *SCALES[name], f"{place}{name}") for name in SCALES}
-        if None not in values.values():
+        scales = {name: number_in(row.get(name, ""), *SCALES[name], f"{place}{name}") for name in SCALES}
+        if None not in scales.values():
             raise PairTableError(f"{place}has both {' and '.join(SCALES)}; give only one of them")
-        values = {name: given[name] for name in SCALES} if set(values.values()) == {None} else values
-        mask = existing(path.parent, row[MASK], f"{place}{MASK}") if row.get(MASK) else given[MASK]
+        own = {name: value for name, value in scales.items() if value is not None}
+        if row.get(MASK):
+            own[MASK] = existing(path.parent, row[MASK], f"{place}{MASK}")
+        default = {MASK: given[MASK]} if own.keys() & SCALES.keys() else given
         inside = not cell.is_absolute() and ".." not in cell.parts  # then the result is in the same subfolder
-        jobs.append(Job(path.parent / cell, cell if inside else Path(cell.name), mask=mask, **values))
+        jobs.append(Job(path.parent / cell, cell if inside else Path(cell.name), **default | own))
     return jobs
 
 
@@ -200,33 +193,25 @@ def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen
         listed = cases[["subject", "split", "fundus", "original_digest"]].assign(job=jobs)
     else:
         split_of = {subject: name for name, subjects in settings.splits().items() for subject in subjects}
-        rows = [(who, split_of.get(who), job.source, "", job) for who, job in list_folder_jobs(dataset)]
+        folders = [("cropped", region, list_eyes(dataset / "cropped" / "fundus" / region)) for region in REGIONS]
+        rows = []
+        for folder, region, eyes in [*folders, ("fov45", None, list_full_fields(dataset))]:
+            for (subject, eye), path in eyes.items():
+                target = Path(folder, "synthetic_octa", region or "", f"{subject}_{eye}.png")
+                rows.append((subject, split_of.get(subject), path, "", Job(path, target, region)))
         listed = pd.DataFrame(rows, columns=["subject", "split", "fundus", "original_digest", "job"])
     choice = choose(dataset, listed, split, seen, "--split all" if split is None else None)
     print(choice)
     return list(choice.photographs["job"])
 
 
-def list_folder_jobs(dataset: Path) -> list[tuple[int, Job]]:
-    """The crops and whole photographs in the layout of UT-FSOCTA, each with its subject."""
-    jobs = []
-    for region in REGIONS:
-        for (subject, eye), path in list_eyes(dataset / "cropped" / "fundus" / region).items():
-            target = Path("cropped", "synthetic_octa", region, f"{subject}_{eye}.png")
-            jobs.append((subject, Job(path, target, region)))
-    for (subject, eye), path in list_full_fields(dataset).items():
-        jobs.append((subject, Job(path, Path("fov45", "synthetic_octa", f"{subject}_{eye}.png"))))
-    return jobs
-
-
 def check_jobs(jobs: Sequence[Job], output: Path) -> None:
-    """Raises OptionError if two photographs, or a photograph and a result, would be one file."""
+    """Raises OptionError if two photographs, or a photograph and a result or sheet, would be one file."""
     sources = {path.resolve() for job in jobs for path in (job.source, job.mask) if path is not None}
     taken: dict[Path, Path] = {}
-    sheet = re.compile(re.escape(SHEET).replace(r"\{\}", r"\d+"), re.IGNORECASE)
-    if clash := [job.source for job in jobs if len(job.target.parts) == 1 and sheet.fullmatch(job.target.name)]:
-        raise OptionError(f"{clash[0]}: its result would have the name of a sheet of figures; rename it")
     for job in jobs:
+        if re.fullmatch(SHEET.format(r"\d+"), job.target.as_posix(), re.IGNORECASE):
+            raise OptionError(f"{job.source}: its result would have the name of a sheet of figures; rename it")
         for place in (output / target for target in job.results()):
             if place.resolve() in sources:
                 raise OptionError(f"{place}: would overwrite an input; choose another --output")

@@ -4,9 +4,8 @@ Every result tells which photograph it was made from and how (`pairs.finished`).
 in another way, is never taken for a result of this one.
 """
 
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +16,16 @@ from retina.field_of_view import ENTIRELY_DARK, Field, field_of_mask, field_to_u
 from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image, to_uint8
 from retina.vessels import map_vessels, vessel_density
 from run.predict import Prediction, Predictor
-from synthesis.confidence import Trust, judge
+from synthesis.confidence import Confidence, assess
 from synthesis.figure import Shown, write_figure, write_sheets
-from synthesis.photographs import DISAGREEMENT, FIGURE, MAPS, Job
+from synthesis.photographs import FIGURE, MAPS, Job
 
 DENSITIES = "densities.csv"
 DENSITY_COLUMNS = (
-    "path",
-    "vessel_density",
-    "vessel_px",
-    "field_px",
-    "threshold",
-    "disagreement",
-    "disagreeing_share",
-    "field_share",
-    "stretch",
-    "sharpness",
-    "contrast",
-    "verdict",
-    SOURCE,
-    DIGEST,
-    MADE_WITH,
+    *("path", "vessel_density", "vessel_px", "field_px", "threshold", "field_share", "stretch", "sharpness"),
+    *("contrast", "confidence", SOURCE, DIGEST, MADE_WITH),
 )
-LONGEST_NAME = 255  # bytes: what file systems allow
 NAMED = 5  # doubtful photographs listed in the printout; the table has all
-DISAGREEING = 0.1  # standard deviation between passes, of OCT-A on [0, 1], from which they disagree
 
 
 @dataclass(frozen=True)
@@ -68,18 +52,12 @@ class Synthesis:
     fast: bool = False
     published: Published | None = None
 
-    # --- what is finished ---
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of results that are wanted besides the OCT-A."""
-        several = () if self.passes else (DISAGREEMENT,)
-        return ((*MAPS, *several) if self.with_maps else ()) + ((FIGURE,) if self.with_figure else ())
-
     @property
     def passes(self) -> str:
-        """How the generator predicts, in words; "" if in several passes, which may disagree."""
+        """How the generator predicts, in words; "": in several passes."""
         return "one pass" if self.fast else "as published" if self.published else ""
+
+    # --- what is finished ---
 
     def made_with(self, job: Job) -> str:
         """How the results of a photograph are made, in words: all that changes their pixels, except the photograph.
@@ -87,11 +65,9 @@ class Synthesis:
         Raises:
             DataError: the photograph cannot be read.
         """
-        words = [self.made_from]
-        if self.fast:
-            words.append(self.passes)
+        words = [self.made_from, *([self.passes] if self.passes else [])]
         if self.published:
-            words.append(f"{self.passes}, stride {self.published.stride}, batch size {self.published.batch_size}")
+            words += [f"stride {self.published.stride}", f"batch size {self.published.batch_size}"]
         words += job.scale_in_words()
         if job.mask is not None:
             words.append(f"field of view from {printable(Path(job.mask.name))} ({digest_of([job.mask])[:8]})")
@@ -121,7 +97,8 @@ class Synthesis:
             origin = self.origin(job)
         except DataError:
             return False  # it cannot be read, which is reported when it is its turn
-        wanted = [self.output / path for path in (job.target, *map(job.beside, self.kinds))]
+        kinds = (MAPS if self.with_maps else ()) + ((FIGURE,) if self.with_figure else ())
+        wanted = [self.output / path for path in (job.target, *map(job.beside, kinds))]
         wanted += [self.record.path] if self.with_maps else []
         for path, before in found.items():
             if not origin.is_of(before) and (before or path in wanted):
@@ -140,56 +117,54 @@ class Synthesis:
 
     # --- one photograph ---
 
-    def predict(self, job: Job, fundus: np.ndarray, field: Field) -> Prediction:
-        """The generator's prediction for a photograph (height, width, 3), uint8."""
-        if self.published is None:
-            diameter, stretch = job.diameter(field), self.stretch(job, field)
-            return self.predictor.predict_photograph(fundus, field.mask, diameter, self.fast, stretch)
-        way = self.published
-        octa = self.predictor.predict_as_published(fundus, field.mask, way.patch_size, way.stride, way.batch_size)
-        return Prediction(octa, octa_to_grey(octa), np.zeros(field.mask.shape, np.float32))
-
-    def stretch(self, job: Job, field: Field) -> float:
-        """The stretch of a photograph that its prediction undoes; 1 for crops and in the published way."""
-        return 1.0 if job.region or self.published else field.stretch
-
     def field(self, job: Job, fundus: np.ndarray) -> Field:
-        """The field of view of a photograph (height, width, 3), uint8.
+        """The field of view of a photograph (height, width, 3), uint8; of a given mask the brighter level is inside.
 
         Raises:
-            DataError: the photograph, or the given mask, shows nothing; or the mask cannot be used.
+            DataError: the photograph, or the mask, is entirely dark; or the mask has another size or cannot be read.
         """
-        if job.mask is not None:
-            return field_of_mask(read_mask(job.mask, fundus.shape[:2]))
-        field = field_to_use(fundus, self.fov_mask)
-        if not field.mask.any():
-            raise DataError(f"{job.source}: {ENTIRELY_DARK}")
-        return field
+        if job.mask is None:
+            field = field_to_use(fundus, self.fov_mask)
+            if not field.mask.any():
+                raise DataError(f"{job.source}: {ENTIRELY_DARK}")
+            return field
+        grey = octa_to_grey(read_image(job.mask))
+        if grey.shape != fundus.shape[:2]:
+            its, own = (" x ".join(map(str, shape[1::-1])) for shape in (grey.shape, fundus.shape))
+            raise DataError(f"{job.mask}: {its} px, but its photograph has {own} px")
+        low, high = float(grey.min()), float(grey.max())
+        if high == 0:
+            raise DataError(f"{job.mask}: {ENTIRELY_DARK}")
+        return field_of_mask(grey > (low + high) / 2 if low < high else np.ones(grey.shape, bool))
 
-    def run(self, job: Job) -> tuple[Trust, str]:
-        """Write the results for one photograph; returns how far to trust them, and a remark for the user, or "".
+    def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, stretch: float) -> Prediction:
+        """The generator's prediction; arguments as of `Predictor.predict_photograph`."""
+        if self.published is None:
+            return self.predictor.predict_photograph(fundus, fov, diameter, self.fast, stretch)
+        octa = self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
+        return Prediction(octa, octa_to_grey(octa))
+
+    def run(self, job: Job) -> tuple[Confidence, str]:
+        """Write the results for one photograph; returns the confidence in them, and a remark for the user, or "".
 
         Raises:
-            DataError: it cannot be read, or shows nothing, or its name is too long.
+            DataError: it cannot be read, or shows nothing.
         """
-        if any(len(os.fsencode(path.name)) > LONGEST_NAME for path in (job.target, *map(job.beside, self.kinds))):
-            raise DataError(f"{job.source}: the names of its results would exceed {LONGEST_NAME} bytes; rename it")
         fundus = read_fundus(job.source)
         field, origin = self.field(job, fundus), self.origin(job)
-        fov, diameter, stretch = field.mask, job.diameter(field), self.stretch(job, field)
-        predicted = self.predict(job, fundus, field)
-        octa, disagreement = octa_to_grey(predicted.octa), predicted.disagreement
+        fov, diameter = field.mask, job.diameter(field)
+        stretch = 1.0 if job.region or self.published else field.stretch  # that the prediction undoes
+        predicted = self.predict(fundus, fov, diameter, stretch)
+        octa = octa_to_grey(predicted.octa)
         vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
         density = vessel_density(vessels, fov)
         seen_diameter = None if field.radii is None else diameter
-        trust = judge(fundus, fov, seen_diameter, predicted.probability, vessels)
+        confidence = assess(fundus, fov, seen_diameter, predicted.probability, vessels)
 
         self.remove_others(job, origin)
         (self.output / job.target).parent.mkdir(parents=True, exist_ok=True)
-        maps = {"vessels": vessels, "probability": to_uint8(predicted.probability)}
-        maps |= {} if self.passes else {DISAGREEMENT: to_uint8(2 * disagreement)}
         if self.with_maps:
-            for kind, image in maps.items():
+            for kind, image in zip(MAPS, (vessels, to_uint8(predicted.probability)), strict=True):
                 write_png(image, self.output / job.beside(kind), origin)
             values = (
                 printable(job.target),
@@ -197,13 +172,11 @@ class Synthesis:
                 int(vessels.sum()),
                 int(fov.sum()),
                 f"{threshold:.4f}",
-                "nan" if self.passes else f"{disagreement[fov].mean():.4f}",
-                "nan" if self.passes else f"{(disagreement[fov] > DISAGREEING).mean():.4f}",
-                f"{trust.field_share:.4f}",
+                f"{confidence.field_share:.4f}",
                 f"{stretch:.3f}",
-                f"{trust.sharpness:.2f}",
-                f"{trust.contrast:.4f}",
-                trust.verdict,
+                f"{confidence.sharpness:.2f}",
+                f"{confidence.contrast:.4f}",
+                str(confidence),
                 origin.source,
             )
             self.record.add(values, origin)
@@ -215,23 +188,23 @@ class Synthesis:
                 fov=fov,
                 octa=octa,
                 vessels=vessels,
-                disagreement=None if self.passes else disagreement,
                 px_per_mm=horizontal and horizontal * min(1.0, stretch),
                 is_assumed=job.is_assumed(),
                 density=density,
                 weights=self.weights,
                 passes=self.passes,
-                verdict=trust.verdict,
+                confidence=str(confidence),
                 origin=origin,
             )
             write_figure(shown, self.output / job.beside(FIGURE))
         write_png(to_uint8(octa), self.output / job.target, origin)
-        if job.region or self.published:
-            return trust, ""
-        if diameter is None:
-            how = "shows no border of the field of view; predicted at its own scale, see --px-per-mm"
-            return trust, f"{job.source}: {how}"
-        return trust, f"{job.source}: {stretch_in_words(stretch)}" if stretch != 1 else ""
+        remark = ""
+        if diameter is None and not (job.region or self.published):
+            remark = "shows no border of the field of view; predicted at its own scale, see --px-per-mm"
+        elif stretch != 1:
+            axis, percent = ("width", 100 * (stretch - 1)) if stretch > 1 else ("height", 100 * (1 / stretch - 1))
+            remark = f"stretched along its {axis} by {percent:.0f} %; predicted with equal scales"
+        return confidence, remark and f"{job.source}: {remark}"
 
 
 def mixed(path: Path, before: Origin, now: Origin) -> str:
@@ -242,28 +215,6 @@ def mixed(path: Path, before: Origin, now: Origin) -> str:
     if before.source == now.source:
         return f"{path}: was made from {before.source} before that file changed; {advice}"
     return f"{path}: was made from {before.source}, and {now.source} is another photograph; {advice}"
-
-
-def stretch_in_words(stretch: float) -> str:
-    """That the scales of a photograph differ; `stretch` as in `Field`."""
-    axis, percent = ("width", 100 * (stretch - 1)) if stretch > 1 else ("height", 100 * (1 / stretch - 1))
-    return f"stretched along its {axis} by {percent:.0f} %; predicted with equal scales"
-
-
-def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Read a field of view that the user gives: (height, width) of a shape, bool; the brighter level is inside.
-
-    Raises:
-        DataError: it cannot be read, has another size, or is entirely dark.
-    """
-    grey = octa_to_grey(read_image(path))
-    if grey.shape != shape:
-        sizes = " x ".join(map(str, grey.shape[::-1])), " x ".join(map(str, shape[::-1]))
-        raise DataError(f"{path}: {sizes[0]} px, but its photograph has {sizes[1]} px")
-    low, high = float(grey.min()), float(grey.max())
-    if high == 0:
-        raise DataError(f"{path}: {ENTIRELY_DARK}")
-    return grey > (low + high) / 2 if low < high else np.ones(shape, bool)
 
 
 # --- many photographs ------------------------------------------------------------------------------------------------
@@ -278,38 +229,32 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool) -> li
     todo = list(jobs) if overwrite else [job for job in jobs if not synthesis.is_done(job)]
     if kept := len(jobs) - len(todo):
         print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
-    failed, verdicts = [], {}
+    failed: dict[Job, str] = {}
+    doubtful = []
     with progress_bar(todo, unit="photo", disable=len(todo) < 2) as photographs:  # closes the bar's line, too
         for job in photographs:
             try:
-                trust, remark = synthesis.run(job)
-                verdicts[job.source] = trust
-                if remark:
-                    photographs.write(one_line(remark))
+                confidence, remark = synthesis.run(job)
             except DataError as error:
-                failed.append(str(error))
+                failed[job] = str(error)
+                continue
             except Exception as error:
                 if fault_of_machine(error) != OUT_OF_MEMORY:
                     raise
-                failed.append(f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size")
-    print(f"{len(todo) - len(failed)} written to {synthesis.output}/")
-    if synthesis.with_figure:
-        print_sheets(synthesis, jobs)
-    if verdicts:
-        print(one_line(in_one_line(verdicts)))
-    return failed
-
-
-def print_sheets(synthesis: Synthesis, jobs: Iterable[Job]) -> None:
-    """Write sheets of the photographs' figures, if there are several, and print where."""
-    figures = [path for job in jobs if (path := synthesis.output / job.beside(FIGURE)).exists()]
-    origin = Origin("", synthesis.made_from)
-    for sheet in write_sheets(figures, synthesis.output, origin) if len(figures) > 1 else ():
-        print(f"Sheet of {len(figures)} figures: {sheet}")
-
-
-def in_one_line(verdicts: dict[Path, Trust]) -> str:
-    """How many photographs are usable, and which are doubtful, and why."""
-    doubtful = [f"{path} ({', '.join(trust.doubts)})" for path, trust in verdicts.items() if trust.doubts]
-    named = "; ".join(doubtful[:NAMED]) + (f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else "")
-    return f"Usable: {len(verdicts) - len(doubtful)} of {len(verdicts)}" + (f"; doubtful: {named}" if named else "")
+                failed[job] = f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size"
+                continue
+            if confidence.doubts:
+                doubtful.append(f"{job.source} ({', '.join(confidence.doubts)})")
+            if remark:
+                photographs.write(one_line(remark))
+    done = len(todo) - len(failed)
+    print(f"{done} written to {synthesis.output}/")
+    figures = [synthesis.output / job.beside(FIGURE) for job in jobs if job not in failed]
+    if synthesis.with_figure and len(figures) > 1:
+        for sheet in write_sheets(figures, synthesis.output, Origin("", synthesis.made_from)):
+            print(f"Sheet of {len(figures)} figures: {sheet}")
+    if done:
+        more = f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else ""
+        named = f"; doubtful: {'; '.join(doubtful[:NAMED])}{more}" if doubtful else ""
+        print(one_line(f"Usable: {done - len(doubtful)} of {done}{named}"))
+    return list(failed.values())

@@ -172,7 +172,7 @@ class SeesVessels:
         from run.predict import Prediction
 
         octa = self.predict(fundus, fov)
-        return Prediction(octa, octa[..., 0], np.zeros(fov.shape, np.float32))
+        return Prediction(octa, octa[..., 0])
 
     def vessel_probability(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False):
         """As `Predictor.vessel_probability`."""

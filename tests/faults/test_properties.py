@@ -137,8 +137,8 @@ def test_any_bytes_are_a_list_of_photographs_or_refused(folder, content):
     path = folder / "list.csv"
     path.write_bytes(content)
     given = {"field_degrees": None, "px_per_mm": None, "mask": None}
-    listing, refusal = tried(lambda: list_jobs([str(path)], folder / "out", given))
-    assert refusal or tried(lambda: check_jobs(listing.jobs, folder / "out")) != (None, "")
+    listed, refusal = tried(lambda: list_jobs([str(path)], folder / "out", given))
+    assert refusal or tried(lambda: check_jobs(listed[0], folder / "out")) != (None, "")
 
 
 @CASES

@@ -1,4 +1,4 @@
-"""Prediction in one pass and in tiles, statistics, dropout, and the exported generator."""
+"""Prediction: one pass and tiles, statistics and dropout, scales and orientations, noise, even light."""
 
 import keras
 import numpy as np
@@ -6,15 +6,16 @@ import pytest
 from conftest import fake_fundus, round_field
 from PIL import Image
 
-import run.predict as pix_predict
+import run.predict as program
 from pix_generator import Generator
 from pix_layers import layers_of
-from retina.field_of_view import field_of_view, find_field
+from retina.field_of_view import find_field
 from retina.patches import reflect_to_multiple
 from run.checkpoints import RunError
 from run.predict import Predictor
 
 COMPLETE_NETWORKS = True  # an untrained narrow one hardly depends on the image
+DIAMETER = 115  # px: of the round field
 
 
 def everywhere(fundus):
@@ -30,8 +31,29 @@ def predictor():
 
 
 @pytest.fixture(scope="module")
+def noisy(predictor):
+    """The same generator with noise."""
+    return Predictor(predictor.generator, 0.2)
+
+
+@pytest.fixture(scope="module")
 def fundus():
     return fake_fundus(np.random.default_rng(1), 150, 100)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """A photograph with a round field whose left half is in shadow, and its field."""
+    fundus = round_field(128)
+    fundus[:, :64] //= 2
+    return fundus, find_field(fundus).mask
+
+
+@pytest.fixture
+def small_scales(monkeypatch):
+    monkeypatch.setattr(program, "DIAMETERS", (70, 100, 140))
+    monkeypatch.setattr(program, "ENLARGED", 140)
+    monkeypatch.setattr(program, "MOST_SHRUNK", 0.3)
 
 
 def small_network(*layers):
@@ -45,20 +67,15 @@ def small_network(*layers):
     return keras.Model(image, keras.layers.Conv2D(1, 1, activation="tanh")(x))
 
 
-# --- prediction ------------------------------------------------------------------------------------------------------
+# --- one image -------------------------------------------------------------------------------------------------------
 
 
-def test_prediction_has_the_size_of_the_image(predictor, fundus):
-    octa = predictor.predict(fundus, everywhere(fundus))
-    assert (octa.shape, octa.dtype) == ((150, 100, 1), np.float32)
-    assert 0 <= octa.min() < octa.max() <= 1
-    assert octa.std() > 1e-3
-
-
-def test_prediction_changes_nothing(predictor, fundus):
+def test_prediction_is_repeatable_and_changes_nothing(predictor, fundus):
     before = [variable.numpy().copy() for variable in predictor.generator.variables]
-    octa = predictor.predict(fundus, everywhere(fundus))
-    assert np.array_equal(octa, predictor.predict(fundus, everywhere(fundus)))
+    octas = [predictor.predict(fundus, everywhere(fundus)) for _ in range(2)]
+    assert (octas[0].shape, octas[0].dtype) == ((150, 100, 1), np.float32)
+    assert 0 <= octas[0].min() < octas[0].max() <= 1
+    assert np.array_equal(*octas)
     after = [variable.numpy() for variable in predictor.generator.variables]
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     assert [layer.rate for layer in layers_of(predictor.generator, keras.layers.Dropout)] == [0.5, 0.5]
@@ -70,7 +87,7 @@ def test_statistics_are_those_that_training_uses(predictor):
     octa, statistics = predictor.with_own_statistics(image)
     generator = keras.models.clone_model(predictor.generator)
     generator.set_weights(predictor.generator.get_weights())
-    with pix_predict.without_dropout(generator):
+    with program.without_dropout(generator):
         expected = generator(image, training=True)
     assert np.abs(octa - expected).max() < 1e-5
     assert np.abs(octa - predictor.with_statistics(image, statistics)).max() < 1e-4
@@ -90,7 +107,7 @@ class Nested(keras.layers.Layer):
 
 def test_dropout_is_off_in_layers_of_any_nesting(fundus):
     network = small_network(Nested())  # without batch normalisation: only dropout tells training from its end
-    image = pix_predict.to_model(fundus)[np.newaxis]
+    image = program.to_model(fundus)[np.newaxis]
     octa, _ = Predictor(network).with_own_statistics(image)
     np.testing.assert_allclose(octa, network(image, training=False), atol=1e-5)
 
@@ -101,27 +118,36 @@ def test_tiles_give_what_one_pass_gives(predictor, shape, noise):
     fundus = fake_fundus(np.random.default_rng(4), *shape)
     whole = reflect_to_multiple(fundus, 64)
     statistics = predictor.statistics(whole, 576, noise)
-    one_pass = predictor.with_statistics(pix_predict.seen_by_network(whole, noise), statistics)
+    one_pass = predictor.with_statistics(program.seen_by_network(whole, noise), statistics)
     expected = one_pass.numpy()[0, : shape[0], : shape[1]] * 0.5 + 0.5
     tiles = Predictor(predictor.generator, noise).predict(fundus, everywhere(fundus), tile=576)
     assert tiles.shape == (*shape, 1)
     assert np.abs(tiles - expected).max() < 1e-4
 
 
-def test_pixels_outside_the_field_have_no_influence(predictor):
-    fundus = round_field(160)
-    fov = field_of_view(fundus)
+def test_pixels_outside_the_field_have_no_influence_and_are_black(predictor, photograph):
+    fundus, fov = photograph
     octa = predictor.predict(fundus, fov)
     grey = np.where(fov[..., np.newaxis], fundus, 90).astype(np.uint8)
     assert np.array_equal(octa, predictor.predict(grey, fov))
-
-
-def test_prediction_is_black_outside_the_field(predictor):
-    fundus = round_field(160)
-    fov = field_of_view(fundus)
-    octa = predictor.predict(fundus, fov)
     assert not octa[~fov].any()
     assert octa[fov].all()
+
+
+def test_published_prediction_depends_on_the_batch(predictor, fundus):
+    images = [predictor.predict_as_published(fundus, everywhere(fundus), 64, 2, size) for size in (7, 32)]
+    assert images[0].shape == images[1].shape == (150, 100, 1)
+    assert np.abs(images[0] - images[1]).max() > 1e-2
+
+
+def test_prediction_that_is_not_finite_is_an_error():
+    network = small_network()
+    network.trainable_variables[0].assign(np.full(network.trainable_variables[0].shape, np.nan))
+    with pytest.raises(RunError, match="not finite"):
+        Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
+
+
+# --- a photograph of any scale ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,160 +163,20 @@ def test_prediction_is_black_outside_the_field(predictor):
     ],
 )
 def test_scales_follow_from_the_diameter_of_the_field(diameter, diameters):
-    assert pix_predict.scale_factors(diameter) == pytest.approx([px / diameter for px in diameters])
-
-
-@pytest.fixture
-def small_scales(monkeypatch):
-    monkeypatch.setattr(pix_predict, "DIAMETERS", (70, 100, 140))
-    monkeypatch.setattr(pix_predict, "ENLARGED", 140)
-    monkeypatch.setattr(pix_predict, "MOST_SHRUNK", 0.3)
+    assert program.scale_factors(diameter) == pytest.approx([px / diameter for px in diameters])
 
 
 def test_photograph_and_its_enlargement_give_the_same_octa(predictor, small_scales):
     def agreement(predict):
         """Correlation between the photograph's OCT-A and that of its enlargement, reduced."""
-        octas = [predict(image, field_of_view(image)) for image in (fundus, enlarged)]
-        assert [octa.shape for octa in octas] == [(128, 128, 1), (256, 256, 1)]
-        inside = field_of_view(fundus)
-        return np.corrcoef(*(pix_predict.resized(octa, (128, 128))[inside].ravel() for octa in octas))[0, 1]
+        octas = [predict(image, find_field(image).mask) for image in (fundus, enlarged)]
+        inside = find_field(fundus).mask
+        return np.corrcoef(*(program.resized(octa, (128, 128))[inside].ravel() for octa in octas))[0, 1]
 
     fundus = round_field(128)
-    enlarged = pix_predict.resized(fundus, (256, 256))
+    enlarged = program.resized(fundus, (256, 256))
     scaled = agreement(lambda image, fov: predictor.predict_photograph(image, fov, 0.9 * len(image)).octa)
     assert scaled > 0.8 > agreement(predictor.predict)
-
-
-def test_passes_disagree_inside_the_field_only(predictor, small_scales):
-    fundus = round_field(128)
-    fov = field_of_view(fundus)
-    disagreement = predictor.predict_photograph(fundus, fov, 115).disagreement
-    assert not disagreement[~fov].any()
-    assert 0 < disagreement[fov].mean() < 0.5
-
-
-def test_fast_prediction_is_one_pass(predictor, small_scales):
-    fundus = round_field(128)
-    fast = predictor.predict_photograph(fundus, field_of_view(fundus), 115, fast=True)
-    assert not fast.disagreement.any()
-    np.testing.assert_array_equal(fast.probability, fast.octa[..., 0])
-
-
-@pytest.mark.parametrize("fast", [False, True])
-def test_vessel_probability_alone_is_that_of_the_prediction(predictor, small_scales, fast):
-    fundus = shadowed(round_field(128))
-    given = fundus, field_of_view(fundus), 115, fast
-    noisy = Predictor(predictor.generator, 0.2)
-    alone = noisy.vessel_probability(*given)
-    np.testing.assert_array_equal(alone, noisy.predict_photograph(*given).probability, strict=True)
-
-
-def test_vessel_probability_alone_takes_no_pass_with_noise(predictor, monkeypatch, fundus):
-    noise = []
-    noisy = Predictor(predictor.generator, 0.2)
-    generated = noisy.generated
-    monkeypatch.setattr(noisy, "generated", lambda *given: noise.append(given[-1]) or generated(*given))
-    noisy.vessel_probability(fundus, everywhere(fundus), None, fast=True)
-    assert noise == [False]
-
-
-def test_octa_is_one_pass_and_does_not_depend_on_the_others(predictor, small_scales):
-    fundus = round_field(128)
-    fov = field_of_view(fundus)
-    whole, fast = (predictor.predict_photograph(fundus, fov, 115, fast) for fast in (False, True))
-    np.testing.assert_array_equal(whole.octa, fast.octa)
-    assert abs(whole.probability - whole.octa[..., 0]).max() > 1e-3
-
-
-def test_photograph_of_unknown_scale_is_predicted_as_it_is(predictor, fundus):
-    octa = predictor.predict_photograph(fundus, everywhere(fundus), None).octa
-    np.testing.assert_allclose(octa, predictor.predict(fundus, everywhere(fundus)), atol=1e-6)
-
-
-def test_probability_of_a_crop_is_the_mean_over_mirrored_and_turned_ones(predictor, fundus):
-    inside = everywhere(fundus)
-    outputs = [
-        predictor.predict(fundus[::down, ::right].copy(), inside)[::down, ::right, 0]
-        for down, right in ((1, 1), (1, -1), (-1, 1), (-1, -1))
-    ]
-    predicted = predictor.predict_photograph(fundus, inside, None)
-    np.testing.assert_allclose(predicted.probability, np.mean(outputs, axis=0), atol=1e-6)
-    np.testing.assert_allclose(predicted.disagreement, np.std(outputs, axis=0), atol=1e-6)
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.2])
-@pytest.mark.parametrize(("diameter", "number"), [(None, 4), (115, 6), (300, 4), (1000, 4)])
-def test_number_of_passes(predictor, small_scales, monkeypatch, diameter, number, noise):
-    """With noise the OCT-A takes one more: the others, for the probability, have none."""
-    passes, number = [], number + (noise > 0)
-    predictor = Predictor(predictor.generator, noise)
-    generated = predictor.generated
-    monkeypatch.setattr(predictor, "generated", lambda *given: passes.append(1) or generated(*given))
-    fundus = round_field(128)
-    predictor.predict_photograph(fundus, field_of_view(fundus), diameter)
-    assert len(passes) == number
-
-
-def test_noise_changes_the_prediction_and_is_always_the_same(predictor, fundus):
-    noisy = Predictor(predictor.generator, 0.2)
-    octas = [noisy.predict(fundus, everywhere(fundus)) for _ in range(2)]
-    assert np.array_equal(*octas)
-    assert abs(octas[0] - predictor.predict(fundus, everywhere(fundus))).max() > 1e-3
-
-
-def test_noise_is_in_the_octa_only(predictor, fundus):
-    quiet, noisy = (
-        Predictor(predictor.generator, noise).predict_photograph(fundus, everywhere(fundus), None)
-        for noise in (0.0, 0.2)
-    )
-    np.testing.assert_array_equal(noisy.probability, quiet.probability)
-    assert abs(noisy.octa - quiet.octa).max() > 1e-3
-
-
-def test_noise_is_the_same_at_a_place_whatever_part_is_seen():
-    image = np.full((640, 700, 3), 100, np.uint8)
-    rows, columns = slice(64, 600), slice(128, 192)
-    part = pix_predict.seen_by_network(image, 0.2, rows, columns)
-    assert part.shape == (1, 536, 64, 3)
-    np.testing.assert_array_equal(part, pix_predict.seen_by_network(image, 0.2)[:, rows, columns])
-    assert part.std() == pytest.approx(0.2, rel=0.02)
-
-
-def shadowed(fundus):
-    """The left half has half the light."""
-    return (fundus * np.where(np.arange(fundus.shape[1]) < fundus.shape[1] / 2, 0.5, 1)[:, np.newaxis]).astype(np.uint8)
-
-
-def test_even_light_takes_a_shadow_away():
-    fundus = shadowed(np.full((200, 200, 3), 160, np.uint8))
-    evened = pix_predict.with_even_light(fundus, everywhere(fundus), 200)
-    left, right = evened[:, :60].mean(), evened[:, -60:].mean()
-    assert left == pytest.approx(right, rel=0.02)
-
-
-def test_even_light_keeps_colours_vessels_and_what_lies_outside_the_field():
-    fundus = np.full((200, 200, 3), (160, 100, 60), np.uint8)
-    fundus[:, 98:102] //= 2  # a vessel
-    fov = everywhere(fundus)
-    fov[:, :20] = False
-    fundus[~fov] = 0
-    evened = pix_predict.with_even_light(fundus, fov, 200).astype(float)
-    assert not evened[~fov].any()
-    assert evened[100, 150, 1] / evened[100, 150, 0] == pytest.approx(100 / 160, rel=0.02)
-    assert evened[100, 100, 0] / evened[100, 150, 0] == pytest.approx(0.5, abs=0.05)
-
-
-def test_published_prediction_depends_on_the_batch(predictor, fundus):
-    images = [predictor.predict_as_published(fundus, everywhere(fundus), 64, 2, size) for size in (7, 32)]
-    assert images[0].shape == images[1].shape == (150, 100, 1)
-    assert np.abs(images[0] - images[1]).max() > 1e-2
-
-
-def test_prediction_that_is_not_finite_is_an_error():
-    network = small_network()
-    network.trainable_variables[0].assign(np.full(network.trainable_variables[0].shape, np.nan))
-    with pytest.raises(RunError, match="not finite"):
-        Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
 
 
 @pytest.mark.parametrize("size", [(100, 80), (80, 100)])  # width and height in per cent
@@ -308,3 +194,76 @@ def test_stretched_photograph_gives_the_octa_of_the_round_one(predictor, small_s
     squeezed = np.asarray(Image.fromarray(photo).resize(narrow, Image.Resampling.LANCZOS))
     field = np.asarray(Image.fromarray(fov).resize(narrow))
     assert agreement(size[0] / size[1]) > 0.85 > agreement(1.0) + 0.1
+
+
+def test_octa_is_one_pass_and_the_probability_the_mean_of_several(predictor, small_scales, photograph):
+    whole, fast = (predictor.predict_photograph(*photograph, DIAMETER, fast) for fast in (False, True))
+    np.testing.assert_array_equal(whole.octa, fast.octa)
+    np.testing.assert_array_equal(fast.probability, fast.octa[..., 0])
+    assert abs(whole.probability - whole.octa[..., 0]).max() > 1e-3
+
+
+def test_probability_of_a_crop_is_the_mean_over_mirrored_and_turned_ones(predictor, fundus):
+    inside = everywhere(fundus)
+    outputs = [
+        predictor.predict(fundus[::down, ::right].copy(), inside)[::down, ::right, 0]
+        for down, right in ((1, 1), (1, -1), (-1, 1), (-1, -1))
+    ]
+    predicted = predictor.predict_photograph(fundus, inside, None)
+    np.testing.assert_allclose(predicted.probability, np.mean(outputs, axis=0), atol=1e-6)
+    np.testing.assert_allclose(predicted.octa[..., 0], outputs[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_vessel_probability_alone_is_that_of_the_prediction(noisy, small_scales, photograph, fast):
+    alone = noisy.vessel_probability(*photograph, DIAMETER, fast)
+    np.testing.assert_array_equal(alone, noisy.predict_photograph(*photograph, DIAMETER, fast).probability, strict=True)
+
+
+@pytest.mark.parametrize(("diameter", "number"), [(None, 4), (DIAMETER, 6), (1000, 4)])
+def test_each_pass_is_without_noise_except_that_of_the_octa(noisy, small_scales, monkeypatch, diameter, number):
+    with_noise = []
+    generated = noisy.generated
+    monkeypatch.setattr(noisy, "generated", lambda *given: with_noise.append(given[-1]) or generated(*given))
+    noisy.predict_photograph(round_field(128), everywhere(round_field(128)), diameter)
+    assert with_noise == [False] * number + [True]
+
+
+# --- noise and light -------------------------------------------------------------------------------------------------
+
+
+def test_noise_is_in_the_octa_only_and_always_the_same(predictor, noisy, fundus):
+    quiet, *others = (
+        one.predict_photograph(fundus, everywhere(fundus), None, fast=True) for one in (predictor, noisy, noisy)
+    )
+    np.testing.assert_array_equal(others[0].probability, quiet.probability)
+    np.testing.assert_array_equal(others[0].octa, others[1].octa)
+    assert abs(others[0].octa - quiet.octa).max() > 1e-3
+
+
+def test_noise_is_the_same_at_a_place_whatever_part_is_seen():
+    image = np.full((640, 700, 3), 100, np.uint8)
+    rows, columns = slice(64, 600), slice(128, 192)
+    part = program.seen_by_network(image, 0.2, rows, columns)
+    assert part.shape == (1, 536, 64, 3)
+    np.testing.assert_array_equal(part, program.seen_by_network(image, 0.2)[:, rows, columns])
+    assert part.std() == pytest.approx(0.2, rel=0.02)
+
+
+def test_even_light_takes_a_shadow_away():
+    fundus = np.full((200, 200, 3), 160, np.uint8)
+    fundus[:, :100] //= 2
+    evened = program.with_even_light(fundus, everywhere(fundus), 200)
+    assert evened[:, :60].mean() == pytest.approx(evened[:, -60:].mean(), rel=0.02)
+
+
+def test_even_light_keeps_colours_vessels_and_what_lies_outside_the_field():
+    fundus = np.full((200, 200, 3), (160, 100, 60), np.uint8)
+    fundus[:, 98:102] //= 2  # a vessel
+    fov = everywhere(fundus)
+    fov[:, :20] = False
+    fundus[~fov] = 0
+    evened = program.with_even_light(fundus, fov, 200).astype(float)
+    assert not evened[~fov].any()
+    assert evened[100, 150, 1] / evened[100, 150, 0] == pytest.approx(100 / 160, rel=0.02)
+    assert evened[100, 100, 0] / evened[100, 150, 0] == pytest.approx(0.5, abs=0.05)
