@@ -249,9 +249,3 @@ def narrow_program(name: str, *options: str) -> list[str]:
 def bar(width, shape=(60, 80), top=20):
     """A horizontal bar that is `width` px wide, from side to side."""
     return np.broadcast_to((np.arange(shape[0]) >= top) & (np.arange(shape[0]) < top + width), shape[::-1]).T
-
-
-def macula(radius_mm):
-    """Speckle of mean 0.3 with a round hole around pixel 200, 190, at 0.015 mm per px."""
-    hole = np.hypot(*np.ogrid[-200:200, -190:210]) * 0.015 < radius_mm
-    return np.where(hole, 0.2, 1) * np.random.default_rng(0).uniform(0, 0.6, (400, 400))
