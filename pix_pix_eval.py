@@ -110,7 +110,7 @@ from pairs.dataset import find_dataset, load_pair
 from pairs.moved import moved_for_good, unmoved_octa
 from retina.images import DataError, black_outside, octa_to_grey, read_image
 from retina.vessels import OCTA_CLASSES, VESSEL_MAP_SIGMA, WHOLE
-from run.checkpoints import read_run, seen_by, step_of
+from run.checkpoints import read_run, step_of
 from run.data import HAS_SEEN
 from run.log import RunLog
 from run.predict import Predictor, announced_predictor
@@ -433,9 +433,9 @@ def run_evaluation(options: argparse.Namespace) -> int:
     """
     started = datetime.now()
     run, why = run_to_use(options.run)
-    settings, _ = read_run(run)
+    settings = read_run(run).settings
     data = find_dataset(options.data or settings.data, "--data")
-    choice, unpaired = find_cases(options, data, settings, seen_by(run))
+    choice, unpaired = find_cases(options, data, settings, read_run(run).seen)
     cases = choice.photographs
     if moved := moved_in_words(data, cases):
         print(moved)

@@ -112,7 +112,7 @@ load_tensorflow()
 from pairs.dataset import find_dataset
 from pairs.finished import Record
 from retina.images import left_out
-from run.checkpoints import read_run, seen_by
+from run.checkpoints import read_run
 from run.export import export
 from run.predict import announced_predictor
 from run.weights import describe, made_from, run_to_use, write_weights
@@ -126,7 +126,7 @@ def listing_of(options: argparse.Namespace, settings: Settings, run: Path) -> Li
     if options.dataset is not None:
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
         scale = {name: getattr(options, name) for name in SCALES}
-        jobs = list_dataset_jobs(dataset, options.split, settings, seen_by(run))
+        jobs = list_dataset_jobs(dataset, options.split, settings, read_run(run).seen)
         listing = Listing([replace(job, **scale) for job in jobs])
     else:
         given = {name: getattr(options, name) for name in SCALES} | {MASK: options.field_mask}
@@ -142,7 +142,7 @@ def run_synthesis(options: argparse.Namespace) -> int:
         UserError, OSError: nothing, or nothing more, can be done.
     """
     run, why = run_to_use(options.run)
-    settings, _ = read_run(run)
+    settings = read_run(run).settings
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: must be at most the run's patch size, {settings.patch_size} px")
     listing = listing_of(options, settings, run) if options.inputs or options.dataset is not None else Listing([])

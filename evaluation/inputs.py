@@ -125,7 +125,7 @@ def find_cases(
         options: of the command line.
         data: the data set.
         settings: of the run.
-        seen: what the run has seen, see `run.checkpoints.seen_by`.
+        seen: what the run has seen, see `run.checkpoints.read_run`.
 
     Raises:
         OptionError: there is no such pair.

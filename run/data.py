@@ -106,10 +106,8 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         for path in unpaired if verbose else ():
             print(f"    {path}")
     if chosen["validation"].empty:
-        print("  NOTE: no validation pairs, so no scores and no best checkpoint; see --validation-subjects, --split")
-        print("  NOTE: pictures in TensorBoard show training pairs")
-
-    if known := seen_subjects(chosen["validation"], seen_before):
+        print("  NOTE: no validation pairs: no scores, no best checkpoint, and TensorBoard shows training pairs")
+    elif known := seen_subjects(chosen["validation"], seen_before):
         number = chosen["validation"]["subject"].nunique()
         print(
             f"NOTE: --init-from {settings.init_from}: HAS SEEN {len(known)} OF {number} VALIDATION SUBJECTS. The "
@@ -202,21 +200,19 @@ def choose(
         data: the table or folder that they are from.
         listed: a row for each, with the columns `subject`, `split`, `fundus` and `original_digest`.
         split: train, validation, test or all; None: see above.
-        seen: what the run has seen, see `run.checkpoints.seen_by`.
+        seen: what the run has seen, see `run.checkpoints.read_run`.
         to_use_seen: leave out the subjects that it has seen, and name this option that would use them; None: use them.
 
     Raises:
         OptionError: nothing is left.
     """
+    table = is_table(data)
     if split is not None:
         why = f"--split {split}"
-    elif not is_table(data) and (listed["split"] == "test").any():
-        split, why = "test", "those of the test split"
-    elif is_table(data) and states_splits(data):
-        split, why = "test", "those of the split test in the table's column split"
+    elif states_splits(data) if table else (listed["split"] == "test").any():
+        split, why = "test", "those of the split test"
     else:
-        lacks = "column split" if is_table(data) else "subject of the test split"
-        split, why = "all", f"all, because {data} has no {lacks}"
+        split, why = "all", f"all, because {data} has no {'column split' if table else 'subject of the split test'}"
     chosen = listed if split == "all" else listed[listed["split"] == split]
     if chosen.empty:
         raise OptionError(f"--split {split}: {data} has no photograph in this split")

@@ -11,7 +11,7 @@ from basics.command_line import flag
 from pairs.dataset import DATA_FOLDERS, SIMULATED_SET, find_dataset
 from pairs.table import SIMULATED, is_table
 from retina.ut_fsocta import parse_subjects
-from run.checkpoints import RunError, checkpoint_folder, log_folder, newest_run, read_run_json
+from run.checkpoints import RunError, checkpoint_folder, log_folder, newest_run, read_run
 from run.devices import resolve_precision
 from run.settings import (
     CHANGEABLE,
@@ -47,7 +47,7 @@ def settings_of_new_run(given: dict) -> Settings:
         reason, defaults = "simulated retinas", SIMULATED_RUN
     elif "init_from" in given:
         # The noise belongs to the weights: the network makes its speckle from it.
-        noise = read_run_json(Path(given["init_from"])).settings.input_noise
+        noise = read_run(Path(given["init_from"])).settings.input_noise
         reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
     settings = Settings(**(defaults | given | {"data": data}))
     if data == SIMULATED:
@@ -72,7 +72,7 @@ def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
         DataError: its data are not found.
     """
     folder = Path(resume) if resume else newest_run(Path(given.get("checkpoints", CHECKPOINTS)))
-    old, digest, _, weights = read_run_json(folder)
+    old, digest, _, weights = read_run(folder)
     if weights is not None:
         raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
     if given.get("precision") == "auto":

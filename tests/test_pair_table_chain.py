@@ -16,7 +16,7 @@ import pix_pix_eval
 import pix_pix_gen
 import pix_pix_train
 from pairs.table import read_pairs
-from run.checkpoints import seen_by
+from run.checkpoints import read_run
 
 pytestmark = pytest.mark.slow
 OPTIONS = [*SMALL, "--l1-only", "1", "--epochs", "1"]
@@ -119,17 +119,17 @@ def test_fine_tuning_refuses_to_test_on_what_the_first_run_has_seen(here, refuse
 def test_fine_tuned_run_has_seen_what_the_first_one_has(here):
     options = ["--data", ".", "--train-subjects", "31", "--validation-subjects", "99", "--test-subjects", "100"]
     assert pix_pix_train.main([*TUNED, *options, "--name", "tuned"]) == 0
-    assert seen_by(Path("training_checkpoints/tuned")) > seen_by(Path("training_checkpoints/table"))
+    assert read_run(Path("training_checkpoints/tuned")).seen > read_run(Path("training_checkpoints/table")).seen
 
 
 def test_run_resumes_and_keeps_what_it_has_seen(here, capsys):
-    before = seen_by(Path("training_checkpoints/layout"))
+    before = read_run(Path("training_checkpoints/layout")).seen
     assert pix_pix_train.main(["--resume", "training_checkpoints/layout", "--epochs", "2"]) == 0
     assert "after epoch 1" in capsys.readouterr().out
-    assert seen_by(Path("training_checkpoints/layout")) == before
+    assert read_run(Path("training_checkpoints/layout")).seen == before
 
 
 def test_exported_weights_have_seen_what_their_run_has(here):
     options = ["--run", "training_checkpoints/table", "--export", "one", "--format", "weights"]
     assert pix_pix_gen.main(options) == 0
-    assert seen_by(Path("one")) == seen_by(Path("training_checkpoints/table"))
+    assert read_run(Path("one")).seen == read_run(Path("training_checkpoints/table")).seen

@@ -295,7 +295,7 @@ def test_column_split_is_respected_by_default(here):
     write_table(Path("pairs.csv"), [row | {"split": split} for row, split in rows])
     found = evaluated("pairs.csv")
     assert subjects_of(found) == ["s01"]
-    assert "Subjects: 1 of 3; those of the split test in the table's column split" in found.printed
+    assert "Subjects: 1 of 3; those of the split test" in found.printed
 
 
 def test_layout_without_a_test_subject_is_evaluated_on_all(here):
