@@ -3,13 +3,12 @@
 And each run knows which subjects it has seen, under any name.
 """
 
-import csv
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, different_values, logged, write_tiny_dataset
-from PIL import Image
+from conftest import SMALL, different_values, logged
 
 import dataset_load_mod
 import pix_pix_eval
@@ -20,27 +19,12 @@ from run.checkpoints import read_run
 
 pytestmark = pytest.mark.slow
 OPTIONS = [*SMALL, "--l1-only", "1", "--epochs", "1"]
-SUBJECTS = {"1_OD": "Ann", "2_OS": "Bob", "26_OD": "Cem", "31_OD": "Dü"}
-SPLITS = {"1_OD": "train", "2_OS": "train", "26_OD": "validation", "31_OD": "test"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(small_data, pairs_table, tmp_path_factory):
     """The tiny data set in its layout and as a table, and a run of one epoch from each: `layout` and `table`."""
-    folder = tmp_path_factory.mktemp("chain")
-    write_tiny_dataset(folder)
-    cropped = folder / "UT-FSOCTA-v1" / "cropped"
-    (folder / "pairs" / "scans").mkdir(parents=True)
-    rows = []
-    for name, subject in SUBJECTS.items():
-        fundus, octa = f"{subject} left.tif", f"scans/no {len(rows)}.bmp"
-        Image.open(cropped / "fundus" / "disc" / f"{name}.png").save(folder / "pairs" / fundus)
-        Image.open(cropped / "octa" / "disc" / f"{name}.png").convert("RGB").save(folder / "pairs" / octa)
-        rows.insert(0, {"subject": subject, "split": SPLITS[name], "octa": octa, "fundus": fundus, "age": 60})
-    with open(folder / "pairs" / "pairs.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    folder = shutil.copytree(small_data, tmp_path_factory.mktemp("chain"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, data in (("layout", "."), ("table", "pairs/pairs.csv")):
