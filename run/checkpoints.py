@@ -34,7 +34,6 @@ from run.settings import Settings
 BEST = "best"
 PARTS = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")  # their names in a checkpoint
 ONE_FILE, SEEN = "weights", "seen"  # in run.json
-EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
 UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before renaming it
 
 
@@ -98,13 +97,8 @@ def write_run(
 ) -> None:
     """Write run.json: the resolved settings, the photographs seen, and the versions of the software.
 
-    Args:
-        folder: the run's.
-        settings: resolved.
-        digest: of the data.
-        seen: the photographs that it, or a run it started from, is trained or validated on, and those that they were
-            cropped from: see `photo_digest`.
-        weights: of a run that consists of one file of weights, see `RunJson`.
+    `seen` are the photographs that it, or a run it started from, is trained or validated on, and those that they were
+    cropped from (see `photo_digest`); `weights` those of a run that consists of one file, see `RunJson`.
     """
     content = {
         "settings": asdict(settings),
@@ -129,7 +123,7 @@ class RunJson(NamedTuple):
 
     settings: Settings
     digest: str  # of the data
-    seen: frozenset[str]
+    seen: frozenset[str]  # see `photo_digest`
     weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
 
 
@@ -180,21 +174,10 @@ class RunState:
         )
         self.weights = [*networks.generator.variables, *networks.discriminator.variables]
         self.folder, self.keep = folder, keep
-        self.saved: tuple[int, int] | None = None  # the progress last saved as a periodic checkpoint
 
     def save(self) -> None:
-        """Save the newest checkpoint, unless it is saved already.
-
-        Raises:
-            RunError: it cannot be written, or a weight is not finite.
-        """
-        if self.saved != self.progress():
-            self._save(self.folder, self.keep)
-            self.saved = self.progress()
-
-    def progress(self) -> tuple[int, int]:
-        """Steps and epochs done: a run that was stopped before an epoch was validated resumes at the same step."""
-        return int(self.step), int(self.epoch)
+        """Save the newest checkpoint. Raises RunError if it cannot be written, or a weight is not finite."""
+        self._save(self.folder, self.keep)
 
     def save_best(self) -> None:
         """Save the best checkpoint, replacing the previous one. Raises RunError as `save`."""
@@ -218,13 +201,9 @@ class RunState:
 
     def restore(self) -> bool:
         """Restore the newest checkpoint, periodic or best; False if none was ever saved. Raises as `restore`."""
-        periodic, best = list_checkpoints(self.folder), list_checkpoints(self.folder / BEST)
-        if not periodic + best:
+        if not (saved := saved_by(self.folder)):
             return False
-        newest = max(periodic + best, key=step_of)
-        restore(self.checkpoint, newest)
-        if newest in periodic:
-            self.saved = self.progress()
+        restore(self.checkpoint, max(saved, key=step_of))
         return True
 
 
@@ -234,18 +213,15 @@ def list_checkpoints(folder: Path) -> list[str]:
     return sorted(found, key=step_of, reverse=True)
 
 
+def saved_by(run: Path) -> list[str]:
+    """The checkpoints of a run: the best, and the periodic ones."""
+    return list_checkpoints(run / BEST) + list_checkpoints(run)
+
+
 def saved_in_words(run: Path) -> str:
     """Which checkpoint a run that must stop has, in words."""
-    saved = list_checkpoints(run) + list_checkpoints(run / BEST)
+    saved = saved_by(run)
     return f"the last good checkpoint is {max(saved, key=step_of)}" if saved else f"{run} has no checkpoint yet"
-
-
-def epochs_done(run: Path) -> int | None:
-    """How many epochs a run has completed, from its newest checkpoint; None: that is damaged, or of another kind."""
-    try:
-        return int(tf.train.load_checkpoint(list_checkpoints(run)[0]).get_tensor(EPOCH))
-    except (IndexError, RuntimeError, TypeError, ValueError, tf.errors.OpError):
-        return None
 
 
 def step_of(checkpoint: str) -> int:
@@ -263,8 +239,7 @@ def find_weights(run: Path, weights: str | None) -> str:
     Raises:
         RunError: there is no such checkpoint.
     """
-    best, last = list_checkpoints(run / BEST), list_checkpoints(run)
-    found = {"best": best, "last": last, None: best + last}[weights]
+    found = saved_by(run) if weights is None else list_checkpoints(run / BEST if weights == "best" else run)
     if not found:
         raise RunError(f"{run}: has no {weights or 'best or last'} checkpoint; train it, or choose another --run")
     return found[0]
@@ -291,7 +266,7 @@ def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) ->
         checkpoint: what to save.
         folder: made if it does not exist.
         step: for its name.
-        keep: how many, including this one, to keep of those up to this step.
+        keep: how many to keep, including this one.
 
     Raises:
         OSError, tf.errors.OpError: it cannot be written; earlier ones are unchanged.
@@ -302,7 +277,7 @@ def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) ->
     finally:
         for unfinished in folder.glob(UNFINISHED):  # of this process, or of one that was killed
             shutil.rmtree(unfinished)
-    saved = [path for path in list_checkpoints(folder) if step_of(path) <= step]
+    saved = list_checkpoints(folder)
     for old in saved[keep:]:
         for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: it makes the checkpoint
             path.unlink()

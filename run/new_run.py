@@ -100,23 +100,23 @@ def choose_data(given: str | None) -> str:
 
 
 def use_simulated_retinas() -> None:
-    """Print, in a box that no one can miss, that a run uses simulated retinas; make their set if there is none yet."""
-    lines = [
-        "NO REAL DATA: THIS RUN USES SIMULATED RETINAS, drawn by this program.",
-        "Use it to try the program; do not publish what it learns.",
-        "",
-        f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
-        "  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,",
-        "                                         free for non-commercial research;",
-        "  python dataset_load_mod.py check [DIR] reports whether training could start.",
-        "",
-        f"A set of simulated retinas, to try the other programs on: {SIMULATED_SET}",
-    ]
-    width = max(map(len, lines))
-    print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
+    """Print that a run uses simulated retinas; make their set if there is none yet."""
+    print(f"""
+{"#" * 76}
+NO REAL DATA: THIS RUN USES SIMULATED RETINAS, drawn by this program.
+Use it to try the program; do not publish what it learns.
+
+Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).
+  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,
+                                         free for non-commercial research;
+  python dataset_load_mod.py check [DIR] reports whether training could start.
+
+A set of simulated retinas, to try the other programs on: {SIMULATED_SET}
+{"#" * 76}
+""")
     if not SIMULATED_SET.exists():
         try:
             write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))
         except OSError:
-            if not SIMULATED_SET.exists():  # otherwise another run has made it
+            if not SIMULATED_SET.exists():  # otherwise another worker has made it
                 raise

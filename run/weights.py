@@ -22,7 +22,6 @@ from pairs.dataset import is_simulated
 from pairs.finished import printable
 from run.checkpoints import (
     RunError,
-    epochs_done,
     find_weights,
     read_run,
     restore,
@@ -31,6 +30,7 @@ from run.checkpoints import (
 )
 from run.settings import CHECKPOINTS, Settings
 
+EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
 NAMED = 2  # of the runs that are not used, with the reason
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # the supplied weights
 
@@ -68,7 +68,9 @@ def why_not(run: Path) -> str:
         return "was trained on simulated retinas alone"
     if one_file is not None:
         return ""
-    if (done := epochs_done(run)) is None:
+    try:
+        done = int(tf.train.load_checkpoint(find_weights(run, "last")).get_tensor(EPOCH))
+    except (RunError, RuntimeError, TypeError, ValueError, tf.errors.OpError):
         return "has no intact checkpoint"
     return "" if done >= settings.epochs else f"has completed {done} of {settings.epochs} epochs"
 

@@ -24,7 +24,6 @@ from run.devices import (
     compiled,
     errors_in_one_line,
     precision_to_predict,
-    resolve_precision,
     set_up_gpus,
 )
 from run.predict import without_dropout
@@ -237,10 +236,6 @@ def test_lost_worker_is_one_line_and_no_lack_of_memory(monkeypatch, message, kin
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(kind), errors_in_one_line():
         raising("AbortedError", message)()
-
-
-def test_float16_without_a_gpu_is_said_to_be_slow():
-    assert "slower" in resolve_precision("mixed_float16")[1]
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow uses the GPU")
