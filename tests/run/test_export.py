@@ -100,7 +100,7 @@ def test_layer_that_cannot_be_exported_is_an_error(tmp_path):
 def test_missing_package_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(1, 1)])
-    with pytest.raises(RunError, match="--format onnx.*pip install -r requirements-export.txt"):
+    with pytest.raises(RunError, match=r"--format onnx.*pip install -r requirements-export\.txt"):
         export(model, tmp_path, ["keras", "onnx"])
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -87,7 +88,7 @@ def own_run(name: str, data: str = "pairs.csv", done: int | None = 2, age: int =
     return folder
 
 
-def test_newest_finished_run_on_real_pairs_comes_before_the_supplied_weights(shipped, runs):
+def test_newest_finished_run_on_real_pairs_comes_before_the_supplied_weights(shipped):
     own_run("older", age=30)
     folder = own_run("newer", age=20)
     own_run("stopped", done=1, age=10)
@@ -110,6 +111,12 @@ def test_newest_finished_run_on_real_pairs_comes_before_the_supplied_weights(shi
 def test_other_runs_never_replace_the_supplied_weights(shipped, run, reason):
     folder = own_run("a run", **run)
     assert run_to_use(None) == (shipped, f"{folder} {reason}: --run '{folder}' uses it")
+
+
+def test_one_file_of_weights_from_real_pairs_is_a_finished_run(shipped, runs):
+    folder = shutil.copytree(runs / "file", Path("training_checkpoints/file"))
+    write_run(folder, replace(read_run(folder).settings, data="pairs.csv"), "0", (), ENTRY)
+    assert run_to_use(None)[0] == folder
 
 
 def test_resume_without_a_folder_means_the_newest_run_of_any_kind(shipped, pairs_table):
