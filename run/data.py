@@ -71,8 +71,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     full_field = validation_full_field(data_fold, cases)
     full_field = None if full_field is None else read_fundus(full_field)
     if simulated_only:
-        print("Training: simulated retinas, drawn as needed, each for a few patches")
-        print(f"Validation: {VALIDATION_RETINAS} other simulated retinas")
+        print(f"Data: simulated retinas, drawn as needed; validation: {VALIDATION_RETINAS} others")
         validation = simulated_validation(settings)
         names = [f"simulated retina {number}" for number in range(1, len(validation) + 1)]
         return RunData([], validation, names, full_field, f"{digest_of_pairs(validation):08x}", frozenset())
@@ -93,9 +92,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
     if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
-        print(
-            "  NOTE: unregistered pairs, mostly some pixels apart; align them with dataset_load_mod.py register first"
-        )
+        print("  NOTE: unregistered pairs, mostly some pixels apart; align them first: dataset_load_mod.py register")
     for split, rows in chosen.items():
         regions = ", ".join(f"{region} {number}" for region, number in rows["region"].value_counts(sort=False).items())
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")

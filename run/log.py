@@ -111,8 +111,10 @@ class RunLog:
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
         """Log images (height, width, channels), uint8 on [0, 255] or float on [0, 1], under one tag."""
+        largest = np.max([image.shape for image in images], axis=0)  # the others get black below and to the right
+        batch = np.stack([np.pad(image, [(0, more) for more in largest - image.shape]) for image in images])
         with self.writing(step):
-            tf.summary.image(tag, as_batch(images), max_outputs=len(images), description=DESCRIPTIONS.get(tag))
+            tf.summary.image(tag, batch, max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
     def start(self, settings: Settings, facts: dict[str, object], step: int) -> None:
         """Log facts and settings as a table, settings that are not as published as hyperparameters, and the charts."""
@@ -151,15 +153,6 @@ def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
     except (ValueError, KeyError) as error:
         raise UserError(f"{table}: damaged ({why(error)}); move it away, and --resume starts a new one") from error
     return rows.to_dict("records")
-
-
-def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack images of any sizes (height, width, channels), black added below and to the right of the smaller ones."""
-    largest = np.max([image.shape for image in images], axis=0)
-    batch = np.zeros((len(images), *largest), dtype=images[0].dtype)
-    for image, place in zip(images, batch, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    return batch
 
 
 def layout() -> layout_pb2.Layout:

@@ -97,6 +97,7 @@ def test_layer_that_cannot_be_exported_is_an_error(tmp_path):
     assert not (tmp_path / "exported").exists()
 
 
+@pytest.mark.slow
 def test_missing_package_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(1, 1)])
