@@ -78,7 +78,7 @@ from evaluation.measures import WAYS, WAYS_IF_MOVED
 from evaluation.statistics import summarise
 from pairs.dataset import find_dataset
 from pairs.moved import moved_in_words
-from run.checkpoints import read_run, seen_by
+from run.checkpoints import read_run
 from run.data import choose, load_cases
 from run.predict import announced_predictor
 from run.weights import run_to_use
@@ -92,11 +92,11 @@ def run_evaluation(options: argparse.Namespace) -> int:
     """
     started = datetime.now()
     run, why = run_to_use(options.run)
-    settings, _ = read_run(run)
+    settings = read_run(run).settings
     data = find_dataset(options.data or settings.data, "--data")
     listed, unpaired = load_cases(data, options.split, settings)
     use_seen = options.include_seen or options.split not in (None, "test", "all")
-    choice = choose(data, listed, options.split, seen_by(run), None if use_seen else "--include-seen")
+    choice = choose(data, listed, options.split, read_run(run).seen, None if use_seen else "--include-seen")
     if moved := moved_in_words(data, choice.photographs.itertuples(index=False)):
         print(moved)
     if unpaired:

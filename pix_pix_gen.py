@@ -84,7 +84,7 @@ load_tensorflow()
 from pairs.dataset import find_dataset
 from pairs.finished import Record
 from retina.images import left_out
-from run.checkpoints import read_run, seen_by
+from run.checkpoints import read_run
 from run.export import export
 from run.predict import announced_predictor
 from run.weights import describe, made_from, run_to_use, write_weights
@@ -95,13 +95,13 @@ from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesi
 def run_synthesis(options: argparse.Namespace) -> int:
     """Do what the options ask for; returns the exit status: 2 if a photograph failed, or may have been left out."""
     run, why = run_to_use(options.run)
-    settings, _ = read_run(run)
+    settings = read_run(run).settings
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: must be at most the run's patch size, {settings.patch_size} px")
     scale = {name: getattr(options, name) for name in SCALES}
     if options.dataset is not None:
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
-        jobs, others = list_dataset_jobs(dataset, options.split, settings, seen_by(run)), []
+        jobs, others = list_dataset_jobs(dataset, options.split, settings, read_run(run).seen), []
         jobs = [replace(job, **scale) for job in jobs]
     else:
         jobs, others = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})

@@ -91,7 +91,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     strategy = devices.choose_strategy(settings)
     keras.utils.set_random_seed(settings.seed)
     origin = checkpoint_folder(settings) if resume else settings.init_from
-    seen_before = frozenset() if origin is None else checkpoints.seen_by(Path(origin))
+    seen_before = frozenset() if origin is None else checkpoints.read_run(Path(origin)).seen
     data = load_run_data(settings, verbose, () if resume else seen_before)
     seen = data.seen | seen_before
     if resume and data.digest != data_digest:
@@ -105,7 +105,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     chief, log = devices.is_chief(strategy), None
     with ExitStack() as held:
         if chief:
-            settings = settings if resume else checkpoints.claim_folders(settings, data.digest, seen)
+            settings = settings if resume else checkpoints.claim_folder(settings)
             held.enter_context(checkpoints.lock(checkpoint_folder(settings)))
             print(f"Run: {settings.name}")
         else:
@@ -121,7 +121,6 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
         if int(state.epoch) >= settings.epochs:
             raise RunError(f"--resume: {state.folder} has completed {settings.epochs} epochs; give a larger --epochs")
         if chief:
-            state.remove_unfinished()
             checkpoints.write_run(state.folder, settings, data.digest, seen)
             log = RunLog(checkpoints.log_folder(settings), int(state.epoch) if data.validation else 0)
             held.callback(log.close)

@@ -348,7 +348,7 @@ def run_registration(options: argparse.Namespace) -> int:
     """
     data = open_data_set(options)
     run, why = run_to_use(options.run)
-    settings, _ = read_run(run)
+    settings = read_run(run).settings
     predictor, weights = announced_predictor(run, options.weights, settings, why)
     if settings.data != SIMULATED:
         print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on simulated retinas")

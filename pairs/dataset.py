@@ -191,7 +191,7 @@ def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
 
     Args:
         cases: with the columns `subject`, `fundus` and `original_digest`. Unreadable photographs do not count.
-        seen: see `run.checkpoints.seen_by`.
+        seen: see `run.checkpoints.read_run`.
     """
     if not seen:
         return set()

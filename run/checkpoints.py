@@ -11,12 +11,11 @@ executed.
 """
 
 import json
-import os
 import platform
 import re
 import shutil
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import count
@@ -27,16 +26,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from basics.command_line import VERSION, UserError, one_line, why
+from basics.command_line import VERSION, UserError, why
 from basics.files import atomic_file, hold
 from pix_layers import layers_of
 from run.settings import Settings
 
 BEST = "best"
 PARTS = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")  # their names in a checkpoint
-CHECKPOINT = re.compile(r"(ckpt-(\d+))\.(?:index|data-\d+-of-\d+)")
 ONE_FILE, SEEN = "weights", "seen"  # in run.json
-EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
 UNFINISHED = "ckpt-*_temp"  # where TensorFlow writes a checkpoint before renaming it
 
 
@@ -57,41 +54,26 @@ def checkpoint_folder(settings: Settings) -> Path:
     return Path(settings.checkpoints) / settings.name
 
 
-def claim_folders(settings: Settings, digest: str, seen: Collection[str]) -> Settings:
-    """Make the folders of a new run, with its run.json (see `write_run`); returns the settings with the run's name.
+def claim_folder(settings: Settings) -> Settings:
+    """Make the folders of a new run, of its logs and of its checkpoints; returns the settings with the run's name.
 
     A run without a name is named by date and time, with a number added if another run has that name.
 
     Raises:
-        OSError: a folder cannot be made, or exists although its name was given; then neither is made.
+        OSError: one cannot be made, or exists although its name was given.
     """
-    if settings.name is not None:
-        make_folders(settings, digest, seen)
-        return settings
+    for parent in (Path(settings.logs, "fit"), Path(settings.checkpoints)):
+        parent.mkdir(parents=True, exist_ok=True)
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):
-        named = replace(settings, name=now if number == 1 else f"{now}-{number}")
+        named = replace(settings, name=settings.name or (now if number == 1 else f"{now}-{number}"))
         try:
-            make_folders(named, digest, seen)
+            log_folder(named).mkdir()
+            checkpoint_folder(named).mkdir()
+            return named
         except FileExistsError:
-            if not (log_folder(named).exists() or checkpoint_folder(named).exists()):
-                raise  # a file has the name of the folder of all runs
-            continue
-        return named
-
-
-def make_folders(settings: Settings, digest: str, seen: Collection[str]) -> None:
-    """Make both folders of a run, with run.json in that of the checkpoints; or neither.
-
-    Raises:
-        OSError: one cannot be made, or exists already.
-    """
-    with ExitStack() as undo:
-        for folder in (log_folder(settings), checkpoint_folder(settings)):
-            folder.mkdir(parents=True)
-            undo.callback(folder.rmdir)
-        write_run(folder, settings, digest, seen)
-        undo.pop_all()
+            if settings.name is not None:
+                raise
 
 
 def newest_run(checkpoints: Path) -> Path:
@@ -100,12 +82,6 @@ def newest_run(checkpoints: Path) -> Path:
     if not files:
         raise RunError(f"--resume: no run in {checkpoints}/; train one with pix_pix_train.py")
     return max(files, key=lambda path: path.stat().st_mtime).parent
-
-
-def runs_with_weights(checkpoints: Path) -> list[Path]:
-    """The runs that have weights, by the time of their newest: the newest run first."""
-    files = [path for kind in ("index", "npz") for path in checkpoints.glob(f"*/ckpt-*.{kind}")]
-    return list(dict.fromkeys(path.parent for path in sorted(files, key=lambda path: -path.stat().st_mtime)))
 
 
 def lock(folder: Path) -> AbstractContextManager[None]:
@@ -121,13 +97,8 @@ def write_run(
 ) -> None:
     """Write run.json: the resolved settings, the photographs seen, and the versions of the software.
 
-    Args:
-        folder: the run's.
-        settings: resolved.
-        digest: of the data.
-        seen: the photographs that it, or a run it started from, is trained or validated on, and those that they were
-            cropped from: see `photo_digest`.
-        weights: of a run that consists of one file of weights, see `RunJson`.
+    `seen` are the photographs that it, or a run it started from, is trained or validated on, and those that they were
+    cropped from (see `photo_digest`); `weights` those of a run that consists of one file, see `RunJson`.
     """
     content = {
         "settings": asdict(settings),
@@ -152,11 +123,11 @@ class RunJson(NamedTuple):
 
     settings: Settings
     digest: str  # of the data
-    seen: frozenset[str]
+    seen: frozenset[str]  # see `photo_digest`
     weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
 
 
-def read_run_json(folder: Path) -> RunJson:
+def read_run(folder: Path) -> RunJson:
     """All that a run's run.json contains. Raises RunError if it is missing, damaged or foreign."""
     path = folder / "run.json"
     try:
@@ -169,19 +140,9 @@ def read_run_json(folder: Path) -> RunJson:
             raise ValueError("its settings are not resolved")
     except FileNotFoundError as error:
         raise RunError(f"{folder}: not a run (it has no run.json)") from error
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
     return RunJson(settings, digest, seen, weights)
-
-
-def read_run(folder: Path) -> tuple[Settings, str]:
-    """The settings in run.json, and the data's digest. Raises RunError as `read_run_json`."""
-    return read_run_json(folder)[:2]
-
-
-def seen_by(folder: Path) -> frozenset[str]:
-    """The photographs that a run, or one it started from, was trained or validated on. Raises as `read_run_json`."""
-    return read_run_json(folder).seen
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -213,26 +174,10 @@ class RunState:
         )
         self.weights = [*networks.generator.variables, *networks.discriminator.variables]
         self.folder, self.keep = folder, keep
-        self.saved: tuple[int, int] | None = None  # the progress last saved as a periodic checkpoint
-
-    def remove_unfinished(self) -> None:
-        """Remove what a killed process was writing."""
-        for place in (self.folder, self.folder / BEST):
-            remove_unfinished(place)
 
     def save(self) -> None:
-        """Save the newest checkpoint, unless it is saved already.
-
-        Raises:
-            RunError: it cannot be written, or a weight is not finite.
-        """
-        if self.saved != self.progress():
-            self._save(self.folder, self.keep)
-            self.saved = self.progress()
-
-    def progress(self) -> tuple[int, int]:
-        """Steps and epochs done: a run that was stopped before an epoch was validated resumes at the same step."""
-        return int(self.step), int(self.epoch)
+        """Save the newest checkpoint. Raises RunError if it cannot be written, or a weight is not finite."""
+        self._save(self.folder, self.keep)
 
     def save_best(self) -> None:
         """Save the best checkpoint, replacing the previous one. Raises RunError as `save`."""
@@ -255,44 +200,28 @@ class RunState:
             ) from error
 
     def restore(self) -> bool:
-        """Restore the newest intact checkpoint, periodic or best; False if none was ever saved.
-
-        Raises:
-            RunError: there are checkpoints, but none is intact.
-        """
-        periodic, best = list_checkpoints(self.folder), list_checkpoints(self.folder / BEST)
-        paths = sorted(periodic + best, key=step_of, reverse=True)
-        if not paths:
+        """Restore the newest checkpoint, periodic or best; False if none was ever saved. Raises as `restore`."""
+        if not (saved := saved_by(self.folder)):
             return False
-        if restore(self.checkpoint, paths) in periodic:
-            self.saved = self.progress()
+        restore(self.checkpoint, max(saved, key=step_of))
         return True
 
 
 def list_checkpoints(folder: Path) -> list[str]:
-    """The checkpoints of a folder by the names of their files, newest first, intact or not."""
-    found = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if match := CHECKPOINT.fullmatch(path.name):
-            found[int(match[2])] = str(folder / match[1])
-    return [found[step] for step in sorted(found, reverse=True)]
+    """The checkpoints of a folder, newest first. Without its .index, a .data was left by a process that was killed."""
+    found = [str(path.with_suffix("")) for path in folder.glob("ckpt-*.index") if path.stem[5:].isdecimal()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def saved_by(run: Path) -> list[str]:
+    """The checkpoints of a run: the best, and the periodic ones."""
+    return list_checkpoints(run / BEST) + list_checkpoints(run)
 
 
 def saved_in_words(run: Path) -> str:
     """Which checkpoint a run that must stop has, in words."""
-    found = sorted(list_checkpoints(run) + list_checkpoints(run / BEST), key=step_of)
-    saved = [path for path in found if os.path.exists(f"{path}.index")]
-    return f"the last good checkpoint is {saved[-1]}" if saved else f"{run} has no checkpoint yet"
-
-
-def epochs_done(run: Path) -> int | None:
-    """How many epochs a run has completed, from its newest intact checkpoint; None: it has none, or of another kind."""
-    for path in list_checkpoints(run):
-        try:
-            return int(tf.train.load_checkpoint(path).get_tensor(EPOCH))
-        except (RuntimeError, TypeError, ValueError, tf.errors.OpError):
-            continue
-    return None
+    saved = saved_by(run)
+    return f"the last good checkpoint is {max(saved, key=step_of)}" if saved else f"{run} has no checkpoint yet"
 
 
 def step_of(checkpoint: str) -> int:
@@ -300,8 +229,8 @@ def step_of(checkpoint: str) -> int:
     return int(Path(checkpoint).stem.rpartition("-")[2])
 
 
-def find_weights(run: Path, weights: str | None) -> list[str]:
-    """The checkpoints of a run to predict with: the one to use, then those to fall back on if it is damaged.
+def find_weights(run: Path, weights: str | None) -> str:
+    """The checkpoint of a run to predict with.
 
     Args:
         run: the run's folder of checkpoints.
@@ -310,33 +239,19 @@ def find_weights(run: Path, weights: str | None) -> list[str]:
     Raises:
         RunError: there is no such checkpoint.
     """
-    best, last = list_checkpoints(run / BEST), list_checkpoints(run)
-    found = {"best": best, "last": last, None: best + last}[weights]
+    found = saved_by(run) if weights is None else list_checkpoints(run / BEST if weights == "best" else run)
     if not found:
         raise RunError(f"{run}: has no {weights or 'best or last'} checkpoint; train it, or choose another --run")
-    return found
+    return found[0]
 
 
-def restore(checkpoint: tf.train.Checkpoint, paths: Sequence[str]) -> str:
-    """Restore every object from the first intact checkpoint; prints which are damaged.
-
-    Returns:
-        The path of the restored checkpoint.
-
-    Raises:
-        RunError: no checkpoint is intact and fits.
-    """
-    faults = []
-    for path in paths:
-        try:
-            checkpoint.read(path).assert_existing_objects_matched().expect_partial()
-        except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
-            faults.append(f"{path}: damaged, or of another model ({reason_of(error)})")
-        else:
-            for fault in faults:
-                print(f"{one_line(fault)}; another checkpoint is used")
-            return path
-    raise RunError("; ".join(faults))
+def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    """Restore every object from a checkpoint. Raises RunError if it is damaged or does not fit."""
+    try:
+        checkpoint.read(path).assert_existing_objects_matched().expect_partial()
+    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
+        reason = f"damaged, or of another model ({reason_of(error)})"
+        raise RunError(f"{path}: {reason}; to use the checkpoint before it, if any, delete {path}.*") from error
 
 
 def reason_of(error: Exception) -> str:
@@ -351,7 +266,7 @@ def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) ->
         checkpoint: what to save.
         folder: made if it does not exist.
         step: for its name.
-        keep: how many, including this one, to keep of those up to this step.
+        keep: how many to keep, including this one.
 
     Raises:
         OSError, tf.errors.OpError: it cannot be written; earlier ones are unchanged.
@@ -360,18 +275,13 @@ def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) ->
     try:
         checkpoint.write(str(folder / f"ckpt-{step}"))
     finally:
-        remove_unfinished(folder)
-    complete = [path for path in list_checkpoints(folder) if step_of(path) <= step and os.path.exists(f"{path}.index")]
-    for old in complete[keep:]:
+        for unfinished in folder.glob(UNFINISHED):  # of this process, or of one that was killed
+            shutil.rmtree(unfinished)
+    saved = list_checkpoints(folder)
+    for old in saved[keep:]:
         for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: it makes the checkpoint
             path.unlink()
     with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
-        names = [Path(path).name for path in complete[:keep]]
+        names = [Path(path).name for path in saved[:keep]]
         lines = [f'all_model_checkpoint_paths: "{name}"\n' for name in names[::-1]]
         part.write_text("".join([f'model_checkpoint_path: "{names[0]}"\n', *lines]), encoding="utf-8")
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove the checkpoint that a process was writing when it was killed, or when the disk was full."""
-    for unfinished in folder.glob(UNFINISHED):
-        shutil.rmtree(unfinished)

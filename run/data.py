@@ -71,8 +71,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     full_field = validation_full_field(data_fold, cases)
     full_field = None if full_field is None else read_fundus(full_field)
     if simulated_only:
-        print("Training: simulated retinas, drawn as needed, each for a few patches")
-        print(f"Validation: {VALIDATION_RETINAS} other simulated retinas")
+        print(f"Data: simulated retinas, drawn as needed; validation: {VALIDATION_RETINAS} others")
         validation = simulated_validation(settings)
         names = [f"simulated retina {number}" for number in range(1, len(validation) + 1)]
         return RunData([], validation, names, full_field, f"{digest_of_pairs(validation):08x}", frozenset())
@@ -93,9 +92,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
     if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
-        print(
-            "  NOTE: unregistered pairs, mostly some pixels apart; align them with dataset_load_mod.py register first"
-        )
+        print("  NOTE: unregistered pairs, mostly some pixels apart; align them first: dataset_load_mod.py register")
     for split, rows in chosen.items():
         regions = ", ".join(f"{region} {number}" for region, number in rows["region"].value_counts(sort=False).items())
         print(f"  {split:<10} {rows['subject'].nunique():>3} subjects, {len(rows):>3} pairs ({regions})")
@@ -106,10 +103,8 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
         for path in unpaired if verbose else ():
             print(f"    {path}")
     if chosen["validation"].empty:
-        print("  NOTE: no validation pairs, so no scores and no best checkpoint; see --validation-subjects, --split")
-        print("  NOTE: pictures in TensorBoard show training pairs")
-
-    if known := seen_subjects(chosen["validation"], seen_before):
+        print("  NOTE: no validation pairs: no scores, no best checkpoint, and TensorBoard shows training pairs")
+    elif known := seen_subjects(chosen["validation"], seen_before):
         number = chosen["validation"]["subject"].nunique()
         print(
             f"NOTE: --init-from {settings.init_from}: HAS SEEN {len(known)} OF {number} VALIDATION SUBJECTS. The "
@@ -202,21 +197,19 @@ def choose(
         data: the table or folder that they are from.
         listed: a row for each, with the columns `subject`, `split`, `fundus` and `original_digest`.
         split: train, validation, test or all; None: see above.
-        seen: what the run has seen, see `run.checkpoints.seen_by`.
+        seen: what the run has seen, see `run.checkpoints.read_run`.
         to_use_seen: leave out the subjects that it has seen, and name this option that would use them; None: use them.
 
     Raises:
         OptionError: nothing is left.
     """
+    table = is_table(data)
     if split is not None:
         why = f"--split {split}"
-    elif not is_table(data) and (listed["split"] == "test").any():
-        split, why = "test", "those of the test split"
-    elif is_table(data) and states_splits(data):
-        split, why = "test", "those of the split test in the table's column split"
+    elif states_splits(data) if table else (listed["split"] == "test").any():
+        split, why = "test", "those of the split test"
     else:
-        lacks = "column split" if is_table(data) else "subject of the test split"
-        split, why = "all", f"all, because {data} has no {lacks}"
+        split, why = "all", f"all, because {data} has no {'column split' if table else 'subject of the split test'}"
     chosen = listed if split == "all" else listed[listed["split"] == split]
     if chosen.empty:
         raise OptionError(f"--split {split}: {data} has no photograph in this split")

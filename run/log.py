@@ -51,20 +51,16 @@ DESCRIPTIONS = (
     | {EPOCH + tag: f"mean of the epoch; {text}" for tag, text in LOSSES.items()}
     | {VALIDATION + name: text for name, text in VALIDATION_SCORES.items()}
 )
-# Title of a group -> title of a chart -> its tags. Only the first group starts open.
-CHARTS = {
+CHARTS = {  # group -> chart -> a regular expression of its tags; only the first group starts open
     "validation": {
-        "vessels": ("vessel_auc", "vessel_dice", "vessel_correlation"),
-        "pixels": ("mae", "ssim"),
-        "speckle": ("texture", "grey_levels"),
-        "faults": ("checkerboard", "rim"),
+        "vessels": "validation/vessel_(auc|dice|correlation)",
+        "pixels": "validation/(mae|ssim)",
+        "speckle": "validation/(texture|grey_levels)",
+        "faults": "validation/(checkerboard|rim)",
     },
-    "losses, means of epochs": {
-        "mean absolute error": ("epoch/gen_l1_loss",),
-        "adversarial": ("epoch/gen_gan_loss", "epoch/disc_loss"),
-    },
-    "discriminator": {"probability of being real": ("disc_real_mean", "disc_generated_mean")},
-    "progress": {"learning rate": ("learning_rate",), "phase": ("phase",), "speed": ("images_per_second",)},
+    "losses, means of epochs": {"mean absolute error": "epoch/gen_l1_loss", "adversarial": "epoch/(gen_gan|disc)_loss"},
+    "discriminator": {"probability of being real": "disc_(real|generated)_mean"},
+    "progress": {"learning rate": "learning_rate", "phase": "phase", "speed": "images_per_second"},
 }
 MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at most a few MB
 
@@ -115,19 +111,19 @@ class RunLog:
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
         """Log images (height, width, channels), uint8 on [0, 255] or float on [0, 1], under one tag."""
+        largest = np.max([image.shape for image in images], axis=0)  # the others get black below and to the right
+        batch = np.stack([np.pad(image, [(0, more) for more in largest - image.shape]) for image in images])
         with self.writing(step):
-            tf.summary.image(tag, as_batch(images), max_outputs=len(images), description=DESCRIPTIONS.get(tag))
+            tf.summary.image(tag, batch, max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
     def start(self, settings: Settings, facts: dict[str, object], step: int) -> None:
-        """Log a description of the run (facts, changed settings, the other settings) and the charts' layout."""
+        """Log facts and settings as a table, settings that are not as published as hyperparameters, and the charts."""
         used, defaults = as_options(settings), as_options(Settings())
-        differing = {option: value for option, value in used.items() if defaults.get(option) != value}
-        lines = [f"| {name} | {value} |" for name, value in (facts | differing).items()]
-        others = " ".join(f"`{option} {value}`" for option, value in used.items() if option not in differing)
-        text = "\n".join(["| | |", "|---|---|", *lines, "", f"As published: {others}"])
+        lines = [f"| {name} | {value} |" for name, value in (facts | used).items()]
+        differing = {name: value or "yes" for name, value in used.items() if defaults.get(name) != value}
         with self.writing(step):
-            tf.summary.text("settings", text)
-            hp.hparams({option.lstrip("-"): value or "yes" for option, value in differing.items()})
+            tf.summary.text("settings", "\n".join(["| | |", "|---|---|", *lines]))
+            hp.hparams({name.lstrip("-"): value for name, value in differing.items()})
             # As `tensorboard.plugins.custom_scalar.summary.pb` does, for TensorFlow 2
             metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "custom_scalars"})
             tf.summary.write("custom_scalars__config__", layout().SerializeToString(), metadata=metadata)
@@ -150,35 +146,20 @@ def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
         return []
     try:
         rows = pd.read_csv(table, dtype=str, keep_default_na=False, na_values=[""])  # a score may be the word nan
-        if not {"epoch", "step"} <= set(rows):
-            raise ValueError("it has no columns epoch and step")
         rows = rows[rows["epoch"].astype(int) <= epochs]
         done = rows["epoch"].astype(int).tolist()
-        if done[-1:] != [epochs] or done != list(range(done[0], epochs + 1)) or rows.isna().any(axis=None):
+        if not done or done != list(range(done[0], epochs + 1)) or rows.isna().any(axis=None):
             raise ValueError(f"it lacks an epoch, or a value of one, up to {epochs}")
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise UserError(f"{table}: damaged ({why(error)}); move it away, and --resume starts a new one") from error
     return rows.to_dict("records")
-
-
-def as_batch(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack images of any sizes (height, width, channels), black added below and to the right of the smaller ones."""
-    largest = np.max([image.shape for image in images], axis=0)
-    batch = np.zeros((len(images), *largest), dtype=images[0].dtype)
-    for image, place in zip(images, batch, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    return batch
 
 
 def layout() -> layout_pb2.Layout:
     """CHARTS, for TensorBoard's tab Custom Scalars."""
     groups = []
     for group, charts in CHARTS.items():
-        prefix = VALIDATION if group == "validation" else ""
-        multiline = {
-            title: layout_pb2.MultilineChartContent(tag=[f"^{prefix}{tag}$" for tag in tags])
-            for title, tags in charts.items()
-        }
-        made = [layout_pb2.Chart(title=title, multiline=content) for title, content in multiline.items()]
+        content = {title: layout_pb2.MultilineChartContent(tag=[f"^{tags}$"]) for title, tags in charts.items()}
+        made = [layout_pb2.Chart(title=title, multiline=multiline) for title, multiline in content.items()]
         groups.append(layout_pb2.Category(title=group, chart=made, closed=group != "validation"))
     return layout_pb2.Layout(category=groups)

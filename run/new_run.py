@@ -11,7 +11,7 @@ from basics.command_line import flag
 from pairs.dataset import DATA_FOLDERS, SIMULATED_SET, find_dataset
 from pairs.table import SIMULATED, is_table
 from retina.ut_fsocta import parse_subjects
-from run.checkpoints import RunError, checkpoint_folder, log_folder, newest_run, read_run_json
+from run.checkpoints import RunError, checkpoint_folder, log_folder, newest_run, read_run
 from run.devices import resolve_precision
 from run.settings import (
     CHANGEABLE,
@@ -47,7 +47,7 @@ def settings_of_new_run(given: dict) -> Settings:
         reason, defaults = "simulated retinas", SIMULATED_RUN
     elif "init_from" in given:
         # The noise belongs to the weights: the network makes its speckle from it.
-        noise = read_run_json(Path(given["init_from"])).settings.input_noise
+        noise = read_run(Path(given["init_from"])).settings.input_noise
         reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
     settings = Settings(**(defaults | given | {"data": data}))
     if data == SIMULATED:
@@ -72,7 +72,7 @@ def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
         DataError: its data are not found.
     """
     folder = Path(resume) if resume else newest_run(Path(given.get("checkpoints", CHECKPOINTS)))
-    old, digest, _, weights = read_run_json(folder)
+    old, digest, _, weights = read_run(folder)
     if weights is not None:
         raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
     if given.get("precision") == "auto":
@@ -100,23 +100,23 @@ def choose_data(given: str | None) -> str:
 
 
 def use_simulated_retinas() -> None:
-    """Print, in a box that no one can miss, that a run uses simulated retinas; make their set if there is none yet."""
-    lines = [
-        "NO REAL DATA: THIS RUN USES SIMULATED RETINAS, drawn by this program.",
-        "Use it to try the program; do not publish what it learns.",
-        "",
-        f"Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).",
-        "  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,",
-        "                                         free for non-commercial research;",
-        "  python dataset_load_mod.py check [DIR] reports whether training could start.",
-        "",
-        f"A set of simulated retinas, to try the other programs on: {SIMULATED_SET}",
-    ]
-    width = max(map(len, lines))
-    print("\n".join(["#" * (width + 4), *(f"# {line:<{width}} #" for line in lines), "#" * (width + 4)]))
+    """Print that a run uses simulated retinas; make their set if there is none yet."""
+    print(f"""
+{"#" * 76}
+NO REAL DATA: THIS RUN USES SIMULATED RETINAS, drawn by this program.
+Use it to try the program; do not publish what it learns.
+
+Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).
+  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,
+                                         free for non-commercial research;
+  python dataset_load_mod.py check [DIR] reports whether training could start.
+
+A set of simulated retinas, to try the other programs on: {SIMULATED_SET}
+{"#" * 76}
+""")
     if not SIMULATED_SET.exists():
         try:
             write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))
         except OSError:
-            if not SIMULATED_SET.exists():  # otherwise another run has made it
+            if not SIMULATED_SET.exists():  # otherwise another worker has made it
                 raise

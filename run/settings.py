@@ -7,6 +7,7 @@ import argparse
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import combinations
 
 from basics.command_line import OneLineParser, UserError, flag
 from pairs.table import DEFAULT_SHARES, SIMULATED
@@ -134,7 +135,7 @@ class Settings:
             object.__setattr__(self, "data", SIMULATED)
         for name in ("patch_size", "epochs", "batch_size", "keep"):
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
-        for name in ("l1_only", "decay"):
+        for name in ("l1_only", "decay", "input_noise"):
             self._require(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
         self._require(0 <= self.mix < 1, "mix", "must be at least 0 and below 1")
         self._require(self.patch_size % SIZE_MULTIPLE == 0, "patch_size", f"must be a multiple of {SIZE_MULTIPLE} px")
@@ -142,7 +143,6 @@ class Settings:
         self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
         self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
         self._require(1 <= self.l1_scale <= self.patch_size, "l1_scale", "must be from 1 px to --patch-size")
-        self._require(0 <= self.input_noise <= 1, "input_noise", "must be from 0 to 1")
         self._require(0 <= self.lambda_l1 < math.inf, "lambda_l1", "must not be negative")
         plain = self.name is None or (self.name not in ("", ".", "..") and not set(self.name) & set('/\\\0\n\r:*?"<>|'))
         self._require(plain, "name", "must be a plain folder name")
@@ -156,9 +156,8 @@ class Settings:
             parse_shares(self.split)
         except ValueError as error:
             raise SettingsError(f"--split: {error}") from error
-        splits = self.splits()
-        for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-            if both := sorted(set(splits[one]) & set(splits[other])):
+        for (one, ids), (other, others) in combinations(self.splits().items(), 2):
+            if both := sorted(set(ids) & set(others)):
                 raise SettingsError(
                     f"--{one}-subjects and --{other}-subjects: both contain subject {both[0]}; give both"
                 )
@@ -173,8 +172,7 @@ class Settings:
         for spec in fields(self):
             value = getattr(self, spec.name)
             fits = isinstance(value, (int, float) if spec.type is float else spec.type)
-            fits = fits and (spec.type is bool or not isinstance(value, bool))
-            self._require(fits, spec.name, "not a valid value")
+            self._require(fits and isinstance(value, bool) == (spec.type is bool), spec.name, "not a valid value")
             choices = spec.metadata.get("choices", (value,))
             self._require(value in choices, spec.name, f"must be one of {', '.join(map(str, choices))}")
 

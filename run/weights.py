@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import shlex
-import zipfile
 from pathlib import Path
 
 import keras
@@ -23,16 +22,15 @@ from pairs.dataset import is_simulated
 from pairs.finished import printable
 from run.checkpoints import (
     RunError,
-    epochs_done,
     find_weights,
-    read_run_json,
+    read_run,
     restore,
-    runs_with_weights,
     step_of,
     write_run,
 )
 from run.settings import CHECKPOINTS, Settings
 
+EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
 NAMED = 2  # of the runs that are not used, with the reason
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # the supplied weights
 
@@ -49,7 +47,8 @@ def run_to_use(option: str | None) -> tuple[Path, str]:
     if option is not None:
         return Path(option), ""
     passed = []
-    for run in runs_with_weights(Path(CHECKPOINTS)):
+    files = [path for kind in ("index", "npz") for path in Path(CHECKPOINTS).glob(f"*/ckpt-*.{kind}")]
+    for run in dict.fromkeys(path.parent for path in sorted(files, key=lambda path: -path.stat().st_mtime)):
         if not (reason := why_not(run)):
             return run, "; ".join(["the newest finished run on real pairs", *passed[:NAMED]])
         passed.append(one_line(f"{run} {reason}: --run {shlex.quote(str(run))} uses it"))
@@ -62,13 +61,16 @@ def run_to_use(option: str | None) -> tuple[Path, str]:
 def why_not(run: Path) -> str:
     """Why a run is used only if `--run` names it, in words; "" if it is used without."""
     try:
-        settings, *_, weights = read_run_json(run)
-        done = epochs_done(run) if weights is None else settings.epochs
+        settings, _, _, one_file = read_run(run)
     except RunError as error:
         return f"cannot be used ({error})"
     if is_simulated(settings.data):
         return "was trained on simulated retinas alone"
-    if done is None:
+    if one_file is not None:
+        return ""
+    try:
+        done = int(tf.train.load_checkpoint(find_weights(run, "last")).get_tensor(EPOCH))
+    except (RunError, RuntimeError, TypeError, ValueError, tf.errors.OpError):
         return "has no intact checkpoint"
     return "" if done >= settings.epochs else f"has completed {done} of {settings.epochs} epochs"
 
@@ -87,23 +89,19 @@ def load_weights(generator: keras.Model, run: Path, weights: str | None = None) 
     Raises:
         RunError: they are missing, damaged, or of another model.
     """
-    if (entry := read_run_json(run).weights) is None:
-        return restore(tf.train.Checkpoint(generator=generator), find_weights(run, weights))
+    if (entry := read_run(run).weights) is None:
+        path = find_weights(run, weights)
+        restore(tf.train.Checkpoint(generator=generator), path)
+        return path
     if weights == "last":
         raise RunError(f"{run}: has only one file of weights, the best; drop --weights last")
     path = run / Path(entry["file"]).name
-    again = "`git checkout -- weights`, or train a run" if run.resolve() == SHIPPED else "export it again"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); to get it back: {again}") from error
+    content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise RunError(f"{path}: damaged, not the file that run.json describes; to get it back: {again}")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            values = [arrays[name] for name in arrays.files]
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path}: not a file of weights ({error})") from error
+        again = "`git checkout -- weights`, or train a run" if run.resolve() == SHIPPED else "export it again"
+        raise RunError(f"{path}: missing or damaged, not the file that run.json describes; to get it back: {again}")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        values = [arrays[name] for name in arrays.files]
     if [value.shape for value in values] != [variable.shape for variable in generator.weights]:
         raise RunError(f"{path}: the weights are of another model")
     for variable, value in zip(generator.weights, values, strict=True):
@@ -160,7 +158,7 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
     with atomic_file(file) as part:
         part.write_bytes(content.getvalue())
     entry = {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
-    write_run(folder, *read_run_json(run)[:3], entry)
+    write_run(folder, *read_run(run)[:3], entry)
     for old in folder.glob("ckpt-*.npz"):
         if old != file:
             old.unlink()
@@ -176,13 +174,13 @@ def start_from(settings: Settings, generator: keras.Model, discriminator: keras.
         RunError: the folder is not a run, or its OCT-A have another number of channels.
     """
     folder = Path(settings.init_from)
-    run = read_run_json(folder)
+    run = read_run(folder)
     its, mine = run.settings.octa_channels, settings.octa_channels
     if its != mine:
         raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's is {mine}")
     if run.weights is None:
-        both = tf.train.Checkpoint(generator=generator, discriminator=discriminator)
-        path = restore(both, find_weights(folder, None))
+        path = find_weights(folder, None)
+        restore(tf.train.Checkpoint(generator=generator, discriminator=discriminator), path)
     else:
         path = load_weights(generator, folder)
     print(f"Weights from {path}")

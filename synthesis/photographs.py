@@ -178,7 +178,7 @@ def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen
     """The photographs of a data set by split, see `run.data.choose`; prints which subjects these are of.
 
     Results are named as in UT-FSOCTA, or as a table's pairs. Without a wanted split, subjects that the run has `seen`
-    (see `run.checkpoints.seen_by`) are left out.
+    (see `run.checkpoints.read_run`) are left out.
 
     Raises:
         OptionError: there is none.

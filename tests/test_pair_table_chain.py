@@ -3,44 +3,28 @@
 And each run knows which subjects it has seen, under any name.
 """
 
-import csv
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, different_values, logged, write_tiny_dataset
-from PIL import Image
+from conftest import SMALL, different_values, logged
 
 import dataset_load_mod
 import pix_pix_eval
 import pix_pix_gen
 import pix_pix_train
 from pairs.table import read_pairs
-from run.checkpoints import seen_by
+from run.checkpoints import read_run
 
 pytestmark = pytest.mark.slow
 OPTIONS = [*SMALL, "--l1-only", "1", "--epochs", "1"]
-SUBJECTS = {"1_OD": "Ann", "2_OS": "Bob", "26_OD": "Cem", "31_OD": "Dü"}
-SPLITS = {"1_OD": "train", "2_OS": "train", "26_OD": "validation", "31_OD": "test"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(small_data, pairs_table, tmp_path_factory):
     """The tiny data set in its layout and as a table, and a run of one epoch from each: `layout` and `table`."""
-    folder = tmp_path_factory.mktemp("chain")
-    write_tiny_dataset(folder)
-    cropped = folder / "UT-FSOCTA-v1" / "cropped"
-    (folder / "pairs" / "scans").mkdir(parents=True)
-    rows = []
-    for name, subject in SUBJECTS.items():
-        fundus, octa = f"{subject} left.tif", f"scans/no {len(rows)}.bmp"
-        Image.open(cropped / "fundus" / "disc" / f"{name}.png").save(folder / "pairs" / fundus)
-        Image.open(cropped / "octa" / "disc" / f"{name}.png").convert("RGB").save(folder / "pairs" / octa)
-        rows.insert(0, {"subject": subject, "split": SPLITS[name], "octa": octa, "fundus": fundus, "age": 60})
-    with open(folder / "pairs" / "pairs.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    folder = shutil.copytree(small_data, tmp_path_factory.mktemp("chain"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, data in (("layout", "."), ("table", "pairs/pairs.csv")):
@@ -119,17 +103,17 @@ def test_fine_tuning_refuses_to_test_on_what_the_first_run_has_seen(here, refuse
 def test_fine_tuned_run_has_seen_what_the_first_one_has(here):
     options = ["--data", ".", "--train-subjects", "31", "--validation-subjects", "99", "--test-subjects", "100"]
     assert pix_pix_train.main([*TUNED, *options, "--name", "tuned"]) == 0
-    assert seen_by(Path("training_checkpoints/tuned")) > seen_by(Path("training_checkpoints/table"))
+    assert read_run(Path("training_checkpoints/tuned")).seen > read_run(Path("training_checkpoints/table")).seen
 
 
 def test_run_resumes_and_keeps_what_it_has_seen(here, capsys):
-    before = seen_by(Path("training_checkpoints/layout"))
+    before = read_run(Path("training_checkpoints/layout")).seen
     assert pix_pix_train.main(["--resume", "training_checkpoints/layout", "--epochs", "2"]) == 0
     assert "after epoch 1" in capsys.readouterr().out
-    assert seen_by(Path("training_checkpoints/layout")) == before
+    assert read_run(Path("training_checkpoints/layout")).seen == before
 
 
 def test_exported_weights_have_seen_what_their_run_has(here):
     options = ["--run", "training_checkpoints/table", "--export", "one", "--format", "weights"]
     assert pix_pix_gen.main(options) == 0
-    assert seen_by(Path("one")) == seen_by(Path("training_checkpoints/table"))
+    assert read_run(Path("one")).seen == read_run(Path("training_checkpoints/table")).seen

@@ -1,6 +1,7 @@
 """The log of a run: metrics.csv by name, what TensorBoard shows, and what is refused."""
 
 import csv
+import re
 
 import pytest
 import tensorflow as tf
@@ -9,7 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 import run.log as run_log
 from basics.command_line import UserError
-from run.log import CHARTS, DESCRIPTIONS, VALIDATION, RunLog
+from run.log import CHARTS, DESCRIPTIONS, RunLog
 from run.settings import Settings
 
 
@@ -42,15 +43,8 @@ def test_table_that_was_deleted_is_begun_again(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [
-        "epoch,step,mae\n1,10,0.5\n2,20\n",
-        "epoch,step,mae\n1,10,0.5\n",
-        "epoch,step,mae\n1,10,0.5\n1,10,0.5\n2,20,0.5\n",
-        "epoch,step,mae\none,10,0.5\n",
-        "step,mae\n10,0.5\n",
-        "",
-    ],
-    ids=["short row", "too few", "twice", "no number", "no epoch", "empty"],
+    ["epoch,step,mae\n1,10,0.5\n2,20\n", "epoch,step,mae\n1,10,0.5\n", "step,mae\n10,0.5\n", ""],
+    ids=["short row", "too few", "no epoch", "empty"],
 )
 def test_damaged_metrics_are_refused_and_left_alone(tmp_path, content):
     table = tmp_path / "metrics.csv"
@@ -74,9 +68,8 @@ def test_every_tag_is_documented():
 
 
 def test_charts_show_tags_that_are_logged():
-    shown = {group: [tag for tags in charts.values() for tag in tags] for group, charts in CHARTS.items()}
-    shown["validation"] = [VALIDATION + tag for tag in shown["validation"]]
-    assert [tag for tags in shown.values() for tag in tags if tag not in DESCRIPTIONS] == []
+    patterns = [pattern for charts in CHARTS.values() for pattern in charts.values()]
+    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, tag) for tag in DESCRIPTIONS)] == []
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +88,10 @@ def test_scores_are_summaries_with_their_description(started):
     assert events_of(started).SummaryMetadata("validation/mae").summary_description == DESCRIPTIONS["validation/mae"]
 
 
-def test_settings_that_differ_come_first_and_are_hyperparameters(started):
+def test_settings_are_a_table_and_those_that_differ_are_hyperparameters(started):
     events = events_of(started)
     text = tf.make_ndarray(events.Tensors("settings")[0].tensor_proto).item().decode()
-    table, _, others = text.partition("As published:")
-    assert "| device | CPU |" in table
-    assert "| --batch-size | 7 |" in table
-    assert "--epochs" not in table
-    assert "`--epochs 250`" in others
+    assert {"| device | CPU |", "| --batch-size | 7 |", "| --epochs | 250 |"} <= set(text.splitlines())
     parameters = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"batch-size" in parameters
     assert b"epochs" not in parameters

