@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignment.find_octa import Photograph, Place, corners, cut, find_place
-from alignment.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
+from alignment.find_octa import Photograph, corners, cut, find_place
+from alignment.output import PAIRS, Case, PairRecord, check_output, copy_file, write_image, written_suffix
 from basics.command_line import OptionError, progress_bar
 from basics.files import write_table
 from pairs.dataset import find_dataset
@@ -94,7 +94,7 @@ def prepare(path: Path, predictor: Predictor, options: argparse.Namespace) -> Se
 
 def target(kind: str, case: Case) -> Path:
     """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the table."""
-    return Path("fundus", f"{case.name}.png") if kind == "fundus" else beside_table("octa", case)
+    return Path(kind, case.name + (".png" if kind == "fundus" else written_suffix(case.octa)))
 
 
 def crop_pair(case: Case, side: float, photograph: Searched, record: PairRecord) -> None:
@@ -103,26 +103,19 @@ def crop_pair(case: Case, side: float, photograph: Searched, record: PairRecord)
     octa = octa_to_grey(read_octa(case.octa, 1)) / 255  # [0, 255] -> [0, 1]
     place = find_place(octa, side, photograph.vessels)
     shape_mm = side * octa.shape[0] / octa.shape[1], side
-    write_image(output / target("fundus", case), cut(photograph.fundus, place, shape_mm, CROP_PX_PER_MM))
+    part = cut(photograph.fundus, place, shape_mm, CROP_PX_PER_MM)
+    write_image(output / target("fundus", case), part)
     copy_file(case.octa, output / target("octa", case))
     verdict = FOUND if place.is_clear else DOUBTFUL
+
+    def draw(path: Path) -> None:
+        """Draw the photograph with the OCT-A's outline, the crop, and the OCT-A."""
+        whole = with_outline(photograph.fundus, corners(place, shape_mm), MARKS[verdict])
+        write_image(path, side_by_side([whole, part, to_uint8(octa)], FIGURE_PX))
+
     position = (*place.centre / photograph.enlarged, place.px_per_mm, np.rad2deg(place.angle))
     numbers = *(f"{value:.1f}" for value in position), *(f"{value:.3f}" for value in (place.score, place.control))
-    values = (case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict)
-    record.finish(values, lambda path: draw_match(path, photograph.fundus, place, shape_mm, octa, MARKS[verdict]))
-
-
-def draw_match(
-    path: Path,
-    fundus: np.ndarray,
-    place: Place,
-    shape_mm: tuple[float, float],
-    octa: np.ndarray,
-    colour: tuple[int, int, int],
-) -> None:
-    """Draw the photograph with the OCT-A's outline in a colour, the crop, and the OCT-A."""
-    whole = with_outline(fundus, corners(place, shape_mm), colour)
-    write_image(path, side_by_side([whole, cut(fundus, place, shape_mm, CROP_PX_PER_MM), to_uint8(octa)], FIGURE_PX))
+    record.finish((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict), draw)
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:

@@ -149,18 +149,9 @@ class PairRecord(Record):
         return 2 if self.failed else 0
 
 
-def beside_table(kind: str, case: Case) -> Path:
-    """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, relative to the written table.
-
-    In its own format, or as PNG if that is not one of WRITTEN_FORMATS.
-    """
-    suffix = getattr(case, kind).suffix
-    return Path(kind, case.name + (suffix if suffix.lower() in WRITTEN_FORMATS else ".png"))
-
-
-def in_written_format(path: Path) -> Path:
-    """The path that an image is written to: as PNG if its format is not one of WRITTEN_FORMATS."""
-    return path if path.suffix.lower() in WRITTEN_FORMATS else path.with_suffix(".png")
+def written_suffix(path: Path) -> str:
+    """The suffix that a copy of an image gets: its own, or .png if that is none of WRITTEN_FORMATS."""
+    return path.suffix if path.suffix.lower() in WRITTEN_FORMATS else ".png"
 
 
 def copy_file(source: Path, target: Path) -> None:
