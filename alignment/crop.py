@@ -5,15 +5,13 @@
 
 The network finds the vessels of the complete photograph, and `alignment.find_octa` searches it for the OCT-A. Writes
 
-    DIR/pairs.csv            the table of the photographs, cropped and rotated to match, and copies of their OCT-A;
-                             its column original_digest identifies the photograph that each was cropped from
+    DIR/pairs.csv            the table of the photographs, cropped and rotated to match, and copies of their OCT-A
     DIR/crop.csv             a row for each pair: position, scale and angle of the match, and whether it is doubtful
     DIR/crop/<name>.jpg      with --figures: the photograph with the match outlined, cyan if found, orange if doubtful
 
 A doubtful match is hardly better than chance (a wrong partner, or too few vessels), or at the limit of the scales that
 are tried (a wrong width or scale). Such pairs are reported and left out of DIR/pairs.csv. Next, `register` aligns each
-OCT-A exactly. The input table is never changed. Existing results are kept unless the files
-of a pair have changed, and the same command resumes.
+OCT-A exactly. The input is never changed, and the same command resumes.
 """
 
 import argparse
@@ -153,16 +151,11 @@ def run_cropping(options: argparse.Namespace) -> int:
     todo = record.unfinished({case: [output / target(kind, case) for kind in FILES] for case in cases})
     by_photograph = attrgetter("fundus")
     for path, some in groupby(progress_bar(sorted(todo, key=by_photograph), unit="pair"), by_photograph):
-        try:
+        with record.noting_faults():
             photograph = prepare(path, predictor, options)
-        except DataError as error:
-            record.failed.append(str(error))
-            continue
-        for case in some:
-            try:
-                crop_pair(case, sides[case], photograph, record)
-            except DataError as error:
-                record.failed.append(str(error))
+            for case in some:
+                with record.noting_faults():
+                    crop_pair(case, sides[case], photograph, record)
     write_pairs(record, given, sides)
     table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
     next_step = f"dataset_load_mod.py register {table} --output ANOTHER_DIR --run {run}"

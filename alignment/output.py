@@ -7,7 +7,8 @@ files. The row is written last.
 import filecmp
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +67,10 @@ class PairRecord(Record):
         """Read the existing table, or write an empty one, which marks its folder, made if missing, as this program's.
 
         Args:
-            path: of the table.
             columns: all but the last two; the first is `name`, the last `verdict`.
             made_with: as in `Origin`.
             inputs: `digest_of` each pair, by name.
-            figures: suffix of the figures.
-            drawn: whether figures are wanted.
+            figures: their suffix; `drawn`: whether they are wanted.
             may_lose: whether pairs of an earlier call may be missing now; their rows are then dropped.
 
         Raises:
@@ -92,6 +91,14 @@ class PairRecord(Record):
             print(f"NOTE: {path}: pairs that are no longer in the table are dropped: {', '.join(lost)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write()
+
+    @contextmanager
+    def noting_faults(self) -> Iterator[None]:
+        """Note an unusable file, for the report, and go on behind the block."""
+        try:
+            yield
+        except DataError as error:
+            self.failed.append(str(error))
 
     def current(self) -> dict[str, dict[str, str]]:
         """The rows that were made from the present files and settings of their pair, by name."""

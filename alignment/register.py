@@ -4,16 +4,15 @@
     python dataset_load_mod.py register DATA --output DIR --figures    # also a picture of each pair, before and after
 
 A run that was trained on simulated retinas predicts an OCT-A that is exactly aligned with the photograph. The real
-OCT-A is warped onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are
-copied, and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved
-OCT-A and maps are kept for the evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
+OCT-A is warped onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net), if it then fits
+better than before, and clearly better than it fits other eyes. All other files are copied, and DATA is never changed.
+DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved OCT-A and maps are kept for the
+evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
     DIR/registration/<name of the pair>.png       with --figures
 
-An OCT-A is moved only if it then fits better than before, and clearly better than it fits the predictions for other
-eyes when warped in the same way. It is copied if it is already aligned. Otherwise it is copied unregistered and
-reported. Existing results are kept unless the files of a pair have changed, and the same command resumes.
+Existing results are kept unless the files of a pair have changed, and the same command resumes.
 """
 
 import argparse
@@ -150,23 +149,6 @@ def layout_set(source: Path, target: Path, cases: Sequence[Case]) -> DataSet:
     return DataSet(target, moving, [(path, placed(path)) for path in files if not {path, placed(path)} & moved], [])
 
 
-def copy_others(data: DataSet) -> list[str]:
-    """Copy the files that do not move, and write the table, if the data set is one.
-
-    Returns:
-        A line for each that cannot be read; not for photographs of pairs, which are reported with their pair.
-    """
-    photographs, failed = {case.fundus for case in data.moving}, []
-    for source, target in data.others:
-        try:
-            copy_file(source, target)
-        except DataError as error:
-            failed += [] if source in photographs else [str(error)]
-    if data.rows:
-        write_table(data.target, tuple(data.rows[0]), data.rows)
-    return failed
-
-
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -233,14 +215,13 @@ class Registration:
                 progress.update(len(some))
 
     def load(self, case: Case) -> Pair | None:
-        """Read a pair, with its unmoved OCT-A, and predict. If it is unusable, `give_up` and return None."""
-        try:
+        """Read a pair, with its unmoved OCT-A, and predict. An unusable one is noted and copied unregistered."""
+        with self.record.noting_faults():
             pair = load_pair(case.fundus, unmoved_octa(case), octa_channels=1, fov_mask=True)
-        except DataError as error:
-            self.give_up(case, error)
-            return None
-        self.predict(case, pair.fundus, pair.fov)
-        return pair
+            self.predict(case, pair.fundus, pair.fov)
+            return pair
+        self.copy_readable(case)
+        return None
 
     def predict(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> None:
         """Set the eye of a case, from its photograph and field, unless it was predicted before."""
@@ -270,16 +251,16 @@ class Registration:
         """
         verdict, eye = verdict_of(own, controls), self.eyes[case]
         displacement = enlarged(own.displacement, pair.fov.shape)
-        images = []
+        moving = self.data.moving[case] if verdict == REGISTERED else []
         try:
-            if verdict == REGISTERED:
-                for path, target, unmoved in self.data.moving[case]:
-                    images.append((target, read_warped(path, displacement)))
-                    copy_file(path, unmoved)
-            else:
-                self.copy(case)
+            images = [(target, read_warped(path, displacement)) for path, target, _ in moving]
+            for path, target, unmoved in self.data.moving[case]:
+                copy_file(path, unmoved)
+                if verdict != REGISTERED:
+                    copy_file(path, target)
         except DataError as error:
-            self.give_up(case, error)
+            self.record.failed.append(str(error))
+            self.copy_readable(case)
             return
         for target, image in images:
             write_image(target, image)
@@ -289,17 +270,12 @@ class Registration:
         values = (*(getattr(case, column) for column in IDENTITY), *numbers, verdict)
         self.record.finish(values, lambda path: draw_pair(path, pair, eye, displacement))
 
-    def give_up(self, case: Case, error: DataError) -> None:
-        """Note why a pair is unusable, and copy unregistered what can be read of it."""
-        self.record.failed.append(str(error))
-        with suppress(DataError):  # it is reported already
-            self.copy(case)
-
-    def copy(self, case: Case) -> None:
-        """Copy a pair's OCT-A, and the maps made from it, unregistered."""
+    def copy_readable(self, case: Case) -> None:
+        """Copy unregistered what can be read of an unusable pair's OCT-A and maps; what cannot is reported already."""
         for path, *written in self.data.moving[case]:
             for target in written:
-                copy_file(path, target)
+                with suppress(DataError):
+                    copy_file(path, target)
 
 
 def verdict_of(own: Fit, controls: Sequence[Fit]) -> str:
@@ -360,7 +336,11 @@ def run_registration(options: argparse.Namespace) -> int:
         may_lose=bool(data.rows),  # in a layout, the files of lost pairs would stay part of the data
     )
     print(f"{len(data.moving)} pairs -> {data.target}")
-    record.failed += copy_others(data)
+    for source, copy in data.others:
+        with record.noting_faults():
+            copy_file(source, copy)
+    if data.rows:
+        write_table(data.target, tuple(data.rows[0]), data.rows)
     Registration(data, predictor, record).run()
     next_step = f"pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights"
     return record.report(data.target, REFUSED, REMARK, next_step, NONE_FITS)
