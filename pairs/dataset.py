@@ -105,10 +105,8 @@ def load_data_cases(
         shares: of the subjects in these splits, for a table without a column `split`.
 
     Returns:
-        The cases, one row each, sorted: `subject` (int; text in a table), `eye` (OD, OS), `region` (disc, macula),
-        `split` (None for a subject that no split names), `fundus` and `octa` (paths), `octa_mm` (None: unknown),
-        `octa_unmoved` (path, or None), `original_digest` (text), `name` (unique, such as "disc/37_OS"); see
-        `pairs.table.PairRow`. In a table eye and region may be unknown, see `pairs.table.read_pairs`.
+        The cases, one row each with the attributes of `PairRow`, sorted. In a folder `subject` is an int, and names are
+        like "disc/37_OS".
         And the files of a folder that have no partner, except hidden files and those with other names.
 
     Raises:
@@ -132,10 +130,8 @@ def load_data_cases(
 
 def list_full_fields(data_fold: Path) -> dict[tuple[int, str], Path]:
     """The whole photographs of a data set by (subject, eye); empty if it has none."""
-    found: dict[tuple[int, str], Path] = {}
-    for name in FULL_FIELD_FOLDERS:
-        found |= list_eyes(data_fold / name / "fundus")
-    return found
+    listed = [list_eyes(data_fold / name / "fundus") for name in FULL_FIELD_FOLDERS]
+    return {eye: path for found in listed for eye, path in found.items()}
 
 
 def validation_full_field(data_fold: Path, cases: pd.DataFrame) -> Path | None:

@@ -59,9 +59,8 @@ def download(folder: Path, archive: Path | None = None, source: Source = Source(
         The data set's folder.
 
     Raises:
-        UserError: the archive cannot be fetched, is not the data set's or does not fit on the disk; or another
-            file has the data set's name.
-        OptionError: another download into the folder is running.
+        UserError: the archive cannot be fetched, is not the data set's or does not fit on the disk; another file has
+            the data set's name; or another download into the folder is running.
         OSError: from the disk; names the file.
     """
     target = folder / DATASET_NAME

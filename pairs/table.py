@@ -193,14 +193,9 @@ def columns_of(path: Path) -> list[str]:
     return next((list(row) for _, row in table_rows(path)), [])
 
 
-def states_splits(path: Path) -> bool:
-    """Whether a table has a column `split`. Raises OptionError if it cannot be read."""
-    return "split" in columns_of(path)
-
-
 def origin_of_splits(path: Path, shares: str) -> str:
     """Where the splits of a table come from, in words. Raises OptionError if it cannot be read."""
-    if states_splits(path):
+    if "split" in columns_of(path):
         return "by the table's column split"
     return f"subjects divided {shares} into train, validation and test, always in the same way"
 
@@ -237,10 +232,10 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
 def names_of(files: Sequence[Path]) -> list[str]:
     """Unique names of different files: their paths below their common folder, without suffix where that is unique."""
     below = below_common([Path(os.path.abspath(file)) for file in files])
-    short = [path.with_suffix("").as_posix() for path in below]
+    short, complete = [path.with_suffix("").as_posix() for path in below], [path.as_posix() for path in below]
     count = Counter(short)
-    names = [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
-    return names if len(set(names)) == len(names) else [path.as_posix() for path in below]  # a.png, a.tif, a.png.png
+    names = [name if count[name] == 1 else path for name, path in zip(short, complete, strict=True)]
+    return names if len(set(names)) == len(names) else complete  # a.png, a.tif, a.png.png
 
 
 def below_common(files: Sequence[PurePath]) -> list[PurePath]:

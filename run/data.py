@@ -15,7 +15,7 @@ import pandas as pd
 
 from basics.command_line import OptionError
 from pairs.dataset import SIMULATED_SET, Pair, load_data_cases, load_pairs, seen_subjects, validation_full_field
-from pairs.table import ANY_SHARES, REGISTRATION, SIMULATED, is_table, origin_of_splits, states_splits
+from pairs.table import ANY_SHARES, REGISTRATION, SIMULATED, columns_of, is_table, origin_of_splits
 from retina.images import FUNDUS_CHANNELS, DataError, continue_outside, in_own_pages, photo_digest, read_fundus
 from run.batches import SimulatedPatches, TrainingPatches, training_image
 from run.settings import SPLITS, Settings
@@ -212,7 +212,7 @@ def choose(
         why = f"--split {split}"
     elif not is_table(data) and (listed["split"] == "test").any():
         split, why = "test", "those of the test split"
-    elif is_table(data) and states_splits(data):
+    elif is_table(data) and "split" in columns_of(data):
         split, why = "test", "those of the split test in the table's column split"
     else:
         lacks = "column split" if is_table(data) else "subject of the test split"
