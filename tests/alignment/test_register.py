@@ -187,10 +187,8 @@ def test_registered_octa_is_aligned_with_its_photograph_and_keeps_colours_and_al
     assert (octa[..., 3] == 255).all()
 
 
-@pytest.mark.parametrize("enlarged", [False, True])
-def test_map_made_from_an_octa_moves_with_it_and_stays_a_map(folder, enlarged):
-    if enlarged:
-        save(np.kron(pixels(folder, CROPPED, MAP), np.ones((2, 2))), folder / CROPPED / MAP)
+def test_map_made_from_an_octa_moves_with_it_stays_a_map_and_gets_its_size(folder):
+    save(np.kron(pixels(folder, CROPPED, MAP), np.ones((2, 2))), folder / CROPPED / MAP)
     register(folder)
     truth = pixels(folder, WRITTEN, MAP)
     assert (truth.shape, set(np.unique(truth))) == ((SIDE, SIDE), {0, 255})
@@ -219,15 +217,13 @@ def test_result_has_the_layout_of_the_data_and_each_pair_a_figure(registered):
     assert pixels(registered, "out/registration", figures[0]).shape == (SIDE, 3 * SIDE, 3)
 
 
-@pytest.mark.parametrize(("suffix", "written"), [(".ppm", ".png"), (".tif", ".tif")])
-def test_octa_of_a_format_that_is_not_written_becomes_png(folder, suffix, written):
+def test_octa_of_a_format_that_is_not_written_becomes_png(folder):
     octa = folder / CROPPED / "octa" / "disc"
-    save(pixels(octa, "1_OD.png")[..., 0], octa / f"1_OD{suffix}")
+    save(pixels(octa, "1_OD.png")[..., 0], octa / "1_OD.ppm")
     (octa / "1_OD.png").unlink()
     assert register(folder) == 0
-    with Image.open(folder / WRITTEN / f"octa/disc/1_OD{written}") as image:
+    with Image.open(folder / WRITTEN / "octa/disc/1_OD.png") as image:
         assert image.mode == "L"
-    assert len(list((folder / WRITTEN / "octa/disc").glob("1_OD.*"))) == 1
     assert verdicts(folder)["1_OD"] == "registered"
 
 
@@ -258,21 +254,11 @@ def test_interrupted_call_resumes_to_the_same_result(finished, folder, monkeypat
     assert contents[0] == contents[1]
 
 
-def test_exchanged_octa_are_registered_again_once_they_are_right(folder):
-    octa = folder / CROPPED / "octa" / "disc"
-    one, other = (octa / f"1_{eye}.png" for eye in ("OD", "OS"))
-    right = one.read_bytes(), other.read_bytes()
-    for contents, verdict in ((right[::-1], "not registered"), (right, "registered")):
-        for path, content in zip((one, other), contents, strict=True):
-            path.write_bytes(content)
-        register(folder)
-        assert set(verdicts(folder).values()) == {verdict}
-
-
-def test_figure_of_a_former_result_is_removed_and_a_photograph_that_was_replaced_copied_again(again):
+def test_pair_whose_photograph_was_replaced_is_registered_again_and_loses_its_former_figure(again):
     fundus = Path("fundus/disc/1_OD.png")
     save(pixels(again, CROPPED, fundus)[::-1], again / CROPPED / fundus)
     register(again)
+    assert verdicts(again) == {"1_OD": "not registered", "1_OS": "registered"}
     assert files_below(again / "out/registration") == ["disc/1_OS.png"]
     assert (again / WRITTEN / fundus).read_bytes() == (again / CROPPED / fundus).read_bytes()
 
