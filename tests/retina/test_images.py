@@ -56,15 +56,8 @@ def write_packed_tiff(path, image, bits):
     height, width, channels = image.shape
     every = np.unpackbits(image.astype(">u2").view(np.uint8).reshape(*image.shape, 2), axis=-1)[..., -bits:]
     rows = np.packbits(every.reshape(height, -1), axis=1).tobytes()
-    tags = {
-        256: width,
-        257: height,
-        258: bits,
-        262: 1 if channels == 1 else 2,
-        277: channels,
-        278: height,
-        279: len(rows),
-    }
+    tags = {256: width, 257: height, 258: bits, 262: 1 if channels == 1 else 2, 277: channels, 278: height}
+    tags[279] = len(rows)
     after = 8 + 2 + 12 * (len(tags) + 1) + 4  # the directory: the bits of each channel, then the pixels
     tags[273] = after + 8
     entries = [(code, 4, 1, value) for code, value in tags.items() if code != 258]
@@ -210,6 +203,12 @@ def test_image_is_turned_upright(tmp_path, random, orientation, suffix, bits):
     else:
         write_png(path, image, chunk(b"eXIf", exif.tobytes()[6:]))
     assert np.array_equal(read_fundus(path), TURNED[orientation](in_eight(image, bits)))
+
+
+def test_fourth_channel_that_is_no_alpha_is_ignored(tmp_path, random):
+    image = deep(random, 4)
+    write_tiff(tmp_path / "a.tif", image, extrasamples=["unspecified"])
+    assert np.array_equal(read_image(tmp_path / "a.tif"), np.dstack([in_eight(image), np.full((30, 40), 255)]))
 
 
 THUMBNAIL = np.zeros((8, 16), np.uint8), {"subfiletype": 1, "photometric": "minisblack"}
