@@ -5,15 +5,13 @@
 
 The network finds the vessels of the complete photograph, and `alignment.find_octa` searches it for the OCT-A. Writes
 
-    DIR/pairs.csv            the table of the photographs, cropped and rotated to match, and copies of their OCT-A;
-                             its column original_digest identifies the photograph that each was cropped from
+    DIR/pairs.csv            the table of the photographs, cropped and rotated to match, and copies of their OCT-A
     DIR/crop.csv             a row for each pair: position, scale and angle of the match, and whether it is doubtful
     DIR/crop/<name>.jpg      with --figures: the photograph with the match outlined, cyan if found, orange if doubtful
 
 A doubtful match is hardly better than chance (a wrong partner, or too few vessels), or at the limit of the scales that
 are tried (a wrong width or scale). Such pairs are reported and left out of DIR/pairs.csv. Next, `register` aligns each
-OCT-A exactly. The input table is never changed. Existing results are kept unless the files
-of a pair have changed, and the same command resumes.
+OCT-A exactly. The input is never changed, and the same command resumes.
 """
 
 import argparse
@@ -27,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignment.find_octa import Photograph, Place, corners, cut, find_place
-from alignment.output import PAIRS, Case, PairRecord, beside_table, check_output, copy_file, write_image
+from alignment.find_octa import Photograph, corners, cut, find_place
+from alignment.output import PAIRS, Case, PairRecord, check_output, copy_file, write_image, written_suffix
 from basics.command_line import OptionError, progress_bar
 from basics.files import write_table
 from pairs.dataset import find_dataset
@@ -94,7 +92,7 @@ def prepare(path: Path, predictor: Predictor, options: argparse.Namespace) -> Se
 
 def target(kind: str, case: Case) -> Path:
     """Where the photograph ("fundus") or the OCT-A ("octa") of a pair is written to, relative to the table."""
-    return Path("fundus", f"{case.name}.png") if kind == "fundus" else beside_table("octa", case)
+    return Path(kind, case.name + (".png" if kind == "fundus" else written_suffix(case.octa)))
 
 
 def crop_pair(case: Case, side: float, photograph: Searched, record: PairRecord) -> None:
@@ -103,26 +101,19 @@ def crop_pair(case: Case, side: float, photograph: Searched, record: PairRecord)
     octa = octa_to_grey(read_octa(case.octa, 1)) / 255  # [0, 255] -> [0, 1]
     place = find_place(octa, side, photograph.vessels)
     shape_mm = side * octa.shape[0] / octa.shape[1], side
-    write_image(output / target("fundus", case), cut(photograph.fundus, place, shape_mm, CROP_PX_PER_MM))
+    part = cut(photograph.fundus, place, shape_mm, CROP_PX_PER_MM)
+    write_image(output / target("fundus", case), part)
     copy_file(case.octa, output / target("octa", case))
     verdict = FOUND if place.is_clear else DOUBTFUL
+
+    def draw(path: Path) -> None:
+        """Draw the photograph with the OCT-A's outline, the crop, and the OCT-A."""
+        whole = with_outline(photograph.fundus, corners(place, shape_mm), MARKS[verdict])
+        write_image(path, side_by_side([whole, part, to_uint8(octa)], FIGURE_PX))
+
     position = (*place.centre / photograph.enlarged, place.px_per_mm, np.rad2deg(place.angle))
     numbers = *(f"{value:.1f}" for value in position), *(f"{value:.3f}" for value in (place.score, place.control))
-    values = (case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict)
-    record.finish(values, lambda path: draw_match(path, photograph.fundus, place, shape_mm, octa, MARKS[verdict]))
-
-
-def draw_match(
-    path: Path,
-    fundus: np.ndarray,
-    place: Place,
-    shape_mm: tuple[float, float],
-    octa: np.ndarray,
-    colour: tuple[int, int, int],
-) -> None:
-    """Draw the photograph with the OCT-A's outline in a colour, the crop, and the OCT-A."""
-    whole = with_outline(fundus, corners(place, shape_mm), colour)
-    write_image(path, side_by_side([whole, cut(fundus, place, shape_mm, CROP_PX_PER_MM), to_uint8(octa)], FIGURE_PX))
+    record.finish((case.name, case.fundus.as_posix(), f"{side:g}", *numbers, verdict), draw)
 
 
 def sides_of(source: Path, cases: Sequence[Case], octa_mm: float | None) -> dict[Case, float]:
@@ -160,16 +151,11 @@ def run_cropping(options: argparse.Namespace) -> int:
     todo = record.unfinished({case: [output / target(kind, case) for kind in FILES] for case in cases})
     by_photograph = attrgetter("fundus")
     for path, some in groupby(progress_bar(sorted(todo, key=by_photograph), unit="pair"), by_photograph):
-        try:
+        with record.noting_faults():
             photograph = prepare(path, predictor, options)
-        except DataError as error:
-            record.failed.append(str(error))
-            continue
-        for case in some:
-            try:
-                crop_pair(case, sides[case], photograph, record)
-            except DataError as error:
-                record.failed.append(str(error))
+            for case in some:
+                with record.noting_faults():
+                    crop_pair(case, sides[case], photograph, record)
     write_pairs(record, given, sides)
     table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
     next_step = f"dataset_load_mod.py register {table} --output ANOTHER_DIR --run {run}"

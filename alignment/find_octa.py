@@ -8,7 +8,7 @@ The mirrored photograph, which does not contain the OCT-A, shows how well an OCT
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,21 +27,15 @@ LEAST_OVERLAP = 0.5  # share of the OCT-A inside the field of view
 TIMES_CHANCE = 1.25  # by how much an OCT-A must match better than by chance
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The position of an OCT-A in a photograph."""
 
     centre: tuple[float, float]  # row and column of its middle, px of the photograph
     px_per_mm: float  # of the photograph, as found
     angle: float  # radians, by which its rows are rotated from the photograph's, rows towards columns
-    score: float  # correlation of the two
-    control: float  # the best one in the photograph mirrored or rotated by 180 degrees
-    at_limit: bool = False  # the scale is the smallest or largest of PLACE_SCALES
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether it is clearly better than chance, at a scale that is not at the limit of the search."""
-        return self.score > 0 and self.score >= TIMES_CHANCE * self.control and not self.at_limit
+    score: float = 0.0  # correlation of the two
+    control: float = 0.0  # the best one in the photograph mirrored or rotated by 180 degrees
+    is_clear: bool = False  # clearly better than chance, at a scale that is not at the limit of the search
 
 
 class Photograph:
@@ -56,8 +50,7 @@ class Photograph:
         self.px_per_mm = px_per_mm
         size = at_double_scale(fov.shape, px_per_mm)
         inside = resized(fov.astype(np.float32), size, SMOOTH) > ENTIRELY
-        vessels = resized(probability, size, SMOOTH)
-        contrast = vessel_contrast(vessels, inside, evenly=False) * inside
+        contrast = vessel_contrast(resized(probability, size, SMOOTH), inside, evenly=False) * inside
         self.fixed = Masked(blocks(contrast, 2), blocks(inside.astype(np.float32), 2))
         self.factor = np.divide(fov.shape, size) * 2  # px of the photograph per px of `fixed`, of rows and columns
 
@@ -75,11 +68,11 @@ def find_place(octa: np.ndarray, side_mm: float, photograph: Photograph) -> Plac
     fixed = [photograph.fixed, *photograph.fixed.mirrored()]
     with set_workers(-1):  # all cores
         found, *controls = find_similarities(fixed, moving, PLACE_ANGLES, PLACE_SCALES, least_overlap=LEAST_OVERLAP)
-    centre = (found.centre + 0.5) * photograph.factor - 0.5
-    px_per_mm = photograph.px_per_mm / found.scale
+    centre = tuple((found.centre + 0.5) * photograph.factor - 0.5)
     control = max(one.score for one in controls)
     at_limit = found.scale in (PLACE_SCALES[0], PLACE_SCALES[-1])
-    return Place(tuple(centre), px_per_mm, found.angle, found.score, control, at_limit)
+    is_clear = found.score > 0 and found.score >= TIMES_CHANCE * control and not at_limit
+    return Place(centre, photograph.px_per_mm / found.scale, found.angle, found.score, control, is_clear)
 
 
 def cut(fundus: np.ndarray, place: Place, shape_mm: tuple[float, float], px_per_mm: float) -> np.ndarray:

@@ -7,7 +7,8 @@ files. The row is written last.
 import filecmp
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +67,10 @@ class PairRecord(Record):
         """Read the existing table, or write an empty one, which marks its folder, made if missing, as this program's.
 
         Args:
-            path: of the table.
             columns: all but the last two; the first is `name`, the last `verdict`.
             made_with: as in `Origin`.
             inputs: `digest_of` each pair, by name.
-            figures: suffix of the figures.
-            drawn: whether figures are wanted.
+            figures: their suffix; `drawn`: whether they are wanted.
             may_lose: whether pairs of an earlier call may be missing now; their rows are then dropped.
 
         Raises:
@@ -92,6 +91,14 @@ class PairRecord(Record):
             print(f"NOTE: {path}: pairs that are no longer in the table are dropped: {', '.join(lost)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write()
+
+    @contextmanager
+    def noting_faults(self) -> Iterator[None]:
+        """Note an unusable file, for the report, and go on behind the block."""
+        try:
+            yield
+        except DataError as error:
+            self.failed.append(str(error))
 
     def current(self) -> dict[str, dict[str, str]]:
         """The rows that were made from the present files and settings of their pair, by name."""
@@ -149,18 +156,9 @@ class PairRecord(Record):
         return 2 if self.failed else 0
 
 
-def beside_table(kind: str, case: Case) -> Path:
-    """Where the photograph ("fundus") or the OCT-A ("octa") of a case lies, relative to the written table.
-
-    In its own format, or as PNG if that is not one of WRITTEN_FORMATS.
-    """
-    suffix = getattr(case, kind).suffix
-    return Path(kind, case.name + (suffix if suffix.lower() in WRITTEN_FORMATS else ".png"))
-
-
-def in_written_format(path: Path) -> Path:
-    """The path that an image is written to: as PNG if its format is not one of WRITTEN_FORMATS."""
-    return path if path.suffix.lower() in WRITTEN_FORMATS else path.with_suffix(".png")
+def written_suffix(path: Path) -> str:
+    """The suffix that a copy of an image gets: its own, or .png if that is none of WRITTEN_FORMATS."""
+    return path.suffix if path.suffix.lower() in WRITTEN_FORMATS else ".png"
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -4,16 +4,15 @@
     python dataset_load_mod.py register DATA --output DIR --figures    # also a picture of each pair, before and after
 
 A run that was trained on simulated retinas predicts an OCT-A that is exactly aligned with the photograph. The real
-OCT-A is warped onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net). All other files are
-copied, and DATA is never changed. DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved
-OCT-A and maps are kept for the evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
+OCT-A is warped onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net), if it then fits
+better than before, and clearly better than it fits other eyes. All other files are copied, and DATA is never changed.
+DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved OCT-A and maps are kept for the
+evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
 
     DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
     DIR/registration/<name of the pair>.png       with --figures
 
-An OCT-A is moved only if it then fits better than before, and clearly better than it fits the predictions for other
-eyes when warped in the same way. It is copied if it is already aligned. Otherwise it is copied unregistered and
-reported. Existing results are kept unless the files of a pair have changed, and the same command resumes.
+Existing results are kept unless the files of a pair have changed, and the same command resumes.
 """
 
 import argparse
@@ -30,17 +29,9 @@ import joblib
 import numpy as np
 from PIL.Image import Resampling
 
-from alignment.output import (
-    PAIRS,
-    Case,
-    PairRecord,
-    beside_table,
-    check_output,
-    copy_file,
-    in_written_format,
-    write_image,
-)
-from alignment.registration import Eye, Fit, enlarged, fit_all, reduced, reduced_eye, warp
+from alignment.output import PAIRS, Case, PairRecord, check_output, copy_file, write_image, written_suffix
+from alignment.registration import ENTIRELY, Fit, enlarged, fit_all, reduced, reduced_eye, warp
+from alignment.search import Masked
 from basics.command_line import OptionError, progress_bar
 from basics.files import write_table
 from pairs.dataset import UNMOVED_FOLDER, Pair, find_dataset, list_eyes, load_data_cases, load_pair
@@ -49,6 +40,7 @@ from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
 from pairs.table import ANY_SHARES, FILES, REGISTRATION, SIMULATED, UNMOVED, is_table, rows_of_pairs
 from retina.field_of_view import field_of_view
 from retina.images import (
+    SMOOTH,
     DataError,
     black_outside,
     octa_to_grey,
@@ -91,15 +83,13 @@ class Moving(NamedTuple):
     unmoved: Path  # that its unmoved copy is written to
 
 
-@dataclass
-class DataSet:
+class DataSet(NamedTuple):
     """The data set that is registered, and what is written for it."""
 
     target: Path  # the data set that is written: contains `cropped`, or is a table
-    cases: list[Case]
-    moving: dict[Case, list[Moving]] = field(default_factory=dict)
-    others: list[tuple[Path, Path]] = field(default_factory=list)  # that do not move: source and copy
-    rows: list[dict[str, str]] = field(default_factory=list)  # of the table that is written, if it is one
+    moving: dict[Case, list[Moving]]  # of each pair
+    others: list[tuple[Path, Path]]  # that do not move: source and copy
+    rows: list[dict[str, str]]  # of the table that is written, if it is one
 
 
 def open_data_set(options: argparse.Namespace) -> DataSet:
@@ -111,69 +101,52 @@ def open_data_set(options: argparse.Namespace) -> DataSet:
     source, output = find_dataset(options.data, "DATA"), Path(options.output)
     below = source.relative_to(options.data) if source.is_relative_to(options.data) else Path()
     check_output(output, output / below, source, REGISTRATION)
-    cases, unpaired = load_data_cases(source, shares=ANY_SHARES)
-    if cases.empty:
+    found, unpaired = load_data_cases(source, shares=ANY_SHARES)
+    if found.empty:
         raise OptionError(f"DATA {source}: contains no pair; `python dataset_load_mod.py check` lists what it contains")
     if unpaired:
         print(f"{len(unpaired)} files have no partner and are copied")
-    data = DataSet(output / PAIRS if is_table(source) else output / below, list(cases.itertuples(index=False)))
-    refuse_moved("DATA", source, data.cases)
-    if is_table(source):
-        add_files_of_table(data, source)
-    else:
-        add_files_of_layout(data, source)
+    cases = list(found.itertuples(index=False))
+    refuse_moved("DATA", source, cases)
+    return table_set(source, output, cases) if is_table(source) else layout_set(source, output / below, cases)
+
+
+def table_set(source: Path, output: Path, cases: Sequence[Case]) -> DataSet:
+    """A table of pairs, whose images are written to fundus/, octa/ and octa_unmoved/ beside the new table."""
+    data = DataSet(output / PAIRS, {}, [], [])
+    for row, case in rows_of_pairs(source, cases):
+        fundus, octa, unmoved = (
+            Path(folder, case.name + written_suffix(path))
+            for folder, path in zip((*FILES, UNMOVED), (case.fundus, case.octa, case.octa), strict=True)
+        )
+        data.moving[case] = [Moving(unmoved_octa(case), output / octa, output / unmoved)]
+        data.others.append((case.fundus, output / fundus))
+        written = {"fundus": fundus, "octa": octa, UNMOVED: unmoved}
+        data.rows.append(row | {column: path.as_posix() for column, path in written.items()})
     return data
 
 
-def add_files_of_table(data: DataSet, source: Path) -> None:
-    """Add the files of a table of pairs, with its images in fundus/, octa/ and octa_unmoved/ beside the new table."""
-    for row, case in rows_of_pairs(source, data.cases):
-        fundus, octa = (beside_table(kind, case) for kind in FILES)
-        unmoved, folder = Path(UNMOVED, *octa.parts[1:]), data.target.parent
-        data.moving[case] = [Moving(unmoved_octa(case), folder / octa, folder / unmoved)]
-        data.others.append((case.fundus, folder / fundus))
-        written = {"fundus": fundus, "octa": octa, UNMOVED: unmoved}
-        data.rows.append(row | {column: path.as_posix() for column, path in written.items()})
-
-
-def add_files_of_layout(data: DataSet, source: Path) -> None:
-    """Add the files of a data set in the layout of UT-FSOCTA, except hidden ones."""
+def layout_set(source: Path, target: Path, cases: Sequence[Case]) -> DataSet:
+    """A data set in the layout of UT-FSOCTA; all its files are copied except hidden ones."""
+    cropped, unmoved = source / "cropped", source / "cropped" / UNMOVED_FOLDER
+    eyes_in, moving = cache(list_eyes), {}
 
     def placed(path: Path) -> Path:
-        return data.target / path.relative_to(source)
+        return target / path.relative_to(source)
 
-    cropped, unmoved = source / "cropped", source / "cropped" / UNMOVED_FOLDER
-    eyes_in = cache(list_eyes)
-    for case in data.cases:
+    for case in cases:
         found = [(case.octa, case.octa_unmoved)]
         for name in MADE_FROM_OCTA:
             eyes = (eyes_in(folder / name / case.region) for folder in (cropped, unmoved))
             found.append([some.get((case.subject, case.eye)) for some in eyes])
-        data.moving[case] = [
-            Moving(kept or path, *map(in_written_format, (placed(path), placed(unmoved / path.relative_to(cropped)))))
+        moving[case] = [
+            Moving(kept or path, *(placed(one).with_suffix(written_suffix(path)) for one in (path, beside)))
             for path, kept in found
-            if path is not None
+            if path is not None and (beside := unmoved / path.relative_to(cropped))
         ]
-    moving = {path for some in data.moving.values() for one in some for path in one}
+    moved = {path for some in moving.values() for one in some for path in one}
     files = (path for path in visible_below(source) if path.is_file())
-    data.others += [(path, placed(path)) for path in files if not {path, placed(path)} & moving]
-
-
-def copy_others(data: DataSet) -> list[str]:
-    """Copy the files that do not move, and write the table, if the data set is one.
-
-    Returns:
-        A line for each that cannot be read; not for photographs of pairs, which are reported with their pair.
-    """
-    photographs, failed = {case.fundus for case in data.cases}, []
-    for source, target in data.others:
-        try:
-            copy_file(source, target)
-        except DataError as error:
-            failed += [] if source in photographs else [str(error)]
-    if data.rows:
-        write_table(data.target, tuple(data.rows[0]), data.rows)
-    return failed
+    return DataSet(target, moving, [(path, placed(path)) for path in files if not {path, placed(path)} & moved], [])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -200,9 +173,9 @@ def read_warped(source: Path, displacement: np.ndarray) -> np.ndarray:
     return image
 
 
-def draw_pair(path: Path, pair: Pair, eye: Eye, displacement: np.ndarray) -> None:
+def draw_pair(path: Path, pair: Pair, eye: Masked, displacement: np.ndarray) -> None:
     """Draw the photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
-    prediction = resized(eye.prediction, pair.fov.shape)
+    prediction = resized(eye.image, pair.fov.shape)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
     panels = [pair.fundus]
     for scan in (octa, warp(octa, displacement)):
@@ -220,12 +193,12 @@ class Registration:
     data: DataSet
     predictor: Predictor
     record: PairRecord
-    eyes: dict[Case, Eye | None] = field(default_factory=dict)  # predicted so far; None: unusable
+    eyes: dict[Case, Masked | None] = field(default_factory=dict)  # predicted so far; None: unusable
 
     def run(self) -> None:
         """Register all pairs that have no result yet."""
-        files = {case: [path for one in some for path in one[1:]] for case, some in self.data.moving.items()}
-        todo = self.record.unfinished({case: files[case] for case in self.data.cases})
+        written = {case: [path for one in some for path in one[1:]] for case, some in self.data.moving.items()}
+        todo = self.record.unfinished(written)
         processes = max(1, min(os.cpu_count() or 1, len(todo) // PAIRS_PER_PROCESS))
         with (
             progress_bar(total=len(todo), unit="pair") as progress,
@@ -233,80 +206,76 @@ class Registration:
         ):
             for first in range(0, len(todo), PAIRS_AT_ONCE):
                 some = todo[first : first + PAIRS_AT_ONCE]
-                loaded = [found for case in some if (found := self.load(case)) is not None]
-                against = [[own, *self.controls(case, own)] for case, _, own in loaded]
-                scans = [reduced(octa_to_grey(pair.octa) / 255) for _, pair, _ in loaded]
+                loaded = [(case, pair) for case in some if (pair := self.load(case)) is not None]
+                scans = [reduced(octa_to_grey(pair.octa) / 255) for _, pair in loaded]
+                against = [[self.eyes[case], *self.controls(case)] for case, _ in loaded]
                 fits = pool(joblib.delayed(fit_all)(*both) for both in zip(scans, against, strict=True))
-                for (case, pair, own), (fit, *controls) in zip(loaded, fits, strict=True):
-                    self.finish(case, pair, own, fit, controls)
+                for (case, pair), (own, *controls) in zip(loaded, fits, strict=True):
+                    self.finish(case, pair, own, controls)
                 progress.update(len(some))
 
-    def load(self, case: Case) -> tuple[Case, Pair, Eye] | None:
-        """Read a pair, with its unmoved OCT-A, and predict. If it is unusable, `give_up` and return None."""
-        try:
+    def load(self, case: Case) -> Pair | None:
+        """Read a pair, with its unmoved OCT-A, and predict. An unusable one is noted and copied unregistered."""
+        with self.record.noting_faults():
             pair = load_pair(case.fundus, unmoved_octa(case), octa_channels=1, fov_mask=True)
-        except DataError as error:
-            self.give_up(case, error)
-            return None
+            self.predict(case, pair.fundus, pair.fov)
+            return pair
+        self.copy_readable(case)
+        return None
+
+    def predict(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> None:
+        """Set the eye of a case, from its photograph and field, unless it was predicted before."""
         if case not in self.eyes:
-            self.eyes[case] = self.predicted(pair.fundus, pair.fov)
-        return case, pair, self.eyes[case]
+            octa = self.predictor.predict(fundus, fov, with_noise=False)
+            self.eyes[case] = reduced_eye(octa_to_grey(octa), fov)
 
-    def predicted(self, fundus: np.ndarray, fov: np.ndarray) -> Eye:
-        """The prediction for a photograph and its field."""
-        return reduced_eye(octa_to_grey(self.predictor.predict(fundus, fov, with_noise=False)), fov)
-
-    def controls(self, case: Case, own: Eye) -> list[Eye]:
+    def controls(self, case: Case) -> list[Masked]:
         """The eyes that a pair is compared with, see `chosen_controls`: of its region, next in the table."""
-        place = self.data.cases.index(case)
-        following = self.data.cases[place + 1 :] + self.data.cases[:place]
+        cases = list(self.data.moving)
+        place = cases.index(case)
+        following = cases[place + 1 :] + cases[:place]
         others = [other for other in following if other.region == case.region and not may_be_one_eye(case, other)]
         for other in others[:NEIGHBOURS]:
             if other not in self.eyes:
                 try:
                     fundus = read_fundus(other.fundus)
-                    self.eyes[other] = self.predicted(fundus, field_of_view(fundus))
+                    self.predict(other, fundus, field_of_view(fundus))
                 except DataError:
                     self.eyes[other] = None  # reported with its pair
-        return chosen_controls(own, [self.eyes[other] for other in others[:NEIGHBOURS]])
+        return chosen_controls(self.eyes[case], [self.eyes[other] for other in others[:NEIGHBOURS]])
 
-    def finish(self, case: Case, pair: Pair, own: Eye, fit: Fit, controls: Sequence[Fit]) -> None:
+    def finish(self, case: Case, pair: Pair, own: Fit, controls: Sequence[Fit]) -> None:
         """Write the results of a pair, from the fits with its own photograph and with the controls.
 
         If a map that was made from the OCT-A is unusable, so is the pair: it is noted and copied unregistered.
         """
-        verdict = verdict_of(fit, controls)
-        displacement = enlarged(fit.displacement, pair.fov.shape)
-        images = []
+        verdict, eye = verdict_of(own, controls), self.eyes[case]
+        displacement = enlarged(own.displacement, pair.fov.shape)
+        moving = self.data.moving[case] if verdict == REGISTERED else []
         try:
-            if verdict == REGISTERED:
-                for path, target, unmoved in self.data.moving[case]:
-                    images.append((target, read_warped(path, displacement)))
-                    copy_file(path, unmoved)
-            else:
-                self.copy(case)
+            images = [(target, read_warped(path, displacement)) for path, target, _ in moving]
+            for path, target, unmoved in self.data.moving[case]:
+                copy_file(path, unmoved)
+                if verdict != REGISTERED:
+                    copy_file(path, target)
         except DataError as error:
-            self.give_up(case, error)
+            self.record.failed.append(str(error))
+            self.copy_readable(case)
             return
         for target, image in images:
             write_image(target, image)
-        length = np.hypot(*displacement)[vessels_of(own, pair.fov.shape)]
-        median = float(np.median(length)) if length.size else 0.0
-        numbers = (f"{value:.3f}" for value in (median, fit.before, fit.after, max(one.after for one in controls)))
+        length = np.hypot(*displacement)[vessels_of(eye, pair.fov.shape)]
+        median = np.median(length) if length.size else 0.0
+        numbers = (f"{value:.3f}" for value in (median, own.before, own.after, max(one.after for one in controls)))
         values = (*(getattr(case, column) for column in IDENTITY), *numbers, verdict)
-        self.record.finish(values, lambda path: draw_pair(path, pair, own, displacement))
+        self.record.finish(values, lambda path: draw_pair(path, pair, eye, displacement))
 
-    def give_up(self, case: Case, error: DataError) -> None:
-        """Note why a pair is unusable, and copy unregistered what can be read of it."""
-        self.record.failed.append(str(error))
-        with suppress(DataError):  # it is reported already
-            self.copy(case)
-
-    def copy(self, case: Case) -> None:
-        """Copy a pair's OCT-A, and the maps made from it, unregistered."""
+    def copy_readable(self, case: Case) -> None:
+        """Copy unregistered what can be read of an unusable pair's OCT-A and maps; what cannot is reported already."""
         for path, *written in self.data.moving[case]:
             for target in written:
-                copy_file(path, target)
+                with suppress(DataError):
+                    copy_file(path, target)
 
 
 def verdict_of(own: Fit, controls: Sequence[Fit]) -> str:
@@ -322,20 +291,24 @@ def may_be_one_eye(case: Case, other: Case) -> bool:
     return same and (case.eye == other.eye or "" in (case.eye, other.eye))
 
 
-def chosen_controls(own: Eye, near: Sequence[Eye | None]) -> list[Eye]:
+def chosen_controls(own: Masked, near: Sequence[Masked | None]) -> list[Masked]:
     """The CONTROLS eyes that show most of an eye's field, limited to it; with its mirror images if there are too few.
 
     An eye that shows little of the field might fit by chance.
     """
-    limited = [eye.within(own.fov) for eye in near if eye is not None]
-    usable = [eye for eye in limited if eye.fov.sum() >= MOST_OF_FIELD * own.fov.sum()]
-    chosen = sorted(usable, key=lambda eye: -eye.fov.sum())[:CONTROLS]
+    size, limited = own.mask.shape, []
+    for eye in near:
+        if eye is not None:
+            fov = resized(eye.mask.astype(np.float32), size, SMOOTH) > ENTIRELY
+            limited.append(Masked(resized(eye.image, size, SMOOTH), fov & own.mask))
+    usable = [eye for eye in limited if eye.mask.sum() >= MOST_OF_FIELD * own.mask.sum()]
+    chosen = sorted(usable, key=lambda eye: -eye.mask.sum())[:CONTROLS]
     return chosen if len(chosen) == CONTROLS else chosen + own.mirrored()
 
 
-def vessels_of(eye: Eye, shape: tuple[int, int]) -> np.ndarray:
+def vessels_of(eye: Masked, shape: tuple[int, int]) -> np.ndarray:
     """Where the network predicts vessels: (height, width), bool, of a shape."""
-    prediction, fov = eye.prediction.astype(np.float32), eye.fov
+    prediction, fov = eye.image.astype(np.float32), eye.mask
     threshold = otsu_threshold(prediction[fov]) if fov.any() else np.nan
     return resized(fov & (prediction > threshold), shape, Resampling.NEAREST)
 
@@ -352,7 +325,7 @@ def run_registration(options: argparse.Namespace) -> int:
     predictor, weights = announced_predictor(run, options.weights, settings, why)
     if settings.data != SIMULATED:
         print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on simulated retinas")
-    inputs = {case.name: digest_of([case.fundus, *(one.source for one in data.moving[case])]) for case in data.cases}
+    inputs = {case.name: digest_of([case.fundus, *(one.source for one in some)]) for case, some in data.moving.items()}
     record = PairRecord(
         Path(options.output) / REGISTRATION,
         COLUMNS,
@@ -362,8 +335,12 @@ def run_registration(options: argparse.Namespace) -> int:
         options.figures,
         may_lose=bool(data.rows),  # in a layout, the files of lost pairs would stay part of the data
     )
-    print(f"{len(data.cases)} pairs -> {data.target}")
-    record.failed += copy_others(data)
+    print(f"{len(data.moving)} pairs -> {data.target}")
+    for source, copy in data.others:
+        with record.noting_faults():
+            copy_file(source, copy)
+    if data.rows:
+        write_table(data.target, tuple(data.rows[0]), data.rows)
     Registration(data, predictor, record).run()
     next_step = f"pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights"
     return record.report(data.target, REFUSED, REMARK, next_step, NONE_FITS)

@@ -17,15 +17,15 @@ A displacement (2, height, width) contains rows and columns, in px: the photogra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from alignment.search import Masked, find_similarities, mirror_images, rotation
+from alignment.search import Masked, find_similarities, rotation
 from retina.images import SMOOTH, resized
 from retina.similarity import SMOOTHING_SIGMA
 from retina.ut_fsocta import CROP_PX
@@ -58,28 +58,7 @@ STEPS = 8  # of the refinement
 OUTLIER = 1.0  # of the difference of two images: beyond it, a pixel counts less
 
 
-@dataclass(frozen=True)
-class Eye:
-    """The prediction for a photograph, at working scale."""
-
-    prediction: np.ndarray  # (height, width), float16 on [0, 1]: vessels are bright
-    fov: np.ndarray  # (height, width), bool: inside the field of view
-
-    def mirrored(self) -> list["Eye"]:
-        """The same as `mirror_images`."""
-        return [Eye(*both) for both in zip(mirror_images(self.prediction), mirror_images(self.fov), strict=True)]
-
-    def within(self, fov: np.ndarray) -> "Eye":
-        """The same, resized to a field at working scale and limited to that field."""
-        prediction, own = self.prediction, self.fov
-        if own.shape != fov.shape:
-            prediction = resized(prediction, fov.shape, SMOOTH)
-            own = resized(own.astype(np.float32), fov.shape, SMOOTH) > ENTIRELY
-        return Eye(prediction, own & fov)
-
-
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """The registration of an OCT-A to a prediction."""
 
     displacement: np.ndarray  # (2, height, width), float32, px, at working scale
@@ -94,23 +73,27 @@ def reduced(image: np.ndarray) -> np.ndarray:
     return resized(image.astype(np.float32), size, SMOOTH)
 
 
-def reduced_eye(prediction: np.ndarray, fov: np.ndarray) -> Eye:
-    """A prediction, float on [0, 1], and a field of view, bool, of any (height, width), at working scale."""
-    return Eye(reduced(prediction).astype(np.float16), reduced(fov) > ENTIRELY)
+def reduced_eye(prediction: np.ndarray, fov: np.ndarray) -> Masked:
+    """A prediction, float on [0, 1], and a field of view, bool, of any (height, width), at working scale.
+
+    Returns:
+        `image`: float16 on [0, 1], vessels are bright; `mask`: bool, inside the field. Below this is called an eye.
+    """
+    return Masked(reduced(prediction).astype(np.float16), reduced(fov) > ENTIRELY)
 
 
-def fit_all(scan: np.ndarray, eyes: Sequence[Eye]) -> list[Fit]:
+def fit_all(scan: np.ndarray, eyes: Sequence[Masked]) -> list[Fit]:
     """Register an OCT-A, at working scale, to each of some eyes."""
     return [fit(scan, eye) for eye in eyes]
 
 
-def fit(scan: np.ndarray, eye: Eye) -> Fit:
+def fit(scan: np.ndarray, eye: Masked) -> Fit:
     """Register an OCT-A (height, width), float on [0, 1], at working scale, to an eye's prediction of the same size."""
-    prediction, fov = eye.prediction.astype(np.float32), eye.fov
+    prediction, fov = eye.image.astype(np.float32), eye.mask
     grid = splines(fov.shape)
     fixed = vessel_contrast(prediction, fov, evenly=False)
     moving = vessel_contrast(scan, np.ones_like(fov), evenly=True)
-    similarity = grid.linear(*find_similarity(fixed, fov, moving))
+    similarity = find_similarity(grid, fixed, moving, fov)
     matched = match_blocks(grid, fixed, moving, fov, similarity)
     for stiffness in STIFFER:
         coefficients = matched
@@ -206,16 +189,29 @@ class Splines:
     """Surfaces of cubic B-splines over an image at working scale; a displacement is two, rows and columns.
 
     Coefficients are (2, knots). Pixel (0, 0) has its middle at (0.5, 0.5).
+
+    at_pixels: the basis functions of each axis at the pixels, (height, knots) and (width, knots).
+    at_blocks: all basis functions at the middles of the blocks, (blocks, knots).
+    bending, stretching: quadratic forms (knots, knots), mean square of a surface's second derivatives, and of its
+        first ones.
     """
 
     def __init__(self, shape: tuple[int, int]):
         self.shape = shape
-        self.axes, self.knots = [], []
+        self.knots, self.at_pixels, at_blocks, grams = [], [], [], []
         for size in shape:
             intervals = max(2, round(size / KNOTS))
             spacing = size / intervals
-            self.axes.append(BSpline(np.arange(-3, intervals + 4) * spacing, np.eye(intervals + 3), 3))
+            axis = BSpline(np.arange(-3, intervals + 4) * spacing, np.eye(intervals + 3), 3)
             self.knots.append(np.arange(-1, intervals + 2) * spacing)  # the middle of each basis function
+            self.at_pixels.append(axis(np.arange(size) + 0.5))
+            at_blocks.append(axis(np.arange(size // BLOCK) * BLOCK + BLOCK / 2))
+            places = np.arange(0.125, size, 0.25)
+            grams.append([values.T @ values / len(places) for values in (axis.derivative(k)(places) for k in range(3))])
+        self.at_blocks = np.kron(*at_blocks)
+        (flat, first, second), (flat_x, first_x, second_x) = grams
+        self.bending = KNOTS**4 * (np.kron(second, flat_x) + 2 * np.kron(first, first_x) + np.kron(flat, second_x))
+        self.stretching = KNOTS**2 * (np.kron(first, flat_x) + np.kron(flat, first_x))
 
     def displacement(self, coefficients: np.ndarray) -> np.ndarray:
         """(2, height, width), float64, px."""
@@ -227,49 +223,18 @@ class Splines:
         places = np.stack(np.meshgrid(*self.knots, indexing="ij")).reshape(2, -1)
         return matrix @ (places - np.divide(self.shape, 2)[:, np.newaxis]) + shift[:, np.newaxis]
 
-    @cached_property
-    def at_pixels(self) -> list[np.ndarray]:
-        """The basis functions of each axis at the pixels: (height, knots) and (width, knots)."""
-        return [axis(np.arange(size) + 0.5) for axis, size in zip(self.axes, self.shape, strict=True)]
 
-    @cached_property
-    def at_blocks(self) -> np.ndarray:
-        """All basis functions at the middles of the blocks: (blocks, knots)."""
-        places = [np.arange(size // BLOCK) * BLOCK + BLOCK / 2 for size in self.shape]
-        rows, columns = (axis(place) for axis, place in zip(self.axes, places, strict=True))
-        return np.kron(rows, columns)
-
-    @cached_property
-    def costs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Quadratic forms (knots, knots): mean square of a surface's second derivatives, and of its first ones."""
-        grams = []
-        for axis, size in zip(self.axes, self.shape, strict=True):
-            places = np.arange(0.125, size, 0.25)
-            grams.append([values.T @ values / len(places) for values in (axis.derivative(k)(places) for k in range(3))])
-        (flat, first, second), (flat_x, first_x, second_x) = grams
-        bending = np.kron(second, flat_x) + 2 * np.kron(first, first_x) + np.kron(flat, second_x)
-        stretching = np.kron(first, flat_x) + np.kron(flat, first_x)
-        return KNOTS**4 * bending, KNOTS**2 * stretching
+splines = lru_cache(maxsize=4)(Splines)  # those of a shape are made once
 
 
-@lru_cache(maxsize=4)
-def splines(shape: tuple[int, int]) -> Splines:
-    """The surfaces of a shape, made once."""
-    return Splines(shape)
-
-
-def find_similarity(fixed: np.ndarray, fov: np.ndarray, moving: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best similarity of two images of `vessel_contrast`, an OCT-A's (moving) and a prediction's (fixed).
-
-    Returns:
-        matrix (2, 2) and shift (2,), px, of the displacement matrix x (place - middle) + shift.
-    """
+def find_similarity(grid: Splines, fixed: np.ndarray, moving: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """Coefficients of the best similarity of two images of `vessel_contrast`, a prediction's and an OCT-A's."""
     inside = blocks(fov.astype(np.float32), 2)
     halved = Masked(blocks(fixed, 2) * inside, inside)
     (found,) = find_similarities([halved], blocks(moving, 2), PAIR_ANGLES, PAIR_SCALES, largest_shift=SHIFT)
     matrix = found.scale * rotation(found.angle)
     shift = (np.array(inside.shape) - 1) / 2 - found.centre
-    return matrix - np.eye(2), 2 * matrix @ shift
+    return grid.linear(matrix - np.eye(2), 2 * matrix @ shift)
 
 
 def match_blocks(
@@ -289,7 +254,7 @@ def match_blocks(
     score = score.reshape(len(score), -1)  # (shifts, blocks)
     score /= np.median(score.max(axis=0)) + 1e-6
     shifts = np.stack(np.meshgrid(labels, labels, indexing="ij")).reshape(2, -1, 1)
-    at_blocks, bending = grid.at_blocks, grid.costs[0]
+    at_blocks, bending = grid.at_blocks, grid.bending
     joined = np.zeros((2, score.shape[1]))  # the displacement at the blocks
     for cost in AGREEMENT:
         best = np.argmax(score - cost * np.sum((shifts - joined[:, np.newaxis]) ** 2, axis=0), axis=0)  # (blocks,)
@@ -331,9 +296,8 @@ def refine(
     parts = form(down, down), form(down, right), form(right, right)
     yy, yx, xx = ((at_blocks.T * part) @ at_blocks / len(part) for part in parts)
     y, x = (at_blocks.T @ form(slope, difference) / len(at_blocks) for slope in (down, right))
-    bending, stretching = grid.costs
-    cost = stiffness * (BENDING * bending + STRETCHING * stretching) * (parts[0].mean() + parts[2].mean())
-    cost = cost + 1e-6 * np.eye(len(cost))
+    cost = stiffness * (BENDING * grid.bending + STRETCHING * grid.stretching) * (parts[0].mean() + parts[2].mean())
+    cost += 1e-6 * np.eye(len(cost))
     strain = cost @ (coefficients - similarity).T  # (knots, 2)
     whole = np.block([[yy + cost, yx], [yx, xx + cost]])
     return coefficients + np.linalg.solve(whole, np.concatenate([y - strain[:, 0], x - strain[:, 1]])).reshape(2, -1)

@@ -9,8 +9,8 @@ A direction d in the fixed image, row and column, is scale x rotation(angle) x d
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
@@ -19,24 +19,23 @@ from scipy.ndimage import affine_transform
 BASELINE = 0.2  # of the mean power of the fixed image
 
 
-@dataclass(frozen=True)
-class Masked:
+class Masked(NamedTuple):
     """An image and where it shows something."""
 
-    image: np.ndarray  # (height, width), float32, 0 outside the mask
-    mask: np.ndarray  # (height, width), float32 on [0, 1]
+    image: np.ndarray  # (height, width), float; of `find_similarities` float32, 0 outside the mask
+    mask: np.ndarray  # (height, width), bool, or float32 on [0, 1]
 
     def mirrored(self) -> list["Masked"]:
-        """The same as `mirror_images`."""
-        return [Masked(*both) for both in zip(mirror_images(self.image), mirror_images(self.mask), strict=True)]
+        """Left to right, upside down, and rotated by 180 degrees: controls, which match only by chance."""
+        ways = np.s_[:, ::-1], np.s_[::-1], np.s_[::-1, ::-1]
+        return [Masked(self.image[way], self.mask[way]) for way in ways]
 
     def spectra(self, size: Sequence[int]) -> np.ndarray:
         """The Fourier transforms of image, squared image and mask, padded with zeros to a size: (3, ...), complex64."""
         return rfft2(np.stack([self.image, self.image**2, self.mask]), size)
 
 
-@dataclass(frozen=True)
-class Similarity:
+class Similarity(NamedTuple):
     """The best position of a moving image in a fixed one."""
 
     score: float  # correlation of the two; -1 if no shift is allowed
@@ -48,11 +47,6 @@ class Similarity:
 def rotation(angle: float) -> np.ndarray:
     """The matrix (2, 2) that rotates a direction in the fixed image, row and column, to that in the moving one."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
-def mirror_images(image: np.ndarray) -> list[np.ndarray]:
-    """An image left to right, upside down, and rotated by 180 degrees: controls, which match only by chance."""
-    return [image[:, ::-1], image[::-1], image[::-1, ::-1]]
 
 
 def transformed(moving: np.ndarray, angle: float, scale: float, shape: Sequence[int] | None = None) -> Masked:

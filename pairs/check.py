@@ -67,17 +67,16 @@ def check_dataset(dataset: Path) -> tuple[list[str], list[str]]:
     lines.append(f"split: {origin}")
     if is_table(dataset) and (unused := [column for column in columns_of(dataset) if column not in KNOWN]):
         lines.append(one_line(f"columns that are not used: {', '.join(unused)}"))
-    for what, unknown in (("eye", cases["eye"] == ""), ("region", cases["region"] == OTHER_REGION)):
-        if unknown.any():
-            lines.append(f"{what}: unknown for {unknown.sum()} pairs; scores that depend on it are left out")
-    cropped, registered = cases["original_digest"] != "", cases["octa_unmoved"].notna()
-    for what, pairs in (("cropped from a known photograph", cropped), ("registered", registered)):
-        if pairs.any():
-            lines.append(f"{what}: {pairs.sum()} pairs")
+    for text, some in (
+        ("eye: unknown for {} pairs; scores that depend on it are left out", cases["eye"] == ""),
+        ("region: unknown for {} pairs; scores that depend on it are left out", cases["region"] == OTHER_REGION),
+        ("cropped from a known photograph: {} pairs", cases["original_digest"] != ""),
+        ("registered: {} pairs", cases["octa_unmoved"].notna()),
+    ):
+        lines += [text.format(some.sum())] if some.any() else []
     lines.append("sizes: " + (", ".join(f"{size} ({number})" for size, number in sizes.items()) or "none"))
     if black:
-        shares = f"{np.mean(black):.1%} of a crop, from {min(black):.1%} to {max(black):.1%}"
-        lines.append(f"black background: {shares}")
+        lines.append(f"black background: {np.mean(black):.1%} of a crop, from {min(black):.1%} to {max(black):.1%}")
     if whole:
         lines.append(f"whole photographs: {whole}; if an OCT-A shows less of the eye, {CUT}")
     for title, found in listed:

@@ -27,7 +27,6 @@ UNMOVED_FOLDER = "unmoved"  # below cropped/: the OCT-A before registration, and
 SIMULATED_SET = Path("data", "simulated", DATASET_NAME)  # simulated retinas on disk, to try the programs on
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the Zenodo record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
-CASE_COLUMNS = PairRow._fields
 CUT = "crop the photograph to the area of its OCT-A (with dataset_load_mod.py crop)"
 READ_AHEAD = 16  # pairs that are read at once, so that memory does not grow with the number of pairs
 
@@ -61,9 +60,8 @@ def find_dataset(named: str | Path | None, option: str) -> Path | None:
     if named is not None and is_table(named):
         return Path(named)
     folders = DATA_FOLDERS if named is None else (SIMULATED_SET if str(named) == SIMULATED else Path(named),)
-    found = next(
-        filter(holds_dataset, (place for folder in folders for place in (folder, folder / DATASET_NAME))), None
-    )
+    places = (place for folder in folders for place in (folder, folder / DATASET_NAME))
+    found = next(filter(holds_dataset, places), None)
     if found is None and named is not None:
         raise DataError(
             f"{option} {folders[0]}: is neither a table of pairs (.csv) nor a folder with cropped/{{fundus,octa}}/"
@@ -87,9 +85,8 @@ def is_simulated(data: str | Path | None) -> bool:
         return True
     try:
         found = find_dataset(data, "--data")
-        if found is None or not is_table(found):
-            folders = {found} - {None}
-        else:  # <folder>/cropped/fundus/<region>/<file>, <folder>/fov45/fundus/<file>
+        folders = {found} - {None}
+        if found and is_table(found):  # <folder>/cropped/fundus/<region>/<file>, <folder>/fov45/fundus/<file>
             photographs = [pair.fundus.absolute() for pair in read_pairs(found, ANY_SHARES)]
             folders = {folder for file in photographs for folder in file.parents[2:4]}
     except UserError:
@@ -108,10 +105,8 @@ def load_data_cases(
         shares: of the subjects in these splits, for a table without a column `split`.
 
     Returns:
-        The cases, one row each, sorted: `subject` (int; text in a table), `eye` (OD, OS), `region` (disc, macula),
-        `split` (None for a subject that no split names), `fundus` and `octa` (paths), `octa_mm` (None: unknown),
-        `octa_unmoved` (path, or None), `original_digest` (text), `name` (unique, such as "disc/37_OS"); see
-        `pairs.table.PairRow`. In a table eye and region may be unknown, see `pairs.table.read_pairs`.
+        The cases, one row each with the attributes of `PairRow`, sorted. In a folder `subject` is an int, and names are
+        like "disc/37_OS".
         And the files of a folder that have no partner, except hidden files and those with other names.
 
     Raises:
@@ -119,7 +114,7 @@ def load_data_cases(
         PairTableError: see `pairs.table.read_pairs`.
     """
     if is_table(data_fold):
-        return pd.DataFrame(read_pairs(data_fold, shares), columns=CASE_COLUMNS), []
+        return pd.DataFrame(read_pairs(data_fold, shares), columns=PairRow._fields), []
     split_of = {subject: split for split, subjects in splits.items() for subject in subjects}
     rows, unpaired = [], []
     for region in REGIONS:
@@ -130,15 +125,13 @@ def load_data_cases(
             name, split = f"{region}/{key[0]}_{key[1]}", split_of.get(key[0])
             rows.append((*key, region, split, fundus[key], octa[key], None, unmoved.get(key), "", name))
         unpaired += [(fundus.get(key) or octa[key]) for key in fundus.keys() ^ octa.keys()]
-    return pd.DataFrame(sorted(rows, key=lambda row: row[:3]), columns=CASE_COLUMNS), sorted(unpaired)
+    return pd.DataFrame(sorted(rows, key=lambda row: row[:3]), columns=PairRow._fields), sorted(unpaired)
 
 
 def list_full_fields(data_fold: Path) -> dict[tuple[int, str], Path]:
     """The whole photographs of a data set by (subject, eye); empty if it has none."""
-    found: dict[tuple[int, str], Path] = {}
-    for name in FULL_FIELD_FOLDERS:
-        found |= list_eyes(data_fold / name / "fundus")
-    return found
+    listed = [list_eyes(data_fold / name / "fundus") for name in FULL_FIELD_FOLDERS]
+    return {eye: path for found in listed for eye, path in found.items()}
 
 
 def validation_full_field(data_fold: Path, cases: pd.DataFrame) -> Path | None:
@@ -193,12 +186,10 @@ def seen_subjects(cases: pd.DataFrame, seen: Collection[str]) -> set:
         cases: with the columns `subject`, `fundus` and `original_digest`. Unreadable photographs do not count.
         seen: see `run.checkpoints.read_run`.
     """
-    if not seen:
-        return set()
 
     def digest(path: Path) -> str:
         try:
-            return photo_digest(read_fundus(path))
+            return photo_digest(read_fundus(path)) if seen else ""
         except DataError:
             return ""
 

@@ -41,10 +41,6 @@ class Source:
     size: int = 1_151_391_295  # bytes
 
 
-class DownloadError(UserError):
-    """The data set cannot be fetched or unpacked."""
-
-
 def holds_dataset(folder: Path) -> bool:
     """Whether a folder contains `cropped/fundus` and `cropped/octa`."""
     return all((folder / "cropped" / kind).is_dir() for kind in ("fundus", "octa"))
@@ -63,9 +59,8 @@ def download(folder: Path, archive: Path | None = None, source: Source = Source(
         The data set's folder.
 
     Raises:
-        DownloadError: the archive cannot be fetched, is not the data set's or does not fit on the disk; or another
-            file has the data set's name.
-        OptionError: another download into the folder is running.
+        UserError: the archive cannot be fetched, is not the data set's or does not fit on the disk; another file has
+            the data set's name; or another download into the folder is running.
         OSError: from the disk; names the file.
     """
     target = folder / DATASET_NAME
@@ -74,7 +69,7 @@ def download(folder: Path, archive: Path | None = None, source: Source = Source(
             print(f"{place} already exists")
             return place
     if os.path.lexists(target):
-        raise DownloadError(f"{target}: exists, but is not a data set; move it away, or choose another folder")
+        raise UserError(f"{target}: exists, but is not a data set; move it away, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     print(TERMS)
     if archive is None and (folder / ARCHIVE).is_file():
@@ -86,13 +81,13 @@ def download(folder: Path, archive: Path | None = None, source: Source = Source(
         needed, free = UNPACKED + (0 if archive else source.size), shutil.disk_usage(folder).free
         if free < needed:
             space = f"needs {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free"
-            raise DownloadError(f"{folder}: {space}; make room, or use another folder")
+            raise UserError(f"{folder}: {space}; make room, or use another folder")
         with TemporaryDirectory(prefix=HIDDEN, dir=folder.resolve()) as hidden:
             if archive is None:
                 archive = fetch(source, Path(hidden))
             elif (found := pooch.file_hash(archive, alg="md5")) != source.md5:
                 advice = f"move it away, and run without --archive, or get it from {PAGE}"
-                raise DownloadError(f"{archive}: has md5 {found}, but {ARCHIVE} has {source.md5}; {advice}")
+                raise UserError(f"{archive}: has md5 {found}, but {ARCHIVE} has {source.md5}; {advice}")
             top = Path(hidden, "unpacked")  # made by the zip, so with the user's usual permissions
             with zipfile.ZipFile(archive) as file:
                 for name in progress_bar(file.namelist(), desc="unpacking", unit="file"):
@@ -106,7 +101,7 @@ def fetch(source: Source, folder: Path) -> Path:
     """Fetch the archive into a folder, and return its path.
 
     Raises:
-        DownloadError: the connection fails or breaks, or the server refuses or sends another file.
+        UserError: the connection fails or breaks, or the server refuses or sends another file.
     """
     advice = f"try later, or download {ARCHIVE} with a browser from {PAGE} and pass it with --archive"
     pooch.get_logger().setLevel("WARNING")  # it would print the name of the temporary file
@@ -121,6 +116,6 @@ def fetch(source: Source, folder: Path) -> Path:
         while deeper := cause.__cause__ or cause.__context__:  # without the layers of libraries around it
             cause = deeper
         reason = str(cause).partition(" for url: ")[0] or type(cause).__name__
-        raise DownloadError(f"{source.url}: {reason}; {advice}") from error
+        raise UserError(f"{source.url}: {reason}; {advice}") from error
     except ValueError as error:
-        raise DownloadError(f"{source.url}: sent another file: its md5 is not {source.md5}; {advice}") from error
+        raise UserError(f"{source.url}: sent another file: its md5 is not {source.md5}; {advice}") from error

@@ -27,13 +27,15 @@ def moved_for_good(data: Path, cases: Iterable[PairRow]) -> tuple[int, str]:
     """
     for folder in (data, data.parent):
         if (record := folder / REGISTRATION).is_file():
-            moved = {
-                row["name"]: row.get("made_with", "")
-                for row in read_table(record)
-                if "name" in row and row.get("verdict") == REGISTERED
-            }
+            rows = [row for row in read_table(record) if "name" in row and row.get("verdict") == REGISTERED]
+            moved = {row["name"]: row.get("made_with", "") for row in rows}
             lost = [case for case in cases if case.octa_unmoved is None]
-            found = [moved[name] for case in lost if (name := name_in_record(case, data, folder)) in moved]
+            names = [case.name for case in lost]
+            if is_table(data):  # it may have lost rows since, which changes names: those of the OCT-A stay
+                below, files = Path(os.path.abspath(folder / "octa")), (Path(os.path.abspath(one.octa)) for one in lost)
+                inside = (file.relative_to(below) for file in files if file.is_relative_to(below))
+                names = [file.with_suffix("").as_posix() for file in inside]
+            found = [moved[name] for name in names if name in moved]
             return len(found), next(iter(found), "")
     return 0, ""
 
@@ -63,11 +65,3 @@ def refuse_moved(option: str, data: Path, cases: Iterable[PairRow]) -> None:
 def unmoved_octa(case: PairRow) -> Path:
     """The OCT-A of a case before any registration."""
     return case.octa_unmoved or case.octa
-
-
-def name_in_record(case: PairRow, data: Path, folder: Path) -> str:
-    """The name of a case in the record in a folder: in a table, which may have lost rows since, that of its OCT-A."""
-    if not is_table(data):
-        return case.name
-    octa, below = (Path(os.path.abspath(path)) for path in (case.octa, folder / "octa"))
-    return octa.relative_to(below).with_suffix("").as_posix() if octa.is_relative_to(below) else ""

@@ -103,10 +103,9 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
     splits: dict[str, str | None] = {}  # subject -> split
     for number, row in rows:
         place = f"{path}: row {number}"
-        try:
-            pair = read_row(row, path.parent, place)
-        except PairTableError as error:
-            mistakes += error.mistakes
+        pair, wrong = read_row(row, path.parent, place)
+        mistakes += wrong
+        if wrong:
             continue
         pairs.append(pair)
         if (other := images.setdefault(os.path.abspath(getattr(pair, unique)), number)) != number:
@@ -122,8 +121,7 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
             splits = shared_out(set(splits), shares)
         except ValueError as error:
             raise PairTableError(f"{path}: subjects: {error}") from error
-    names = names_of([getattr(pair, unique) for pair in pairs])
-    named = zip(pairs, names, strict=True)
+    named = zip(pairs, names_of([getattr(pair, unique) for pair in pairs]), strict=True)
     complete = [pair._replace(split=splits[pair.subject], name=name) for pair, name in named]
     return sorted(complete, key=lambda pair: (by_value(pair.subject), pair.eye, pair.region, by_value(pair.name)))
 
@@ -133,13 +131,11 @@ def table_rows(path: Path, known: Sequence[str] = KNOWN) -> list[tuple[int, dict
 
     The `known` columns are found in any case, and named so. Raises OptionError, see `numbered_rows`.
     """
-
-    def named(column: str) -> str:
-        return next((name for name in known if name == column.strip().lower()), column)
-
-    return [
-        (number, {named(column): cell.strip() for column, cell in row.items()}) for number, row in numbered_rows(path)
-    ]
+    rows = []
+    for number, row in numbered_rows(path):
+        names = ((column.strip().lower(), column) for column in row)
+        rows.append((number, {low if low in known else column: row[column].strip() for low, column in names}))
+    return rows
 
 
 def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") -> list[tuple[dict[str, str], PairRow]]:
@@ -148,17 +144,15 @@ def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") 
     return [(row, found[existing(path.parent, row[unique], str(path))]) for _, row in table_rows(path)]
 
 
-def read_row(row: dict[str, str], folder: Path, place: str) -> PairRow:
-    """Read a row; the name stays empty. Raises PairTableError, naming the place, with each missing or wrong cell."""
+def read_row(row: dict[str, str], folder: Path, place: str) -> tuple[PairRow | None, list[str]]:
+    """The pair of a row, without its name, and each missing or wrong cell in a line that names the place."""
     values, mistakes = {}, []
     for column in KNOWN:
         try:
             values[column] = value_of(column, row.get(column, ""), folder, place)
         except PairTableError as error:
             mistakes += error.mistakes
-    if mistakes:
-        raise PairTableError(*mistakes)
-    return PairRow(**values, name="")
+    return None if mistakes else PairRow(**values, name=""), mistakes
 
 
 def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | float | None:
@@ -173,14 +167,11 @@ def value_of(column: str, cell: str, folder: Path, place: str) -> str | Path | f
     if column == WIDTH:
         return number_in(cell, *WIDTHS_MM, place, " mm")
     if column in CHOICES:
-        allowed = CHOICES[column]
-        if word := next((word for word in allowed if word.lower() == cell.lower()), None):
-            return word
-        raise PairTableError(f"{place} {cell}: must be {', '.join(allowed)} or empty")
+        cell = next((word for word in CHOICES[column] if word.lower() == cell.lower()), cell)
+        if cell not in CHOICES[column]:
+            raise PairTableError(f"{place} {cell}: must be {', '.join(CHOICES[column])} or empty")
     if column == ORIGINAL and not re.fullmatch("[0-9a-f]{16}", cell):
-        raise PairTableError(
-            f"{place} {cell}: must be 16 hexadecimal digits, as dataset_load_mod.py crop writes them, or empty"
-        )
+        raise PairTableError(f"{place} {cell}: must be 16 hexadecimal digits, from dataset_load_mod.py crop, or empty")
     return cell
 
 
@@ -202,14 +193,9 @@ def columns_of(path: Path) -> list[str]:
     return next((list(row) for _, row in table_rows(path)), [])
 
 
-def states_splits(path: Path) -> bool:
-    """Whether a table has a column `split`. Raises OptionError if it cannot be read."""
-    return "split" in columns_of(path)
-
-
 def origin_of_splits(path: Path, shares: str) -> str:
     """Where the splits of a table come from, in words. Raises OptionError if it cannot be read."""
-    if states_splits(path):
+    if "split" in columns_of(path):
         return "by the table's column split"
     return f"subjects divided {shares} into train, validation and test, always in the same way"
 
@@ -246,10 +232,10 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
 def names_of(files: Sequence[Path]) -> list[str]:
     """Unique names of different files: their paths below their common folder, without suffix where that is unique."""
     below = below_common([Path(os.path.abspath(file)) for file in files])
-    short = [path.with_suffix("").as_posix() for path in below]
+    short, complete = [path.with_suffix("").as_posix() for path in below], [path.as_posix() for path in below]
     count = Counter(short)
-    names = [name if count[name] == 1 else path.as_posix() for name, path in zip(short, below, strict=True)]
-    return names if len(set(names)) == len(names) else [path.as_posix() for path in below]  # a.png, a.tif, a.png.png
+    names = [name if count[name] == 1 else path for name, path in zip(short, complete, strict=True)]
+    return names if len(set(names)) == len(names) else complete  # a.png, a.tif, a.png.png
 
 
 def below_common(files: Sequence[PurePath]) -> list[PurePath]:

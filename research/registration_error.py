@@ -30,7 +30,8 @@ from alignment.register import (
     chosen_controls,
     verdict_of,
 )
-from alignment.registration import Eye, enlarged, fit_all, jacobian, reduced, reduced_eye
+from alignment.registration import enlarged, fit_all, jacobian, reduced, reduced_eye
+from alignment.search import Masked
 from retina.images import black_outside, octa_to_grey
 from retina.ut_fsocta import CROP_PX
 from simulation.eye import TREE_SHARED_BY, border_distance, make_stream_eye
@@ -121,7 +122,7 @@ def displaced_retinas(number: int) -> Iterator[Displaced]:
         number -= 1
 
 
-def registered(retina: Displaced, eyes: list[Eye]) -> tuple[np.ndarray, float, list[tuple[str, float]]]:
+def registered(retina: Displaced, eyes: list[Masked]) -> tuple[np.ndarray, float, list[tuple[str, float]]]:
     """Register an OCT-A with the right photograph, a wrong one, and the controls among the others.
 
     Returns:

@@ -157,9 +157,8 @@ def find_field(fundus: np.ndarray) -> Field:
     if outline is None:
         return Field(np.ones(size, bool))
     outline = refine(fundus, outline, scale)
-    if np.isnan(outline.radii[0]):
-        return Field(outline.mask(size))
-    return Field(outline.mask(size), tuple(map(float, outline.centre)), tuple(map(float, outline.radii)))
+    ellipse = () if np.isnan(outline.radii[0]) else (outline.centre, outline.radii)
+    return Field(outline.mask(size), *(tuple(map(float, pair)) for pair in ellipse))
 
 
 def field_of_mask(mask: np.ndarray) -> Field:

@@ -10,15 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from basics.command_line import UserError
-
-if TYPE_CHECKING:
-    from tifffile import TiffPages
 
 # Pillow's names of the formats that are read, in the order in which it tries them.
 READERS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM", "PSD", "QOI", "PCX", "TGA")
@@ -139,9 +135,12 @@ def tiff_header(path: Path) -> Deep | int:
 
     tifffile.logger().setLevel(logging.CRITICAL)  # what matters is raised as an error
     with tifffile.TiffFile(path) as tiff:
-        number = complete_page(path, tiff.pages)
-        page = tiff.pages[number]
-        check(path, page.imagewidth, page.imagelength, page.imagedepth)
+        numbers = range(len(tiff.pages))  # iteration over pages would not end at a circle
+        complete = [number for number in numbers if not tiff.pages[number].subfiletype & (REDUCED | MASK)]
+        if not complete:
+            raise DataError(f"{path}: contains only reduced copies; save the complete image as PNG or TIFF")
+        page = tiff.pages[number := complete[0]]
+        check(path, page.imagewidth, page.imagelength, page.imagedepth * len(complete))
         bits, samples = page.bitspersample, page.samplesperpixel
         if page.dtype is None or page.dtype.kind not in "ub" or bits > 16:
             raise DataError(f"{path}: pixel format {page.dtype or f'of {bits} bits'}; {ADVICE}")
@@ -165,16 +164,6 @@ def tiff_header(path: Path) -> Deep | int:
 
     top = None if bits == 16 else 2**bits - 1
     return Deep(decode, top, page.photometric == WHITE_IS_ZERO, page.tags.valueof(ORIENTATION, 1))
-
-
-def complete_page(path: Path, pages: "TiffPages") -> int:
-    """The number of the only page of a TIFF that is no reduced copy or mask. Raises DataError if there is none."""
-    numbers = range(len(pages))  # iteration over pages would not end at a circle
-    found = [number for number in numbers if not pages[number].subfiletype & (REDUCED | MASK)]
-    if not found:
-        raise DataError(f"{path}: contains only reduced copies; save the complete image as PNG or TIFF")
-    check(path, 0, 0, len(found))
-    return found[0]
 
 
 def colours_of(levels: np.ndarray) -> np.ndarray:

@@ -31,24 +31,9 @@ FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items(
 WRITTEN_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")}  # of pairs
 # Files that hold no photograph.
 DOCUMENTS = {
-    *(
-        ".txt",
-        ".md",
-        ".pdf",
-        ".htm",
-        ".html",
-        ".doc",
-        ".docx",
-        ".odt",
-        ".ppt",
-        ".pptx",
-        ".xls",
-        ".xlsx",
-        ".ods",
-        ".csv",
-    ),
-    *(".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".log", ".sav", ".py", ".ipynb", ".r", ".m", ".sh", ".bat"),
-    *(".db", ".md5", ".sha256", ".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bak", ".part"),
+    *(".txt", ".md", ".pdf", ".htm", ".html", ".doc", ".docx", ".odt", ".ppt", ".pptx", ".xls", ".xlsx", ".ods"),
+    *(".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".log", ".sav", ".py", ".ipynb", ".r", ".m", ".sh"),
+    *(".bat", ".db", ".md5", ".sha256", ".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bak", ".part"),
 }
 # Files and folders of systems, in lower case: thumbnails, recycle bins, snapshots.
 LEFTOVERS = {
@@ -122,8 +107,16 @@ def read_image(path: Path) -> np.ndarray:
     """
     with faults_named(path):
         header = read_header(path)
-        image = eight_bits(path, header) if isinstance(header, Deep) else image_by_pillow(path, header)
-        return np.array(image.convert("RGBA"))
+        if not isinstance(header, Deep):
+            return np.array(image_by_pillow(path, header).convert("RGBA"))
+        levels = header.decode()
+        top = header.top or 2 ** bits_of_folder(path, int(colours_of(levels).max())) - 1
+        levels = scaled(levels, top)  # alpha may use more bits than the colours
+        if header.white_is_zero:
+            colours_of(levels)[:] = 255 - colours_of(levels)
+        image = Image.fromarray(levels.squeeze(2) if levels.shape[2] == 1 else levels)
+        image.getexif()[ORIENTATION] = header.orientation
+        return np.array(ImageOps.exif_transpose(image).convert("RGBA"))
 
 
 def read_fundus(path: Path) -> np.ndarray:
@@ -152,18 +145,6 @@ def read_octa(path: Path, channels: int) -> np.ndarray:
 def octa_to_grey(octa: np.ndarray) -> np.ndarray:
     """One plane (height, width) of an OCT-A image (height, width, 1 or 4): the mean of its colours, without alpha."""
     return octa[..., :3].mean(axis=-1)
-
-
-def eight_bits(path: Path, deep: Deep) -> Image.Image:
-    """Decode an image, bring its values to [0, 255], and turn it upright."""
-    levels = deep.decode()
-    top = deep.top or 2 ** bits_of_folder(path, int(colours_of(levels).max())) - 1
-    image = scaled(levels, top)  # alpha may use more bits than the colours
-    if deep.white_is_zero:
-        colours_of(image)[:] = 255 - colours_of(image)
-    made = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-    made.getexif()[ORIENTATION] = deep.orientation
-    return ImageOps.exif_transpose(made)
 
 
 @contextmanager
@@ -195,8 +176,7 @@ def assumed_bits(path: Path) -> int | None:
     Raises:
         DataError: as `read_image`.
     """
-    found = _brightest.get(path.parent.resolve(), {})
-    brightest = found[path.name] if path.name in found else brightest_value(path)
+    brightest = _brightest.get(path.parent.resolve(), {}).get(path.name) or brightest_value(path)
     return None if brightest is None else bits_of_folder(path, brightest)
 
 
@@ -214,17 +194,13 @@ def bits_of_folder(path: Path, brightest: int) -> int:
         found = _brightest.setdefault(path.parent.resolve(), {})
         before = bits_for(found)
         found[path.name] = brightest
-        siblings = []
-        if before is None:
-            with suppress(OSError):  # a folder may be closed, and its files open
-                siblings = sorted(path.parent.iterdir())
-        for sibling in siblings:
-            if bits_for(found) == SIGNIFICANT_BITS[-1]:
-                break
-            if sibling.suffix.lower() in FORMATS and not is_leftover(sibling.name) and sibling.name not in found:
-                with suppress(DataError):  # reported when it is read itself
-                    if (value := brightest_value(sibling)) is not None:
-                        found[sibling.name] = value
+        with suppress(OSError):  # a folder may be closed, and its files open
+            for sibling in sorted(path.parent.iterdir()) if before is None else ():
+                is_image = sibling.suffix.lower() in FORMATS and not is_leftover(sibling.name)
+                if is_image and sibling.name != path.name and bits_for(found) < SIGNIFICANT_BITS[-1]:
+                    with suppress(DataError):  # reported when it is read itself
+                        if (value := brightest_value(sibling)) is not None:
+                            found[sibling.name] = value
         bits = bits_for(found)
         if bits not in (before, SIGNIFICANT_BITS[-1]):
             by = f"the brightest value in {len(found)} of them ({max(found.values())})"
@@ -235,6 +211,9 @@ def bits_of_folder(path: Path, brightest: int) -> int:
 def bits_for(found: dict[str, int]) -> int | None:
     """The least of SIGNIFICANT_BITS that hold some values; None: there are none."""
     return next(bits for bits in SIGNIFICANT_BITS if max(found.values()) < 2**bits) if found else None
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
 
 
 def continue_outside(image: np.ndarray, fov: np.ndarray) -> np.ndarray:

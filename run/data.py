@@ -15,7 +15,7 @@ import pandas as pd
 
 from basics.command_line import OptionError
 from pairs.dataset import SIMULATED_SET, Pair, load_data_cases, load_pairs, seen_subjects, validation_full_field
-from pairs.table import ANY_SHARES, REGISTRATION, SIMULATED, is_table, origin_of_splits, states_splits
+from pairs.table import ANY_SHARES, REGISTRATION, SIMULATED, columns_of, is_table, origin_of_splits
 from retina.images import FUNDUS_CHANNELS, DataError, continue_outside, in_own_pages, photo_digest, read_fundus
 from run.batches import SimulatedPatches, TrainingPatches, training_image
 from run.settings import SPLITS, Settings
@@ -206,7 +206,7 @@ def choose(
     table = is_table(data)
     if split is not None:
         why = f"--split {split}"
-    elif states_splits(data) if table else (listed["split"] == "test").any():
+    elif "split" in columns_of(data) if table else (listed["split"] == "test").any():
         split, why = "test", "those of the split test"
     else:
         split, why = "all", f"all, because {data} has no {'column split' if table else 'subject of the split test'}"

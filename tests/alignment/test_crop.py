@@ -1,6 +1,5 @@
 """The cropping program: what is written, kept, named and refused."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 
 import alignment.crop as program
 import dataset_load_mod
+from basics.files import read_table, write_table
 from pairs.table import read_pairs
 from retina.images import photo_digest, read_fundus
 from run.checkpoints import write_run
@@ -40,12 +40,9 @@ def pair(photo, octa=None, **others):
     return {"fundus": f"photos/{photo}.png", "octa": f"octa/{octa or photo}.tif"} | others
 
 
-def write_table(*rows):
+def write_pairs(*rows):
     rows = [row | {"subject": f"s{number}", "camera": "X"} for number, row in enumerate(rows)]
-    with Path("pairs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(Path("pairs.csv"), list(rows[0]), rows)
 
 
 def prepare(folder, patch):
@@ -53,7 +50,7 @@ def prepare(folder, patch):
     patch.chdir(folder)
     for seed, name in enumerate("abc"):
         write_eye(folder, seed, name)
-    write_table(pair("a"), pair("b"))
+    write_pairs(pair("a"), pair("b"))
     Path("run").mkdir()
     write_run(Path("run"), Settings(data="simulated", precision="float32", name="run"), "0")
     Path("run/ckpt-7").write_text("the weights")
@@ -84,11 +81,7 @@ def crop(*options, octa_mm=OCTA_MM):
 
 
 def rows(folder=Path()):
-    return {row["name"]: row for row in csv.DictReader((folder / "out" / program.RECORD).open())}
-
-
-def verdicts():
-    return {name: row["verdict"] for name, row in rows().items()}
+    return {row["name"]: row for row in read_table(folder / "out" / program.RECORD)}
 
 
 def written_pairs(table="out/pairs.csv"):
@@ -110,15 +103,12 @@ def test_photographs_are_cropped_to_what_their_octa_show(cropped):
 
 
 def test_table_of_the_cropped_pairs_has_all_columns_and_names_their_files(cropped):
-    with (cropped / "out/pairs.csv").open() as file:
-        first = next(csv.DictReader(file))
-    files = {"fundus": "fundus/a.png", "octa": "octa/a.tif"}
+    first = read_table(cropped / "out/pairs.csv")[0]
     original = photo_digest(read_fundus(cropped / "photos/a.png"))
     added = {"octa_mm": f"{OCTA_MM:g}", "original_digest": original}
-    assert first == files | {"subject": "s0", "camera": "X"} | added
-    assert [one.octa.read_bytes() for one in written_pairs(cropped / "out/pairs.csv")] == [
-        (cropped / f"octa/{name}.tif").read_bytes() for name in "ab"
-    ]
+    assert first == {"fundus": "fundus/a.png", "octa": "octa/a.tif", "subject": "s0", "camera": "X"} | added
+    for one in written_pairs(cropped / "out/pairs.csv"):
+        assert one.octa.read_bytes() == (cropped / "octa" / one.octa.name).read_bytes()
 
 
 def test_record_has_position_scale_and_verdict_and_each_match_a_figure(cropped):
@@ -130,31 +120,33 @@ def test_record_has_position_scale_and_verdict_and_each_match_a_figure(cropped):
 
 
 def test_crop_of_a_crop_is_known_by_the_first_photograph_also_when_it_is_kept(folder):
-    write_table(pair("a", original_digest="0123456789abcdef"), pair("b", original_digest=""))
+    write_pairs(pair("a", original_digest="0123456789abcdef"), pair("b", original_digest=""))
     originals = "0123456789abcdef", photo_digest(read_fundus(Path("photos/b.png")))
     for _ in range(2):
         crop()
         assert tuple(one.original_digest for one in written_pairs()) == originals
 
 
-def test_octa_of_another_eye_is_doubtful_named_and_left_out(folder, capsys):
+def test_octa_of_another_eye_is_doubtful_named_and_left_out_and_its_figure_is_removed(folder, capsys):
+    crop("--figures")
     replace_by_another_eye()
     assert crop() == 0
-    assert verdicts() == {"a": "doubtful", "b": "found"}
+    assert {name: row["verdict"] for name, row in rows().items()} == {"a": "doubtful", "b": "found"}
     assert "\na: doubtful" in capsys.readouterr().out
     assert [one.name for one in written_pairs()] == ["b"]
+    assert files_below(folder / "out" / "crop") == ["b.jpg"]
 
 
 def test_a_photograph_may_have_several_octa(folder):
     Image.open("octa/a.tif").save("octa/deep.tif")
-    write_table(pair("a"), pair("a", "deep"))
+    write_pairs(pair("a"), pair("a", "deep"))
     assert crop() == 0
     assert files_below(folder / "out" / "fundus") == ["a.png", "deep.png"]
 
 
 @pytest.mark.parametrize(("widths", "option"), [((OCTA_MM, 0.97 * OCTA_MM), None), (("", 0.97 * OCTA_MM), OCTA_MM)])
 def test_width_of_each_octa_is_that_of_its_row_or_of_the_option(folder, widths, option):
-    write_table(*(pair(name, octa_mm=width) for name, width in zip("ab", widths, strict=True)))
+    write_pairs(*(pair(name, octa_mm=width) for name, width in zip("ab", widths, strict=True)))
     assert crop(octa_mm=option) == 0
     found = [float(rows()[name]["octa_mm"]) / OCTA_MM for name in "ab"]
     assert found == pytest.approx([1, 0.97], rel=1e-4)
@@ -163,12 +155,14 @@ def test_width_of_each_octa_is_that_of_its_row_or_of_the_option(folder, widths, 
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
-def test_existing_results_are_kept(folder, capsys):
+def test_existing_results_are_kept_and_another_scale_needs_another_folder(folder, capsys):
     crop()
     before = {name: (folder / "out" / name).stat().st_mtime_ns for name in ("fundus/a.png", "octa/b.tif")}
     assert crop() == 0
     assert "2 of 2 pairs exist and are kept" in capsys.readouterr().out
     assert {name: (folder / "out" / name).stat().st_mtime_ns for name in before} == before
+    assert crop("--field-degrees", "50") == 2
+    assert "out/crop.csv: was made with run/ckpt-7" in capsys.readouterr().err
 
 
 CHANGES = {
@@ -189,38 +183,15 @@ def test_pair_is_searched_again_if_its_width_or_a_file_has_changed(folder, chang
     assert (now["verdict"] == "found") == (change == "width")
 
 
-def test_pair_that_fails_now_is_not_kept_with_its_former_result(folder, capsys):
-    crop()
-    Path("photos/a.png").write_text("no image")
-    capsys.readouterr()
-    assert crop() == 2
-    assert [one.name for one in written_pairs()] == ["b"]
-    assert "\nfound 1\n" in capsys.readouterr().out
-
-
-def test_figure_of_a_former_match_is_removed(folder):
-    crop("--figures")
-    replace_by_another_eye()
-    crop()
-    assert files_below(folder / "out" / "crop") == ["b.jpg"]
-
-
 @pytest.mark.parametrize(("column", "noted"), [({}, True), ({"split": "train"}, False)])
 def test_lost_subjects_are_noted_where_they_can_move_others_to_another_split(folder, capsys, column, noted):
-    write_table(pair("a", **column), pair("b", **column))
+    write_pairs(pair("a", **column), pair("b", **column))
     Path("photos/a.png").write_text("no image")
     crop()
     assert ("NOTE: pairs.csv lacks 1 of 2 subjects" in capsys.readouterr().out) == noted
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
-
-
-def test_other_scale_of_the_photographs_needs_another_folder(folder, capsys):
-    crop()
-    assert crop("--field-degrees", "50") == 2
-    assert "45 degrees, not " in (error := capsys.readouterr().err)
-    assert "out/crop.csv: was made with run/ckpt-7" in error
 
 
 @pytest.mark.parametrize(
@@ -232,10 +203,14 @@ def test_other_scale_of_the_photographs_needs_another_folder(folder, capsys):
         (lambda: save(np.full((300, 300, 3), 90), Path("photos/a.png")), "photos/a.png: shows no border"),
     ],
 )
-def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage, named):
+def test_unusable_image_is_named_and_its_former_result_left_out(folder, capsys, damage, named):
+    crop()
     damage()
+    capsys.readouterr()
     assert crop() == 2
-    assert named in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert named in printed.err
+    assert "\nfound 1\n" in printed.out
     assert [one.name for one in written_pairs()] == ["b"]
 
 
@@ -246,15 +221,14 @@ def test_unusable_image_is_named_and_the_others_are_done(folder, capsys, damage,
         (["pairs.csv", "--output", "out", "--octa-mm", "6000"], "--octa-mm 6000: must be from 1 to 20 mm"),
         (["pairs.csv", "--output", ".", "--octa-mm", "6"], "--output .: lies in the data set"),
         (["pairs.csv", "--output", "photos", "--octa-mm", "6"], "--output photos: exists"),
-        (["pairs.csv", "--output", "out", "--octa-mm", "6", "--px-per-mm", "1"], "--px-per-mm 1: must be from"),
         ([".", "--output", "out", "--octa-mm", "6"], "TABLE ."),
         (["full.csv", "--output", "out", "--octa-mm", "4"], "--octa-mm 4: each row of full.csv has its octa_mm"),
     ],
 )
 def test_what_is_refused(folder, refused, options, named):
-    write_table(pair("a", octa_mm=6))
+    write_pairs(pair("a", octa_mm=6))
     Path("pairs.csv").rename("full.csv")
-    write_table(pair("a"), pair("b"))
+    write_pairs(pair("a"), pair("b"))
     before = files_below(folder)
     assert named in refused(dataset_load_mod, "crop", *options)
     assert files_below(folder) == before

@@ -25,17 +25,20 @@ def agreement(one, other):
     return (one & other).sum() / (one | other).sum()
 
 
-@pytest.mark.parametrize(("border", "noise"), [(0, 0), (12, 2), (28, 0), (35, 3), ((40, 30, 20), 1)])
+@pytest.mark.parametrize(
+    ("border", "noise"), [(0, 0), (12, 2), (28, 0), (35, 3), ((40, 30, 20), 1), (110, 0), (200, 0), (255, 0)]
+)
 def test_field_is_found_on_a_border_of_any_grey(border, noise):
     fundus, inside = photograph((400, 420), (200, 210), 180, border, noise)
-    assert agreement(find_field(fundus).mask, inside) > 0.985
-
-
-@pytest.mark.parametrize("centre", [(200, 200), (60, 60), (430, 200)])
-def test_circle_is_found_from_an_arc(centre):
-    fundus, _ = photograph((400, 400), centre, 300 if centre != (200, 200) else 170, border=20)
     field = find_field(fundus)
-    assert max(field.radii) == pytest.approx(300 if centre != (200, 200) else 170, rel=0.03)
+    assert agreement(field.mask, inside) > (0.985 if np.max(border) < 100 else 0.975)
+    assert field.stretch == 1
+
+
+@pytest.mark.parametrize(("centre", "radius"), [((200, 200), 170), ((60, 60), 300), ((430, 200), 300)])
+def test_circle_is_found_from_an_arc(centre, radius):
+    field = find_field(photograph((400, 400), centre, radius, border=20)[0])
+    assert max(field.radii) == pytest.approx(radius, rel=0.03)
     assert field.centre == pytest.approx(centre, abs=6)
 
 
@@ -54,18 +57,13 @@ def test_straight_border_is_found_to_a_pixel():
     assert find_field(fundus).mask[:, 45].argmax() == pytest.approx(25, abs=1)
 
 
-def test_letters_outside_are_no_field():
+def test_letters_outside_are_no_field_and_a_dark_vessel_and_macula_leave_no_holes():
     fundus, inside = photograph((400, 480), (200, 240), 180)
+    fundus[:, 235:246] = 3
+    fundus[220:280, 310:370] = 2
     picture = Image.fromarray(fundus)
     ImageDraw.Draw(picture).text((5, 5), "OD 2023", fill=(250, 250, 250), font_size=24)
-    assert agreement(find_field(np.asarray(picture)).mask, inside) > 0.985
-
-
-def test_dark_vessels_and_a_dark_macula_leave_no_holes():
-    fundus, inside = photograph((400, 400), (200, 200), 190)
-    fundus[:, 195:206] = 3
-    fundus[220:280, 270:330] = 2
-    assert agreement(find_field(fundus).mask, inside) > 0.98
+    assert agreement(find_field(np.asarray(picture)).mask, inside) > 0.98
 
 
 def test_retina_that_fills_the_picture_has_no_border():
@@ -74,21 +72,17 @@ def test_retina_that_fills_the_picture_has_no_border():
     assert (field.centre, field.radii) == (None, None)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (65, 1), (1, 300), (5, 5), (23, 400)])
+@pytest.mark.parametrize("size", [(1, 1), (65, 1), (23, 400)])
 def test_small_and_narrow_images_are_all_field(size):
     assert find_field(np.full((*size, 3), 90, np.uint8)).mask.all()
 
 
-@pytest.mark.parametrize("black", [0, 5])
-def test_black_with_single_bright_pixels_is_no_photograph(black):
-    fundus = np.full((400, 500, 3), black, np.uint8)
-    fundus[::8, ::8] = 255
-    assert not find_field(fundus).mask.any()
-
-
-def test_dithered_photograph_of_one_bit_is_not_dark():
-    fundus = np.random.default_rng(0).random((400, 500, 1)) < 0.4
-    assert find_field(np.uint8(fundus * 255).repeat(3, -1)).mask.any()
+def test_black_with_single_bright_pixels_is_no_photograph_and_a_dithered_one_is():
+    black = np.full((400, 500, 3), 5, np.uint8)
+    black[::8, ::8] = 255
+    assert not find_field(black).mask.any()
+    dithered = np.random.default_rng(0).random((400, 500, 1)) < 0.4
+    assert find_field(np.uint8(dithered * 255).repeat(3, -1)).mask.any()
 
 
 def with_border(fundus, fov, random):
@@ -111,7 +105,6 @@ def test_field_of_simulated_retinas_with_a_grey_tinted_noisy_or_lettered_border_
         fundus, _, fov = simulated_pair(5, number)
         found.append(agreement(find_field(with_border(fundus, fov, random)).mask, fov))
         without += fov.all()
-    print(f"{len(found)} simulated retinas: IoU mean {np.mean(found):.3f}, worst {min(found):.3f}")
     assert 3 < without < 20
     assert np.mean(found) > 0.985
     assert np.mean(np.array(found) > 0.97) > 0.9
@@ -127,16 +120,6 @@ def test_stretched_field_is_found_with_its_two_scales(size):
     field = find_field(stretched)
     assert agreement(field.mask, np.asarray(Image.fromarray(inside).resize(size))) > 0.975
     assert field.stretch == pytest.approx(size[0] / size[1], rel=0.015)
-
-
-def test_round_field_has_exactly_one_scale():
-    assert find_field(photograph((400, 420), (200, 210), 180)[0]).stretch == 1
-
-
-@pytest.mark.parametrize("border", [110, 200, 255])
-def test_field_is_found_on_bright_uniform_surroundings(border):
-    fundus, inside = photograph((400, 420), (200, 210), 180, border)
-    assert agreement(find_field(fundus).mask, inside) > 0.975
 
 
 def test_field_of_a_twentieth_of_the_picture_is_found():
@@ -155,17 +138,13 @@ def test_tilted_ellipse_is_found_and_is_no_stretch():
     assert field.stretch == 1
 
 
-def test_field_of_a_mask_has_its_diameter_and_keeps_the_mask():
-    inside = photograph((400, 420), (200, 210), 180)[1]
-    field = field_of_mask(inside)
-    assert (field.mask == inside).all()
-    assert field.diameter() == pytest.approx(360, rel=0.02)
-
-
-def test_mask_that_is_not_round_has_no_scale():
-    mask = np.zeros((300, 400), bool)
-    mask[40:260, 30:370] = True
-    assert field_of_mask(mask).diameter() is None
+def test_field_of_a_mask_has_its_diameter_if_it_is_round_and_keeps_the_mask():
+    inside, box = photograph((400, 420), (200, 210), 180)[1], np.zeros((300, 400), bool)
+    box[40:260, 30:370] = True
+    for mask, diameter in ((inside, pytest.approx(360, rel=0.02)), (box, None)):
+        field = field_of_mask(mask)
+        assert (field.mask == mask).all()
+        assert field.diameter() == diameter
 
 
 def test_slanted_cut_of_a_round_field_is_found():

@@ -44,21 +44,20 @@ def in_eight(image, bits=16):
 def write_tiff(path, image, **options):
     """Write (height, width, channels) as TIFF."""
     channels = image.shape[2]
-    options.setdefault("photometric", "minisblack" if channels <= 2 else "rgb")
-    if channels in (2, 4) and options["photometric"] != "separated":
-        options.setdefault("extrasamples", ["unassalpha"])
+    alpha = {"extrasamples": ["unassalpha"]} if channels in (2, 4) and "photometric" not in options else {}
+    options = {"photometric": "minisblack" if channels <= 2 else "rgb"} | alpha | options
     if options.get("planarconfig") == "separate":
         image = np.moveaxis(image, -1, 0)
     tifffile.imwrite(path, image.squeeze() if channels == 1 else image, **options)
 
 
-def write_packed_tiff(path, image, bits, photometric=None):
+def write_packed_tiff(path, image, bits):
     """Write (height, width, channels), uint16, as TIFF with so many bits per channel, each row in whole bytes."""
     height, width, channels = image.shape
     every = np.unpackbits(image.astype(">u2").view(np.uint8).reshape(*image.shape, 2), axis=-1)[..., -bits:]
     rows = np.packbits(every.reshape(height, -1), axis=1).tobytes()
-    photometric = (1 if channels == 1 else 2) if photometric is None else photometric
-    tags = {256: width, 257: height, 258: bits, 262: photometric, 277: channels, 278: height, 279: len(rows)}
+    tags = {256: width, 257: height, 258: bits, 262: 1 if channels == 1 else 2, 277: channels, 278: height}
+    tags[279] = len(rows)
     after = 8 + 2 + 12 * (len(tags) + 1) + 4  # the directory: the bits of each channel, then the pixels
     tags[273] = after + 8
     entries = [(code, 4, 1, value) for code, value in tags.items() if code != 258]
@@ -85,15 +84,9 @@ WRITERS = {".tif": write_tiff, ".png": write_png}
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "leftover",
-    [
-        *("._1.png", ".trash/1.png", "a/__MACOSX/1.png", "@eaDir/1.png/SYNOPHOTO_THUMB_XL.jpg", "#recycle/1.png"),
-        *("@Recycle/1.png", "$RECYCLE.BIN/S-1/$R1.png", "System Volume Information/1.png", "a/Desktop.ini"),
-    ],
-)
-def test_leftovers_of_a_system_are_not_visible(tmp_path, leftover):
-    for name in ("a/1.png", leftover):
+def test_leftovers_of_a_system_are_not_visible(tmp_path):
+    leftovers = "._1.png", ".trash/1.png", "a/__MACOSX/1.png", "@eaDir/1.png/THUMB.jpg", "#recycle/1.png"
+    for name in ("a/1.png", *leftovers, "@Recycle/1.png", "$RECYCLE.BIN/S-1/$R1.png", "a/Desktop.ini"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert visible_below(tmp_path) == [tmp_path / "a", tmp_path / "a/1.png"]
@@ -111,19 +104,13 @@ def test_files_that_are_no_images_are_counted_by_suffix_in_any_case(tmp_path):
     names = ("a.png", "b.JPE", "a.dcm", "b.DCM", "c.heic", "a.txt", "README", "IM.0001", "IM.0002")
     for name in names:
         (tmp_path / name).touch()
-    assert left_out([tmp_path, *(tmp_path / name for name in names)]).text == (
-        "2 .dcm, 1 .heic, 1 .txt, 3 without suffix"
-    )
+    found = left_out([tmp_path, *(tmp_path / name for name in names)])
+    assert found.text == "2 .dcm, 1 .heic, 1 .txt, 3 without suffix"
 
 
 @pytest.mark.parametrize(("name", "may_be"), [("a.txt", False), ("a.CSV", False), ("a.HEIC", True), ("a", True)])
 def test_only_documents_cannot_be_photographs(tmp_path, name, may_be):
     assert left_out([tmp_path / name]).may_be_photographs == may_be
-
-
-@pytest.mark.parametrize("suffix", ["eps", "pdf", "mpg", "fits", "ico"])
-def test_files_that_are_no_pictures_are_not_taken_for_images(suffix):
-    assert f".{suffix}" not in image_files.FORMATS
 
 
 # --- up to eight bits ------------------------------------------------------------------------------------------------
@@ -161,16 +148,12 @@ def test_grey_images_are_read(tmp_path, mode, suffix):
     assert np.array_equal(read_octa(path, 4), np.dstack([grey, grey, grey, np.full_like(grey, 255)]))
 
 
-def test_octa_has_one_channel_or_four(tmp_path):
-    rgba = np.uint8([[[10, 11, 15, 255], [0, 0, 0, 128]]])
+def test_octa_has_one_channel_or_four_and_transparent_pixels_of_a_photograph_are_black(tmp_path):
+    rgba = np.uint8([[[10, 11, 15, 255], [9, 8, 7, 128], [9, 8, 7, 127], [9, 8, 7, 0]]])
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    assert read_octa(tmp_path / "a.png", 1).tolist() == [[[12], [0]]]
+    assert read_octa(tmp_path / "a.png", 1).tolist() == [[[12], [8], [8], [8]]]
     assert np.array_equal(read_octa(tmp_path / "a.png", 4), rgba)
-
-
-def test_transparent_pixels_of_a_photograph_are_black(tmp_path):
-    Image.fromarray(np.uint8([[[9, 8, 7, 0], [9, 8, 7, 127], [9, 8, 7, 128], [9, 8, 7, 255]]])).save(tmp_path / "a.png")
-    assert read_fundus(tmp_path / "a.png").tolist() == [[[0, 0, 0], [0, 0, 0], [9, 8, 7], [9, 8, 7]]]
+    assert read_fundus(tmp_path / "a.png").tolist() == [[[10, 11, 15], [9, 8, 7], [0, 0, 0], [0, 0, 0]]]
 
 
 # --- deeper ----------------------------------------------------------------------------------------------------------
@@ -201,13 +184,10 @@ def test_tiff_with_packed_bits_is_read_as_it_says(tmp_path, random, bits, channe
     assert assumed_bits(tmp_path / "a.tif") is None
 
 
-@pytest.mark.parametrize(("bits", "packed"), [(8, False), (12, False), (12, True), (16, False)])
-def test_white_is_zero_is_read_as_white(tmp_path, random, bits, packed):
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_is_zero_is_read_as_white(tmp_path, random, bits):
     image = deep(random, 1, bits)
-    if packed:
-        write_packed_tiff(tmp_path / "a.tif", image, bits, photometric=0)
-    else:
-        write_tiff(tmp_path / "a.tif", image, photometric="miniswhite")
+    write_tiff(tmp_path / "a.tif", image, photometric="miniswhite")
     assert np.array_equal(read_fundus(tmp_path / "a.tif"), 255 - in_eight(image, bits))
 
 
@@ -231,21 +211,17 @@ def test_fourth_channel_that_is_no_alpha_is_ignored(tmp_path, random):
     assert np.array_equal(read_image(tmp_path / "a.tif"), np.dstack([in_eight(image), np.full((30, 40), 255)]))
 
 
+THUMBNAIL = np.zeros((8, 16), np.uint8), {"subfiletype": 1, "photometric": "minisblack"}
+MASK = np.zeros((8, 16), bool), {"subfiletype": 4, "photometric": "mask"}
+
+
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("first", ["thumbnail", "mask", "image"])
-def test_page_that_is_a_thumbnail_or_a_mask_is_no_image(tmp_path, random, first, channels, bits):
-    if (first, bits) == ("mask", 8):
-        pytest.skip("refused")
-    pages = [(deep(random, channels, bits), {"photometric": "minisblack" if channels == 1 else "rgb"})]
-    small = np.zeros((8, 16), np.uint8), {"subfiletype": 1, "photometric": "minisblack"}
-    if first == "mask":
-        small = np.zeros((8, 16), bool), {"subfiletype": 4, "photometric": "mask"}
-    pages.insert(len(pages) if first == "image" else 0, small)
+@pytest.mark.parametrize("order", [(THUMBNAIL, None), (None, THUMBNAIL), (None, MASK)])
+def test_page_that_is_a_thumbnail_or_a_mask_is_no_image(tmp_path, random, order, bits):
+    image = deep(random, 3, bits)
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
-        for page, options in pages:
-            tiff.write(page.squeeze(), metadata=None, **options)
-    image = next(page for page, _ in pages if page.ndim == 3)
+        for page, options in (page or (image, {"photometric": "rgb"}) for page in order):
+            tiff.write(page, metadata=None, **options)
     assert np.array_equal(read_fundus(tmp_path / "a.tif"), in_eight(image, bits))
 
 
@@ -306,29 +282,22 @@ def write_frames(path):
 
 
 REFUSED = {  # kind -> suffix, how it is written, what the line says
-    **{kind: ("tif", lambda path, kind=kind: with_kind(path, kind), kind) for kind in ("float32", "int16", "int8")},
+    **{kind: ("tif", lambda path, kind=kind: with_kind(path, kind), kind) for kind in ("float32", "int16")},
     "Lab": ("tif", lambda path: with_kind(path, "uint16", 3, photometric="cielab"), "save it as grey or RGB"),
     "CMYK of 16 bits": ("tif", lambda path: with_kind(path, "uint16", 4, photometric="separated"), "grey or RGB"),
     "premultiplied": ("tif", lambda path: with_kind(path, "uint16", 4, extrasamples=["assocalpha"]), "without alpha"),
-    "unnamed": (
-        "tif",
-        lambda path: with_kind(path, "uint16", 3, photometric="minisblack", planarconfig="separate"),
-        "3 channels",
-    ),
     "JPEG 2000 of 16 bits": ("jp2", write_jpeg_2000, "8 or 16 bits per channel"),
-    "PGM of 16 bits": ("pgm", lambda path: path.write_bytes(b"P5 1 1 4095\nab"), "8 or 16 bits per channel"),
     "PPM of 16 bits": ("ppm", lambda path: path.write_bytes(b"P6 1 1 65535\nabcdef"), "8 or 16 bits per channel"),
     "raw file of a camera": ("tif", write_raw_of_camera, "contains only reduced copies"),
     "without a tile": ("tif", write_without_tile, "parts of it are missing"),
     "cut off, 16 bits": ("tif", write_in_half, "cannot be read as an image"),
     "cut off, 8 bits": ("tif", lambda path: write_in_half(path, bits=8), "cannot be read as an image"),
     "empty": ("png", lambda path: path.touch(), "cannot be read as an image"),
-    "text": ("png", lambda path: path.write_text("no image"), "cannot be read as an image"),
     "DICOM": ("png", lambda path: path.write_bytes(bytes(128) + b"DICM" + bytes(200)), "is a DICOM file"),
     "HEIC": ("jpg", lambda path: path.write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)), "is a HEIC file"),
     "pipe": ("png", os.mkfifo, "not a file"),
     "transparent": ("png", lambda path: Image.new("RGBA", (9, 9)).save(path), "is entirely transparent"),
-    **{f"pages: {kind}": (kind, write_frames, "contains 3 images") for kind in ("png", "tif", "gif", "webp", "avif")},
+    **{f"pages: {kind}": (kind, write_frames, "contains 3 images") for kind in ("png", "tif", "gif")},
 }
 
 
@@ -347,11 +316,12 @@ def test_file_that_would_be_read_wrong_is_refused_in_a_line_with_its_name(tmp_pa
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
-def test_bits_that_are_not_said_are_those_of_the_brightest_value(tmp_path, random, suffix, channels, bits):
+def test_bits_that_are_not_said_are_those_of_the_brightest_value(tmp_path, random, capsys, suffix, channels, bits):
     image, path = deep(random, channels, bits), tmp_path / f"a{suffix}"
     WRITERS[suffix](path, image)
     assert np.array_equal(read_fundus(path), in_eight(image, bits))
     assert assumed_bits(path) == bits
+    assert capsys.readouterr().out.count("NOTE") == (bits < 16)
 
 
 @pytest.mark.parametrize(("bits", "brightest"), [(12, 4000), (14, 9000), (16, 40_000)])
@@ -389,17 +359,10 @@ def test_bits_are_decided_once_for_a_folder_and_printed_in_one_line(tmp_path, ra
         write_tiff(tmp_path / f"{number:02}.tif", image)
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(read_fundus, sorted(tmp_path.iterdir())))
-    said = capsys.readouterr().out
+    (said,) = capsys.readouterr().out.splitlines()
     assert said.startswith(f"NOTE: {tmp_path}: ")
     assert "12, by the brightest value in 32 of them (4012)" in said
-    assert said.count("\n") == 1
     assert np.array_equal(read, [in_eight(image, 12) for image in images])
-
-
-def test_images_that_use_all_bits_need_no_note(tmp_path, random, capsys):
-    write_tiff(tmp_path / "a.tif", deep(random, 3))
-    read_image(tmp_path / "a.tif")
-    assert capsys.readouterr().out == ""
 
 
 def test_brighter_image_that_comes_later_counts(tmp_path, random, capsys):
