@@ -17,7 +17,7 @@ from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, re
 from retina.vessels import map_vessels, vessel_density
 from run.predict import Prediction, Predictor
 from synthesis.confidence import Confidence, assess
-from synthesis.figure import Shown, write_figure, write_sheets
+from synthesis.figure import write_figure, write_sheets
 from synthesis.photographs import FIGURE, MAPS, Job
 
 DENSITIES = "densities.csv"
@@ -181,22 +181,16 @@ class Synthesis:
             )
             self.record.add(values, origin)
         if self.with_figure:
-            horizontal = job.scale(diameter, fov.shape[1])
-            shown = Shown(
-                name=str(job.target.parent / job.source.name),
-                fundus=fundus,
-                fov=fov,
-                octa=octa,
-                vessels=vessels,
-                px_per_mm=horizontal and horizontal * min(1.0, stretch),
-                is_assumed=job.is_assumed(),
-                density=density,
-                weights=self.weights,
-                passes=self.passes,
-                confidence=str(confidence),
-                origin=origin,
-            )
-            write_figure(shown, self.output / job.beside(FIGURE))
+            px_per_mm, scale = job.scale(diameter, fov.shape[1]), "scale unknown"
+            if px_per_mm is not None:
+                px_per_mm *= min(1.0, stretch)
+                scale = f"{px_per_mm:.0f} px/mm" + (" assumed" if job.is_assumed() else "")
+            how = ", ".join(filter(None, (f"{fov.shape[1]} x {fov.shape[0]} px", scale, self.passes)))
+            facts = f"{how}; vessel density {density:.3f}; {confidence}"
+            caption = f"{one_line(printable(job.target.parent / job.source.name))}: {facts}\nWeights: {self.weights}. "
+            caption += "Capillaries are invented; not for diagnosis."
+            path = self.output / job.beside(FIGURE)
+            write_figure(path, fundus, fov, octa, vessels, px_per_mm, caption, str(confidence), origin)
         write_png(to_uint8(octa), self.output / job.target, origin)
         remark = ""
         if diameter is None and not (job.region or self.published):

@@ -56,17 +56,6 @@ def small_scales(monkeypatch):
     monkeypatch.setattr(program, "MOST_SHRUNK", 0.3)
 
 
-def small_network(*layers):
-    """A model of images of any size whose convolution has large weights."""
-    keras.config.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)
-    image = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(4, 3, padding="same", kernel_initializer="random_normal")(image)
-    for layer in layers:
-        x = layer(x)
-    return keras.Model(image, keras.layers.Conv2D(1, 1, activation="tanh")(x))
-
-
 # --- one image -------------------------------------------------------------------------------------------------------
 
 
@@ -92,24 +81,6 @@ def test_statistics_are_those_that_training_uses(predictor):
     assert np.abs(octa - expected).max() < 1e-5
     assert np.abs(octa - predictor.with_statistics(image, statistics)).max() < 1e-4
     assert np.abs(octa - predictor.generator(image, training=False)).max() > 1e-2  # the moving averages lag behind
-
-
-class Nested(keras.layers.Layer):
-    """A custom layer with dropout in a block in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.block = keras.Sequential([keras.layers.ReLU(), keras.layers.Dropout(0.5)])
-
-    def call(self, inputs, training=False):
-        return self.block(inputs, training=training)
-
-
-def test_dropout_is_off_in_layers_of_any_nesting(fundus):
-    network = small_network(Nested())  # without batch normalisation: only dropout tells training from its end
-    image = program.to_model(fundus)[np.newaxis]
-    octa, _ = Predictor(network).with_own_statistics(image)
-    np.testing.assert_allclose(octa, network(image, training=False), atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "noise"), [((1100, 300), 0.0), ((590, 570), 0.1)])
@@ -141,8 +112,9 @@ def test_published_prediction_depends_on_the_batch(predictor, fundus):
 
 
 def test_prediction_that_is_not_finite_is_an_error():
-    network = small_network()
-    network.trainable_variables[0].assign(np.full(network.trainable_variables[0].shape, np.nan))
+    keras.config.set_dtype_policy("float32")
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, keras.layers.Conv2D(1, 1, kernel_initializer=keras.initializers.Constant(np.nan))(image))
     with pytest.raises(RunError, match="not finite"):
         Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
 
@@ -154,9 +126,7 @@ def test_prediction_that_is_not_finite_is_an_error():
     ("diameter", "diameters"),
     [
         (540, [700, 1000, 1400]),
-        (1400, [700, 1000, 1400]),
         (3000, [1400, 2000, 2800]),
-        (3300, [2000, 2800]),
         (7000, [2800]),
         (300, [700]),
         (100, [300]),
@@ -218,15 +188,6 @@ def test_probability_of_a_crop_is_the_mean_over_mirrored_and_turned_ones(predict
 def test_vessel_probability_alone_is_that_of_the_prediction(noisy, small_scales, photograph, fast):
     alone = noisy.vessel_probability(*photograph, DIAMETER, fast)
     np.testing.assert_array_equal(alone, noisy.predict_photograph(*photograph, DIAMETER, fast).probability, strict=True)
-
-
-@pytest.mark.parametrize(("diameter", "number"), [(None, 4), (DIAMETER, 6), (1000, 4)])
-def test_each_pass_is_without_noise_except_that_of_the_octa(noisy, small_scales, monkeypatch, diameter, number):
-    with_noise = []
-    generated = noisy.generated
-    monkeypatch.setattr(noisy, "generated", lambda *given: with_noise.append(given[-1]) or generated(*given))
-    noisy.predict_photograph(round_field(128), everywhere(round_field(128)), diameter)
-    assert with_noise == [False] * number + [True]
 
 
 # --- noise and light -------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Simulated retinas: anatomy and pictures, the set on disk, the endless stream, the command line."""
 
-import sys
 from subprocess import Popen
 
 import numpy as np
@@ -8,13 +7,13 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter
 
+import simulate_retinas
 from basics.command_line import VERSION
-from retina.ut_fsocta import PUBLISHED_SUBJECTS, REGIONS, parse_subjects
-from simulate_retinas import main
+from retina.ut_fsocta import REGIONS
 from simulation import dataset as set_module
 from simulation import ranges
 from simulation import stream as stream_module
-from simulation.dataset import DEFAULT_SUBJECTS, eye_of, render_crop, render_full_field, write_dataset
+from simulation.dataset import eye_of, render_crop, render_full_field, write_dataset
 from simulation.eye import TREE_SHARED_BY, _stream_anatomy, crop_window, make_eye, make_stream_eye
 from simulation.fundus import OUTSIDE_LIMIT
 from simulation.stream import simulated_pair, stream
@@ -76,11 +75,6 @@ def test_seed_subject_eye_and_region_each_change_the_picture(crops):
         assert (other != crops[1, "disc"]["truth"]).mean() > 0.05
 
 
-def test_default_subjects_include_each_published_split():
-    for subjects in PUBLISHED_SUBJECTS.values():
-        assert set(parse_subjects(DEFAULT_SUBJECTS)) & set(parse_subjects(subjects))
-
-
 def test_a_failed_set_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="negative"):  # from the second subject
         write_dataset(tmp_path / "simulated", [1, -1], progress=False)
@@ -112,8 +106,6 @@ def test_ground_truth_vessels_are_dark_in_the_fundus_and_bright_in_octa(crops, s
     assert green[vessel].mean() < 0.95 * green[around].mean()
     assert scan[vessel].mean() > scan[around].mean() + 60
     assert set(np.unique(crop["truth"])) == {0, 255}
-    shifted = np.roll(green, 30, axis=0)  # the contrast comes from where the vessels are, not where the map is dense
-    assert shifted[around].mean() - shifted[vessel].mean() < 0.6 * (green[around].mean() - green[vessel].mean())
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -199,14 +191,9 @@ def test_pairs_vary_as_photographs_do(pairs):
     scale = np.array([window.px_per_mm for _, window in eyes])
     assert scale.min() < 45 < 100 < scale.max()
     assert 0.4 < np.mean([not fov.all() for *_, fov in pairs]) < 0.8  # the border shows
-    outside = [np.median(fundus[~fov]) for fundus, _, fov in pairs if (~fov).sum() > 100]
-    assert min(outside) <= OUTSIDE_LIMIT < 20 < max(outside)
     colour = np.array([fundus[fov].mean(axis=0) for fundus, _, fov in pairs])
     assert np.ptp(colour[:, 0]) > 80  # brightness
     assert np.ptp(colour[:, 1] / colour[:, 0]) > 0.25  # orange-red to greenish
-    distance = np.array([abs(eye.disc - window.centre) / window.side_mm for eye, window in eyes])
-    assert (distance < 0.5).mean() > 0.25  # the disc within the picture, or far outside
-    assert (distance > 0.8).mean() > 0.1
     assert len(set().union(*(eye.features for eye, _ in eyes))) > 10
 
 
@@ -286,32 +273,19 @@ def test_a_worker_that_dies_ends_the_stream(workers):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ("", "--output"),
-        ("--output x --subjects 5-3", "--subjects"),
-        ("--output x --seed -1", "--seed"),
-        ("--preview x.jpeg", "--preview"),
-        ("--output taken", "taken"),
-        ("--output x --preview taken/sheet.png", "taken"),
-    ],
+    ("options", "named"),
+    [("", "--output"), ("--output x --seed -1", "--seed"), ("--output x --preview taken/sheet.png", "taken")],
 )
-def test_errors_are_one_line_and_status_2_and_leave_nothing_behind(arguments, named, capsys, tmp_path, monkeypatch):
+def test_errors_leave_nothing_behind(options, named, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(SystemExit) as end:
-        sys.exit(main(arguments.split()))
-    printed = capsys.readouterr()
-    assert end.value.code == 2
-    assert printed.err.startswith("simulate_retinas.py: error: ")
-    assert (printed.out, printed.err.count("\n")) == ("", 1)
-    assert named in printed.err
+    assert named in refused(simulate_retinas, *options.split())
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypatch):
     monkeypatch.setattr(set_module, "SHEET_SIZE", (1, 2))
-    assert main(["--preview", str(tmp_path / "sheets" / "stream.png"), "--seed", "3"]) == 0
+    assert simulate_retinas.main(["--preview", str(tmp_path / "sheets" / "stream.png"), "--seed", "3"]) == 0
     side = set_module.TILE_PX
     pixels = np.asarray(Image.open(tmp_path / "sheets" / "stream.png"))
     assert pixels.shape == (2 * side, 2 * side, 3)
@@ -322,7 +296,7 @@ def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypat
 
 def test_a_subject_s_files_depend_on_the_seed_only_and_fill_an_empty_folder(tmp_path, written):
     (tmp_path / "set").mkdir()
-    assert main(["--output", str(tmp_path / "set"), "--subjects", "2", "--seed", "3"]) == 0
+    assert simulate_retinas.main(["--output", str(tmp_path / "set"), "--subjects", "2", "--seed", "3"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     files = [path.relative_to(tmp_path / "set") for path in (tmp_path / "set").rglob("*.*")]
     assert {file.stem for file in files} == {"2_OS", "SIMULATED"}
