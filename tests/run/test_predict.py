@@ -114,7 +114,9 @@ def test_published_prediction_depends_on_the_batch(predictor, fundus):
 def test_prediction_that_is_not_finite_is_an_error():
     keras.config.set_dtype_policy("float32")
     image = keras.Input((None, None, 3))
-    network = keras.Model(image, keras.layers.Conv2D(1, 1, kernel_initializer=keras.initializers.Constant(np.nan))(image))
+    network = keras.Model(
+        image, keras.layers.Conv2D(1, 1, kernel_initializer=keras.initializers.Constant(np.nan))(image)
+    )
     with pytest.raises(RunError, match="not finite"):
         Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
 

@@ -1,7 +1,5 @@
 """Confidence in a vessel map: each doubt by a picture that has this fault and no other."""
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
