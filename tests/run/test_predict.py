@@ -105,12 +105,6 @@ def test_pixels_outside_the_field_have_no_influence_and_are_black(predictor, pho
     assert octa[fov].all()
 
 
-def test_published_prediction_depends_on_the_batch(predictor, fundus):
-    images = [predictor.predict_as_published(fundus, everywhere(fundus), 64, 2, size) for size in (7, 32)]
-    assert images[0].shape == images[1].shape == (150, 100, 1)
-    assert np.abs(images[0] - images[1]).max() > 1e-2
-
-
 def test_prediction_that_is_not_finite_is_an_error():
     keras.config.set_dtype_policy("float32")
     image = keras.Input((None, None, 3))
@@ -136,19 +130,6 @@ def test_prediction_that_is_not_finite_is_an_error():
 )
 def test_scales_follow_from_the_diameter_of_the_field(diameter, diameters):
     assert program.scale_factors(diameter) == pytest.approx([px / diameter for px in diameters])
-
-
-def test_photograph_and_its_enlargement_give_the_same_octa(predictor, small_scales):
-    def agreement(predict):
-        """Correlation between the photograph's OCT-A and that of its enlargement, reduced."""
-        octas = [predict(image, find_field(image).mask) for image in (fundus, enlarged)]
-        inside = find_field(fundus).mask
-        return np.corrcoef(*(program.resized(octa, (128, 128))[inside].ravel() for octa in octas))[0, 1]
-
-    fundus = round_field(128)
-    enlarged = program.resized(fundus, (256, 256))
-    scaled = agreement(lambda image, fov: predictor.predict_photograph(image, fov, 0.9 * len(image)).octa)
-    assert scaled > 0.8 > agreement(predictor.predict)
 
 
 @pytest.mark.parametrize("size", [(100, 80), (80, 100)])  # width and height in per cent
@@ -202,15 +183,6 @@ def test_noise_is_in_the_octa_only_and_always_the_same(predictor, noisy, fundus)
     np.testing.assert_array_equal(others[0].probability, quiet.probability)
     np.testing.assert_array_equal(others[0].octa, others[1].octa)
     assert abs(others[0].octa - quiet.octa).max() > 1e-3
-
-
-def test_noise_is_the_same_at_a_place_whatever_part_is_seen():
-    image = np.full((640, 700, 3), 100, np.uint8)
-    rows, columns = slice(64, 600), slice(128, 192)
-    part = program.seen_by_network(image, 0.2, rows, columns)
-    assert part.shape == (1, 536, 64, 3)
-    np.testing.assert_array_equal(part, program.seen_by_network(image, 0.2)[:, rows, columns])
-    assert part.std() == pytest.approx(0.2, rel=0.02)
 
 
 def test_even_light_takes_a_shadow_away():

@@ -10,8 +10,10 @@ import synthesis.figure as figures
 from pairs.finished import Origin, read_origin
 from synthesis.figure import write_figure, write_sheets
 
+NONE = Origin("", "")
 
-def write(path: Path, height=60, width=90, caption="", confidence="usable", origin=Origin("", "")):
+
+def write(path: Path, height=60, width=90, caption="", confidence="usable", origin=NONE):
     """Write a figure of grey images."""
     field = np.ones((height, width), bool)
     fundus = np.zeros((height, width, 3), np.uint8)

@@ -176,12 +176,6 @@ def test_width_of_a_crop_is_that_of_the_table(here):
     assert [job.width_mm for job in jobs_of_pairs("all")] == [3.0, None]
 
 
-def test_all_subjects_of_a_table_without_splits_are_made_and_counted(here, capsys):
-    table_of_two()
-    assert [job.source.stem for job in jobs_of_pairs()] == ["a", "b"]
-    assert capsys.readouterr().out.startswith("Subjects: 2 of 2; all, because pairs.csv has no column split")
-
-
 def test_seen_subjects_are_made_only_if_a_split_is_named(here):
     seen = [table_of_two()]
     assert [job.source.stem for job in jobs_of_pairs(seen=seen)] == ["b"]

@@ -23,7 +23,6 @@ TWO_WAYS = [
     {"made_from": "other/ckpt-7"},
     {"fast": True},
     {"published": Published(64, 8, 2)},
-    {"published": Published(64, 4, 4)},
 ]
 
 
@@ -129,12 +128,6 @@ def test_result_that_was_made_in_another_way_stops_the_command(change):
     run(ONE, published=Published(64, 8, 4))
     with pytest.raises(OptionError, match=r"001\.png: was made with run/ckpt-7 \(1a\), as published, stride 8, batch"):
         run(ONE, **change)
-
-
-def test_other_photographs_may_be_made_in_another_way():
-    run(ONE)
-    run(replace(TWO, target=Path("002.png")), fast=True)
-    assert ["one pass" in row["made_with"] for row in rows()] == [False, True]
 
 
 def test_photograph_that_vanished_is_named_and_the_others_are_done():
