@@ -14,7 +14,6 @@ import pix_pix_eval
 from evaluation import evaluate
 from evaluation.inputs import PUBLISHED, find_comparators, with_widths
 from evaluation.measures import BASELINES
-from retina.images import photo_digest, read_fundus
 from retina.ut_fsocta import REGIONS
 from retina.vessels import SECTORS, VESSEL_SCORE_NAMES
 
@@ -45,12 +44,6 @@ def complete(tmp_path_factory):
     return found
 
 
-def test_evaluation_writes_tables_and_figures(complete):
-    figures = {"density_scatter", "bland_altman", "precision_recall", "montage_disc", "montage_macula"}
-    written = {path.name for path in complete.folder.iterdir()}
-    assert written == {"per_eye.csv", "summary.csv", "report.html", *(f"{name}.png" for name in figures)}
-
-
 def test_every_eye_has_a_row_for_each_candidate_and_sector(complete):
     names = {"reference", "this run", *PUBLISHED, SEGMENTED, *BASELINES} - {"SA_Unet"}
     rows = complete.per_eye.groupby(["region", "candidate"]).size().to_dict()
@@ -78,6 +71,9 @@ def test_tensorboard_has_the_main_results_at_the_step_of_the_weights(complete):
 
 
 def test_report_is_one_page_with_its_figures_and_the_numbers_of_the_table(complete):
+    figures = {"density_scatter", "bland_altman", "precision_recall", "montage_disc", "montage_macula"}
+    written = {path.name for path in complete.folder.iterdir()}
+    assert written == {"per_eye.csv", "summary.csv", "report.html", *(f"{name}.png" for name in figures)}
     assert complete.report.count("src='data:image/png;base64,") == complete.report.count("src=") == 5
     row = complete.whole.loc["disc", "this run", "dice"]
     assert f"Dice of this run {row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" in complete.report
@@ -126,16 +122,6 @@ def test_control_comes_from_any_block_of_eyes(here, monkeypatch):
     ours = together.per_eye.query("candidate == 'this run' and sector == 'whole'")
     assert (ours["control_vessel_auc"] < ours["registered_vessel_auc"] - 0.2).all()
     assert "without another eye of the same region and size: 1 of 3 crops" in together.report
-
-
-@pytest.mark.slow
-def test_table_without_splits_is_evaluated_on_all_subjects_that_the_run_has_not_seen(here):
-    table_of_eyes(3)
-    start_run([photo_digest(read_fundus(Path("photos/01.png")))])
-    found = evaluated("pairs.csv")
-    assert set(found.per_eye["subject"]) == {"s00", "s02"}
-    assert "2 subjects (2 eyes, disc) of pairs.csv: all, because pairs.csv has no column split, except" in found.report
-    assert "left out, see --include-seen" in found.report
 
 
 @pytest.fixture

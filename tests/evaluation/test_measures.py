@@ -33,13 +33,12 @@ def eye():
 
 @pytest.fixture(scope="module")
 def measured(eye):
-    """The rows by candidate and sector, and the counts."""
-    rows, counts = em.measure_eye(eye)
-    return {(row["candidate"], row["sector"]): row for row in rows}, counts
+    """The rows by candidate and sector."""
+    return {(row["candidate"], row["sector"]): row for row in em.measure_eye(eye)[0]}
 
 
 def test_densities_of_an_eye(measured):
-    rows = {sector: measured[0][em.REAL, sector] for sector in SECTORS["macula"]}
+    rows = {sector: measured[em.REAL, sector] for sector in SECTORS["macula"]}
     assert rows["whole"]["vessel_density"] == pytest.approx(8 / 400)
     assert rows["whole"]["skeleton_density"] == pytest.approx(1 / 6, rel=0.03)  # 6 mm in 36 mm2
     assert rows["inner superior"]["vessel_density"] > 0.02
@@ -48,7 +47,7 @@ def test_densities_of_an_eye(measured):
 
 @pytest.mark.parametrize("name", ["net", em.SEGMENTED, *em.BASELINES])
 def test_candidates_and_baselines_find_a_clear_vessel(measured, name):
-    assert measured[0][name, "whole"]["roc_auc"] > 0.97
+    assert measured[name, "whole"]["roc_auc"] > 0.97
 
 
 def test_without_ground_truth_the_segmenter_makes_it(eye):
@@ -69,12 +68,6 @@ def test_vessels_are_found_without_speckle_but_texture_is_that_of_the_octa(eye):
     ours = next(row for row in rows if row["candidate"] == "this run")
     assert (ours["texture"], ours["mae"]) == (0, 0)
     assert ours["dice"] < 0.1
-
-
-def test_this_run_agrees_with_the_registered_octa_better_than_another_eye(eye, measured):
-    control = em.agreement(em.CONTROL, eye.octa, ACROSS, EVERYWHERE)
-    ours = measured[0]["this run", "whole"]
-    assert ours["registered_vessel_correlation"] > control["control_vessel_correlation"] + 0.3
 
 
 def test_registration_corrects_a_displaced_octa(eye):

@@ -83,13 +83,9 @@ def test_image_is_mirrored_at_the_border_of_the_field():
     assert np.array_equal(continued, np.broadcast_to(continued[:1], continued.shape))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_picture_is_black_outside_the_field_except_its_alpha(random, channels):
-    image = random.integers(1, 255, (8, 8, channels), dtype=np.uint8)
-    fov = np.zeros((8, 8), bool)
-    fov[:, :5] = True
+def test_picture_is_black_outside_the_field_except_its_alpha(random):
+    image, fov = random.integers(1, 255, (8, 8, 4), dtype=np.uint8), np.indices((8, 8))[1] < 5
     black = black_outside(image, fov)
     assert not black[~fov, :3].any()
     assert np.array_equal(black[fov], image[fov])
-    assert np.array_equal(black[..., 3:], image[..., 3:])
-    assert np.array_equal(black_outside(image[..., 0], fov), black[..., 0])
+    assert np.array_equal(black[..., 3], image[..., 3])
