@@ -200,25 +200,17 @@ def other_eye(place: int, measured: Sequence[Measured]) -> Measured | None:
     others = (
         one
         for one in (*measured[place + 1 :], *measured[:place])
-        if differ(one.case, own.case) and (one.case.region, one.octa.shape) == (own.case.region, own.octa.shape)
+        if (one.case.region, one.octa.shape) == (own.case.region, own.octa.shape)
+        # Different eyes for certain: an unknown eye may be either.
+        and (one.case.subject != own.case.subject or {one.case.eye, own.case.eye} == set(EYES))
     )
     return max(islice(others, NEIGHBOURS), key=lambda other: (other.fov & own.fov).sum(), default=None)
 
 
-def differ(one: Sequence, other: Sequence) -> bool:
-    """Whether two cases show different eyes for certain."""
-    return one.subject != other.subject or {one.eye, other.eye} == set(EYES)
-
-
 def log_results(logs: Path, run: str, weights: str, summary: pd.DataFrame, folder: Path) -> Path:
-    """Log the main results of this run for TensorBoard, at the step of its weights, and the montages.
+    """Log this run's main results in logs/fit/RUN/evaluation, which is returned, at the step of its weights.
 
-    Args:
-        logs: the folder of the run's logs; the results are logged in its fit/RUN/evaluation, which is returned.
-        run: its name; under HParams the scores are next to it and the name of the weights.
-        weights: their path.
-        summary: see `statistics.summarise`.
-        folder: of the written results, with the montages.
+    The montages are those in the `folder` of the written results.
     """
     log_folder = logs / "fit" / run / "evaluation"
     with closing(RunLog(log_folder)) as log, log.writing(step_of(weights)):

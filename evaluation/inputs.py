@@ -122,13 +122,8 @@ def with_widths(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Complete the widths of the crops, mm, where the data do not state them.
 
-    Args:
-        data: the data set.
-        cases: of the data.
-        given: the width of a crop by region, from the options `--REGION-mm`; None: CROP_MM's.
-
-    Returns:
-        The cases, each with its width; and for each region where the widths come from, in words.
+    `given` is the width by region, from the options `--REGION-mm`; None: CROP_MM's. Returns the cases, each with its
+    width, and for each region where the widths come from, in words.
 
     Raises:
         OptionError: an option gives the width for a region in which the table states that of each pair.

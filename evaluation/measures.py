@@ -114,10 +114,9 @@ class EyeToMeasure:
 def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Compute every measure of one region of one eye, except those of the control, see `evaluate.add_controls`.
 
-    Returns a row for each candidate and sector, and for the real OCT-A (REAL), with `candidate`, `sector` and those of
-    MEASURES that apply; nan if they cannot be measured. The baselines are candidates too, and the segmenter's map of
-    the real OCT-A (SEGMENTED) if a ground truth is given. And for each candidate the number of pixels without and with
-    a vessel at each probability: (2, PROBABILITY_LEVELS).
+    Returns a row for each candidate and sector with those of MEASURES that apply, nan if they cannot be measured; and
+    for each candidate the number of pixels without and with a vessel at each probability: (2, PROBABILITY_LEVELS). The
+    baselines are candidates too, and the segmenter's map of the real OCT-A (SEGMENTED) if a ground truth is given.
     """
     truth, fov = eye.truth(), eye.fov
     candidates = list(eye.candidates)

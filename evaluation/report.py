@@ -221,15 +221,7 @@ def make_page(
     figures: Mapping[str, Figure],
     notes: Sequence[str],
 ) -> str:
-    """The report, a page of HTML that needs no other file.
-
-    Args:
-        title: of the page.
-        paragraphs: what was evaluated, what a reader must know first, and what was found.
-        tables: `tables_of` each region.
-        figures: by name; that of a region's montage is MONTAGE + region.
-        notes: how it was made, an item each.
-    """
+    """The report, a page of HTML that needs no other file: paragraphs, `tables_of` each region, figures, notes."""
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"]
     parts += [f"<style>{STYLE}</style><h1>{escape(title)}</h1>", *(f"<p>{escape(text)}</p>" for text in paragraphs)]
     for region, of_region in tables.items():
@@ -247,11 +239,8 @@ def write_results(
 ) -> Path:
     """Write NAME.csv for each table, report.html, NAME.png for each figure, and with `pdf` NAME.pdf.
 
-    Returns:
-        The new folder, which appears only when it is complete; with a number after its name if the name was taken.
-
-    Raises:
-        OSError: from the disk; names the folder, and nothing is left behind.
+    Returns the folder, which appears only when it is complete, with a number after its name if the name was taken. An
+    OSError names it, and nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors_name(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as hidden:

@@ -43,9 +43,7 @@ def mean_of_eyes(values: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
 def correlations(real: np.ndarray, other: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
     """Pearson's and Spearman's correlation of (eyes,) with (eyes,), each with its interval.
 
-    Returns:
-        `pearson`, `pearson_low`, `pearson_high`, `spearman`, `spearman_low`, `spearman_high`; nan if one of the two is
-        the same in all eyes.
+    As `pearson`, `pearson_low`, `pearson_high`, and so on; nan if one of the two is the same in all eyes.
     """
     names = [f"{kind}{end}" for kind in ("pearson", "spearman") for end in ("", "_low", "_high")]
     if np.ptp(real) == 0 or np.ptp(other) == 0:
@@ -111,11 +109,7 @@ def paired_difference(one: np.ndarray, other: np.ndarray, subjects: np.ndarray, 
 
 
 def pooled_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Precision, recall and average precision of all pixels together.
-
-    Args:
-        counts: (2, levels): pixels without and with a vessel at each vessel probability, from `measure_eye`.
-    """
+    """Precision, recall and average precision of all pixels together, from the `counts` of `measure_eye`."""
     level, vessel = np.tile(np.arange(counts.shape[1]), 2), np.repeat([0, 1], counts.shape[1])
     some = counts.ravel() > 0
     precision, recall, _ = precision_recall_curve(vessel[some], level[some], sample_weight=counts.ravel()[some])
@@ -163,15 +157,9 @@ def across_eyes(
 ) -> dict[str, float]:
     """The statistics of one measure of one candidate, with the names that the functions above return.
 
-    Args:
-        values: (eyes,), nan for an eye without the measure.
-        real: (eyes,), the same of the real OCT-A; None if it has no such measure.
-        ours: (eyes,), the same of this run; None for this run itself.
-        subject: (eyes,), the subject of each eye.
-        resamples: of the bootstrap, from `seed`.
-
-    Returns:
-        Only what can be computed: with fewer than MIN_SUBJECTS subjects, no more than means.
+    Arrays are (eyes,): `values` of the candidate, nan for an eye without the measure; the same of the `real` OCT-A, and
+    of this run (`ours`), None if there is nothing to compare with. With fewer than MIN_SUBJECTS subjects, no more than
+    means are returned.
     """
 
     def resampled(eyes: np.ndarray) -> np.ndarray:

@@ -23,11 +23,13 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 from scipy.stats import wasserstein_distance
 
 from retina.images import octa_to_grey, to_uint8
-from retina.similarity import checkerboard, grain, ground_of, octave_powers, vessel_agreement
+from retina.similarity import checkerboard, ground_of, octave_powers, vessel_agreement
 from retina.ut_fsocta import CROP_MM, CROP_PX
+from retina.vessels import from_middle, ratio, smooth
 from run.predict import Predictor
 from simulation.eye import TREE_SHARED_BY, make_stream_eye
 from simulation.stream import simulated_pair
@@ -39,6 +41,7 @@ BACKGROUND = 0.85  # minimum share of a patch that lies between vessels
 OF_AN_EYE = 12  # most patches per eye
 CROP_SCALE = (75, 105)  # px per mm: simulated retinas at the scale of disc crops
 MM_PER_PX = CROP_MM["disc"] / CROP_PX
+GRAIN_RING = (1.0, 2.1)  # mm from the middle of a disc crop: outside the disc, inside the crop
 Octa = tuple[np.ndarray, np.ndarray]  # (height, width), float on [0, 1], and what lies between the vessels, bool
 
 
@@ -72,14 +75,31 @@ def compared(one: Octa, other: Octa) -> list[float]:
 COMPARED = ("0.5-1 px", "1-2 px", "2-4 px", "4-8 px", "texture", "standard deviation", "grey levels")
 
 
+def grain(octa: np.ndarray, ground: np.ndarray) -> float:
+    """How much the speckle around the disc follows the nerve fibres, in an OCT-A with the disc near its middle.
+
+    There the fibres run radially. Of the gradient's power in the ring GRAIN_RING, the share across the fibres minus
+    the share along them: 1 for streaks along them, -1 for streaks across, 0 for speckle without a direction. It is the
+    coherence of the structure tensor (Bigun and Granlund, ICCV 1987) in a known direction.
+    """
+    right, up = from_middle(octa.shape)
+    away = np.hypot(right, up)
+    inside = distance_transform_edt(ground) > 2  # where smoothing and differences see no vessel
+    ring = inside & (away * MM_PER_PX >= GRAIN_RING[0]) & (away * MM_PER_PX <= GRAIN_RING[1])
+    down, across = np.gradient(smooth(octa, ground, 1.0))
+    radial = ((across * right - down * up) / np.maximum(away, 1))[ring]
+    total = (down**2 + across**2)[ring].sum()
+    return 1 - 2 * ratio((radial**2).sum(), total)
+
+
 def compare_real(pairs: Path) -> None:
     """Print how similar real OCT-A are to each other, and simulated retinas to them."""
     real = {name: octa for name, _, _, octa in real_octas(pairs)}
     print_head(*COMPARED, "grain")
     for one, other in combinations(real, 2):
-        print_row(f"{one} / {other}", [*compared(real[one], real[other]), grain(*real[one], MM_PER_PX)])
+        print_row(f"{one} / {other}", [*compared(real[one], real[other]), grain(*real[one])])
     values = [
-        [*np.mean([compared(octa, other) for other in real.values()], axis=0), grain(*octa, MM_PER_PX)]
+        [*np.mean([compared(octa, other) for other in real.values()], axis=0), grain(*octa)]
         for octa in simulated_octas(20)
     ]
     for share in (10, 50, 90):
@@ -94,7 +114,7 @@ def measure(run: Path, predictor: Predictor, pairs: Path) -> None:
         octa = octa_to_grey(predicted.octa)
         background = ground_of(octa, fov)
         auc = vessel_agreement(real[0], predicted.probability, fov)["vessel_auc"]
-        grains = grain(octa, background, MM_PER_PX), grain(*real, MM_PER_PX)
+        grains = grain(octa, background), grain(*real)
         values.append([*compared((octa, background), real), *grains, checkerboard(octa, fov), auc])
         print_row(f"{run.name}, {name}", values[-1])
     print_row(f"{run.name}, mean", np.mean(values, axis=0))

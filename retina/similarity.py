@@ -22,7 +22,7 @@ from scipy.stats import wasserstein_distance
 from skimage.metrics import structural_similarity
 
 from retina.ut_fsocta import CROP_PX
-from retina.vessels import from_middle, otsu_threshold, ratio, roc_auc, smooth, vessel_map
+from retina.vessels import otsu_threshold, roc_auc, smooth, vessel_map
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ SSIM_BORDER = 5  # px: half the window; nearer to the image's border the window 
 OCTAVES = (0.5, 1.0, 2.0, 4.0, 8.0)  # px at CROP_PX: sigmas of Gaussians; the bands of `texture` lie between them
 LEAST_POWER = 1e-6  # of an octave: that of rounding to 8 bits
 GROUND_MARGIN = 3  # px at CROP_PX around the vessels of a vessel map
-GRAIN_RING = (1.0, 2.1)  # mm from the middle of a disc crop: outside the disc, inside the crop
 CHECKERBOARD_PERIOD = 16  # px: the U-Net's last four upsamplings can leave periods of 2, 4, 8 and 16 px
 CHECKERBOARD_WINDOW = 128  # px: separates a frequency of 1/16 per px from its neighbours
 CHECKERBOARD_STEP = 32  # px between windows
@@ -58,7 +57,7 @@ VALIDATION_SCORES = {  # name -> description, in the order of metrics.csv
 
 
 def validation_scores(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> dict[str, float]:
-    """Every score of VALIDATION_SCORES, in that order. Raises ValueError for arrays of different shapes."""
+    """Every score of VALIDATION_SCORES, in that order."""
     measures = image_similarity, vessel_agreement, likeness, artefacts
     return {name: score for measure in measures for name, score in measure(real, generated, fov).items()}
 
@@ -69,20 +68,13 @@ def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def with_scores(*names: str) -> Callable[[Callable], Callable]:
-    """Decorate a measure of (real, generated, fov) with the `names` of its scores.
-
-    They are nan, with the reason logged, for images that cannot be compared. Raises ValueError for different shapes.
-    """
+    """Decorate a measure of (real, generated, fov) with the `names` of its scores, which are nan for an empty field."""
 
     def decorate(measure: Callable) -> Callable:
         @wraps(measure)
         def checked(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> dict[str, float]:
-            if real.ndim != 2 or not real.shape == generated.shape == fov.shape:
-                raise ValueError(f"expected 2-D arrays of one shape: {real.shape}, {generated.shape}, {fov.shape}")
             if not fov.any():
                 return no_scores(names, "no pixel lies inside the field")
-            if not np.isfinite((real[fov], generated[fov])).all():
-                return no_scores(names, "an image has pixels that are not finite")
             return measure(real.astype(float), generated.astype(float), fov)
 
         checked.names = names
@@ -178,23 +170,6 @@ def octave_powers(octa: np.ndarray, ground: np.ndarray) -> np.ndarray:
     scale = np.sqrt(octa.size) / CROP_PX
     smoothed = [smooth(octa, ground, sigma * scale)[ground] for sigma in OCTAVES]
     return np.array([max(LEAST_POWER, np.mean((one - next_one) ** 2)) for one, next_one in pairwise(smoothed)])
-
-
-def grain(octa: np.ndarray, ground: np.ndarray, mm_per_px: float) -> float:
-    """How much the speckle around the disc follows the nerve fibres, in an OCT-A with the disc near its middle.
-
-    There the fibres run radially. Of the gradient's power in the ring GRAIN_RING, the share across the fibres minus
-    the share along them: 1 for streaks along them, -1 for streaks across, 0 for speckle without a direction. It is the
-    coherence of the structure tensor (Bigun and Granlund, ICCV 1987) in a known direction.
-    """
-    right, up = from_middle(octa.shape)
-    away = np.hypot(right, up)
-    inside = distance_transform_edt(ground) > 2  # where smoothing and differences see no vessel
-    ring = inside & (away * mm_per_px >= GRAIN_RING[0]) & (away * mm_per_px <= GRAIN_RING[1])
-    down, across = np.gradient(smooth(octa, ground, 1.0))
-    radial = ((across * right - down * up) / np.maximum(away, 1))[ring]
-    total = (down**2 + across**2)[ring].sum()
-    return 1 - 2 * ratio((radial**2).sum(), total)
 
 
 def checkerboard(image: np.ndarray, fov: np.ndarray) -> float:

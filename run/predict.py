@@ -74,11 +74,22 @@ class Predictor:
     def __init__(self, generator: keras.Model, input_noise: float = 0.0):
         """A generator for images of any size, `Generator(3, (None, None), channels)`, and the run's `input_noise`."""
         self.generator, self.input_noise = generator, input_noise
-        fundus = tf.TensorSpec((None, None, None, FUNDUS_CHANNELS), tf.float32)
-        statistics = [tf.TensorSpec(value.shape, value.dtype) for value in generator.non_trainable_variables]
-        self.with_own_statistics = tf.function(self._with_own_statistics, input_signature=[fundus])
-        self.with_statistics = tf.function(self._with_statistics, input_signature=[fundus, statistics])
-        self.as_published = tf.function(self._as_published, input_signature=[fundus])
+        images = tf.TensorSpec((None, None, None, FUNDUS_CHANNELS), tf.float32)
+        fixed = generator.non_trainable_variables
+        specs = [tf.TensorSpec(value.shape, value.dtype) for value in fixed]
+
+        @tf.function(input_signature=[images, specs])
+        def with_statistics(fundus: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
+            """OCT-A of fundus images, [-1, 1], with statistics as `with_own_statistics` returns them."""
+            return generator.stateless_call(generator.trainable_variables, statistics, fundus, training=False)[0]
+
+        @tf.function(input_signature=[images])
+        def as_published(fundus: tf.Tensor) -> tf.Tensor:
+            """OCT-A of fundus patches, [-1, 1], as published: with the statistics of the batch and with dropout."""
+            return generator.stateless_call(generator.trainable_variables, fixed, fundus, training=True)[0]
+
+        self.with_own_statistics = tf.function(self._with_own_statistics, input_signature=[images])
+        self.with_statistics, self.as_published = with_statistics, as_published
 
     def _with_own_statistics(self, fundus: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """OCT-A (1, height, width, channels), [-1, 1], of one fundus image (1, height, width, 3), [-1, 1].
@@ -102,15 +113,6 @@ class Predictor:
             value / share[variable.path] if variable.path in share else value
             for variable, value in zip(fixed, averages, strict=True)
         ]
-
-    def _with_statistics(self, fundus: tf.Tensor, statistics: list[tf.Tensor]) -> tf.Tensor:
-        """OCT-A of fundus images, [-1, 1], with statistics as `with_own_statistics` returns them."""
-        return self.generator.stateless_call(self.generator.trainable_variables, statistics, fundus, training=False)[0]
-
-    def _as_published(self, fundus: tf.Tensor) -> tf.Tensor:
-        """OCT-A of fundus patches, [-1, 1], as published: with the statistics of the batch and with dropout."""
-        variables = self.generator.trainable_variables, self.generator.non_trainable_variables
-        return self.generator.stateless_call(*variables, fundus, training=True)[0]
 
     def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE, with_noise: bool = True) -> np.ndarray:
         """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
@@ -147,11 +149,7 @@ class Predictor:
     def vessel_probability(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
     ) -> np.ndarray:
-        """The `probability` of `predict_photograph` alone, without the pass that draws the OCT-A; the same arguments.
-
-        Returns:
-            (height, width), float32 on [0, 1].
-        """
+        """The `probability` of `predict_photograph` alone, without the pass for the OCT-A; the same arguments."""
         return self.passes_without_noise(fundus, fov, diameter, fast)[2][..., 0]
 
     def passes_without_noise(
@@ -354,10 +352,7 @@ def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[
 
 
 def announced_predictor(run: Path, weights: str | None, settings: Settings, why: str) -> tuple[Predictor, str]:
-    """As `load_predictor`, with the GPUs set up; prints device, precision and weights, as every program does.
-
-    `why` are these weights used, see `run.weights.run_to_use`.
-    """
+    """As `load_predictor`, with the GPUs set up; prints device, precision, weights, and `why` these weights."""
     device = set_up_gpus()
     predictor, path = load_predictor(run, weights, settings)
     print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")

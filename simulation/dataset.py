@@ -62,11 +62,8 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
     """Write the pictures of all subjects under `output`, atomically.
 
     Raises FileExistsError if `output` exists and is not an empty folder, another OSError if writing fails, and
-    ValueError for no or invalid subjects.
+    ValueError for invalid subjects.
     """
-    output = Path(output)
-    if len(subjects) == 0:
-        raise ValueError("no subjects to write")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not an empty folder: choose another")
     with disk_errors_name(output):

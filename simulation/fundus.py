@@ -340,15 +340,7 @@ def _expose(eye: Eye, window: Window, image: np.ndarray, inside: np.ndarray, rng
     few = round(window.pixels / np.clip(eye["enlargement"], 1, max(1, window.px_per_mm / FEWEST_PX_PER_MM)))
     image = resized(image * border + surround * (1 - border), (few, few), Resampling.BOX)
     noisy = resized(border, (few, few), Resampling.BOX) if eye["surround"] <= 0 else 1  # black remains black
-    photograph = resized(_record(eye, image, noisy, rng), (window.pixels, window.pixels), Resampling.BICUBIC)
-    if eye["surround"] > 0:
-        return photograph
-    return np.where(inside[..., None] > 0, photograph, np.minimum(photograph, OUTSIDE_LIMIT))
-
-
-def _record(eye: Eye, image: np.ndarray, noisy: np.ndarray | float, rng: Generator) -> np.ndarray:
-    """A JPEG file of an image (height, width, 3) on [0, 1], with the sensor's noise, strongest where `noisy` is 1."""
-    grain = [gaussian_filter(rng.standard_normal(image.shape[:2], np.float32), eye["grain_px"]) for _ in range(2)]
+    grain = [gaussian_filter(rng.standard_normal((few, few), np.float32), eye["grain_px"]) for _ in range(2)]
     grain = [values / values.std() for values in grain]
     noise = np.dstack([grain[0] + 0.4 * grain[1], grain[0], grain[0] - 0.6 * grain[1]])  # mostly grey, a little colour
     noise *= (0.4 + 0.6 * np.sqrt(image)) * noisy
@@ -356,4 +348,7 @@ def _record(eye: Eye, image: np.ndarray, noisy: np.ndarray | float, rng: Generat
     pixels = (pixels + 0.5).clip(0, 255).astype(np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=round(eye["jpeg_quality"]))
-    return np.asarray(Image.open(file))
+    photograph = resized(np.asarray(Image.open(file)), (window.pixels, window.pixels), Resampling.BICUBIC)
+    if eye["surround"] > 0:
+        return photograph
+    return np.where(inside[..., None] > 0, photograph, np.minimum(photograph, OUTSIDE_LIMIT))

@@ -207,15 +207,27 @@ class Growth:
         count = old.branch.size
         stem = np.isin(old.branch, [0, 1])
         macular = abs(old.point) < self.arcade_radius + MACULAR_RIM_MM
-        share = self._shares(old, stem, macular)
-        side = self._sides(old, stem, macular)
-        angle = side * np.deg2rad(self.rng.uniform(*BRANCH_ANGLE_DEG, count))
+        rng = self.rng
+        # The side branch's share of the parent's r^e, 0 to 0.5
+        equal = rng.random(count) < np.where((old.radius > 0.03) | old.inward, 0.1, 0.3)  # trunks rarely fork
+        ratio = np.where(equal, rng.uniform(0.6, 0.95, count), rng.uniform(0.25, 0.6, count))  # side to main radius
+        ratio = np.where(stem, rng.uniform(0.7, 0.95, count), ratio)  # stems split into trunks of similar width
+        # A branch must be wide enough to grow; those of the macula have to reach the fovea.
+        ratio = np.maximum(ratio, np.minimum(np.where(macular & (old.radius > 0.02), 0.02, 0.0055) / old.radius, 0.6))
+        share = ratio**MURRAY_EXPONENT / (1 + ratio**MURRAY_EXPONENT)
+        # The side to which the branch leaves: 1 turns to larger headings, -1 to smaller ones
+        side = np.where(rng.random(count) < 0.75, -old.side, old.side)
+        inner = np.sign(np.sin(np.angle(-old.point) - old.heading))  # most macular branches head for the fovea
+        side = np.where(macular & (rng.random(count) < 0.65), inner, side)
+        # The wider of a stem's trunks goes to the arcade, in a right eye to the left, the other to the nasal side.
+        side = np.where(stem, np.where(np.sin(old.heading) < 0, 1.0, -1.0), side)
+        angle = side * np.deg2rad(rng.uniform(*BRANCH_ANGLE_DEG, count))
         turn_main, turn_small = -angle * share, angle * (1 - share)  # the wider sister deviates less
         offset_main, offset_small = old.offset + 0.6 * turn_main, old.offset + turn_small
         # Trunks head for the arcades and for the nasal side, wherever their stem has strayed.
         fibres = np.angle(fibre_direction(old.point, self.source, self.arcade_radius))
-        offset_main = np.where(stem, _wrap(-side * self.rng.uniform(2.2, 2.55, count) - fibres), offset_main)
-        offset_small = np.where(stem, _wrap(-side * self.rng.uniform(0.7, 1.4, count) - fibres), offset_small)
+        offset_main = np.where(stem, _wrap(-side * rng.uniform(2.2, 2.55, count) - fibres), offset_main)
+        offset_small = np.where(stem, _wrap(-side * rng.uniform(0.7, 1.4, count) - fibres), offset_small)
         # Murray's law: r0^e = r1^e + r2^e
         radius_main = old.radius * (1 - share) ** (1 / MURRAY_EXPONENT)
         radius_small = old.radius * share ** (1 / MURRAY_EXPONENT)
@@ -223,29 +235,10 @@ class Growth:
         inward = old.inward | (inward & (abs(old.point) < 4.5) & (radius_small < 0.03))
         main = self._shoots(old.point, old.heading + turn_main, offset_main, radius_main, side, old.inward, old.branch)
         main.curl = old.curl
-        side = self.rng.choice([-1.0, 1.0], count)
+        side = rng.choice([-1.0, 1.0], count)
         small = self._shoots(old.point, old.heading + turn_small, offset_small, radius_small, side, inward, old.branch)
         born = main.join(small)
         return shoots.select(~due).join(born), born
-
-    def _shares(self, old: Shoots, stem: np.ndarray, macular: np.ndarray) -> np.ndarray:
-        """The side branch's share of the parent's r^e, (shoots,) in 0 ... 0.5."""
-        rng, count = self.rng, old.branch.size
-        equal = rng.random(count) < np.where((old.radius > 0.03) | old.inward, 0.1, 0.3)  # trunks rarely fork
-        ratio = np.where(equal, rng.uniform(0.6, 0.95, count), rng.uniform(0.25, 0.6, count))  # side to main radius
-        ratio = np.where(stem, rng.uniform(0.7, 0.95, count), ratio)  # stems split into trunks of similar width
-        # A branch must be wide enough to grow; those of the macula have to reach the fovea.
-        ratio = np.maximum(ratio, np.minimum(np.where(macular & (old.radius > 0.02), 0.02, 0.0055) / old.radius, 0.6))
-        return ratio**MURRAY_EXPONENT / (1 + ratio**MURRAY_EXPONENT)
-
-    def _sides(self, old: Shoots, stem: np.ndarray, macular: np.ndarray) -> np.ndarray:
-        """The side to which the branch leaves, (shoots,): 1 turns to larger headings, -1 to smaller ones."""
-        rng, count = self.rng, old.branch.size
-        side = np.where(rng.random(count) < 0.75, -old.side, old.side)
-        inner = np.sign(np.sin(np.angle(-old.point) - old.heading))  # most macular branches head for the fovea
-        side = np.where(macular & (rng.random(count) < 0.65), inner, side)
-        # The wider of a stem's trunks goes to the arcade, in a right eye to the left, the other to the nasal side.
-        return np.where(stem, np.where(np.sin(old.heading) < 0, 1.0, -1.0), side)
 
     def _step(self, shoots: Shoots) -> None:
         """Take one step, in place."""

@@ -75,14 +75,9 @@ def assess(
 
 
 def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:
-    """Contrast of the finest details, in per cent of the brightness around them.
+    """Contrast of the finest details, in per cent of the brightness around them; arguments as of `assess`.
 
     Of the green channel: the standard deviation of a difference of Gaussians of 1 and 2 px, at a field of 700 px.
-
-    Args:
-        fundus: (height, width, 3), uint8.
-        fov: (height, width), bool, not empty.
-        diameter: of the field in px.
     """
     factor = FIELD_PX / diameter
     green, inside = fundus[..., 1], fov

@@ -1,14 +1,12 @@
 """Figures for checking: one for each photograph, and sheets of many, on which an odd one stands out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from basics.command_line import one_line
 from basics.files import atomic_file
 from pairs.finished import Origin, write_png
 from retina.pictures import with_border, with_vessels
@@ -24,31 +22,31 @@ GREEN, RED = (12, 126, 66), (188, 22, 38)  # its frame
 CONFIDENCE = "Comment"  # the key in a figure's PNG
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a figure shows of a photograph; images are (height, width)."""
-
-    name: str  # of the photograph, with its subfolder
-    fundus: np.ndarray  # (height, width, 3), uint8
-    fov: np.ndarray  # bool: inside the field of view
-    octa: np.ndarray  # synthetic, float on [0, 1]
-    vessels: np.ndarray  # bool
-    px_per_mm: float | None  # None: unknown
-    is_assumed: bool  # the scale is assumed, not given
-    density: float  # of vessels
-    weights: str  # their path, with a remark
-    passes: str  # in words, see `Synthesis.passes`; "": several
-    confidence: str  # `usable`, or `doubtful` and why
-    origin: Origin
-
-
-def write_figure(shown: Shown, path: Path) -> None:
+def write_figure(
+    path: Path,
+    fundus: np.ndarray,
+    fov: np.ndarray,
+    octa: np.ndarray,
+    vessels: np.ndarray,
+    px_per_mm: float | None,
+    caption: str,
+    confidence: str,
+    origin: Origin,
+) -> None:
     """Draw fundus, synthetic OCT-A and the vessels over the fundus, with a caption, as a PNG.
+
+    Args:
+        path: of the PNG, which also holds `confidence`, for `write_sheets`, and `origin`.
+        fundus: (height, width, 3), uint8.
+        fov: (height, width), bool: inside the field of view.
+        octa: synthetic, (height, width), float on [0, 1].
+        vessels: (height, width), bool.
+        px_per_mm: along a row, for a bar of 1 mm; None: unknown.
 
     Raises:
         OSError: it cannot be written.
     """
-    height, width = shown.fov.shape
+    height, width = fov.shape
     panel_width = PANEL * min(1.0, width / height)
     size = len(TITLES) * max(panel_width, 2.0), panel_width * height / width + 0.75
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -57,31 +55,18 @@ def write_figure(shown: Shown, path: Path) -> None:
         panel.set_title(title, fontsize=8)
         panel.set_axis_off()
     step = max(1, max(height, width) // SHOWN_PX)  # every n-th pixel
-    images = shown.fundus, shown.fov, shown.octa, shown.vessels
-    fundus, fov, octa, vessels = (image[::step, ::step] for image in images)
+    fundus, fov, octa, vessels = (image[::step, ::step] for image in (fundus, fov, octa, vessels))
     panels[0].imshow(with_border(fundus, fov))
     panels[1].imshow(octa, cmap="gray", vmin=0, vmax=1)
     panels[2].imshow(with_vessels(fundus, vessels))
-    if shown.px_per_mm is not None:  # a bar of 1 mm
+    if px_per_mm is not None:
         left, bottom = 0.04 * octa.shape[1], 0.97 * octa.shape[0]
-        right = left + shown.px_per_mm * octa.shape[1] / width
+        right = left + px_per_mm * octa.shape[1] / width
         panels[1].plot([left, right], [bottom, bottom], color="white", linewidth=2)
         panels[1].text(left, bottom - 0.015 * octa.shape[0], "1 mm", color="white", fontsize=6, va="bottom")
-    figure.supxlabel(caption(shown), fontsize=7)
+    figure.supxlabel(caption.replace("$", r"\$"), fontsize=7)  # matplotlib takes text between dollars for a formula
     with atomic_file(path) as part:
-        figure.savefig(part, format="png", metadata={CONFIDENCE: shown.confidence} | shown.origin.texts())
-
-
-def caption(shown: Shown) -> str:
-    """The lines below a figure."""
-    scale = "scale unknown"
-    if shown.px_per_mm is not None:
-        scale = f"{shown.px_per_mm:.0f} px/mm" + (" assumed" if shown.is_assumed else "")
-    how = ", ".join(filter(None, (f"{shown.fov.shape[1]} x {shown.fov.shape[0]} px", scale, shown.passes)))
-    # matplotlib draws no bytes that are not UTF-8, and takes text between dollars for a formula.
-    name = one_line(shown.name.encode("utf-8", "backslashreplace").decode()).replace("$", r"\$")
-    facts = f"{name}: {how}; vessel density {shown.density:.3f}; {shown.confidence}"
-    return f"{facts}\nWeights: {shown.weights}. Capillaries are invented; not for diagnosis."
+        figure.savefig(part, format="png", metadata={CONFIDENCE: confidence} | origin.texts())
 
 
 def write_sheets(figures: Sequence[Path], folder: Path, origin: Origin) -> list[Path]:

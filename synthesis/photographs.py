@@ -13,7 +13,7 @@ from basics.command_line import SCALES, OptionError, one_line
 from pairs.dataset import list_eyes, list_full_fields
 from pairs.finished import read_origin
 from pairs.table import FILES, PairTableError, existing, is_table, number_in, readings, table_rows
-from retina.field_of_view import DEGREES, FIELD_MM, Field
+from retina.field_of_view import FIELD_MM, Field
 from retina.images import FORMATS, left_out, visible_below
 from retina.ut_fsocta import CROP_MM, REGIONS
 from run.data import choose, load_cases
@@ -62,24 +62,14 @@ class Job:
         """Whether the scale is neither given nor follows from the width of a crop."""
         return not (self.px_per_mm or (self.width_mm if self.region else self.field_degrees))
 
-    def scale_in_words(self) -> list[str]:
-        """The scale that results are made with; nothing for a crop as in training."""
-        if self.px_per_mm is not None:
-            return [f"{self.px_per_mm:g} px per mm"]
-        return [] if self.region else [f"{self.field_degrees or DEGREES:g} degrees"]
-
 
 def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Job], list[Path]]:
     """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
     In folders, hidden files are skipped, and so are the output folder and results of earlier commands. Relative paths
     in a table start at the table, and keep their subfolders. Results are named without the photograph's suffix, unless
-    two photographs differ in it alone.
-
-    Args:
-        inputs: as on the command line.
-        output: the folder of the results.
-        given: `field_degrees`, `px_per_mm` and `mask` of photographs without such values in a table, as in `Job`.
+    two photographs differ in it alone. `given` has `field_degrees`, `px_per_mm` and `mask`, as in `Job`, for
+    photographs without such values in a table.
 
     Returns:
         The photographs, and the other files in their folders.
@@ -120,12 +110,9 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Jo
 
 
 def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
-    """Photographs in a folder and below, and the other files, both sorted; prints how many results are skipped.
+    """Photographs in a folder and below, but not in the output folder, and the other files, both sorted.
 
-    Without hidden files and those in an output folder below.
-
-    Raises:
-        OSError: a folder cannot be read.
+    Prints how many results of earlier commands are skipped. Raises OSError if a folder cannot be read.
     """
     found = [path for path in visible_below(folder) if path.is_file()]
     if folder.resolve() in output.resolve().parents:

@@ -12,12 +12,12 @@ import numpy as np
 
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
 from pairs.finished import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
-from retina.field_of_view import ENTIRELY_DARK, Field, field_of_mask, field_to_use
+from retina.field_of_view import DEGREES, ENTIRELY_DARK, Field, field_of_mask, field_to_use
 from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image, to_uint8
 from retina.vessels import map_vessels, vessel_density
-from run.predict import Prediction, Predictor
+from run.predict import Predictor
 from synthesis.confidence import Confidence, assess
-from synthesis.figure import Shown, write_figure, write_sheets
+from synthesis.figure import write_figure, write_sheets
 from synthesis.photographs import FIGURE, MAPS, Job
 
 DENSITIES = "densities.csv"
@@ -68,7 +68,10 @@ class Synthesis:
         words = [self.made_from, *([self.passes] if self.passes else [])]
         if self.published:
             words += [f"stride {self.published.stride}", f"batch size {self.published.batch_size}"]
-        words += job.scale_in_words()
+        if job.px_per_mm is not None:
+            words.append(f"{job.px_per_mm:g} px per mm")
+        elif job.region is None:  # a crop is predicted as in training
+            words.append(f"{job.field_degrees or DEGREES:g} degrees")
         if job.mask is not None:
             words.append(f"field of view from {printable(Path(job.mask.name))} ({digest_of([job.mask])[:8]})")
         if bits := assumed_bits(job.source):
@@ -137,13 +140,6 @@ class Synthesis:
             raise DataError(f"{job.mask}: {ENTIRELY_DARK}")
         return field_of_mask(grey > (low + high) / 2 if low < high else np.ones(grey.shape, bool))
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, stretch: float) -> Prediction:
-        """The generator's prediction; arguments as of `Predictor.predict_photograph`."""
-        if self.published is None:
-            return self.predictor.predict_photograph(fundus, fov, diameter, self.fast, stretch)
-        octa = self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
-        return Prediction(octa, octa_to_grey(octa))
-
     def run(self, job: Job) -> tuple[Confidence, str]:
         """Write the results for one photograph; returns the confidence in them, and a remark for the user, or "".
 
@@ -154,17 +150,21 @@ class Synthesis:
         field, origin = self.field(job, fundus), self.origin(job)
         fov, diameter = field.mask, job.diameter(field)
         stretch = 1.0 if job.region or self.published else field.stretch  # that the prediction undoes
-        predicted = self.predict(fundus, fov, diameter, stretch)
-        octa = octa_to_grey(predicted.octa)
-        vessels, _, threshold = map_vessels(predicted.probability, fov, job.region, diameter)
+        if self.published:
+            octa = probability = octa_to_grey(
+                self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
+            )
+        else:
+            predicted = self.predictor.predict_photograph(fundus, fov, diameter, self.fast, stretch)
+            octa, probability = octa_to_grey(predicted.octa), predicted.probability
+        vessels, _, threshold = map_vessels(probability, fov, job.region, diameter)
         density = vessel_density(vessels, fov)
-        seen_diameter = None if field.radii is None else diameter
-        confidence = assess(fundus, fov, seen_diameter, predicted.probability, vessels)
+        confidence = assess(fundus, fov, None if field.radii is None else diameter, probability, vessels)
 
         self.remove_others(job, origin)
         (self.output / job.target).parent.mkdir(parents=True, exist_ok=True)
         if self.with_maps:
-            for kind, image in zip(MAPS, (vessels, to_uint8(predicted.probability)), strict=True):
+            for kind, image in zip(MAPS, (vessels, to_uint8(probability)), strict=True):
                 write_png(image, self.output / job.beside(kind), origin)
             values = (
                 printable(job.target),
@@ -181,22 +181,16 @@ class Synthesis:
             )
             self.record.add(values, origin)
         if self.with_figure:
-            horizontal = job.scale(diameter, fov.shape[1])
-            shown = Shown(
-                name=str(job.target.parent / job.source.name),
-                fundus=fundus,
-                fov=fov,
-                octa=octa,
-                vessels=vessels,
-                px_per_mm=horizontal and horizontal * min(1.0, stretch),
-                is_assumed=job.is_assumed(),
-                density=density,
-                weights=self.weights,
-                passes=self.passes,
-                confidence=str(confidence),
-                origin=origin,
-            )
-            write_figure(shown, self.output / job.beside(FIGURE))
+            px_per_mm, scale = job.scale(diameter, fov.shape[1]), "scale unknown"
+            if px_per_mm is not None:
+                px_per_mm *= min(1.0, stretch)
+                scale = f"{px_per_mm:.0f} px/mm" + (" assumed" if job.is_assumed() else "")
+            how = ", ".join(filter(None, (f"{fov.shape[1]} x {fov.shape[0]} px", scale, self.passes)))
+            facts = f"{how}; vessel density {density:.3f}; {confidence}"
+            caption = f"{one_line(printable(job.target.parent / job.source.name))}: {facts}\nWeights: {self.weights}. "
+            caption += "Capillaries are invented; not for diagnosis."
+            path = self.output / job.beside(FIGURE)
+            write_figure(path, fundus, fov, octa, vessels, px_per_mm, caption, str(confidence), origin)
         write_png(to_uint8(octa), self.output / job.target, origin)
         remark = ""
         if diameter is None and not (job.region or self.published):

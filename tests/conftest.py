@@ -179,17 +179,6 @@ class SeesVessels:
         return self.predict(fundus, fov)[..., 0]
 
 
-def write_finished_run(folder: Path, settings, step: int) -> None:
-    """Write a run that has completed its epochs, whose checkpoint has no network."""
-    import tensorflow as tf
-
-    from run.checkpoints import save, write_run
-
-    epoch = tf.Variable(settings.epochs, dtype=tf.int64)
-    save(tf.train.Checkpoint(epoch=epoch), folder, step, keep=1)
-    write_run(folder, settings, "0")
-
-
 def files_below(folder: Path) -> list[str]:
     """All files of a folder and below, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())

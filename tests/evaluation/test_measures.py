@@ -1,13 +1,18 @@
-"""What the evaluation measures of one region of one eye, compared with cases worked by hand."""
+"""What the evaluation reads and measures of one eye, compared with cases worked by hand, and its control."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import bar
+from eyes import save
 from scipy.ndimage import gaussian_filter
 
 import evaluation.measures as em
+from evaluation import evaluate
 from retina.vessels import SECTORS
 
 CROP = (400, 400)
@@ -28,36 +33,21 @@ def eye():
 
 @pytest.fixture(scope="module")
 def measured(eye):
-    """The rows by candidate and sector, and the counts."""
-    rows, counts = em.measure_eye(eye)
-    return {(row["candidate"], row["sector"]): row for row in rows}, counts
-
-
-def test_eye_has_a_row_for_each_candidate_and_sector(measured):
-    names = [em.REAL, "this run", "net", em.SEGMENTED, *em.BASELINES]
-    assert list(measured[0]) == [(name, sector) for name in names for sector in SECTORS["macula"]]
+    """The rows by candidate and sector."""
+    return {(row["candidate"], row["sector"]): row for row in em.measure_eye(eye)[0]}
 
 
 def test_densities_of_an_eye(measured):
-    rows = {sector: measured[0][em.REAL, sector] for sector in SECTORS["macula"]}
+    rows = {sector: measured[em.REAL, sector] for sector in SECTORS["macula"]}
     assert rows["whole"]["vessel_density"] == pytest.approx(8 / 400)
     assert rows["whole"]["skeleton_density"] == pytest.approx(1 / 6, rel=0.03)  # 6 mm in 36 mm2
     assert rows["inner superior"]["vessel_density"] > 0.02
     assert rows["centre"]["vessel_density"] == 0
 
 
-def test_only_octa_have_pixel_measures(measured):
-    assert measured[0]["this run", "whole"]["mae"] == 0
-    assert "mae" not in measured[0]["net", "whole"]
-
-
 @pytest.mark.parametrize("name", ["net", em.SEGMENTED, *em.BASELINES])
 def test_candidates_and_baselines_find_a_clear_vessel(measured, name):
-    assert measured[0][name, "whole"]["roc_auc"] > 0.97
-
-
-def test_pixels_are_counted_by_vessel_probability(measured):
-    assert {tuple(count.sum(axis=1)) for count in measured[1].values()} == {(392 * 400, 8 * 400)}
+    assert measured[name, "whole"]["roc_auc"] > 0.97
 
 
 def test_without_ground_truth_the_segmenter_makes_it(eye):
@@ -80,13 +70,58 @@ def test_vessels_are_found_without_speckle_but_texture_is_that_of_the_octa(eye):
     assert ours["dice"] < 0.1
 
 
-def test_this_run_agrees_with_the_registered_octa_better_than_another_eye(eye, measured):
-    control = em.agreement(em.CONTROL, eye.octa, ACROSS, EVERYWHERE)
-    ours = measured[0]["this run", "whole"]
-    assert ours["registered_vessel_correlation"] > control["control_vessel_correlation"] + 0.3
-
-
 def test_registration_corrects_a_displaced_octa(eye):
     displaced = np.roll(eye.octa, 6, axis=0)
     plain, registered = (em.agreement(way, displaced, eye.octa, EVERYWHERE) for way in ("", em.REGISTERED))
     assert registered["registered_vessel_correlation"] > plain["vessel_correlation"] + 0.2
+
+
+# --- what is read, and the control ----------------------------------------------------------------------------------
+
+
+def kept(number, subject=None, eye="OD", side=8):
+    """What is kept of an eye; its field is the first `number` rows."""
+    case = SimpleNamespace(subject=number if subject is None else subject, eye=eye, region="disc")
+    fov = np.broadcast_to(np.arange(side)[:, np.newaxis] < number, (side, side))
+    return evaluate.Measured(case, {}, np.zeros((side, side), np.uint8), np.zeros((side, side), np.float16), fov)
+
+
+@pytest.mark.parametrize(
+    ("other", "certain"),
+    [(("A", "OD"), False), (("A", ""), False), (("A", "OS"), True), (("B", "OD"), True), (("B", ""), True)],
+)
+def test_control_is_another_eye_for_certain(other, certain):
+    own, other = kept(1, "A"), kept(2, *other)
+    assert evaluate.other_eye(0, [own, other]) == (other if certain else None)
+
+
+def test_control_is_the_next_eye_of_this_size_whose_field_overlaps_most():
+    eyes = [kept(5), kept(3), kept(4), kept(5, "another", side=9)]
+    assert evaluate.other_eye(0, eyes) is eyes[2]
+    assert evaluate.other_eye(2, eyes) is eyes[0]  # after the end follows the start
+
+
+def reader():
+    """An evaluation that only reads images."""
+    return evaluate.Evaluation(Path("data"), pd.DataFrame(), [], None, None, True)
+
+
+@pytest.mark.parametrize(
+    ("levels", "inside", "read"),
+    [
+        *(((low, high), (True, True), (0, 1)) for low, high in ((0, 1), (0, 255), (3, 7), (254, 255))),
+        ((0, 51, 102), (True, True, True), (0, 0.2, 0.4)),  # a vessel probability is not stretched
+        ((0, 1, 2), (False, True, True), (0, 0, 1)),  # levels outside the field do not count
+    ],
+)
+def test_the_higher_of_two_levels_is_vessel(tmp_path, levels, inside, read):
+    save(np.repeat([levels], 4, axis=0), tmp_path / "x.png")
+    found = reader().read_vessels(tmp_path / "x.png", np.repeat([inside], 4, axis=0))[0]
+    assert np.where(inside, found, 0) == pytest.approx(read)
+
+
+def test_image_of_another_size_than_its_photograph_is_named(tmp_path):
+    evaluation = reader()
+    save(np.zeros((20, 30)), tmp_path / "x.png")
+    assert evaluation.read(tmp_path / "x.png", (40, 60)) is None
+    assert evaluation.faults == [f"{tmp_path / 'x.png'}: 30 x 20 px, but its photograph has 60 x 40 px"]

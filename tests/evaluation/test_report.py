@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from evaluation.evaluate import MONTAGE
 from evaluation.figures import draw_densities, precision_of
-from evaluation.report import CAPTIONS, as_text, make_page, number, with_interval, write_results
+from evaluation.report import CAPTIONS, make_page, with_interval, write_results
 
 FIGURES = {name: Figure() for name in (*CAPTIONS, f"{MONTAGE}disc")}
 
@@ -17,6 +17,7 @@ FIGURES = {name: Figure() for name in (*CAPTIONS, f"{MONTAGE}disc")}
     [
         ("dice", "mean", (0.1, 0.2), "0.12 [0.10, 0.20]"),
         ("vessel_density", "mean", (0.1, 0.2), "0.123 [0.100, 0.200]"),
+        ("dice", "bias", (-0.0004, 0.2), "0.12 [0.00, 0.20]"),
         ("vessel_density", "pearson", (0.1, 0.2), "0.12 [0.10, 0.20]"),
         ("dice", "mean", (np.nan, np.nan), "0.12"),
     ],
@@ -24,17 +25,6 @@ FIGURES = {name: Figure() for name in (*CAPTIONS, f"{MONTAGE}disc")}
 def test_decimals_follow_measure_and_statistic(measure, name, interval, text):
     low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
     assert with_interval({"measure": measure, name: 0.1234, low: interval[0], high: interval[1]}, name) == text
-
-
-@pytest.mark.parametrize(("value", "shown"), [(-0.0004, "0.00"), (0.004, "0.00"), (-0.006, "-0.01"), (np.nan, "-")])
-def test_number_that_rounds_to_0_has_no_sign(value, shown):
-    assert number(value) == shown
-
-
-def test_statistics_that_few_subjects_lack_are_dashes():
-    row = {"region": "disc", "candidate": "X", "sector": "whole", "measure": "dice", "eyes": 1, "mean": 0.7}
-    texts = as_text(pd.DataFrame([row])).iloc[0]
-    assert texts[["mean", "pearson", "p"]].tolist() == ["0.70", "-", "-"]
 
 
 def test_page_escapes_text_and_has_the_cells_of_its_tables():

@@ -85,7 +85,7 @@ def test_length_of_a_line(rise, length):
     assert vm.skeleton_density(lengths, image | True, 0.01) == pytest.approx(length * 0.01 / 0.64)
 
 
-@pytest.mark.parametrize("angle", range(0, 180, 15))
+@pytest.mark.parametrize("angle", range(0, 90, 15))
 def test_length_of_a_thick_line_at_any_angle(angle):
     rows, columns = np.ogrid[-150:150, -150:150]
     place = (columns + 1j * rows) * np.exp(-1j * np.deg2rad(angle))
@@ -121,12 +121,9 @@ def test_sectors_outside_field_or_crop_are_none():
     assert vm.sector_masks(~EVERYWHERE, "disc", "OS", 0.5)["whole"] is None
 
 
-@pytest.mark.parametrize(
-    ("region", "missing"), [("disc", ["ring nasal", "ring temporal"]), ("other", [])], ids=["no eye", "no region"]
-)
-def test_sectors_of_an_unknown_eye_or_region_are_none(region, missing):
-    masks = vm.sector_masks(EVERYWHERE, region, "", 4.5 / 400)
-    assert [name for name, mask in masks.items() if mask is None] == missing
+def test_sectors_that_depend_on_an_unknown_eye_are_none():
+    masks = vm.sector_masks(EVERYWHERE, "disc", "", 4.5 / 400)
+    assert [name for name, mask in masks.items() if mask is None] == ["ring nasal", "ring temporal"]
 
 
 @pytest.mark.parametrize(("diameter", "kept"), [(None, 3), (500, 3), (1000, 2), (2500, 1)])

@@ -56,17 +56,6 @@ def small_scales(monkeypatch):
     monkeypatch.setattr(program, "MOST_SHRUNK", 0.3)
 
 
-def small_network(*layers):
-    """A model of images of any size whose convolution has large weights."""
-    keras.config.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)
-    image = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(4, 3, padding="same", kernel_initializer="random_normal")(image)
-    for layer in layers:
-        x = layer(x)
-    return keras.Model(image, keras.layers.Conv2D(1, 1, activation="tanh")(x))
-
-
 # --- one image -------------------------------------------------------------------------------------------------------
 
 
@@ -94,24 +83,6 @@ def test_statistics_are_those_that_training_uses(predictor):
     assert np.abs(octa - predictor.generator(image, training=False)).max() > 1e-2  # the moving averages lag behind
 
 
-class Nested(keras.layers.Layer):
-    """A custom layer with dropout in a block in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.block = keras.Sequential([keras.layers.ReLU(), keras.layers.Dropout(0.5)])
-
-    def call(self, inputs, training=False):
-        return self.block(inputs, training=training)
-
-
-def test_dropout_is_off_in_layers_of_any_nesting(fundus):
-    network = small_network(Nested())  # without batch normalisation: only dropout tells training from its end
-    image = program.to_model(fundus)[np.newaxis]
-    octa, _ = Predictor(network).with_own_statistics(image)
-    np.testing.assert_allclose(octa, network(image, training=False), atol=1e-5)
-
-
 @pytest.mark.parametrize(("shape", "noise"), [((1100, 300), 0.0), ((590, 570), 0.1)])
 def test_tiles_give_what_one_pass_gives(predictor, shape, noise):
     """Everywhere, given the same statistics; of a tile of 576 px only the innermost 320 px are kept."""
@@ -134,15 +105,12 @@ def test_pixels_outside_the_field_have_no_influence_and_are_black(predictor, pho
     assert octa[fov].all()
 
 
-def test_published_prediction_depends_on_the_batch(predictor, fundus):
-    images = [predictor.predict_as_published(fundus, everywhere(fundus), 64, 2, size) for size in (7, 32)]
-    assert images[0].shape == images[1].shape == (150, 100, 1)
-    assert np.abs(images[0] - images[1]).max() > 1e-2
-
-
 def test_prediction_that_is_not_finite_is_an_error():
-    network = small_network()
-    network.trainable_variables[0].assign(np.full(network.trainable_variables[0].shape, np.nan))
+    keras.config.set_dtype_policy("float32")
+    image = keras.Input((None, None, 3))
+    network = keras.Model(
+        image, keras.layers.Conv2D(1, 1, kernel_initializer=keras.initializers.Constant(np.nan))(image)
+    )
     with pytest.raises(RunError, match="not finite"):
         Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
 
@@ -154,9 +122,7 @@ def test_prediction_that_is_not_finite_is_an_error():
     ("diameter", "diameters"),
     [
         (540, [700, 1000, 1400]),
-        (1400, [700, 1000, 1400]),
         (3000, [1400, 2000, 2800]),
-        (3300, [2000, 2800]),
         (7000, [2800]),
         (300, [700]),
         (100, [300]),
@@ -164,19 +130,6 @@ def test_prediction_that_is_not_finite_is_an_error():
 )
 def test_scales_follow_from_the_diameter_of_the_field(diameter, diameters):
     assert program.scale_factors(diameter) == pytest.approx([px / diameter for px in diameters])
-
-
-def test_photograph_and_its_enlargement_give_the_same_octa(predictor, small_scales):
-    def agreement(predict):
-        """Correlation between the photograph's OCT-A and that of its enlargement, reduced."""
-        octas = [predict(image, find_field(image).mask) for image in (fundus, enlarged)]
-        inside = find_field(fundus).mask
-        return np.corrcoef(*(program.resized(octa, (128, 128))[inside].ravel() for octa in octas))[0, 1]
-
-    fundus = round_field(128)
-    enlarged = program.resized(fundus, (256, 256))
-    scaled = agreement(lambda image, fov: predictor.predict_photograph(image, fov, 0.9 * len(image)).octa)
-    assert scaled > 0.8 > agreement(predictor.predict)
 
 
 @pytest.mark.parametrize("size", [(100, 80), (80, 100)])  # width and height in per cent
@@ -220,15 +173,6 @@ def test_vessel_probability_alone_is_that_of_the_prediction(noisy, small_scales,
     np.testing.assert_array_equal(alone, noisy.predict_photograph(*photograph, DIAMETER, fast).probability, strict=True)
 
 
-@pytest.mark.parametrize(("diameter", "number"), [(None, 4), (DIAMETER, 6), (1000, 4)])
-def test_each_pass_is_without_noise_except_that_of_the_octa(noisy, small_scales, monkeypatch, diameter, number):
-    with_noise = []
-    generated = noisy.generated
-    monkeypatch.setattr(noisy, "generated", lambda *given: with_noise.append(given[-1]) or generated(*given))
-    noisy.predict_photograph(round_field(128), everywhere(round_field(128)), diameter)
-    assert with_noise == [False] * number + [True]
-
-
 # --- noise and light -------------------------------------------------------------------------------------------------
 
 
@@ -239,15 +183,6 @@ def test_noise_is_in_the_octa_only_and_always_the_same(predictor, noisy, fundus)
     np.testing.assert_array_equal(others[0].probability, quiet.probability)
     np.testing.assert_array_equal(others[0].octa, others[1].octa)
     assert abs(others[0].octa - quiet.octa).max() > 1e-3
-
-
-def test_noise_is_the_same_at_a_place_whatever_part_is_seen():
-    image = np.full((640, 700, 3), 100, np.uint8)
-    rows, columns = slice(64, 600), slice(128, 192)
-    part = program.seen_by_network(image, 0.2, rows, columns)
-    assert part.shape == (1, 536, 64, 3)
-    np.testing.assert_array_equal(part, program.seen_by_network(image, 0.2)[:, rows, columns])
-    assert part.std() == pytest.approx(0.2, rel=0.02)
 
 
 def test_even_light_takes_a_shadow_away():

@@ -1,20 +1,19 @@
 """Simulated retinas: anatomy and pictures, the set on disk, the endless stream, the command line."""
 
-import sys
 from subprocess import Popen
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import binary_dilation
 
+import simulate_retinas
 from basics.command_line import VERSION
-from retina.ut_fsocta import PUBLISHED_SUBJECTS, REGIONS, parse_subjects
-from simulate_retinas import main
+from retina.ut_fsocta import REGIONS
 from simulation import dataset as set_module
 from simulation import ranges
 from simulation import stream as stream_module
-from simulation.dataset import DEFAULT_SUBJECTS, eye_of, render_crop, render_full_field, write_dataset
+from simulation.dataset import eye_of, render_crop, render_full_field, write_dataset
 from simulation.eye import TREE_SHARED_BY, _stream_anatomy, crop_window, make_eye, make_stream_eye
 from simulation.fundus import OUTSIDE_LIMIT
 from simulation.stream import simulated_pair, stream
@@ -43,7 +42,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs():
-    return [simulated_pair(7, number, SIDE) for number in range(40)]
+    return [simulated_pair(7, number, SIDE) for number in range(20)]
 
 
 def test_files_have_ut_fsocta_s_names_modes_and_sizes(written):
@@ -58,15 +57,11 @@ def test_files_have_ut_fsocta_s_names_modes_and_sizes(written):
     assert found == set.union(*expected)
 
 
-def test_a_set_states_that_it_is_simulated_with_seed_and_version(written):
+def test_set_states_that_it_is_simulated_and_contains_the_pictures_of_the_eyes(written, crops):
     note = (written / "SIMULATED.txt").read_text()
     assert all(part in note for part in ("Simulated retinas", "seed 3", VERSION))
-
-
-@pytest.mark.parametrize("kind", ["fundus", "octa", "truth"])
-def test_files_contain_the_pictures_of_the_eye(written, crops, kind):
-    pixels = np.asarray(Image.open(written / "cropped" / kind / "macula" / "2_OS.png"))
-    np.testing.assert_array_equal(pixels, crops[2, "macula"][kind])
+    for kind, pixels in crops[2, "macula"].items():
+        np.testing.assert_array_equal(Image.open(written / "cropped" / kind / "macula" / "2_OS.png"), pixels)
 
 
 def test_seed_subject_eye_and_region_each_change_the_picture(crops):
@@ -74,11 +69,6 @@ def test_seed_subject_eye_and_region_each_change_the_picture(crops):
     another_eye = render_crop(make_eye(1, "OS", seed=3), "disc")["truth"][:, ::-1]
     for other in (another_seed, another_eye, crops[5, "disc"]["truth"], crops[1, "macula"]["truth"]):
         assert (other != crops[1, "disc"]["truth"]).mean() > 0.05
-
-
-def test_default_subjects_include_each_published_split():
-    for subjects in PUBLISHED_SUBJECTS.values():
-        assert set(parse_subjects(DEFAULT_SUBJECTS)) & set(parse_subjects(subjects))
 
 
 def test_a_failed_set_leaves_nothing_behind(tmp_path):
@@ -94,26 +84,18 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def vessels_and_surroundings(crop):
-    """Masks of the ground truth vessels and of what surrounds them, both inside the round field."""
-    vessel = crop["truth"] > 0
-    field = ~binary_dilation(crop["fundus"].max(axis=-1) < 12, iterations=12)
-    around = binary_dilation(vessel, iterations=6) & ~binary_dilation(vessel, iterations=2)
-    return vessel & field, around & field
-
-
 @pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_ground_truth_vessels_are_dark_in_the_fundus_and_bright_in_octa(crops, subject, region):
     crop = crops[subject, region]
-    vessel, around = vessels_and_surroundings(crop)
+    field = ~binary_dilation(crop["fundus"].max(axis=-1) < 12, iterations=12)
+    vessel = (crop["truth"] > 0) & field
+    around = binary_dilation(vessel, iterations=6) & ~binary_dilation(vessel, iterations=2) & field
     green, scan = crop["fundus"][..., 1].astype(float), crop["octa"][..., 0].astype(float)
     assert vessel.sum() > 800
     assert green[vessel].mean() < 0.95 * green[around].mean()
     assert scan[vessel].mean() > scan[around].mean() + 60
     assert set(np.unique(crop["truth"])) == {0, 255}
-    shifted = np.roll(green, 30, axis=0)  # the contrast comes from where the vessels are, not where the map is dense
-    assert shifted[around].mean() - shifted[vessel].mean() < 0.6 * (green[around].mean() - green[vessel].mean())
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -162,14 +144,6 @@ def test_rasterised_vessel_has_its_width_and_thickness():
     assert not rasterise(tree, Window(0j, 1.0, 100), max_width_mm=0.1).coverage.any()
 
 
-def test_thin_vessels_leave_no_gaps_and_absorb_by_their_own_width():
-    diagonal = Tree(np.array([-0.5 - 0.31j, 0.5 + 0.31j]), np.full(2, 0.002), np.zeros(2, int), np.array([-1]))
-    vessels = rasterise(diagonal, Window(0j, 1.0, 100))  # 0.4 px wide
-    assert (vessels.depth > 0).any(axis=0).all()
-    assert vessels.radius.max() == pytest.approx(0.2)
-    assert 0 < vessels.thickness.max() < 0.4
-
-
 @pytest.mark.parametrize("number", [9, 0, 8])  # another order, another tree between
 def test_a_pair_depends_on_seed_and_number_only(pairs, number):
     _stream_anatomy.cache_clear()
@@ -194,43 +168,10 @@ def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
         assert octa[~fov].max(initial=0) == 0
 
 
-def test_pairs_vary_as_photographs_do(pairs):
-    eyes = [make_stream_eye(7, number, SIDE) for number in range(len(pairs))]
-    scale = np.array([window.px_per_mm for _, window in eyes])
-    assert scale.min() < 45 < 100 < scale.max()
-    assert 0.4 < np.mean([not fov.all() for *_, fov in pairs]) < 0.8  # the border shows
-    outside = [np.median(fundus[~fov]) for fundus, _, fov in pairs if (~fov).sum() > 100]
-    assert min(outside) <= OUTSIDE_LIMIT < 20 < max(outside)
-    colour = np.array([fundus[fov].mean(axis=0) for fundus, _, fov in pairs])
-    assert np.ptp(colour[:, 0]) > 80  # brightness
-    assert np.ptp(colour[:, 1] / colour[:, 0]) > 0.25  # orange-red to greenish
-    distance = np.array([abs(eye.disc - window.centre) / window.side_mm for eye, window in eyes])
-    assert (distance < 0.5).mean() > 0.25  # the disc within the picture, or far outside
-    assert (distance > 0.8).mean() > 0.1
-    assert len(set().union(*(eye.features for eye, _ in eyes))) > 10
-
-
 @pytest.fixture
 def plain(monkeypatch):
     """The stream without any of its features."""
     monkeypatch.setattr(ranges, "STREAM_SHARE", dict.fromkeys(ranges.STREAM_SHARE, 0.0))
-
-
-def test_octa_is_bright_where_the_fundus_has_vessels_and_nowhere_else(monkeypatch, plain):
-    clear = {"contrast": (0.4, 0.5), "veil": (0, 0), "noise": (0.003, 0.005), "blur_px": (0.5, 0.8)}
-    clear |= {"tessellation": (0, 0), "reflection": (0, 0), "choroid": (0.2, 0.4), "artery_contrast": (0.8, 1.0)}
-    monkeypatch.setattr(ranges, "STREAM_APPEARANCE", ranges.STREAM_APPEARANCE | clear)
-    right, wrong = [], []
-    for number in range(6):
-        fundus, octa, _ = simulated_pair(3, number)
-        green = gaussian_filter(fundus[..., 1].astype(float), 1.5)
-        dark = 1 - green / gaussian_filter(green, 12)
-        bright = gaussian_filter(octa[..., 0].astype(float), 1.5)
-        right.append(np.corrcoef(dark.ravel(), bright.ravel())[0, 1])
-        wrong.append(np.corrcoef(np.roll(dark, 40, axis=0).ravel(), bright.ravel())[0, 1])
-    assert np.mean(right) > 0.25
-    assert min(right) > 0.1
-    assert abs(np.mean(wrong)) < 0.1
 
 
 @pytest.mark.parametrize("name", [*ranges.LESIONS, "plaques"])
@@ -269,14 +210,6 @@ def test_stream_equals_its_pairs_for_any_number_of_workers(count, tmp_path, monk
     pairs.close()
 
 
-def test_workers_end_with_the_stream(workers):
-    pairs = stream(0, 0, 2)
-    next(pairs)
-    assert [worker.poll() for worker in workers] == [None, None]
-    pairs.close()
-    assert None not in [worker.poll() for worker in workers]
-
-
 def test_a_worker_that_dies_ends_the_stream(workers):
     pairs = stream(0, 0, 1)
     next(pairs)
@@ -286,32 +219,19 @@ def test_a_worker_that_dies_ends_the_stream(workers):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ("", "--output"),
-        ("--output x --subjects 5-3", "--subjects"),
-        ("--output x --seed -1", "--seed"),
-        ("--preview x.jpeg", "--preview"),
-        ("--output taken", "taken"),
-        ("--output x --preview taken/sheet.png", "taken"),
-    ],
+    ("options", "named"),
+    [("", "--output"), ("--output x --seed -1", "--seed"), ("--output x --preview taken/sheet.png", "taken")],
 )
-def test_errors_are_one_line_and_status_2_and_leave_nothing_behind(arguments, named, capsys, tmp_path, monkeypatch):
+def test_errors_leave_nothing_behind(options, named, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(SystemExit) as end:
-        sys.exit(main(arguments.split()))
-    printed = capsys.readouterr()
-    assert end.value.code == 2
-    assert printed.err.startswith("simulate_retinas.py: error: ")
-    assert (printed.out, printed.err.count("\n")) == ("", 1)
-    assert named in printed.err
+    assert named in refused(simulate_retinas, *options.split())
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypatch):
     monkeypatch.setattr(set_module, "SHEET_SIZE", (1, 2))
-    assert main(["--preview", str(tmp_path / "sheets" / "stream.png"), "--seed", "3"]) == 0
+    assert simulate_retinas.main(["--preview", str(tmp_path / "sheets" / "stream.png"), "--seed", "3"]) == 0
     side = set_module.TILE_PX
     pixels = np.asarray(Image.open(tmp_path / "sheets" / "stream.png"))
     assert pixels.shape == (2 * side, 2 * side, 3)
@@ -322,7 +242,7 @@ def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypat
 
 def test_a_subject_s_files_depend_on_the_seed_only_and_fill_an_empty_folder(tmp_path, written):
     (tmp_path / "set").mkdir()
-    assert main(["--output", str(tmp_path / "set"), "--subjects", "2", "--seed", "3"]) == 0
+    assert simulate_retinas.main(["--output", str(tmp_path / "set"), "--subjects", "2", "--seed", "3"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     files = [path.relative_to(tmp_path / "set") for path in (tmp_path / "set").rglob("*.*")]
     assert {file.stem for file in files} == {"2_OS", "SIMULATED"}

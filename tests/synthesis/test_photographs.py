@@ -55,24 +55,16 @@ def test_result_that_is_named_is_used(here):
 
 @pytest.mark.parametrize("output", [".", "..", "out", "photos/out"])
 def test_all_photographs_are_found_wherever_the_output_folder_is(here, output):
-    touch("photos/a.png", "photos/out/a.png")
+    touch("photos/a.png", "photos/out/a.png", "photos/below/c.HEIC")
     names = ["a.png"] if output == "photos/out" else ["a.png", "out/a.png"]
-    assert list_jobs(["photos"], Path(output)) == [Job(Path("photos", name), Path(name)) for name in names]
+    jobs, others = list_all(["photos"], Path(output), NOT_GIVEN)
+    assert jobs == [Job(Path("photos", name), Path(name)) for name in names]
+    assert others == [Path("photos/below/c.HEIC")]
 
 
 def test_photographs_that_differ_in_their_suffix_alone_keep_it(here):
     touch("photos/IMG.jpg", "photos/IMG.tif", "photos/OTHER.jpg")
     assert [str(job.target) for job in list_jobs(["photos"])] == ["IMG.jpg.png", "IMG.tif.png", "OTHER.png"]
-
-
-def test_file_given_by_a_relative_and_an_absolute_path_is_one_photograph(here):
-    touch("a.png")
-    assert len(list_jobs(["a.png", str(here / "a.png")])) == 1
-
-
-def test_other_files_of_a_folder_are_listed(here):
-    touch("photos/a.png", "photos/b.dcm", "photos/below/c.HEIC")
-    assert [path.name for path in list_all(["photos"], Path("out"), NOT_GIVEN)[1]] == ["b.dcm", "c.HEIC"]
 
 
 def test_photograph_with_the_name_of_a_sheet_is_refused():
@@ -107,34 +99,13 @@ def test_photograph_of_any_name_has_its_row(here, name):
     assert Record(Path("densities.csv"), COLUMNS).origin(printable(Path(name))) == Origin("1a2b", "run/ckpt-7")
 
 
-@pytest.mark.parametrize(
-    ("header", "cell"),
-    [("Path ", "below/ü.png"), ("path", "below\\ü.png"), ("path", " below/ü.png "), ("eye;PATH", "OD;below/ü.png")],
-)
-def test_list_is_read_as_a_table_of_pairs(here, header, cell):
-    touch("below/ü.png")
-    Path("list.csv").write_text(f"{header}\n{cell}\n", encoding="utf-8")
-    assert list_jobs(["list.csv"]) == [Job(Path("below/ü.png"), Path("below/ü.png"))]
-
-
 @pytest.mark.parametrize("missing", ["missing.png", "n" * 300 + ".png", "NA"])
-def test_missing_file_stays_in_the_list(here, missing):
-    touch("a.png")
-    Path("list.csv").write_text(f"path\n{missing}\na.png\n")
-    assert [job.source for job in list_jobs(["list.csv"])] == [Path(missing), Path("a.png")]
-
-
-def test_result_is_in_the_subfolder_of_its_photograph_unless_that_lies_elsewhere(here):
-    touch("photos/below/a.png", "b.png")
-    Path("photos/list.csv").write_text("path\nbelow/a.png\n../b.png\n")
-    assert [str(job.target) for job in list_jobs(["photos/list.csv"])] == ["below/a.png", "b.png"]
-
-
-@pytest.mark.parametrize("row", [".", "a/.."])
-def test_row_that_names_no_file_is_refused(here, row):
-    Path("list.csv").write_text(f"path\na.png\n{row}\n")
-    with pytest.raises(OptionError, match="names no file"):
-        list_jobs(["list.csv"])
+def test_list_keeps_missing_files_and_the_subfolders_of_photographs_below_it(here, missing):
+    touch("photos/below/ü.png", "b.png")
+    Path("photos/list.csv").write_text(f"Path \n below\\ü.png\n../b.png\n{missing}\n", encoding="utf-8")
+    jobs = list_jobs(["photos/list.csv"])
+    assert [job.source for job in jobs] == [Path("photos", name) for name in ("below/ü.png", "../b.png", missing)]
+    assert [str(job.target) for job in jobs[:2]] == ["below/ü.png", "b.png"]
 
 
 # --- the scale of each photograph ------------------------------------------------------------------------------------
@@ -157,7 +128,6 @@ def listed(here):
     [
         ("PX_per_mm", '"7,5"', None, 7.5, "other.png"),  # never mixed with the other scale of the command
         ("field_degrees", "50", 50, None, "other.png"),
-        ("field_degrees", "", 30, None, "other.png"),
         ("mask", "mask.png", 30, None, "mask.png"),
     ],
 )
@@ -169,7 +139,6 @@ def test_scale_and_mask_are_those_of_the_row_or_of_the_command(listed, columns, 
 @pytest.mark.parametrize(
     ("columns", "cells", "named"),
     [
-        ("px_per_mm", "much", r"list\.csv: row 2: px_per_mm much"),
         ("field_degrees", "5", r"row 2: field_degrees 5: must be from 10 to 200"),
         ("mask", "nowhere.png", r"row 2: mask nowhere\.png"),
         ("field_degrees,px_per_mm", "45,50", "row 2: has both field_degrees and px_per_mm"),
@@ -178,11 +147,6 @@ def test_scale_and_mask_are_those_of_the_row_or_of_the_command(listed, columns, 
 def test_wrong_cell_of_a_list_is_named_with_its_row(listed, columns, cells, named):
     with pytest.raises(UserError, match=named):
         listed(f"path,{columns}", f"a.png,{cells}")
-
-
-def test_unknown_columns_of_a_list_are_named(listed, capsys):
-    listed("path,eye,mask,px/mm", "a.png,OD,,50")
-    assert "list.csv: columns that are not used: eye, px/mm" in capsys.readouterr().out
 
 
 def test_photograph_with_two_scales_is_refused(listed):
@@ -210,12 +174,6 @@ def jobs_of_pairs(split=None, seen=()):
 def test_width_of_a_crop_is_that_of_the_table(here):
     table_of_two(octa_mm=("3", ""))
     assert [job.width_mm for job in jobs_of_pairs("all")] == [3.0, None]
-
-
-def test_all_subjects_of_a_table_without_splits_are_made_and_counted(here, capsys):
-    table_of_two()
-    assert [job.source.stem for job in jobs_of_pairs()] == ["a", "b"]
-    assert capsys.readouterr().out.startswith("Subjects: 2 of 2; all, because pairs.csv has no column split")
 
 
 def test_seen_subjects_are_made_only_if_a_split_is_named(here):

@@ -23,7 +23,6 @@ TWO_WAYS = [
     {"made_from": "other/ckpt-7"},
     {"fast": True},
     {"published": Published(64, 8, 2)},
-    {"published": Published(64, 4, 4)},
 ]
 
 
@@ -131,36 +130,12 @@ def test_result_that_was_made_in_another_way_stops_the_command(change):
         run(ONE, **change)
 
 
-def test_other_photographs_may_be_made_in_another_way():
-    run(ONE)
-    run(replace(TWO, target=Path("002.png")), fast=True)
-    assert ["one pass" in row["made_with"] for row in rows()] == [False, True]
-
-
-def test_result_of_a_file_that_cannot_be_read_is_never_kept():
-    assert not Origin("", "run").is_of(Origin("", "run"))
-
-
 def test_photograph_that_vanished_is_named_and_the_others_are_done():
     run(ONE)
     ONE.source.unlink()
     (failed,) = run(ONE, replace(TWO, target=Path("002.png")))
     assert failed.startswith("one/001.png: ")
     assert Path("out/002_vessels.png").exists()
-
-
-def test_figure_of_a_photograph_that_failed_is_on_no_sheet(capsys):
-    run(ONE, with_figure=True)
-    ONE.source.unlink()
-    others = [replace(TWO, target=Path(name)) for name in ("002.png", "003.png")]
-    run(ONE, *others, with_figure=True, overwrite=True)
-    assert "Sheet of 2 figures" in capsys.readouterr().out
-
-
-def test_photograph_whose_name_is_no_utf8_has_results():
-    source = ONE.source.rename("one/\udcff.png")
-    run(Job(source, Path("\udcff.png")), with_figure=True)
-    assert [row["path"] for row in rows()] == [r"\xff.png"]
 
 
 # --- how they are made -----------------------------------------------------------------------------------------------
@@ -174,7 +149,6 @@ def test_photograph_whose_name_is_no_utf8_has_results():
         ({}, replace(PHOTO, px_per_mm=7.5), ", 7.5 px per mm"),
         ({"published": Published(64, 8, 2)}, PHOTO, ", as published, stride 8, batch size 2, 45 degrees"),
         ({}, replace(CROP, field_degrees=30), ""),
-        ({}, replace(CROP, px_per_mm=80), ", 80 px per mm"),
     ],
 )
 def test_origin_names_all_that_changes_the_pixels(changes, job, words):
@@ -193,7 +167,6 @@ def test_another_field_mask_is_another_way():
     [
         (3.0, {}, 100, False),
         (None, {}, 300 / 4.5, True),
-        (None, {"field_degrees": 30}, 300 / 4.5, True),
         (3.0, {"px_per_mm": 80}, 80, False),
     ],
 )
@@ -205,10 +178,11 @@ def test_scale_of_a_crop_is_that_of_its_width(width_mm, given, scale, assumed):
 
 def test_figure_shows_subfolder_scale_and_passes(monkeypatch):
     shown = []
-    monkeypatch.setattr(program, "write_figure", lambda figure, path: shown.append(figure))
+    monkeypatch.setattr(program, "write_figure", lambda *given: shown.append(given))
     run(replace(ONE, region="disc", width_mm=4.0, target=Path("below/001.png")), with_figure=True, fast=True)
-    (figure,) = shown
-    assert (figure.name, figure.px_per_mm, figure.passes) == ("below/001.png", 25, "one pass")  # 100 px
+    ((*_, px_per_mm, caption, _, _),) = shown
+    assert px_per_mm == 25  # of 100 px
+    assert caption.startswith("below/001.png: 100 x 100 px, 25 px/mm, one pass; vessel density 0.")
 
 
 def test_grey_levels_are_rounded():
