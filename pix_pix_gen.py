@@ -82,7 +82,7 @@ if __name__ == "__main__":
 load_tensorflow()
 
 from pairs.dataset import find_dataset
-from pairs.finished import Record
+from pairs.origin import Record
 from retina.images import left_out
 from run.checkpoints import read_run
 from run.export import export

@@ -35,6 +35,7 @@ import tensorflow as tf
 from pairs.dataset import Pair
 from pix_discriminator import Discriminator
 from pix_generator import Generator
+from pix_losses import discriminator_loss, generator_loss, l1_loss
 from retina.field_of_view import field_to_use
 from retina.images import FUNDUS_CHANNELS, octa_to_grey
 from retina.similarity import mean_scores, validation_scores, vessel_agreement
@@ -55,7 +56,6 @@ SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress b
 LARGE_PICTURES = 25  # of each eye in a run; each takes a megabyte
 LEAST_BYTES = 2_400_000_000  # of address space of the networks and the smallest batch, a fifth less than measured
 SMALLER_RUN = "start a run with a smaller --batch-size or --patch-size"  # if memory is short
-GRID_PX = 16  # the last four transposed convolutions, each of stride 2, can leave patterns with periods of 2 to 16 px
 
 
 # --- from the command line to the loop -------------------------------------------------------------------------------
@@ -135,58 +135,6 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
         return train_epochs(Run(settings, data, patches, networks, strategy, state, log))
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
-
-
-def generator_loss(
-    disc_generated_output: tf.Tensor, gen_output: tf.Tensor, target: tf.Tensor, lambda_l1: float, l1_scale: int = 1
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """How far the generator is from fooling the discriminator and from the target (Isola et al., CVPR 2017, eq. 4).
-
-    Args:
-        disc_generated_output: (batch, h, w, 1), logits for generated images.
-        gen_output, target: (batch, height, width, channels), [-1, 1].
-        lambda_l1, l1_scale: weight of the mean absolute error, and its scale, see `l1_loss`.
-
-    Returns:
-        Three scalars: the total, the adversarial term (cross-entropy with "real") and the mean absolute error.
-    """
-    gan_loss = cross_entropy(1.0, disc_generated_output)
-    gen_l1_loss = l1_loss(gen_output, target, l1_scale)
-    return gan_loss + lambda_l1 * gen_l1_loss, gan_loss, gen_l1_loss
-
-
-def l1_loss(gen_output: tf.Tensor, target: tf.Tensor, l1_scale: int = 1) -> tf.Tensor:
-    """Mean absolute error of images (batch, height, width, channels), [-1, 1], averaged over l1_scale x l1_scale px.
-
-    A photograph does not show where speckle is, so pixel by pixel the best prediction has none. After averaging, any
-    speckle with the right mean scores equally well. The cheapest would be a grid with the stride of the transposed
-    convolutions; so above 1 the error of the mean tile is added, in which speckle averages out but a grid does not.
-    """
-    difference = target - gen_output
-    if l1_scale == 1:
-        return tf.reduce_mean(tf.abs(difference))
-    averages = tf.nn.avg_pool2d(difference, l1_scale, strides=1, padding="VALID")
-    return tf.reduce_mean(tf.abs(averages)) + tf.reduce_mean(tf.abs(mean_tile(difference)))
-
-
-def mean_tile(images: tf.Tensor) -> tf.Tensor:
-    """The mean of all tiles of 16 x 16 px of each image (batch, height, width, channels): (batch, 16, 16, channels)."""
-    batch, height, width, channels = tf.unstack(tf.shape(images))
-    tiles = tf.reshape(images, (batch, height // GRID_PX, GRID_PX, width // GRID_PX, GRID_PX, channels))
-    return tf.reduce_mean(tiles, axis=(1, 3))
-
-
-def discriminator_loss(disc_real_output: tf.Tensor, disc_generated_output: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of the discriminator's logits (batch, h, w, 1) with "real" and "generated"; summed, not halved."""
-    return cross_entropy(1.0, disc_real_output) + cross_entropy(0.0, disc_generated_output)
-
-
-def cross_entropy(label: float, logits: tf.Tensor) -> tf.Tensor:
-    """Mean binary cross-entropy of logits with one label for all."""
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), label), logits))
-
-
 # --- networks and their two steps ------------------------------------------------------------------------------------
 
 
@@ -244,7 +192,7 @@ class Pix2Pix:
     def l1_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """Train the generator alone, on the weighted mean absolute error; images as in `train_step`."""
         with tf.GradientTape() as tape:
-            gen_l1_loss = l1_loss(self.generator(input_image, training=True), target)
+            gen_l1_loss = l1_loss(self.generator(input_image, training=True), target)  # of single pixels: no speckle
             scaled_loss = self.generator_optimizer.scale_loss(self.lambda_l1 * gen_l1_loss)
         weights = self.generator.trainable_variables
         self.generator_optimizer.apply(tape.gradient(scaled_loss, weights), weights)

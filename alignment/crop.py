@@ -26,12 +26,21 @@ from typing import NamedTuple
 import numpy as np
 
 from alignment.find_octa import Photograph, corners, cut, find_place
-from alignment.output import PAIRS, Case, PairRecord, check_output, copy_file, write_image, written_suffix
+from alignment.output import (
+    PAIRS,
+    Case,
+    PairRecord,
+    check_output,
+    copy_file,
+    mark_simulated,
+    write_image,
+    written_suffix,
+)
 from basics.command_line import OptionError, progress_bar
 from basics.files import write_table
 from pairs.dataset import find_dataset
-from pairs.finished import digest_of
 from pairs.moved import refuse_moved
+from pairs.origin import digest_of
 from pairs.table import (
     ANY_SHARES,
     FILES,
@@ -148,6 +157,7 @@ def run_cropping(options: argparse.Namespace) -> int:
     inputs = {case.name: digest_of((case.fundus, case.octa), f"{side:g}") for case, side in sides.items()}
     made_with = f"{made_from(run, weights)}, {scale}"
     record = PairRecord(output / RECORD, COLUMNS, made_with, inputs, ".jpg", options.figures, may_lose=True)
+    mark_simulated(source, output)
     todo = record.unfinished({case: [output / target(kind, case) for kind in FILES] for case in cases})
     by_photograph = attrgetter("fundus")
     for path, some in groupby(progress_bar(sorted(todo, key=by_photograph), unit="pair"), by_photograph):

@@ -16,9 +16,11 @@ from PIL import Image
 
 from basics.command_line import OptionError, report_error, why
 from basics.files import atomic_file
-from pairs.finished import MADE_WITH, Origin, Record
+from pairs.dataset import is_simulated
+from pairs.origin import MADE_WITH, Origin, Record
 from pairs.table import PairRow
 from retina.images import WRITTEN_FORMATS, DataError, assumed_bits, is_leftover, read_image
+from retina.ut_fsocta import SIMULATED_NOTE
 
 PAIRS = "pairs.csv"  # the table of pairs that is written
 JPEG_QUALITY = 95
@@ -46,6 +48,13 @@ def check_output(output: Path, target: Path, source: Path, record: str) -> None:
     )
     if output.exists() and not usable:
         raise OptionError(f"--output {output}: exists, but is not from this program; choose a new or empty folder")
+
+
+def mark_simulated(data: str | Path, output: Path) -> None:
+    """Say in an output folder that its eyes are simulated, if those of the data are (`pairs.dataset.is_simulated`)."""
+    if is_simulated(data):
+        text = f"Made from the simulated retinas of {data}: no real eyes.\n"
+        (output / SIMULATED_NOTE).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 class PairRecord(Record):

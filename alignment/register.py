@@ -29,14 +29,23 @@ import joblib
 import numpy as np
 from PIL.Image import Resampling
 
-from alignment.output import PAIRS, Case, PairRecord, check_output, copy_file, write_image, written_suffix
+from alignment.output import (
+    PAIRS,
+    Case,
+    PairRecord,
+    check_output,
+    copy_file,
+    mark_simulated,
+    write_image,
+    written_suffix,
+)
 from alignment.registration import ENTIRELY, Fit, enlarged, fit_all, reduced, reduced_eye, warp
 from alignment.search import Masked
 from basics.command_line import OptionError, progress_bar
 from basics.files import write_table
 from pairs.dataset import UNMOVED_FOLDER, Pair, find_dataset, list_eyes, load_data_cases, load_pair
-from pairs.finished import digest_of
 from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
+from pairs.origin import digest_of
 from pairs.table import ANY_SHARES, FILES, REGISTRATION, SIMULATED, UNMOVED, is_table, rows_of_pairs
 from retina.field_of_view import field_of_view
 from retina.images import (
@@ -335,6 +344,7 @@ def run_registration(options: argparse.Namespace) -> int:
         options.figures,
         may_lose=bool(data.rows),  # in a layout, the files of lost pairs would stay part of the data
     )
+    mark_simulated(options.data, record.path.parent)
     print(f"{len(data.moving)} pairs -> {data.target}")
     for source, copy in data.others:
         with record.noting_faults():

@@ -10,21 +10,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from skimage.filters import sato
+from skimage.morphology import skeletonize
+from sklearn.metrics import average_precision_score
 
 from alignment.registration import register
 from retina.similarity import image_similarity, likeness, vessel_agreement
 from retina.vessels import (
     VESSEL_MAP_SIGMA,
-    VESSEL_SCORE_NAMES,
     otsu_threshold,
+    ratio,
+    roc_auc,
     sector_masks,
     skeleton_density,
     skeleton_lengths,
     smooth,
     vessel_density,
-    vessel_scores,
     vessel_threshold,
 )
+
+VESSEL_SCORE_NAMES = ("roc_auc", "average_precision", "dice", "sensitivity", "specificity", "cldice")
 
 BACKGROUND_SIGMA = 0.25  # mm: wider than the widest vessel
 RIDGE_SIGMAS = (0.015, 0.025, 0.04, 0.06)  # mm: half the widths of the vessels that crops show
@@ -169,3 +173,25 @@ def densities_by_sector(
             row["skeleton_density"] = skeleton_density(lengths, sector, mm_per_px)
         rows.append(row)
     return rows
+
+
+def vessel_scores(truth: np.ndarray, probability: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[str, float]:
+    """Compare a vessel map, and the vessel probability (on any scale) it is made from, with the ground truth.
+
+    Returns `roc_auc` and `average_precision` of the probability; `dice`, `sensitivity`, `specificity` of the map; and
+    `cldice`, the Dice of the centrelines (Shit et al., CVPR 2021): the harmonic mean of the share of the map's
+    centreline in the ground truth, and of the ground truth's centreline in the map. Nan for a division by 0.
+    """
+    truth, vessels = truth & fov, vessels & fov
+    number, hits, found, others = truth.sum(), (truth & vessels).sum(), vessels.sum(), (fov & ~truth).sum()
+    true_line, line = skeletonize(truth), skeletonize(vessels)
+    precise, complete = ratio((line & truth).sum(), line.sum()), ratio((true_line & vessels).sum(), true_line.sum())
+    average_precision = average_precision_score(truth[fov], probability[fov]) if number and others else np.nan
+    return {
+        "roc_auc": roc_auc(truth[fov], probability[fov]),
+        "average_precision": float(average_precision),
+        "dice": ratio(2 * hits, number + found),
+        "sensitivity": ratio(hits, number),
+        "specificity": 1 - ratio(found - hits, others),
+        "cldice": 0.0 if precise + complete == 0 else 2 * precise * complete / (precise + complete),
+    }

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from basics.files import disk_errors_name
 from evaluation.evaluate import MONTAGE, Evaluation
 from evaluation.inputs import PUBLISHED, SIMULATED_TRUTH, list_images, regions_of
-from evaluation.measures import AGREEMENTS, DENSITY_NAMES, OURS, REAL, SIMILARITY_NAMES
+from evaluation.measures import AGREEMENTS, DENSITY_NAMES, OURS, REAL, SIMILARITY_NAMES, VESSEL_SCORE_NAMES
 from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS
 from pairs.table import is_table
 from retina.ut_fsocta import OTHER_REGION
-from retina.vessels import OCTA_CLASSES, SECTORS, VESSEL_MAP_SIGMA, VESSEL_SCORE_NAMES, WHOLE
+from retina.vessels import OCTA_CLASSES, SECTORS, VESSEL_MAP_SIGMA, WHOLE
 from run.data import HAS_SEEN, Choice
 
 DPI, SCREEN_DPI = 300, 130

@@ -9,8 +9,16 @@ import pandas as pd
 from scipy.stats import pearsonr, spearmanr, wilcoxon
 from sklearn.metrics import precision_recall_curve
 
-from evaluation.measures import AGREEMENT_NAMES, DENSITY_NAMES, MEASURES, OURS, REAL, SIMILARITY_NAMES
-from retina.vessels import VESSEL_SCORE_NAMES, WHOLE
+from evaluation.measures import (
+    AGREEMENT_NAMES,
+    DENSITY_NAMES,
+    MEASURES,
+    OURS,
+    REAL,
+    SIMILARITY_NAMES,
+    VESSEL_SCORE_NAMES,
+)
+from retina.vessels import WHOLE
 
 MIN_SUBJECTS = 10  # intervals, correlations and tests of fewer would be misleading
 CONFIDENCE = 0.95

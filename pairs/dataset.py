@@ -86,9 +86,11 @@ def is_simulated(data: str | Path | None) -> bool:
     try:
         found = find_dataset(data, "--data")
         folders = {found} - {None}
-        if found and is_table(found):  # <folder>/cropped/fundus/<region>/<file>, <folder>/fov45/fundus/<file>
+        if found and is_table(
+            found
+        ):  # <folder>/cropped/fundus/<region>/<file>, <folder>/fov45/fundus/<file>, <folder>/fundus/<file>
             photographs = [pair.fundus.absolute() for pair in read_pairs(found, ANY_SHARES)]
-            folders = {folder for file in photographs for folder in file.parents[2:4]}
+            folders = {folder for file in photographs for folder in file.parents[1:4]}
     except UserError:
         return False
     return any((folder / SIMULATED_NOTE).is_file() or (folder / "cropped" / "truth").is_dir() for folder in folders)

@@ -19,12 +19,13 @@ from PIL import Image
 
 from alignment.crop import CROP_PX_PER_MM, FOUND, MARKS
 from alignment.find_octa import Photograph, corners, cut, find_place
+from evaluation.measures import vessel_scores
 from pairs.dataset import Pair
 from retina.field_of_view import FIELD_MM
 from retina.images import black_outside, octa_to_grey
 from retina.pictures import missed_and_invented, with_border, with_outline, with_vessels
 from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
-from retina.vessels import map_vessels, vessel_density, vessel_map, vessel_scores
+from retina.vessels import map_vessels, vessel_density, vessel_map
 from run.batches import TrainingPatches, training_image
 from run.predict import Predictor
 from run.settings import Settings

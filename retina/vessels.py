@@ -11,7 +11,6 @@ from scipy.ndimage import gaussian_filter, label
 from scipy.stats import mannwhitneyu
 from skimage.filters import threshold_multiotsu, threshold_otsu
 from skimage.morphology import skeletonize
-from sklearn.metrics import average_precision_score
 
 from retina.ut_fsocta import EYES, OTHER_REGION
 
@@ -109,31 +108,6 @@ def roc_auc(vessels: np.ndarray, probability: np.ndarray) -> float:
         return np.nan
     probability = probability.astype(float)  # sums of ranks in float32 are wrong
     return float(mannwhitneyu(probability[vessels], probability[~vessels], method="asymptotic").statistic / pairs)
-
-
-VESSEL_SCORE_NAMES = ("roc_auc", "average_precision", "dice", "sensitivity", "specificity", "cldice")
-
-
-def vessel_scores(truth: np.ndarray, probability: np.ndarray, vessels: np.ndarray, fov: np.ndarray) -> dict[str, float]:
-    """Compare a vessel map, and the vessel probability (on any scale) it is made from, with the ground truth.
-
-    Returns `roc_auc` and `average_precision` of the probability; `dice`, `sensitivity`, `specificity` of the map; and
-    `cldice`, the Dice of the centrelines (Shit et al., CVPR 2021): the harmonic mean of the share of the map's
-    centreline in the ground truth, and of the ground truth's centreline in the map. Nan for a division by 0.
-    """
-    truth, vessels = truth & fov, vessels & fov
-    number, hits, found, others = truth.sum(), (truth & vessels).sum(), vessels.sum(), (fov & ~truth).sum()
-    true_line, line = skeletonize(truth), skeletonize(vessels)
-    precise, complete = ratio((line & truth).sum(), line.sum()), ratio((true_line & vessels).sum(), true_line.sum())
-    average_precision = average_precision_score(truth[fov], probability[fov]) if number and others else np.nan
-    return {
-        "roc_auc": roc_auc(truth[fov], probability[fov]),
-        "average_precision": float(average_precision),
-        "dice": ratio(2 * hits, number + found),
-        "sensitivity": ratio(hits, number),
-        "specificity": 1 - ratio(found - hits, others),
-        "cldice": 0.0 if precise + complete == 0 else 2 * precise * complete / (precise + complete),
-    }
 
 
 def skeleton_lengths(vessels: np.ndarray) -> np.ndarray:

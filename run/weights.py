@@ -19,7 +19,7 @@ import tensorflow as tf
 from basics.command_line import VERSION, one_line
 from basics.files import atomic_file
 from pairs.dataset import is_simulated
-from pairs.finished import printable
+from pairs.origin import printable
 from run.checkpoints import (
     RunError,
     find_weights,

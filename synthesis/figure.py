@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from basics.files import atomic_file
-from pairs.finished import Origin, write_png
+from pairs.origin import Origin, write_png
 from retina.pictures import with_border, with_vessels
 from synthesis.photographs import SHEET
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from basics.command_line import SCALES, OptionError, one_line
 from pairs.dataset import list_eyes, list_full_fields
-from pairs.finished import read_origin
+from pairs.origin import read_origin
 from pairs.table import FILES, PairTableError, existing, is_table, number_in, readings, table_rows
 from retina.field_of_view import FIELD_MM, Field
 from retina.images import FORMATS, left_out, visible_below

@@ -1,6 +1,6 @@
 """Synthesis: each photograph -> its OCT-A, and if wanted vessel maps with their densities, and figures.
 
-Every result tells which photograph it was made from and how (`pairs.finished`). One from another photograph, or made
+Every result tells which photograph it was made from and how (`pairs.origin`). One from another photograph, or made
 in another way, is never taken for a result of this one.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
-from pairs.finished import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
+from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, Field, field_of_mask, field_to_use
 from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image, to_uint8
 from retina.vessels import map_vessels, vessel_density

@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 import pix_pix_eval
 from evaluation import evaluate
 from evaluation.inputs import PUBLISHED, find_comparators, with_widths
-from evaluation.measures import BASELINES
+from evaluation.measures import BASELINES, VESSEL_SCORE_NAMES
 from retina.ut_fsocta import REGIONS
-from retina.vessels import SECTORS, VESSEL_SCORE_NAMES
+from retina.vessels import SECTORS
 
 SUBJECTS = {"disc": range(31, 42), "macula": range(31, 34)}  # one more than statistics need, and too few
 SEGMENTED = "real OCT-A, segmented"

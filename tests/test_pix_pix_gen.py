@@ -15,7 +15,7 @@ from PIL import Image
 
 import pix_pix_gen as gen
 import pix_pix_train as train
-from pairs.finished import read_origin, write_png
+from pairs.origin import read_origin, write_png
 from retina.field_of_view import field_of_view, find_field
 from retina.images import read_fundus, to_uint8
 from retina.vessels import smooth

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-NETWORKS = ("pix_layers", "pix_generator", "pix_discriminator")
+NETWORKS = ("pix_layers", "pix_generator", "pix_discriminator", "pix_losses")
 FOLDERS = {  # what each may import, besides itself
     "basics": (),
     "retina": ("basics",),

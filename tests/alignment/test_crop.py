@@ -10,6 +10,7 @@ from PIL import Image
 import alignment.crop as program
 import dataset_load_mod
 from basics.files import read_table, write_table
+from pairs.dataset import is_simulated
 from pairs.table import read_pairs
 from retina.images import photo_digest, read_fundus
 from run.checkpoints import write_run
@@ -100,6 +101,17 @@ def test_photographs_are_cropped_to_what_their_octa_show(cropped):
     octa = np.asarray(Image.open(cropped / "octa/a.tif").resize(part.shape[::-1])).astype(float)
     assert part.shape == (round(OCTA_MM * program.CROP_PX_PER_MM),) * 2
     assert np.corrcoef(part.ravel(), octa.ravel())[0, 1] < -0.9  # vessels are dark here, bright there
+
+
+def test_crops_of_simulated_retinas_are_known_as_such(folder):
+    assert crop() == 0
+    assert not is_simulated("out/pairs.csv")
+    Path("photos/fundus").mkdir()
+    Path("photos/SIMULATED.txt").touch()
+    Path("photos/a.png").rename("photos/fundus/a.png")
+    write_pairs(pair("fundus/a", "a"), pair("b"))
+    assert crop() == 0
+    assert is_simulated("out/pairs.csv")
 
 
 def test_table_of_the_cropped_pairs_has_all_columns_and_names_their_files(cropped):

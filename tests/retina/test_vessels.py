@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import bar
 from scipy.ndimage import label
-from skimage.morphology import skeletonize
 from sklearn.metrics import roc_auc_score
 
 import retina.vessels as vm
@@ -12,10 +10,6 @@ from retina.ut_fsocta import CROP_MM
 
 CROP = (400, 400)
 EVERYWHERE = np.ones(CROP, dtype=bool)
-
-
-def scores_of(truth, vessels, fov=True):
-    return vm.vessel_scores(truth, vessels.astype(float), vessels, np.broadcast_to(fov, truth.shape))
 
 
 @pytest.mark.parametrize(("region", "classes"), [("disc", 3), ("macula", 4), (None, vm.OCTA_CLASSES[None])])
@@ -41,39 +35,6 @@ def test_auc_equals_scikit_learn(dtype):
     vessels = random.random(100_000) < 0.2
     probability = np.round(random.random(100_000) + 0.2 * vessels, 2).astype(dtype)  # with ties
     assert vm.roc_auc(vessels, probability) == pytest.approx(roc_auc_score(vessels, probability), abs=1e-9)
-
-
-@pytest.mark.parametrize(("vessels", "score"), [(bar(7), 1), (~bar(7), 0)])
-def test_scores_of_the_perfect_and_the_inverted_vessel_map(vessels, score):
-    scores = scores_of(bar(7), vessels)
-    assert scores.pop("average_precision") == max(score, bar(7).mean())  # inverted: only all pixels contain the vessel
-    assert list(scores.values()) == [score] * 5
-
-
-def test_vessel_scores_by_hand():
-    """The map has the upper half of a bar of 8 px, and as much again above it."""
-    rates = {"sensitivity": 0.5, "specificity": 1 - 4 / 52}
-    areas = {"roc_auc": (0.5 + 1 - 4 / 52) / 2, "average_precision": 0.5 * 0.5 + 0.5 * 8 / 60}  # of two levels
-    scores = scores_of(bar(8), bar(8, top=16))
-    assert scores == pytest.approx(rates | areas | {"dice": 0.5, "cldice": scores["cldice"]})
-
-
-def test_cldice_counts_a_missing_branch_but_not_the_width():
-    truth, narrow = bar(9).copy(), bar(3, top=23)
-    truth[29:60, 36:45] = True  # a branch, about half as long as the bar
-    complete = narrow[skeletonize(truth)].mean()
-    assert scores_of(truth, narrow)["cldice"] == pytest.approx(2 * complete / (1 + complete))
-    assert scores_of(narrow, truth)["cldice"] == pytest.approx(2 * complete / (1 + complete))  # the branch is invented
-
-
-def test_without_ground_truth_vessels_only_dice_and_specificity_remain():
-    scores = scores_of(bar(0), bar(7))
-    assert [name for name, score in scores.items() if np.isfinite(score)] == ["dice", "specificity"]
-
-
-def test_vessels_outside_the_field_do_not_count():
-    left = np.broadcast_to(np.arange(80) < 40, (60, 80))
-    assert scores_of(bar(7), bar(7) ^ ~left, left)["dice"] == 1
 
 
 @pytest.mark.parametrize(("rise", "length"), [(0, 60), (-1, 60 * np.sqrt(2))])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import synthesis.figure as figures
-from pairs.finished import Origin, read_origin
+from pairs.origin import Origin, read_origin
 from synthesis.figure import write_figure, write_sheets
 
 NONE = Origin("", "")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from basics.command_line import OptionError, UserError
-from pairs.finished import Origin, Record, printable, write_png
+from pairs.origin import Origin, Record, printable, write_png
 from retina.images import photo_digest, read_fundus
 from run.settings import Settings
 from synthesis.photographs import Job, check_jobs, list_dataset_jobs

@@ -12,7 +12,7 @@ from PIL import Image
 import synthesis.synthesise as program
 from basics.command_line import OptionError
 from basics.files import read_table
-from pairs.finished import Origin, Record, digest_of, read_origin, write_png
+from pairs.origin import Origin, Record, digest_of, read_origin, write_png
 from synthesis.photographs import Job
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
 
