@@ -8,7 +8,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from test_predict import Nested, small_network
 
 import pix_pix_gen
 from pix_generator import Generator
@@ -34,6 +33,23 @@ octa = model.get_tensor(model.get_output_details()[0]["index"])
 """,
 }
 WITHOUT_TENSORFLOW = "import sys; assert 'tensorflow' not in sys.modules\n"
+
+
+class Nested(keras.layers.Layer):
+    """A layer that no other program has."""
+
+    def call(self, inputs):
+        return inputs
+
+
+def small_network(*layers):
+    """A model of images of any size."""
+    keras.config.set_dtype_policy("float32")
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same")(image)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(image, keras.layers.Conv2D(1, 1, activation="tanh")(x))
 
 
 @pytest.fixture(scope="module")
