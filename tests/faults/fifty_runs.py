@@ -141,10 +141,10 @@ def write_inputs(folder: Path) -> None:
     narrow_networks()
     import tensorflow as tf
 
-    import run.checkpoints as pix_run
     from basics.files import write_table
     from pairs.table import NEEDED
     from pix_generator import Generator
+    from run import checkpoints
     from run.settings import Settings
     from simulation.dataset import eye_of, write_dataset
 
@@ -160,8 +160,8 @@ def write_inputs(folder: Path) -> None:
             rows.append({"fundus": f"{DATA}/{fundus.format(eye)}", "octa": octa, "subject": subject, "split": split})
             rows[-1]["octa_mm"] = 6
         write_table(folder / name, (*NEEDED, "split", "octa_mm"), rows)
-    pix_run.save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), folder / "run", step=1, keep=1)
-    pix_run.write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
+    checkpoints.save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), folder / "run", step=1, keep=1)
+    checkpoints.write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
 
 
 def left_of(trial: str) -> list[int]:

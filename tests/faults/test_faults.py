@@ -19,8 +19,8 @@ from conftest import SMALL, different_values, narrow_program
 
 import pix_pix_gen as gen
 import pix_pix_train as train
-import run.checkpoints as pix_run
 from basics.command_line import UserError
+from run import checkpoints
 from run.data import load_run_data
 from run.devices import new_optimizer
 from run.log import RunLog
@@ -35,7 +35,7 @@ def networks():
     generator = keras.Sequential([keras.Input((4,)), keras.layers.Dense(64), keras.layers.Dropout(0.5)])
     discriminator = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     optimizers = [new_optimizer(network, SETTINGS) for network in (generator, discriminator)]
-    return SimpleNamespace(**dict(zip(pix_run.PARTS, (generator, discriminator, *optimizers), strict=True)))
+    return SimpleNamespace(**dict(zip(checkpoints.PARTS, (generator, discriminator, *optimizers), strict=True)))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def run(networks, tmp_path):
     """A run's folder with checkpoints of steps 20, 40, 60 and the best of step 30; a weight holds the step."""
     folder = tmp_path / "training_checkpoints" / "x"
     folder.mkdir(parents=True)
-    state = pix_run.RunState(networks, folder, keep=3)
+    state = checkpoints.RunState(networks, folder, keep=3)
     for step, save in ((20, state.save), (30, state.save_best), (40, state.save), (60, state.save)):
         state.step.assign(step)
         mark(networks).assign(np.full(mark(networks).shape, step))
@@ -57,7 +57,7 @@ def mark(networks):
 
 def restored(networks, run):
     """The run's state, with its newest checkpoint."""
-    state = pix_run.RunState(networks, run, keep=3)
+    state = checkpoints.RunState(networks, run, keep=3)
     assert state.restore()
     assert np.all(mark(networks).numpy() == int(state.step))
     return state
@@ -100,8 +100,8 @@ DAMAGES = [(INDEX, truncate), (INDEX, flip), (DATA, truncate), (DATA, flip), (DA
 def test_damaged_checkpoint_is_named_and_once_deleted_the_one_before_it_is_used(networks, run, name, damage):
     damage(run / name)
     before = contents(run)
-    with pytest.raises(pix_run.RunError, match=f"^{run}/ckpt-60: damaged.* delete {run}/ckpt-60"):
-        pix_run.RunState(networks, run, keep=3).restore()
+    with pytest.raises(checkpoints.RunError, match=f"^{run}/ckpt-60: damaged.* delete {run}/ckpt-60"):
+        checkpoints.RunState(networks, run, keep=3).restore()
     assert contents(run) == before
     for path in run.glob("ckpt-60.*"):
         path.unlink()
@@ -116,7 +116,7 @@ def test_what_a_killed_process_was_writing_is_no_checkpoint_and_is_replaced(netw
     assert int(state.step) == 40
     state.step.assign(60)
     state.save()
-    assert [pix_run.step_of(path) for path in pix_run.list_checkpoints(run)] == [60, 40, 20]
+    assert [checkpoints.step_of(path) for path in checkpoints.list_checkpoints(run)] == [60, 40, 20]
     assert tf.train.latest_checkpoint(run).endswith("ckpt-60")
     assert not list(run.glob("*_temp"))
 
@@ -133,7 +133,7 @@ def test_weights_that_are_not_finite_are_never_saved(networks, run):
     state.step.assign(61)
     mark(networks).assign(np.full(mark(networks).shape, np.nan))
     for save in (state.save, state.save_best):
-        with pytest.raises(pix_run.RunError, match=f"not finite after step 61.*{run}/ckpt-60"):
+        with pytest.raises(checkpoints.RunError, match=f"not finite after step 61.*{run}/ckpt-60"):
             save()
     assert not list(run.rglob("ckpt-61*"))
 
@@ -163,13 +163,13 @@ def test_run_that_fails_and_is_killed_is_resumed_and_equals_an_unbroken_one(proj
 
 
 def test_two_runs_of_one_second_have_their_own_folders(project, monkeypatch):
-    class OneMoment(pix_run.datetime):
+    class OneMoment(checkpoints.datetime):
         @classmethod
         def now(cls):
             return cls(2023, 9, 18, 12, 0, 0)
 
-    monkeypatch.setattr(pix_run, "datetime", OneMoment)
-    names = [pix_run.claim_folder(replace(SETTINGS, name=None)).name for _ in range(3)]
+    monkeypatch.setattr(checkpoints, "datetime", OneMoment)
+    names = [checkpoints.claim_folder(replace(SETTINGS, name=None)).name for _ in range(3)]
     assert names == ["20230918-120000", "20230918-120000-2", "20230918-120000-3"]
     assert all(Path("logs/fit", name).is_dir() and Path("training_checkpoints", name).is_dir() for name in names)
 
@@ -178,7 +178,7 @@ HOLD = "import sys, time, filelock; filelock.FileLock(sys.argv[1]).acquire(); pr
 
 
 def test_run_that_another_process_trains_is_refused(project, run, refused):
-    pix_run.write_run(run, SETTINGS, load_run_data(SETTINGS, verbose=False).digest)
+    checkpoints.write_run(run, SETTINGS, load_run_data(SETTINGS, verbose=False).digest)
     before = contents(run)
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run / ".lock")], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
@@ -186,7 +186,7 @@ def test_run_that_another_process_trains_is_refused(project, run, refused):
     assert before.items() <= contents(run).items()
     holder.kill()  # this releases the lock
     holder.communicate()
-    with pix_run.lock(run):
+    with checkpoints.lock(run):
         pass
 
 
@@ -199,7 +199,7 @@ def test_checkpoint_without_room_leaves_the_earlier_ones(networks, run):
     state.step.assign(80)
     with largest_file(1000):  # bytes; a checkpoint has more
         for save in (state.save, state.save_best):
-            with pytest.raises(pix_run.RunError, match=r"step 80 .*ckpt-80"):
+            with pytest.raises(checkpoints.RunError, match=r"step 80 .*ckpt-80"):
                 save()
     assert contents(run) == before
     state.save()  # there is room again
