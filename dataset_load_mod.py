@@ -1,4 +1,4 @@
-"""The data of the program: patch loading, as in the study's scripts, and the commands that prepare pairs.
+"""Prepare pairs: download, check, crop, register. The functions of the study's data script can be imported from here.
 
     python dataset_load_mod.py download [DIR]                         # fetch UT-FSOCTA from Zenodo into data/, or DIR
     python dataset_load_mod.py check [DATA]                           # what a data set contains; could training start?
@@ -53,11 +53,11 @@ changed, and the same command resumes.
 """
 
 
-def preprocess_sample(simulated_fundus: "tf.Tensor", simulated_octa: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
+def preprocess_sample(sample_fundus: "tf.Tensor", sample_octa: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
     """Uint8 on [0, 255] -> float32 on [-1, 1], both images, any shape."""
     from run.batches import preprocess_sample  # here, so that the commands need not wait for TensorFlow
 
-    return preprocess_sample(simulated_fundus, simulated_octa)
+    return preprocess_sample(sample_fundus, sample_octa)
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -221,7 +221,11 @@ class Run:
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Save log and checkpoint. Raises UserError if the disk is full."""
+        """Save log and checkpoint: after some epochs, after minutes within one, and at the end; `save_best` is apart.
+
+        Raises:
+            UserError: the disk is full.
+        """
         if self.log is not None:
             self.log.flush()
             self.state.save()
