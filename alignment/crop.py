@@ -160,12 +160,13 @@ def run_cropping(options: argparse.Namespace) -> int:
     mark_simulated(source, output)
     todo = record.unfinished({case: [output / target(kind, case) for kind in FILES] for case in cases})
     by_photograph = attrgetter("fundus")
-    for path, some in groupby(progress_bar(sorted(todo, key=by_photograph), unit="pair"), by_photograph):
-        with record.noting_faults():
-            photograph = prepare(path, predictor, options)
-            for case in some:
-                with record.noting_faults():
-                    crop_pair(case, sides[case], photograph, record)
+    with progress_bar(sorted(todo, key=by_photograph), unit="pair") as pairs:
+        for path, some in groupby(pairs, by_photograph):
+            with record.noting_faults():
+                photograph = prepare(path, predictor, options)
+                for case in some:
+                    with record.noting_faults():
+                        crop_pair(case, sides[case], photograph, record)
     write_pairs(record, given, sides)
     table, run = (shlex.quote(str(path)) for path in (output / PAIRS, run))
     next_step = f"dataset_load_mod.py register {table} --output ANOTHER_DIR --run {run}"

@@ -113,6 +113,14 @@ def test_other_runs_never_replace_the_supplied_weights(shipped, run, reason):
     assert run_to_use(None) == (shipped, f"{folder} {reason}: --run '{folder}' uses it")
 
 
+def test_run_on_a_folder_of_simulated_retinas_is_no_run_on_real_pairs(shipped, small_data):
+    folder = shutil.copytree(small_data, "set")
+    own_run("a run", data=folder)
+    assert run_to_use(None)[0] == Path("training_checkpoints/a run")
+    Path(folder, "UT-FSOCTA-v1/SIMULATED.txt").touch()
+    assert run_to_use(None)[0] == shipped
+
+
 def test_one_file_of_weights_from_real_pairs_is_a_finished_run(shipped, runs):
     folder = shutil.copytree(runs / "file", Path("training_checkpoints/file"))
     write_run(folder, replace(read_run(folder).settings, data="pairs.csv"), "0", (), ENTRY)
