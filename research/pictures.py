@@ -150,14 +150,14 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
             (with_border(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "retina/field_of_view"),
             (octa_to_grey(predicted.octa), "the OCT-A,\nfor viewing", "run/predict"),
             (with_vessels(photograph, vessels), "the vessel map,\nfor measurements", "retina/vessels"),
-            (table, "densities.csv", "pix_pix_gen"),
+            (table, "densities.csv", "synthesis/synthesise"),
         ),
         (
             "Evaluation",
             (halves(fundus, crop_octa), "a test pair's\nsynthetic OCT-A", "run/predict"),
             (halves(1.0 * found, 1.0 * truth), "its vessels,\nand the reference's", "retina/vessels"),
             (errors, "missed (orange),\ninvented (blue)", "evaluation/measures"),
-            (eye, "per_eye.csv", "pix_pix_eval"),
+            (eye, "per_eye.csv", "evaluation/evaluate"),
             ("means over subjects,\nintervals, figures", "summary.csv,\nreport.html", "evaluation/report"),
         ),
     ]
