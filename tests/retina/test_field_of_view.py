@@ -57,6 +57,15 @@ def test_straight_border_is_found_to_a_pixel():
     assert find_field(fundus).mask[:, 45].argmax() == pytest.approx(25, abs=1)
 
 
+def test_border_that_fades_is_refined_in_a_large_stretched_photograph():
+    fundus = fake_fundus(np.random.default_rng(0), 1200, 1272)
+    rows, columns = np.ogrid[:1200, :1272]
+    distance = np.hypot((rows - 600) / 550, (columns - 636) / 583)  # 1: the border
+    field = find_field((fundus * np.clip((1 - distance) * 140, 0, 1)[..., np.newaxis]).astype(np.uint8))
+    assert agreement(field.mask, distance < 1) > 0.995
+    assert field.stretch == pytest.approx(1.06, abs=0.003)
+
+
 def test_letters_outside_are_no_field_and_a_dark_vessel_and_macula_leave_no_holes():
     fundus, inside = photograph((400, 480), (200, 240), 180)
     fundus[:, 235:246] = 3
