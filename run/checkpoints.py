@@ -132,7 +132,7 @@ def read_run(folder: Path) -> RunJson:
     path = folder / "run.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        settings, digest = Settings(**content["settings"]), str(content["data_digest"])
+        settings, digest = Settings.of_run(content["settings"]), str(content["data_digest"])
         seen, weights = frozenset(map(str, content.get(SEEN, []))), content.get(ONE_FILE)
         if weights is not None:
             weights = {key: str(weights[key]) for key in ("file", "sha256")}

@@ -67,7 +67,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     simulated_only = settings.data == SIMULATED
     data_fold = SIMULATED_SET if simulated_only else Path(settings.data)
     splits = settings.splits()
-    cases, unpaired = load_data_cases(data_fold, splits, settings.split)
+    cases, unpaired = load_data_cases(data_fold, splits, settings.shares)
     full_field = validation_full_field(data_fold, cases)
     full_field = None if full_field is None else read_fundus(full_field)
     if simulated_only:
@@ -89,7 +89,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
 
     if settings.mix:
         print(f"Training: {settings.mix:.0%} of each batch are simulated retinas, drawn as needed")
-    origin = f"; {origin_of_splits(data_fold, settings.split)}" if is_table(data_fold) else ""
+    origin = f"; {origin_of_splits(data_fold, settings.shares)}" if is_table(data_fold) else ""
     print(f"Data: {data_fold}{origin}")
     if not any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
         print("  NOTE: unregistered pairs, mostly some pixels apart; align them first: dataset_load_mod.py register")
@@ -185,7 +185,7 @@ class Choice:
 
 def load_cases(data: Path, split: str | None, settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
     """As `load_data_cases`. Without a wanted split a table is not divided, so that few subjects are enough."""
-    return load_data_cases(data, settings.splits(), settings.split if split in SPLITS else ANY_SHARES)
+    return load_data_cases(data, settings.splits(), settings.shares if split in SPLITS else ANY_SHARES)
 
 
 def choose(

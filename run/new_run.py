@@ -37,10 +37,10 @@ def settings_of_new_run(given: dict) -> Settings:
             if folder.exists():
                 raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume")
     data = choose_data(Settings(**given).data)
-    foreign = [f"{split}_subjects" for split in SPLITS] if is_table(data) else ["split"]
+    foreign = [f"{split}_subjects" for split in SPLITS] if is_table(data) else ["shares"]
     for name in foreign:
         if name in given:
-            kind = "a table of pairs; use its column split, or --split" if is_table(data) else "not a table of pairs"
+            kind = "a table of pairs; use its column split, or --shares" if is_table(data) else "not a table of pairs"
             raise SettingsError(f"{flag(name)} {given[name]}: {data} is {kind}")
     reason, defaults = "", {}
     if data == SIMULATED:

@@ -62,7 +62,7 @@ class Settings:
     train_subjects: str = setting(PUBLISHED_SUBJECTS["train"], "subject ids to train on; published", metavar="IDS")
     validation_subjects: str = setting(PUBLISHED_SUBJECTS["validation"], "ids to validate on; published", metavar="IDS")
     test_subjects: str = setting(PUBLISHED_SUBJECTS["test"], "ids that training never reads; published", metavar="IDS")
-    split: str = setting(
+    shares: str = setting(
         DEFAULT_SHARES,
         "of a table of pairs without a column split: shares of its subjects to train, validate and test on",
         metavar="A/B/C",
@@ -128,6 +128,11 @@ class Settings:
     checkpoints: str = setting(CHECKPOINTS, "folder of checkpoints; a run writes to its NAME", metavar="DIR")
     keep: int = setting(3, "newest periodic checkpoints to keep, 0.4 GB each, in addition to the best", metavar="N")
 
+    @classmethod
+    def of_run(cls, content: dict) -> "Settings":
+        """Those in a run.json; 1.1.0 wrote `split` for what is now `shares`."""
+        return cls(**{"shares" if name == "split" else name: value for name, value in content.items()})
+
     def __post_init__(self):
         """Raises SettingsError for an invalid value, or one that contradicts another."""
         self._check_types()
@@ -153,9 +158,9 @@ class Settings:
             self._require(self.augment, "augment", "patches of simulated retinas are always random; drop --no-augment")
             self._require(self.patch_size <= CROP_PX, "patch_size", f"simulated retinas are only {CROP_PX} px wide")
         try:
-            parse_shares(self.split)
+            parse_shares(self.shares)
         except ValueError as error:
-            raise SettingsError(f"--split: {error}") from error
+            raise SettingsError(f"--shares: {error}") from error
         for (one, ids), (other, others) in combinations(self.splits().items(), 2):
             if both := sorted(set(ids) & set(others)):
                 raise SettingsError(

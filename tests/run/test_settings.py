@@ -38,7 +38,7 @@ def other_value(spec):
         return not spec.default
     if "choices" in spec.metadata:
         return spec.metadata["choices"][-1]
-    others = {"patch_size": 64, "split": "70/15/15", "train_subjects": "1-3", "data": "DIR"}
+    others = {"patch_size": 64, "shares": "70/15/15", "train_subjects": "1-3", "data": "DIR"}
     others |= {"validation_subjects": "200", "test_subjects": "201", "mix": 0.25}
     return others.get(spec.name, {int: 2, float: 0.5}.get(spec.type, "words"))
 
@@ -94,8 +94,9 @@ def test_other_sets_of_defaults_are_valid(defaults):
     assert defaults.items() <= asdict(Settings(**defaults)).items()
 
 
-def test_simulated_retinas_have_the_word_of_earlier_versions_too():
-    assert Settings(data="phantom").data == "simulated"
+def test_words_of_earlier_versions_are_read():
+    assert Settings(data="phantom").data == "simulated"  # on the command line, too
+    assert Settings.of_run({"data": "phantom", "split": "70/15/15"}) == Settings(data="simulated", shares="70/15/15")
 
 
 # --- the best checkpoint ---------------------------------------------------------------------------------------------
