@@ -30,6 +30,7 @@ from run.data import HAS_SEEN, Choice
 DPI, SCREEN_DPI = 300, 130
 HEADINGS = {"mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "roc_auc": "ROC AUC", "dice": "Dice", "cldice": "clDice"}
 HEADINGS |= {"vessel_auc": "vessel AUC", "skeleton_density": "skeleton density, mm/mm²", "pearson": "Pearson's r"}
+HEADINGS |= {"spearman": "Spearman's rho", "limit_low": "limits of agreement: low", "limit_high": "high"}
 STATISTICS = ("mean", "pearson", "spearman", "bias", "limit_low", "limit_high")  # of a density
 PRINTED = ("roc_auc", "dice", "cldice", "vessel_density")
 COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
