@@ -1,6 +1,6 @@
 """End the programs by too little memory, a full disk, errors of TensorFlow and signals, and check how they end.
 
-    python tests/faults/fifty_runs.py              # fifty runs: about twenty minutes on two cores (Linux only)
+    python tests/faults/fifty_runs.py              # fifty runs: about six minutes on two cores (Linux only)
     python tests/faults/fifty_runs.py --runs 3,7   # some of the runs again
 
 Each run is a program on a few simulated retinas, in a folder of its own. It must end within seconds, with its status
