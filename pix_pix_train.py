@@ -105,7 +105,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
     chief, log = devices.is_chief(strategy), None
     with ExitStack() as held:
         if chief:
-            settings = settings if resume else checkpoints.claim_folder(settings)
+            settings = settings if resume else checkpoints.claim_folder(settings, data.digest, seen)
             held.enter_context(checkpoints.lock(checkpoint_folder(settings)))
             print(f"Run: {settings.name}")
         else:
@@ -121,7 +121,7 @@ def train(settings: Settings, data_digest: str | None = None, verbose: bool = Fa
         if int(state.epoch) >= settings.epochs:
             raise RunError(f"--resume: {state.folder} has completed {settings.epochs} epochs; give a larger --epochs")
         if chief:
-            checkpoints.write_run(state.folder, settings, data.digest, seen)
+            checkpoints.write_run(state.folder, settings, data.digest, seen)  # with what was changed to resume
             log = RunLog(checkpoints.log_folder(settings), int(state.epoch) if data.validation else 0)
             held.callback(log.close)
             facts = {

@@ -155,11 +155,12 @@ class PairRecord(Record):
         """
         rows = self.current()
         verdicts = Counter(row["verdict"] for row in rows.values())
-        print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()))
+        print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()) or "no pair could be read")
         for name in (name for name, row in rows.items() if row["verdict"] == bad):
             print(f"{name}: {bad}; {remark}")
         print(f"Written: {written}; {self.path} has a row for each pair that could be read")
-        print(f"Next: python {next_step}" if verdicts[bad] < len(rows) else if_none)
+        if rows:
+            print(f"Next: python {next_step}" if verdicts[bad] < len(rows) else if_none)
         for fault in dict.fromkeys(self.failed):
             report_error("dataset_load_mod.py", fault)
         return 2 if self.failed else 0

@@ -129,7 +129,7 @@ def remarks(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame) -> li
     for what, number_of, out_of in (
         ("left out, without a usable pair or ground truth", len(cases) - crops, f"{len(cases)} crops"),
         *((f"without {name}", crops - measured.get(name, 0), f"{crops} crops") for name in comparators),
-        ("without another eye of the same region and size", evaluation.without_control, f"{crops} crops"),
+        ("without another eye, so compared with itself upside down", evaluation.without_control, f"{crops} crops"),
         ("without a region, and so without sectors", (cases["region"] == OTHER_REGION).sum(), f"{len(cases)} pairs"),
         ("not inside crop and field, or of an unknown eye", sectors.isna().sum(), f"{len(sectors)} sectors"),
     ):
@@ -176,9 +176,16 @@ def sentences(texts: pd.DataFrame, kind: str, ways: Mapping[str, str]) -> list[s
 def results_to_print(texts: pd.DataFrame) -> str:
     """The main results of every candidate, as a table for a terminal."""
     whole, index = texts[(texts["sector"] == WHOLE) & (texts["candidate"] != REAL)], ("region", "candidate")
-    table = spread(whole, "mean", index)[list(PRINTED)]
+    table = with_eyes(whole, PRINTED, index)
     table["pearson"] = spread(whole, "pearson", index)["vessel_density"]
     return table.rename(columns=heading).rename_axis(index=(None, None), columns=None).to_string()
+
+
+def with_eyes(whole: pd.DataFrame, measures: Sequence[str], index: Sequence[str]) -> pd.DataFrame:
+    """Means of some measures of whole crops, after the number of eyes that have them: a method may lack some eyes."""
+    table = spread(whole, "mean", index)[list(measures)].dropna()
+    table.insert(0, "eyes", whole[whole["measure"] == measures[0]].set_index(list(index))["eyes"])
+    return table
 
 
 def tables_of(texts: pd.DataFrame, region: str, kind: str, ways: Mapping[str, str]) -> dict[str, pd.DataFrame]:
@@ -187,8 +194,8 @@ def tables_of(texts: pd.DataFrame, region: str, kind: str, ways: Mapping[str, st
     whole, means = part[part["sector"] == WHOLE], spread(part[part["sector"] == WHOLE], "mean")
     large = {label: [means.loc[OURS, way + name] for name in AGREEMENTS] for way, label in ways.items()}
     tables = {
-        f"Vessels compared with the reference ({kind}); mean": means[list(VESSEL_SCORE_NAMES)].dropna(),
-        "Pixels and texture compared with the real OCT-A; mean": means[list(SIMILARITY_NAMES)].dropna(),
+        f"Vessels compared with the reference ({kind}); mean": with_eyes(whole, VESSEL_SCORE_NAMES, ["candidate"]),
+        "Pixels and texture compared with the real OCT-A; mean": with_eyes(whole, SIMILARITY_NAMES, ["candidate"]),
         "Large vessels of this run compared with the real OCT-A; mean": pd.DataFrame(large, map(heading, AGREEMENTS)),
     }
     for measure in DENSITY_NAMES:

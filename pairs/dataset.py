@@ -9,6 +9,7 @@ A data set is a table of pairs (`pairs.table`), or laid out as UT-FSOCTA (Zenodo
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL.Image import Resampling
 
 from basics.command_line import UserError
 from pairs.download import holds_dataset
-from pairs.table import ANY_SHARES, DEFAULT_SHARES, SIMULATED, PairRow, is_table, read_pairs
+from pairs.table import DEFAULT_SHARES, SIMULATED, PairRow, is_table, read_pairs, readings, table_rows
 from retina.field_of_view import ENTIRELY_DARK, field_to_use
 from retina.images import FORMATS, DataError, photo_digest, read_fundus, read_octa, resized, same_aspect_ratio
 from retina.ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, SIMULATED_NOTE, parse_subjects
@@ -76,7 +77,7 @@ def is_simulated(data: str | Path | None) -> bool:
 
     Args:
         data: the word SIMULATED, or a data set as `find_dataset` finds it. A folder counts by its SIMULATED_NOTE or, if
-            version 1.1.0 made it, by `cropped/truth`; a table counts if one of its photographs lies in such a folder.
+            version 1.1.0 made it, by `cropped/truth`; a table by its own folder, or by that of one of its photographs.
 
     Returns:
         False for data that cannot be found or read: a run may name some that have moved since.
@@ -86,11 +87,11 @@ def is_simulated(data: str | Path | None) -> bool:
     try:
         found = find_dataset(data, "--data")
         folders = {found} - {None}
-        if found and is_table(
-            found
-        ):  # <folder>/cropped/fundus/<region>/<file>, <folder>/fov45/fundus/<file>, <folder>/fundus/<file>
-            photographs = [pair.fundus.absolute() for pair in read_pairs(found, ANY_SHARES)]
-            folders = {folder for file in photographs for folder in file.parents[1:4]}
+        if found and is_table(found):
+            cells = chain.from_iterable(readings(row.get("fundus", "")) for _, row in table_rows(found))
+            photographs = (found.absolute().parent / cell for cell in cells)
+            # FOLDER/cropped/fundus/REGION/FILE, FOLDER/fov45/fundus/FILE, FOLDER/fundus/FILE
+            folders = {found.parent, *(folder for file in photographs for folder in file.parents[1:4])}
     except UserError:
         return False
     return any((folder / SIMULATED_NOTE).is_file() or (folder / "cropped" / "truth").is_dir() for folder in folders)

@@ -30,6 +30,7 @@ TIFF_COLOURS = {0: 1, 1: 1, 2: 3}  # PhotometricInterpretation -> colours: White
 WHITE_IS_ZERO, SEPARATE_PLANES = 0, 2  # PhotometricInterpretation, PlanarConfiguration
 PREMULTIPLIED, ALPHA = 1, 2  # ExtraSamples
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
+MAX_SAMPLE_VALUE = 281  # number of TIFF's tag
 ORIENTATION = 274  # number of the tag in TIFF and EXIF
 
 
@@ -155,6 +156,8 @@ def tiff_header(path: Path) -> Deep | int:
             kind = f"{getattr(page.photometric, 'name', page.photometric)} with {samples} channels of {bits} bits"
             raise DataError(f"{path}: colours of the kind {kind}; save it as grey or RGB, without alpha")
         channels = [*range(colours), *([colours + extra.index(ALPHA)] if ALPHA in extra else [])]
+        says = int(np.max(page.tags.valueof(MAX_SAMPLE_VALUE, 0)))
+        top = 2**bits - 1 if bits < 16 else says if says >= 255 and not says & (says + 1) else None
 
     def decode() -> np.ndarray:
         with tifffile.TiffFile(path) as tiff:
@@ -162,7 +165,6 @@ def tiff_header(path: Path) -> Deep | int:
         levels = np.moveaxis(levels, 0, -1) if in_planes else levels
         return levels.reshape(*levels.shape[:2], -1)[..., channels]
 
-    top = None if bits == 16 else 2**bits - 1
     return Deep(decode, top, page.photometric == WHITE_IS_ZERO, page.tags.valueof(ORIENTATION, 1))
 
 

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from basics.command_line import VERSION, UserError, why
 from basics.files import atomic_file, hold
+from pairs.dataset import is_simulated
 from pix_layers import layers_of
 from run.settings import Settings
 
@@ -54,25 +55,30 @@ def checkpoint_folder(settings: Settings) -> Path:
     return Path(settings.checkpoints) / settings.name
 
 
-def claim_folder(settings: Settings) -> Settings:
-    """Make the folders of a new run, of its logs and of its checkpoints; returns the settings with the run's name.
+def claim_folder(settings: Settings, digest: str, seen: Collection[str]) -> Settings:
+    """Make the folders of a new run, with its run.json (see `write_run`); returns the settings with the run's name.
 
     A run without a name is named by date and time, with a number added if another run has that name.
 
     Raises:
-        OSError: one cannot be made, or exists although its name was given.
+        OSError: something cannot be made, or a folder exists although its name was given; then nothing is left.
     """
     for parent in (Path(settings.logs, "fit"), Path(settings.checkpoints)):
         parent.mkdir(parents=True, exist_ok=True)
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):
         named = replace(settings, name=settings.name or (now if number == 1 else f"{now}-{number}"))
+        made = []
         try:
-            log_folder(named).mkdir()
-            checkpoint_folder(named).mkdir()
+            for folder in (log_folder(named), checkpoint_folder(named)):
+                folder.mkdir()
+                made.append(folder)
+            write_run(checkpoint_folder(named), named, digest, seen)
             return named
-        except FileExistsError:
-            if settings.name is not None:
+        except OSError as error:
+            for folder in made:
+                shutil.rmtree(folder)
+            if settings.name is not None or not isinstance(error, FileExistsError):
                 raise
 
 
@@ -93,16 +99,23 @@ def lock(folder: Path) -> AbstractContextManager[None]:
 
 
 def write_run(
-    folder: Path, settings: Settings, digest: str, seen: Collection[str] = (), weights: dict | None = None
+    folder: Path,
+    settings: Settings,
+    digest: str,
+    seen: Collection[str] = (),
+    weights: dict | None = None,
+    simulated: bool = False,
 ) -> None:
     """Write run.json: the resolved settings, the photographs seen, and the versions of the software.
 
     `seen` are the photographs that it, or a run it started from, is trained or validated on, and those that they were
-    cropped from (see `photo_digest`); `weights` those of a run that consists of one file, see `RunJson`.
+    cropped from (see `photo_digest`); `weights` those of a run that consists of one file, see `RunJson`; `simulated`:
+    its data are simulated retinas, wherever they are now.
     """
     content = {
         "settings": asdict(settings),
         "data_digest": digest,
+        "simulated": simulated or is_simulated(settings.data),
         "versions": {
             "program": VERSION,
             "python": platform.python_version(),
@@ -125,6 +138,7 @@ class RunJson(NamedTuple):
     digest: str  # of the data
     seen: frozenset[str]  # see `photo_digest`
     weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
+    simulated: bool  # it was trained on simulated retinas alone
 
 
 def read_run(folder: Path) -> RunJson:
@@ -133,16 +147,16 @@ def read_run(folder: Path) -> RunJson:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings, digest = Settings.of_run(content["settings"]), str(content["data_digest"])
-        seen, weights = frozenset(map(str, content.get(SEEN, []))), content.get(ONE_FILE)
+        seen, weights = frozenset(map(str, list(content.get(SEEN, [])))), content.get(ONE_FILE)
         if weights is not None:
             weights = {key: str(weights[key]) for key in ("file", "sha256")}
         if settings.data is None or settings.name is None or settings.precision == "auto":
             raise ValueError("its settings are not resolved")
     except FileNotFoundError as error:
         raise RunError(f"{folder}: not a run (it has no run.json)") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
-    return RunJson(settings, digest, seen, weights)
+    return RunJson(settings, digest, seen, weights, bool(content.get("simulated")) or is_simulated(settings.data))
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

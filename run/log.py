@@ -143,15 +143,21 @@ def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
         UserError: it is damaged.
     """
     if not epochs or not table.exists():
+        if epochs:
+            print(f"NOTE: {table} is missing; a new one begins after epoch {epochs}")
         return []
     try:
         rows = pd.read_csv(table, dtype=str, keep_default_na=False, na_values=[""])  # a score may be the word nan
-        rows = rows[rows["epoch"].astype(int) <= epochs]
+        numbers = rows["epoch"].astype(int)
+        if numbers.min() > epochs:  # begun by a run that was killed before its first checkpoint
+            return []
+        rows = rows[numbers <= epochs]
         done = rows["epoch"].astype(int).tolist()
         if not done or done != list(range(done[0], epochs + 1)) or rows.isna().any(axis=None):
             raise ValueError(f"it lacks an epoch, or a value of one, up to {epochs}")
     except (ValueError, KeyError) as error:
-        raise UserError(f"{table}: damaged ({why(error)}); move it away, and --resume starts a new one") from error
+        fault = "it has no column epoch" if isinstance(error, KeyError) else why(error)
+        raise UserError(f"{table}: damaged ({fault}); move it away, and --resume starts a new one") from error
     return rows.to_dict("records")
 
 

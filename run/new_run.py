@@ -35,7 +35,7 @@ def settings_of_new_run(given: dict) -> Settings:
     if "name" in given:
         for folder in (log_folder(Settings(**given)), checkpoint_folder(Settings(**given))):
             if folder.exists():
-                raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume")
+                raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume it")
     data = choose_data(Settings(**given).data)
     foreign = [f"{split}_subjects" for split in SPLITS] if is_table(data) else ["shares"]
     for name in foreign:
@@ -72,7 +72,7 @@ def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
         DataError: its data are not found.
     """
     folder = Path(resume) if resume else newest_run(Path(given.get("checkpoints", CHECKPOINTS)))
-    old, digest, _, weights = read_run(folder)
+    old, digest, _, weights, _ = read_run(folder)
     if weights is not None:
         raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
     if given.get("precision") == "auto":
@@ -81,7 +81,7 @@ def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
     if clashes := [
         f"{flag(name)} {value} (was {getattr(new, name)})"
         for name, value in given.items()
-        if name != "checkpoints" and value != getattr(new, name)
+        if name not in ("checkpoints", "data") and value != getattr(new, name)
     ]:
         raise RunError(f"--resume: {folder} was made with other settings: {', '.join(clashes)}")
     if new.data == SIMULATED:

@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from basics.command_line import VERSION, one_line
 from basics.files import atomic_file
-from pairs.dataset import is_simulated
 from pairs.origin import printable
 from run.checkpoints import (
     RunError,
@@ -31,6 +30,7 @@ from run.checkpoints import (
 from run.settings import CHECKPOINTS, Settings
 
 EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
+UNUSABLE = "cannot be used"
 NAMED = 2  # of the runs that are not used, with the reason
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # the supplied weights
 
@@ -51,7 +51,8 @@ def run_to_use(option: str | None) -> tuple[Path, str]:
     for run in dict.fromkeys(path.parent for path in sorted(files, key=lambda path: -path.stat().st_mtime)):
         if not (reason := why_not(run)):
             return run, "; ".join(["the newest finished run on real pairs", *passed[:NAMED]])
-        passed.append(one_line(f"{run} {reason}: --run {shlex.quote(str(run))} uses it"))
+        advice = "" if reason.startswith(UNUSABLE) else f": --run {shlex.quote(str(run))} uses it"
+        passed.append(one_line(f"{run} {reason}{advice}"))
     reasons = "; ".join(passed[:NAMED]) or f"no run in {CHECKPOINTS}/"
     if not (SHIPPED / "run.json").exists():
         raise RunError(f"--run: no finished run on real pairs; train one with pix_pix_train.py ({reasons})")
@@ -61,10 +62,10 @@ def run_to_use(option: str | None) -> tuple[Path, str]:
 def why_not(run: Path) -> str:
     """Why a run is used only if `--run` names it, in words; "" if it is used without."""
     try:
-        settings, _, _, one_file = read_run(run)
+        settings, _, _, one_file, simulated = read_run(run)
     except RunError as error:
-        return f"cannot be used ({error})"
-    if is_simulated(settings.data):
+        return f"{UNUSABLE} ({error})"
+    if simulated:
         return "was trained on simulated retinas alone"
     if one_file is not None:
         return ""
@@ -158,7 +159,7 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
     with atomic_file(file) as part:
         part.write_bytes(content.getvalue())
     entry = {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
-    write_run(folder, *read_run(run)[:3], entry)
+    write_run(folder, *read_run(run)[:3], entry, read_run(run).simulated)
     for old in folder.glob("ckpt-*.npz"):
         if old != file:
             old.unlink()

@@ -12,7 +12,7 @@ import pandas as pd
 from basics.command_line import SCALES, OptionError, one_line
 from pairs.dataset import list_eyes, list_full_fields
 from pairs.origin import read_origin
-from pairs.table import FILES, PairTableError, existing, is_table, number_in, readings, table_rows
+from pairs.table import FILES, PairTableError, columns_of, existing, is_table, number_in, readings, table_rows
 from retina.field_of_view import FIELD_MM, Field
 from retina.images import FORMATS, left_out, visible_below
 from retina.ut_fsocta import CROP_MM, REGIONS
@@ -137,8 +137,9 @@ def jobs_of_table(path: Path, given: dict) -> list[Job]:
     known = (PATH, MASK, *SCALES)
     rows = [(number, row) for number, row in table_rows(path, (*known, *FILES)) if row.get(PATH)]
     if not rows:
-        advice = f"for a table of pairs, use --dataset {path} --split all"
-        raise OptionError(f"{path}: has no column named {PATH}, or an empty one; {advice}")
+        is_of_pairs = set(FILES) <= {column.strip().lower() for column in columns_of(path)}
+        advice = f"; for a table of pairs, use --dataset {path} --split all" if is_of_pairs else ""
+        raise OptionError(f"{path}: has no column named {PATH}, or an empty one{advice}")
     if unknown := [column for column in rows[0][1] if column not in known]:
         print(one_line(f"NOTE: {path}: columns that are not used: {', '.join(unknown)} (used: {', '.join(known)})"))
     jobs = []

@@ -4,6 +4,7 @@ Every result tells which photograph it was made from and how (`pairs.origin`). O
 in another way, is never taken for a result of this one.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ DENSITY_COLUMNS = (
     *("path", "vessel_density", "vessel_px", "field_px", "threshold", "field_share", "stretch", "sharpness"),
     *("contrast", "confidence", SOURCE, DIGEST, MADE_WITH),
 )
+LONGEST_NAME = 255  # bytes, of most file systems
 NAMED = 5  # doubtful photographs listed in the printout; the table has all
 
 
@@ -144,8 +146,10 @@ class Synthesis:
         """Write the results for one photograph; returns the confidence in them, and a remark for the user, or "".
 
         Raises:
-            DataError: it cannot be read, or shows nothing.
+            DataError: it cannot be read, or shows nothing, or its name is too long.
         """
+        if any(len(os.fsencode(path.name)) > LONGEST_NAME for path in job.results()):
+            raise DataError(f"{job.source}: the names of its results would exceed {LONGEST_NAME} bytes; rename it")
         fundus = read_fundus(job.source)
         field, origin = self.field(job, fundus), self.origin(job)
         fov, diameter = field.mask, job.diameter(field)

@@ -1,5 +1,6 @@
 """A complete evaluation of a data set, with missing and damaged files, and invalid options."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,10 @@ def complete(tmp_path_factory):
         found.whole = found.summary[found.summary["sector"] == "whole"].set_index(["region", "candidate", "measure"])
         found.events = Path("logs/fit/run/evaluation").absolute()
     return found
+
+
+def test_tables_state_how_many_eyes_a_method_has(complete):
+    assert re.search(r"synthetic_octa</th>\s*<td>2</td>", complete.report)
 
 
 def test_every_eye_has_a_row_for_each_candidate_and_sector(complete):
@@ -121,7 +126,7 @@ def test_control_comes_from_any_block_of_eyes(here, monkeypatch):
     pd.testing.assert_frame_equal(together.per_eye, evaluated("pairs.csv", "--split", "all").per_eye)
     ours = together.per_eye.query("candidate == 'this run' and sector == 'whole'")
     assert (ours["control_vessel_auc"] < ours["registered_vessel_auc"] - 0.2).all()
-    assert "without another eye of the same region and size: 1 of 3 crops" in together.report
+    assert "without another eye, so compared with itself upside down: 1 of 3 crops" in together.report
 
 
 @pytest.fixture

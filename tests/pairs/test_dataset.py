@@ -57,8 +57,24 @@ def test_simulated_retinas_are_known_by_word_folder_and_table(root, mark):
         assert is_simulated(data), data
 
 
+def test_table_of_simulated_retinas_is_known_whatever_is_wrong_with_its_rows(root):
+    (root / "SIMULATED.txt").touch()
+    table = root.with_name("crops.csv")
+    scans = "cropped/octa/disc/1_OD.png", "cropped/octa/disc/2_OS.png"  # of one photograph, which training refuses
+    rows = [f"{root.name}/{WHOLE},{root.name}/{scan},{subject}" for subject, scan in enumerate(scans)]
+    table.write_text("\n".join(["fundus,octa,subject", "lost.png,lost.png,1", *rows]) + "\n")
+    assert is_simulated(table)
+
+
+def test_results_beside_the_note_are_simulated_however_deep_they_lie(tmp_path):
+    (tmp_path / "SIMULATED.txt").touch()
+    (tmp_path / "pairs.csv").write_text("fundus,octa,subject\nfundus/one/cropped/fundus/disc/1_OD.png,b.png,1\n")
+    assert is_simulated(tmp_path / "pairs.csv")
+
+
 def test_real_and_missing_data_are_not_simulated(root):
-    (root.parent / "SIMULATED.txt").touch()  # beside the data set, not in it
+    (root.parent / "beside").mkdir()
+    (root.parent / "beside" / "SIMULATED.txt").touch()
     for data in (None, root, root.parent, table_of_a_pair(root, CROP), "moved", "moved.csv"):
         assert not is_simulated(data), data
 

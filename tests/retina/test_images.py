@@ -374,6 +374,12 @@ def test_brighter_image_that_comes_later_counts(tmp_path, random, capsys):
     assert capsys.readouterr().out.count("NOTE") == 2
 
 
+def test_tiff_that_states_its_largest_value_is_not_brightened(tmp_path):
+    levels = np.linspace(0, 900, 400, dtype=np.uint16).reshape(20, 20)
+    tifffile.imwrite(tmp_path / "a.tif", levels, extratags=[(281, "H", 1, 4095, True)])
+    assert read_image(tmp_path / "a.tif")[..., 0].max() == round(255 * 900 / 4095)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
 @pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3)])
 def test_resized_keeps_kind_and_channels_of_an_image(dtype, shape):

@@ -119,6 +119,11 @@ def test_run_on_a_folder_of_simulated_retinas_is_no_run_on_real_pairs(shipped, s
     assert run_to_use(None)[0] == Path("training_checkpoints/a run")
     Path(folder, "UT-FSOCTA-v1/SIMULATED.txt").touch()
     assert run_to_use(None)[0] == shipped
+    own_run("another run", data=folder)
+    shutil.rmtree(folder)
+    assert run_to_use(None)[0] == Path("training_checkpoints/a run")  # this one does not know, since it was made before
+    shutil.rmtree("training_checkpoints/a run")
+    assert run_to_use(None)[0] == shipped
 
 
 def test_one_file_of_weights_from_real_pairs_is_a_finished_run(shipped, runs):

@@ -65,6 +65,13 @@ def test_another_photograph_of_the_same_name_stops_the_command_before_anything_i
     assert {name: Path("out", name).read_bytes() for name in files_below("out")} == before
 
 
+def test_photograph_whose_name_is_too_long_for_its_results_fails_alone():
+    long = Job(Path("n" * 245 + ".png"), Path("n" * 245 + ".png"))
+    Image.fromarray(round_field(100)).save(long.source)
+    assert [fault.endswith("rename it") for fault in run(long, ONE)] == [True]
+    assert files_below("out") == ["001.png", "001_probability.png", "001_vessels.png", DENSITIES]
+
+
 def test_photograph_that_was_replaced_under_its_name_stops_the_command():
     run(ONE)
     TWO.source.replace(ONE.source)
