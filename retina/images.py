@@ -157,7 +157,7 @@ def faults_named(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = why(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not an image, or damaged"
+            reason = "not an image, damaged, or of a rare kind; save it as PNG"
         raise DataError(f"{path}: cannot be read as an image ({reason})") from error
 
 
