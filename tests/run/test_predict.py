@@ -202,3 +202,11 @@ def test_even_light_keeps_colours_vessels_and_what_lies_outside_the_field():
     assert not evened[~fov].any()
     assert evened[100, 150, 1] / evened[100, 150, 0] == pytest.approx(100 / 160, rel=0.02)
     assert evened[100, 100, 0] / evened[100, 150, 0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_published_prediction_has_the_statistics_of_its_batch_and_dropout(predictor, fundus):
+    patch = program.to_model(fundus[:64, :64])[np.newaxis]
+    own = predictor.with_own_statistics(patch)[0].numpy()
+    with program.without_dropout(predictor.generator):
+        np.testing.assert_allclose(Predictor(predictor.generator, 0.0).as_published(patch), own, atol=1e-4)
+    assert np.abs(predictor.as_published(patch) - own).max() > 1e-2
