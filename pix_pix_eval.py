@@ -92,11 +92,12 @@ def run_evaluation(options: argparse.Namespace) -> int:
     """
     started = datetime.now()
     run, why = run_to_use(options.run)
-    settings = read_run(run).settings
+    made = read_run(run)
+    settings = made.settings
     data = find_dataset(options.data or settings.data, "--data")
     listed, unpaired = load_cases(data, options.split, settings)
     use_seen = options.include_seen or options.split not in (None, "test", "all")
-    choice = choose(data, listed, options.split, read_run(run).seen, None if use_seen else "--include-seen")
+    choice = choose(data, listed, options.split, made.seen, None if use_seen else "--include-seen")
     if moved := moved_in_words(data, choice.photographs.itertuples(index=False)):
         print(moved)
     if unpaired:

@@ -95,13 +95,14 @@ from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesi
 def run_synthesis(options: argparse.Namespace) -> int:
     """Do what the options ask for; returns the exit status: 2 if a photograph failed, or may have been left out."""
     run, why = run_to_use(options.run)
-    settings = read_run(run).settings
+    made = read_run(run)
+    settings = made.settings
     if options.stride is not None and options.stride > settings.patch_size:
         raise OptionError(f"--stride {options.stride}: must be at most the run's patch size, {settings.patch_size} px")
     scale = {name: getattr(options, name) for name in SCALES}
     if options.dataset is not None:
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
-        jobs, others = list_dataset_jobs(dataset, options.split, settings, read_run(run).seen), []
+        jobs, others = list_dataset_jobs(dataset, options.split, settings, made.seen), []
         jobs = [replace(job, **scale) for job in jobs]
     else:
         jobs, others = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})

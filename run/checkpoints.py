@@ -138,7 +138,7 @@ class RunJson(NamedTuple):
     digest: str  # of the data
     seen: frozenset[str]  # see `photo_digest`
     weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
-    simulated: bool  # it was trained on simulated retinas alone
+    simulated: bool  # its data were known to be simulated retinas when it was written; 1.1.0 did not say
 
 
 def read_run(folder: Path) -> RunJson:
@@ -156,7 +156,7 @@ def read_run(folder: Path) -> RunJson:
         raise RunError(f"{folder}: not a run (it has no run.json)") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
-    return RunJson(settings, digest, seen, weights, bool(content.get("simulated")) or is_simulated(settings.data))
+    return RunJson(settings, digest, seen, weights, bool(content.get("simulated")))
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

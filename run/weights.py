@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from basics.command_line import VERSION, one_line
 from basics.files import atomic_file
+from pairs.dataset import is_simulated
 from pairs.origin import printable
 from run.checkpoints import (
     RunError,
@@ -65,7 +66,7 @@ def why_not(run: Path) -> str:
         settings, _, _, one_file, simulated = read_run(run)
     except RunError as error:
         return f"{UNUSABLE} ({error})"
-    if simulated:
+    if simulated or is_simulated(settings.data):
         return "was trained on simulated retinas alone"
     if one_file is not None:
         return ""
