@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 
 from basics.files import disk_errors_name
 from evaluation.evaluate import MONTAGE, Evaluation
-from evaluation.inputs import PUBLISHED, SIMULATED_TRUTH, list_images, regions_of
+from evaluation.inputs import PUBLISHED, regions_of
 from evaluation.measures import AGREEMENTS, DENSITY_NAMES, OURS, REAL, SIMILARITY_NAMES, VESSEL_SCORE_NAMES
 from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS
+from pairs.dataset import is_simulated
 from pairs.table import is_table
 from retina.ut_fsocta import OTHER_REGION
 from retina.vessels import OCTA_CLASSES, SECTORS, VESSEL_MAP_SIGMA, WHOLE
@@ -99,7 +100,7 @@ def opening(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame, weigh
     eyes = ", ".join(f"{counted((real['region'] == region).sum(), 'eye')}, {region}" for region in regions)
     subjects = counted(real["subject"].nunique(), "subject")
     found = [f"{subjects} ({eyes}) of {evaluation.data}: {choice.why}; weights: {weights}."]
-    if list_images(evaluation.data / "cropped" / SIMULATED_TRUTH, regions):
+    if is_simulated(evaluation.data):
         found.append(
             "NO REAL EYES: these are simulated retinas, photographs as well as OCT-A; what is called real OCT-A below "
             "is the simulated one."

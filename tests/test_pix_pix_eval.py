@@ -117,6 +117,13 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_table_of_simulated_retinas_is_called_so_too(here):
+    table_of_eyes(1)
+    assert "NO REAL EYES" not in evaluated("pairs.csv", "--split", "all").printed
+    Path("SIMULATED.txt").touch()
+    assert "NO REAL EYES" in evaluated("pairs.csv", "--split", "all").printed
+
+
 @pytest.mark.slow
 def test_control_comes_from_any_block_of_eyes(here, monkeypatch):
     table_of_eyes(3)
