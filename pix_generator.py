@@ -15,11 +15,11 @@ def Generator(in_channels: int, patch_dim: tuple[int | None, int | None], out_ch
     Args:
         in_channels: channels of the fundus, 3.
         patch_dim: height and width of a patch in px, multiples of 64; None allows any such multiple for a side.
-        out_channels: channels of the OCT-A, 1 or 4.
+        out_channels: channels of the OCT-A, 1 or 4, and one more for a vessel probability p, as 2 p - 1.
 
     Returns:
         A model (batch, height, width, in_channels) -> (batch, height, width, out_channels), both float32 on [-1, 1].
-        29,253,892 parameters at 3 -> 4 channels, 29,247,745 at 3 -> 1.
+        29,253,892 parameters at 3 -> 4 channels, 29,247,745 at 3 -> 1, 29,249,794 at 3 -> 2.
 
     Raises:
         ValueError: a side of the patch is not a multiple of 64.

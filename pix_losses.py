@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+LAMBDA_VESSELS = 20.0  # weight of `vessel_loss` in the generator's
+UNKNOWN = -3.0  # in place of drawn vessels: those of a real pair
+LEAST = 1e-6  # probability, so that its logarithm is finite
 GRID_PX = 16  # the last four transposed convolutions, each of stride 2, can leave patterns with periods of 2 to 16 px
 
 
@@ -42,6 +45,19 @@ def mean_tile(images: tf.Tensor) -> tf.Tensor:
     batch, height, width, channels = tf.unstack(tf.shape(images))
     tiles = tf.reshape(images, (batch, height // GRID_PX, GRID_PX, width // GRID_PX, GRID_PX, channels))
     return tf.reduce_mean(tiles, axis=(1, 3))
+
+
+def vessel_loss(gen_vessels: tf.Tensor, vessels: tf.Tensor) -> tf.Tensor:
+    """Mean cross-entropy of a vessel probability p = (gen_vessels + 1) / 2 with the drawn vessels, over known pixels.
+
+    Args:
+        gen_vessels: (batch, height, width, 1), [-1, 1], the generator's last channel.
+        vessels: (batch, height, width, 1): how likely somebody would draw a vessel, as 2 q - 1, or UNKNOWN.
+    """
+    known = tf.cast(vessels >= -1, tf.float32)
+    drawn, found = (vessels + 1) / 2, (gen_vessels + 1) / 2
+    entropy = -(drawn * tf.math.log(found + LEAST) + (1 - drawn) * tf.math.log(1 - found + LEAST))
+    return tf.math.divide_no_nan(tf.reduce_sum(known * entropy), tf.reduce_sum(known))
 
 
 def discriminator_loss(disc_real_output: tf.Tensor, disc_generated_output: tf.Tensor) -> tf.Tensor:

@@ -35,7 +35,7 @@ import tensorflow as tf
 from pairs.dataset import Pair
 from pix_discriminator import Discriminator
 from pix_generator import Generator
-from pix_losses import discriminator_loss, generator_loss, l1_loss
+from pix_losses import LAMBDA_VESSELS, discriminator_loss, generator_loss, l1_loss, vessel_loss
 from retina.field_of_view import field_to_use
 from retina.images import FUNDUS_CHANNELS, octa_to_grey
 from retina.similarity import mean_scores, validation_scores, vessel_agreement
@@ -52,7 +52,7 @@ from run.weights import start_from
 
 CHECKPOINT_EPOCHS, CHECKPOINT_SECONDS = 20, 300  # between checkpoints: the study's; at most, within an epoch too
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
-SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "disc_loss")  # in the progress bar
+SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "gen_vessel_loss", "disc_loss")  # in the progress bar
 LARGE_PICTURES = 25  # of each eye in a run; each takes a megabyte
 LEAST_BYTES = 2_400_000_000  # of address space of the networks and the smallest batch, a fifth less than measured
 SMALLER_RUN = "start a run with a smaller --batch-size or --patch-size"  # if memory is short
@@ -145,34 +145,39 @@ class Pix2Pix:
         """Args: settings, whose precision is a dtype policy, not `auto`."""
         keras.config.set_dtype_policy(settings.precision)
         patch_dim = (settings.patch_size, settings.patch_size)
-        self.lambda_l1, self.l1_scale = settings.lambda_l1, settings.l1_scale
-        self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
+        self.settings = settings
+        self.generator = Generator(FUNDUS_CHANNELS, (None, None), settings.target_channels)
         self.discriminator = Discriminator(FUNDUS_CHANNELS, settings.octa_channels, patch_dim)
         self.generator_optimizer = devices.new_optimizer(self.generator, settings)
         self.discriminator_optimizer = devices.new_optimizer(self.discriminator, settings)
-        self.predictor = Predictor(self.generator, settings.input_noise)
+        self.predictor = Predictor(self.generator, settings)
         self.signature = [
             tf.TensorSpec((None, *patch_dim, channels), tf.float32)
-            for channels in (FUNDUS_CHANNELS, settings.octa_channels)
+            for channels in (FUNDUS_CHANNELS, settings.target_channels)
         ]
 
     def train_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """Train both networks on a batch of fundus (batch, patch, patch, 3) and OCT-A (.., channels), [-1, 1].
 
-        Returns:
-            Scalars: the four losses, and the mean probability of being real that the discriminator assigns to real and
-            to generated images.
-        """
-        with tf.GradientTape() as gen_tape, tf.GradientTape() as disc_tape:
-            gen_output = self.generator(input_image, training=True)
+        With a vessel probability, the target's last channel are the drawn vessels, which the discriminator never sees.
 
-            disc_real_output = self.discriminator([input_image, target], training=True)
-            disc_generated_output = self.discriminator([input_image, gen_output], training=True)
+        Returns:
+            Scalars: the losses, and the mean probability of being real that the discriminator assigns to real and to
+            generated images.
+        """
+        settings, last = self.settings, self.settings.octa_channels
+        with tf.GradientTape() as gen_tape, tf.GradientTape() as disc_tape:
+            output = self.generator(input_image, training=True)
+            gen_output, octa = output[..., :last], target[..., :last]
+
+            disc_real_output, disc_generated_output = self.judged(input_image, octa, gen_output)
 
             gen_total_loss, gen_gan_loss, gen_l1_loss = generator_loss(
-                disc_generated_output, gen_output, target, self.lambda_l1, self.l1_scale
+                disc_generated_output, gen_output, octa, settings.lambda_l1, settings.l1_scale
             )
             disc_loss = discriminator_loss(disc_real_output, disc_generated_output)
+            of_vessels = self.vessel_losses(output, target)
+            gen_total_loss += sum(LAMBDA_VESSELS * loss for loss in of_vessels.values())
             # In float16, small gradients would vanish: the loss is scaled up, and `apply` scales back.
             scaled_gen_loss = self.generator_optimizer.scale_loss(gen_total_loss)
             scaled_disc_loss = self.discriminator_optimizer.scale_loss(disc_loss)
@@ -187,16 +192,45 @@ class Pix2Pix:
             "disc_loss": disc_loss,
             "disc_real_mean": tf.reduce_mean(tf.sigmoid(disc_real_output)),
             "disc_generated_mean": tf.reduce_mean(tf.sigmoid(disc_generated_output)),
-        }
+        } | of_vessels
+
+    def judged(self, input_image: tf.Tensor, octa: tf.Tensor, gen_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The discriminator's logits for real and for generated OCT-A (batch, patch, patch, channels), [-1, 1].
+
+        In one batch both are normalised by the same mean and variance, so that it can see where theirs differ.
+        """
+        if self.settings.discriminator_calls == 2:
+            return tuple(self.discriminator([input_image, octa], training=True) for octa in (octa, gen_output))
+        both = [tf.concat(images, axis=0) for images in ((input_image, input_image), (octa, gen_output))]
+        return tuple(tf.split(self.discriminator(both, training=True), 2))
 
     def l1_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Train the generator alone, on the weighted mean absolute error; images as in `train_step`."""
+        """Train the generator alone, on the mean absolute error and the vessels; images as in `train_step`."""
+        return self.generator_step(input_image, target, self.settings.lambda_l1)
+
+    def vessel_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Train the generator alone, on the vessels: the mean absolute error of pixels would wash out the speckle."""
+        return self.generator_step(input_image, target, 0.0)
+
+    def generator_step(self, input_image: tf.Tensor, target: tf.Tensor, lambda_l1: float) -> dict[str, tf.Tensor]:
+        """A step without the discriminator."""
+        last = self.settings.octa_channels
         with tf.GradientTape() as tape:
-            gen_l1_loss = l1_loss(self.generator(input_image, training=True), target)  # of single pixels: no speckle
-            scaled_loss = self.generator_optimizer.scale_loss(self.lambda_l1 * gen_l1_loss)
+            output = self.generator(input_image, training=True)
+            losses = {"gen_l1_loss": l1_loss(output[..., :last], target[..., :last])} if lambda_l1 else {}
+            losses |= self.vessel_losses(output, target)
+            weighted = {"gen_l1_loss": lambda_l1, "gen_vessel_loss": LAMBDA_VESSELS}
+            total = sum(weighted[name] * loss for name, loss in losses.items())
+            scaled_loss = self.generator_optimizer.scale_loss(total)
         weights = self.generator.trainable_variables
         self.generator_optimizer.apply(tape.gradient(scaled_loss, weights), weights)
-        return {"gen_l1_loss": gen_l1_loss}
+        return losses
+
+    def vessel_losses(self, output: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The loss of the vessel probability, if the generator predicts one."""
+        return (
+            {"gen_vessel_loss": vessel_loss(output[..., -1:], target[..., -1:])} if self.settings.vessel_output else {}
+        )
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -217,6 +251,7 @@ class Run:
     def __post_init__(self):
         self.train_step = devices.compiled(self.networks.train_step, self.networks.signature, self.strategy)
         self.l1_step = devices.compiled(self.networks.l1_step, self.networks.signature, self.strategy)
+        self.vessel_step = devices.compiled(self.networks.vessel_step, self.networks.signature, self.strategy)
         self.steps = self.settings.epochs * self.patches.steps_per_epoch
         self.saved_at = time.monotonic()
 
@@ -276,15 +311,15 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             input_image, target = next(batches)
             rate = learning_rate(settings, step, run.steps)
             networks.generator_optimizer.learning_rate = networks.discriminator_optimizer.learning_rate = rate
-            train_step = run.l1_step
+            past_l1_only = is_past_l1_only(settings, step, run.steps)
+            train_step = run.vessel_step if settings.vessel_output and past_l1_only else run.l1_step
             if has_discriminator(settings, step, run.steps):
                 train_step, input_image = run.train_step, with_noise(input_image, settings, step)
             losses = {tag: float(loss) for tag, loss in train_step(input_image, target).items()}
             check_finite(losses, step, state.folder)
             state.step.assign(step)
 
-            phase = float(is_past_l1_only(settings, step, run.steps))
-            run.log_scalars(losses | {"learning_rate": rate, "phase": phase}, step)
+            run.log_scalars(losses | {"learning_rate": rate, "phase": float(past_l1_only)}, step)
             for tag, loss in losses.items():
                 of_epoch.setdefault(tag, []).append(loss)
             bar.set_postfix({tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES if tag in losses}, refresh=False)
@@ -367,9 +402,7 @@ def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray,
     predictor, real = networks.predictor, octa_to_grey(pair.octa / 255)
     predicted = predictor.predict(pair.fundus, pair.fov)
     scores = validation_scores(real, octa_to_grey(predicted), pair.fov)
-    if predictor.input_noise:
-        without_noise = octa_to_grey(predictor.predict(pair.fundus, pair.fov, with_noise=False))
-        scores |= vessel_agreement(real, without_noise, pair.fov)
+    scores |= vessel_agreement(real, predictor.predict_vessels(pair.fundus, pair.fov), pair.fov)
     return predicted, scores
 
 

@@ -235,8 +235,7 @@ class Registration:
     def predict(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> None:
         """Set the eye of a case, from its photograph and field, unless it was predicted before."""
         if case not in self.eyes:
-            octa = self.predictor.predict(fundus, fov, with_noise=False)
-            self.eyes[case] = reduced_eye(octa_to_grey(octa), fov)
+            self.eyes[case] = reduced_eye(self.predictor.predict_vessels(fundus, fov), fov)
 
     def controls(self, case: Case) -> list[Masked]:
         """The eyes that a pair is compared with, see `chosen_controls`: of its region, next in the table."""

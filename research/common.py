@@ -20,7 +20,6 @@ import pandas as pd
 from pairs.dataset import find_dataset, load_data_cases, load_pairs
 from retina.field_of_view import find_field
 from retina.images import octa_to_grey
-from retina.vessels import map_vessels
 from run.checkpoints import read_run
 from run.predict import Prediction, Predictor, load_predictor
 from simulation.eye import TREE_SHARED_BY
@@ -45,7 +44,7 @@ def predicted_photograph(
     field = find_field(fundus)
     diameter = field.diameter()
     predicted = predictor.predict_photograph(fundus, field.mask, diameter)
-    return field.mask, diameter, predicted, map_vessels(predicted.probability, field.mask, None, diameter)[0]
+    return field.mask, diameter, predicted, predictor.map_of(predicted.probability, field.mask)
 
 
 def real_pairs(dataset: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from retina.field_of_view import find_field
 from retina.images import octa_to_grey, read_fundus, read_image
-from retina.vessels import map_vessels, vessel_density
+from retina.vessels import vessel_density
 from simulation.eye import TREE_SHARED_BY, Circle, make_stream_eye
 from simulation.fundus import render_fundus
 from simulation.stream import simulated_pair
@@ -114,7 +114,7 @@ def no_fields() -> Iterator[tuple[str, np.ndarray]]:
     """Pictures without the border of a field: crops inside simulated retinas, and other things."""
     found = 0
     for number in range(0, 10**6, TREE_SHARED_BY):
-        fundus, _, fov = simulated_pair(SEED, number)
+        fundus, *_, fov = simulated_pair(SEED, number)
         if fov.all():
             yield "crop of a retina", fundus
             found += 1
@@ -162,7 +162,7 @@ def print_densities(run: Path) -> None:
         field = find_field(fundus)
         diameter = field.diameter()
         probability = predictor.predict_photograph(fundus, field.mask, diameter, True, field.stretch).probability
-        return vessel_density(map_vessels(probability, field.mask, None, diameter)[0], field.mask)
+        return vessel_density(predictor.map_of(probability, field.mask), field.mask)
 
     print_head(*(f"{stretch:g}" for stretch in STRETCHES))
     ratios = []

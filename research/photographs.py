@@ -7,7 +7,7 @@ scored; if it is empty, those inside the field of view that the program finds. R
 sets. For several runs, their means are printed. `--by` adds a table that groups the photographs by an additional
 column, such as `camera`, with the range over the runs.
 
-AUC is computed from the vessel probability, smoothed as for the vessel map. Dice is computed from the program's own
+AUC is computed from the vessel probability. Dice is computed from the program's own
 vessel map (`--vessels`). Thin and wide sensitivity are the shares of manual vessel pixels that this map contains, in
 vessels narrower than 3 px at a field of 1000 px, and in wider ones. The baseline is a ridge filter on the green
 channel, which needs no training.
@@ -28,7 +28,7 @@ from evaluation.measures import ridge_filter
 from retina.field_of_view import FIELD_MM, find_field
 from retina.images import octa_to_grey, read_fundus, read_image
 from retina.similarity import checkerboard
-from retina.vessels import map_vessels, roc_auc
+from retina.vessels import roc_auc
 from run.predict import Predictor
 
 WIDE = 3.0  # px at a field of FIELD px
@@ -56,11 +56,11 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
     started = time.perf_counter()
     predicted = predictor.predict_photograph(fundus, fov, None if scale == "own" else diameter, scale == "fast")
     seconds = time.perf_counter() - started
-    vessels, smoothed, _ = map_vessels(predicted.probability, fov, None, diameter)
+    vessels = predictor.map_of(predicted.probability, fov)
     truth, diameter = truth & counts, diameter or max(fov.shape)
     ridges = ridge_filter(fundus, fov, FIELD_MM / diameter)
     return [
-        roc_auc(truth[counts], smoothed[counts]),
+        roc_auc(truth[counts], predicted.probability[counts]),
         2 * (vessels & truth).sum() / ((vessels & counts).sum() + truth.sum()),
         *sensitivities(truth, vessels, diameter),
         checkerboard(octa_to_grey(predicted.octa), fov),

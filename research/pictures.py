@@ -25,7 +25,7 @@ from retina.field_of_view import FIELD_MM
 from retina.images import black_outside, octa_to_grey
 from retina.pictures import missed_and_invented, with_border, with_outline, with_vessels
 from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
-from retina.vessels import map_vessels, vessel_density, vessel_map
+from retina.vessels import vessel_density, vessel_map
 from run.batches import TrainingPatches, training_image
 from run.predict import Predictor
 from run.settings import Settings
@@ -74,11 +74,11 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
     found = []
     for number in range(UNSEEN, UNSEEN + EYES * TREE_SHARED_BY, TREE_SHARED_BY):
         eye, window = make_stream_eye(0, number, CROP_PX)
-        fundus, octa, fov = simulated_pair(0, number)
+        fundus, octa, _, fov = simulated_pair(0, number)
         wide = eye.vessels(window, TRUTH_MIN_WIDTH_MM)
         truth = (wide["artery"].merge(wide["vein"]).depth > 0) & fov
         probability = predictor.vessel_probability(fundus, fov, None)
-        vessels = map_vessels(probability, fov, "disc", None)[0] & fov
+        vessels = predictor.map_of(probability, fov, "disc")
         missed, invented = truth & ~vessels, vessels & ~truth
         images = [black_outside(fundus, fov), octa_to_grey(octa / 255), probability]
         images += [missed_and_invented(truth, vessels)]
@@ -114,14 +114,14 @@ def draw_retinas(path: Path) -> None:
     images, names = [], []
     for row in range(rows):
         pairs = [simulated_pair(0, (row * columns + column) * TREE_SHARED_BY) for column in range(columns)]
-        images += [[fundus for fundus, _, _ in pairs], [octa_to_grey(octa / 255) for _, octa, _ in pairs]]
+        images += [[fundus for fundus, *_ in pairs], [octa_to_grey(octa / 255) for _, octa, *_ in pairs]]
         names += ["Photograph", "Its OCT-A"]
     draw(images, [""] * columns, names, path, side=2.4)
 
 
 def draw_data_flow(predictor: Predictor, path: Path) -> None:
     """The data pipeline: three rows of steps, each with an image or the text of a file, its name, and its module."""
-    fundus, octa, fov = simulated_pair(0, UNSEEN)
+    fundus, octa, _, fov = simulated_pair(0, UNSEEN)
     pair = Pair(fundus, octa, fov)
     patches = TrainingPatches([training_image(pair, PATCH_PX)], Settings(patch_size=PATCH_PX, batch_size=4))
     inputs, targets = (np.array(images / 2 + 0.5) for images in next(patches.batches(0, 1)))

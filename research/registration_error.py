@@ -32,7 +32,7 @@ from alignment.register import (
 )
 from alignment.registration import enlarged, fit_all, jacobian, reduced, reduced_eye
 from alignment.search import Masked
-from retina.images import black_outside, octa_to_grey
+from retina.images import black_outside
 from retina.ut_fsocta import CROP_PX
 from simulation.eye import TREE_SHARED_BY, border_distance, make_stream_eye
 from simulation.fundus import render_fundus
@@ -149,7 +149,7 @@ def main() -> None:
         parser.error(f"--pairs {args.pairs}: must be at least {NEIGHBOURS + 2}")
     predictor = predictor_of(args.run, args.weights)
     retinas = list(displaced_retinas(args.pairs))
-    predicted = (octa_to_grey(predictor.predict(one.fundus, one.fov, with_noise=False)) for one in retinas)
+    predicted = (predictor.predict_vessels(one.fundus, one.fov) for one in retinas)
     eyes = [reduced_eye(octa, one.fov) for octa, one in zip(predicted, retinas, strict=True)]
     sets = [[eyes[(first + step) % len(eyes)] for step in range(NEIGHBOURS + 2)] for first in range(len(eyes))]
     jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))

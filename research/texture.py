@@ -57,7 +57,7 @@ def simulated_octas(number: int) -> Iterator[Octa]:
     while number:
         window = make_stream_eye(0, first, CROP_PX)[1]
         if CROP_SCALE[0] <= window.px_per_mm <= CROP_SCALE[1]:
-            _, octa, fov = simulated_pair(0, first)
+            _, octa, _, fov = simulated_pair(0, first)
             octa = octa_to_grey(octa / 255)
             yield octa, ground_of(octa, fov)
             number -= 1
@@ -130,7 +130,7 @@ def patches_of(octa: np.ndarray, background: np.ndarray, random: np.random.Gener
 def simulated_patches(predictor: Predictor, number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Patches of one simulated retina: of its own OCT-A, and of the prediction, at other positions."""
     random = np.random.default_rng(number)
-    fundus, octa, fov = simulated_pair(0, FIRST + TREE_SHARED_BY * number)
+    fundus, octa, _, fov = simulated_pair(0, FIRST + TREE_SHARED_BY * number)
     own, predicted = (octa_to_grey(image) for image in (octa / 255, predictor.predict(fundus, fov)))
     return patches_of(own, ground_of(own, fov), random), patches_of(predicted, ground_of(predicted, fov), random)
 

@@ -7,7 +7,7 @@ An OCT-A is a float array (height, width) on [0, 1]; `fov`, True inside the fiel
 from itertools import product
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, label
+from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 from skimage.filters import threshold_multiotsu, threshold_otsu
 from skimage.morphology import skeletonize
@@ -15,7 +15,6 @@ from skimage.morphology import skeletonize
 from retina.ut_fsocta import EYES, OTHER_REGION
 
 VESSEL_MAP_SIGMA = 2.0  # px: of 1, 1.5, 2 and 3 the nearest to the manual vessel maps of whole photographs (CHASE_DB1)
-SPECK = 50  # px at a field of 1000 px: smaller parts of a vessel map are removed; Dice falls by 0.002 at most
 # Brightness classes of a smoothed OCT-A; the brightest are the vessels. The others are gaps and capillary mesh, and at
 # the macula the avascular zone. Against the exact vessels of eight simulated retinas: Dice 0.85 at the disc (4 classes
 # 0.82, 2 classes 0.75), 0.70 at the macula (3: 0.60, 2: 0.36), r of the densities 0.95 and 0.92. None: whole
@@ -63,28 +62,9 @@ def vessel_threshold(values: np.ndarray, region: str | None = None) -> float:
 
 
 def vessel_map(octa: np.ndarray, fov: np.ndarray, region: str | None = None) -> np.ndarray:
-    """The large vessels of an OCT-A at the scale of UT-FSOCTA's crops, of any size; `region` as for the threshold."""
-    return map_vessels(octa, fov, region, None)[0]
-
-
-def map_vessels(
-    octa: np.ndarray, fov: np.ndarray, region: str | None, diameter: float | None
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """The large vessels of an OCT-A, (height, width), bool, the smoothed OCT-A, and the threshold on it (nan: none).
-
-    Args:
-        region: as for `vessel_threshold`.
-        diameter: of the field in px; None: unknown, or the scale is that of UT-FSOCTA's crops.
-    """
-    smoothed = smooth(octa, fov, VESSEL_MAP_SIGMA if diameter is None else diameter / 1000)
-    threshold = vessel_threshold(smoothed[fov], region)
-    vessels = fov & (smoothed > threshold)
-    if diameter is not None:
-        parts, _ = label(vessels, np.ones((3, 3)))
-        is_large = np.bincount(parts.ravel()) >= SPECK * (diameter / 1000) ** 2
-        is_large[0] = False  # the ground
-        vessels = is_large[parts]
-    return vessels, smoothed, threshold
+    """The large vessels of an OCT-A (height, width), bool; `region` as for `vessel_threshold`."""
+    smoothed = smooth(octa, fov, VESSEL_MAP_SIGMA)
+    return fov & (smoothed > vessel_threshold(smoothed[fov], region))
 
 
 def ratio(part: float, whole: float) -> float:

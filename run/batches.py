@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pairs.dataset import Pair
+from pix_losses import UNKNOWN
 from retina.images import FUNDUS_CHANNELS, continue_outside
 from retina.patches import patch_corners, reflect_to_patch
 from retina.ut_fsocta import CROP_PX
@@ -136,11 +137,11 @@ class SimulatedPatches:
         self, draw: Callable[[int], Iterator[np.ndarray]], settings: Settings, real: TrainingPatches | None = None
     ):
         """Args:
-        draw: yields retinas without end, starting at a number: (CROP_PX, CROP_PX, 3 + OCT-A channels), uint8.
+        draw: yields retinas without end, starting at a number: (CROP_PX, CROP_PX, 3 + target channels), uint8.
         settings: of the run.
         real: patches of real pairs to mix in, by the share `mix`, at least one of each kind in a batch.
         """
-        self.draw, self.channels = draw, FUNDUS_CHANNELS + settings.octa_channels
+        self.draw, self.channels = draw, FUNDUS_CHANNELS + settings.target_channels
         self.patch_size, self.batch_size, self.seed = settings.patch_size, settings.batch_size, settings.seed
         self.real, self.simulated_per_batch = real, self.batch_size
         if real is None:
@@ -187,6 +188,14 @@ class SimulatedPatches:
         blocks = retinas.prefetch(RETINAS_PER_BLOCK).batch(RETINAS_PER_BLOCK, drop_remainder=True)
         return blocks.enumerate(first_block).flat_map(cut_block).skip(done)
 
+    def joined(
+        self, simulated: tuple[tf.Tensor, tf.Tensor], real: tuple[tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One batch from two; the vessels of real pairs are unknown."""
+        missing = self.channels - FUNDUS_CHANNELS - real[1].shape[-1]
+        target = tf.pad(real[1], [[0, 0]] * 3 + [[0, missing]], constant_values=UNKNOWN)
+        return tf.concat([simulated[0], real[0]], axis=0), tf.concat([simulated[1], target], axis=0)
+
     def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
 
@@ -200,9 +209,7 @@ class SimulatedPatches:
         if self.real is not None:
             per_batch = self.batch_size - self.simulated_per_batch
             real = self.real.patches(first_step * per_batch).batch(per_batch)
-            dataset = tf.data.Dataset.zip(dataset, real).map(
-                lambda simulated, real: tuple(tf.concat(images, axis=0) for images in zip(simulated, real, strict=True))
-            )
+            dataset = tf.data.Dataset.zip(dataset, real).map(self.joined)
         try:
             yield from dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE)
             return

@@ -138,7 +138,7 @@ def simulated_validation(settings: Settings) -> list[Pair]:
     """Simulated retinas that no run is trained on: the same for every seed, each from its own tree."""
     pairs = []
     for number in range(VALIDATION_RETINAS):
-        fundus, octa, fov = simulated_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)
+        fundus, octa, _, fov = simulated_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)
         fov = fov if settings.fov_mask else np.ones_like(fov)
         pairs.append(Pair(fundus, as_in_files(octa, settings.octa_channels), fov))
     return pairs
@@ -159,10 +159,11 @@ def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPa
     workers = min(max(1, (os.cpu_count() or 1) - 1), MAX_DRAWING)
 
     def draw(first: int) -> Iterator[np.ndarray]:
-        for retina in stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1)
-            pair = continue_outside(retina[..., :-1], retina[..., -1] > 0)  # as in `training_image`
-            fundus, octa = pair[..., :FUNDUS_CHANNELS], pair[..., FUNDUS_CHANNELS:]
-            yield np.dstack([fundus, as_in_files(octa, settings.octa_channels)])
+        for retina in stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1 + 1)
+            seen = continue_outside(retina[..., :-1], retina[..., -1] > 0)  # as in `training_image`
+            fundus, octa, drawn = np.split(seen, [FUNDUS_CHANNELS, FUNDUS_CHANNELS + 1], axis=-1)
+            octa = as_in_files(octa, settings.octa_channels)
+            yield np.dstack([fundus, octa, drawn] if settings.vessel_output else [fundus, octa])
 
     return SimulatedPatches(draw, settings, real)
 

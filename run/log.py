@@ -23,9 +23,10 @@ from retina.similarity import VALIDATION_SCORES
 from run.settings import Settings, as_options
 
 LOSSES = {
-    "gen_total_loss": "generator: gen_gan_loss + lambda x gen_l1_loss",
+    "gen_total_loss": "generator: gen_gan_loss + lambda x gen_l1_loss + 20 x gen_vessel_loss, if there is one",
     "gen_gan_loss": "generator: cross-entropy of the discriminator's verdict with `real`; 0.69: undecided",
     "gen_l1_loss": "generator: mean absolute error of the training patches, on [-1, 1]; speckle keeps it high",
+    "gen_vessel_loss": "generator: cross-entropy of its vessel probability with the drawn vessels of simulated retinas",
     "disc_loss": "discriminator: on real and generated images, summed; 1.39: undecided, near 0: it always wins",
     "disc_real_mean": "discriminator: mean probability of being real that it gives to real patches",
     "disc_generated_mean": "discriminator: mean probability of being real that it gives to generated patches",
@@ -58,7 +59,11 @@ CHARTS = {  # group -> chart -> a regular expression of its tags; only the first
         "speckle": "validation/(texture|grey_levels)",
         "faults": "validation/(checkerboard|rim)",
     },
-    "losses, means of epochs": {"mean absolute error": "epoch/gen_l1_loss", "adversarial": "epoch/(gen_gan|disc)_loss"},
+    "losses, means of epochs": {
+        "mean absolute error": "epoch/gen_l1_loss",
+        "vessels": "epoch/gen_vessel_loss",
+        "adversarial": "epoch/(gen_gan|disc)_loss",
+    },
     "discriminator": {"probability of being real": "disc_(real|generated)_mean"},
     "progress": {"learning rate": "learning_rate", "phase": "phase", "speed": "images_per_second"},
 }

@@ -46,9 +46,10 @@ def settings_of_new_run(given: dict) -> Settings:
     if data == SIMULATED:
         reason, defaults = "simulated retinas", SIMULATED_RUN
     elif "init_from" in given:
-        # The noise belongs to the weights: the network makes its speckle from it.
-        noise = read_run(Path(given["init_from"])).settings.input_noise
-        reason, defaults = "--init-from", FINE_TUNING | {"input_noise": noise}
+        # Noise and outputs belong to the weights. Without simulated retinas nothing would teach the vessels.
+        origin = read_run(Path(given["init_from"])).settings
+        reason, defaults = "--init-from", FINE_TUNING | {"input_noise": origin.input_noise}
+        defaults["vessel_output"] = origin.vessel_output and given.get("mix", FINE_TUNING["mix"]) > 0
     settings = Settings(**(defaults | given | {"data": data}))
     if data == SIMULATED:
         use_simulated_retinas()

@@ -27,7 +27,7 @@ from retina.patches import (
     reflect_to_multiple,
     reflect_to_patch,
 )
-from retina.vessels import smooth
+from retina.vessels import smooth, vessel_map
 from run.checkpoints import RunError
 from run.devices import precision_to_predict, set_up_gpus
 from run.settings import SIZE_MULTIPLE, Settings
@@ -71,9 +71,10 @@ class Predictor:
     Outside it, the network sees the retina continued. RunError: the prediction is not finite.
     """
 
-    def __init__(self, generator: keras.Model, input_noise: float = 0.0):
-        """A generator for images of any size, `Generator(3, (None, None), channels)`, and the run's `input_noise`."""
-        self.generator, self.input_noise = generator, input_noise
+    def __init__(self, generator: keras.Model, settings: Settings):
+        """A generator for images of any size, `Generator(3, (None, None), channels)`, and the settings of its run."""
+        self.generator, self.input_noise = generator, settings.input_noise
+        self.octa_channels, self.vessel_output = settings.octa_channels, settings.vessel_output
         images = tf.TensorSpec((None, None, None, FUNDUS_CHANNELS), tf.float32)
         fixed = generator.non_trainable_variables
         specs = [tf.TensorSpec(value.shape, value.dtype) for value in fixed]
@@ -114,17 +115,39 @@ class Predictor:
             for variable, value in zip(fixed, averages, strict=True)
         ]
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE, with_noise: bool = True) -> np.ndarray:
+    def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE) -> np.ndarray:
         """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
+
+        The network makes its speckle from the run's noise, which is added to the photograph.
 
         Args:
             tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
-            with_noise: add the run's noise, from which the network makes speckle; thin vessels come out best without.
 
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
         """
-        return to_octa(self.generated(fundus, fov, tile, with_noise), fov)
+        return self.octa_of(self.generated(fundus, fov, tile, with_noise=True), fov)
+
+    def predict_vessels(self, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
+        """Vessel probability (height, width), float32 on [0, 1], as `predict`, but without noise."""
+        return self.probability_of(self.generated(fundus, fov, TILE, with_noise=False), fov)
+
+    def map_of(self, probability: np.ndarray, fov: np.ndarray, region: str | None = None) -> np.ndarray:
+        """The vessel map (height, width), bool: where a vessel is more likely than none.
+
+        Without a vessel probability, `probability` is a grey OCT-A, and the map the brightest class of its pixels; see
+        `vessel_map`, also for `region`.
+        """
+        return fov & (probability > 0.5) if self.vessel_output else vessel_map(probability, fov, region)
+
+    def octa_of(self, output: np.ndarray, fov: np.ndarray) -> np.ndarray:
+        """The OCT-A in the generator's output."""
+        return to_zero_one(output[..., : self.octa_channels], fov)
+
+    def probability_of(self, output: np.ndarray, fov: np.ndarray) -> np.ndarray:
+        """The vessel probability in the generator's output: its last channel or, without one, the grey OCT-A."""
+        probability = output[..., -1:] if self.vessel_output else output
+        return octa_to_grey(to_zero_one(probability, fov))
 
     def predict_photograph(
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False, stretch: float = 1.0
@@ -140,9 +163,9 @@ class Predictor:
             stretch: see `Field`.
         """
         view, field = with_equal_scales(fundus, fov, stretch)
-        evened, octa, probability = self.passes_without_noise(view, field, diameter, fast)
-        if self.input_noise:
-            octa = self.one_pass(evened, field, factor_shown(diameter), ORIENTATIONS[0], with_noise=True)
+        evened = view if diameter is None else with_even_light(view, field, diameter)
+        octa = self.octa_of(self.one_pass(evened, field, factor_shown(diameter), ORIENTATIONS[0], True), field)
+        probability = self.mean_of_passes(evened, field, diameter, fast)[..., np.newaxis]
         octa, probability = (black_outside(resized(image, fov.shape), fov) for image in (octa, probability))
         return Prediction(octa, probability[..., 0])
 
@@ -150,28 +173,25 @@ class Predictor:
         self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False
     ) -> np.ndarray:
         """The `probability` of `predict_photograph` alone, without the pass for the OCT-A; the same arguments."""
-        return self.passes_without_noise(fundus, fov, diameter, fast)[2][..., 0]
+        evened = fundus if diameter is None else with_even_light(fundus, fov, diameter)
+        return self.mean_of_passes(evened, fov, diameter, fast)
 
-    def passes_without_noise(
-        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The photograph with even light, its OCT-A, and the vessel probability (height, width, 1)."""
-        fundus = fundus if diameter is None else with_even_light(fundus, fov, diameter)
+    def mean_of_passes(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool) -> np.ndarray:
+        """The vessel probability (height, width) of a photograph with even light."""
         factors, shown = scale_factors(diameter), (factor_shown(diameter), ORIENTATIONS[0])
         orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
         passes = [shown] if fast else product(factors, orientations)
-        octas = {way: self.one_pass(fundus, fov, *way, with_noise=False) for way in passes}
-        probability = np.mean([octa_to_grey(octa) for octa in octas.values()], axis=0)
-        return fundus, octas[shown], probability[..., np.newaxis]
+        outputs = (self.one_pass(fundus, fov, *way, with_noise=False) for way in passes)
+        return np.mean([self.probability_of(output, fov) for output in outputs], axis=0)
 
     def one_pass(
         self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
     ) -> np.ndarray:
-        """OCT-A as from `predict`: the photograph is resized by a factor and reoriented, and the result put back."""
+        """As `generated`: the photograph is resized by a factor and reoriented, and the result put back."""
         size = tuple(max(1, round(side * factor)) for side in fov.shape)
         turned = tuple(slice(None, None, step) for step in orientation)
         output = self.generated(resized(fundus, size)[turned], resized(fov, size)[turned], TILE, with_noise)[turned]
-        return to_octa(resized(output, fov.shape), fov)
+        return resized(output, fov.shape)
 
     def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
         """The generator's output (height, width, channels), [-1, 1]; arguments as of `predict`.
@@ -226,7 +246,7 @@ class Predictor:
         parts = (corners[first : first + batch_size] for first in range(0, len(corners), batch_size))
         batches = (self.as_published(to_model(cut_at_corners(whole, part, size))) for part in parts)
         octa = put_img_back_from_patches((patch for batch in batches for patch in batch.numpy()), whole.shape, stride)
-        return to_octa(octa[: fov.shape[0], : fov.shape[1]], fov)
+        return self.octa_of(octa[: fov.shape[0], : fov.shape[1]], fov)
 
 
 def tile_spans(size: int, tile: int) -> list[tuple[slice, slice]]:
@@ -319,14 +339,14 @@ def to_model(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) / 127.5 - 1
 
 
-def to_octa(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """The generator's output (height, width, channels), [-1, 1] -> [0, 1], black outside the field.
+def to_zero_one(gen_output: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    """The generator's output (height, width, channels), [-1, 1] -> [0, 1], 0 outside the field.
 
     Raises:
         RunError: it is not finite.
     """
     if not np.isfinite(gen_output).all():
-        raise RunError("the predicted OCT-A is not finite: the weights are damaged; choose another --run or --weights")
+        raise RunError("the prediction is not finite: the weights are damaged; choose another --run or --weights")
     return black_outside(gen_output * 0.5 + 0.5, fov)
 
 
@@ -346,9 +366,9 @@ def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[
     """
     keras.utils.set_random_seed(settings.seed)  # for the dropout of the published prediction
     keras.config.set_dtype_policy(precision_to_predict(settings.precision))
-    generator = Generator(FUNDUS_CHANNELS, (None, None), settings.octa_channels)
+    generator = Generator(FUNDUS_CHANNELS, (None, None), settings.target_channels)
     path = load_weights(generator, run, weights)
-    return Predictor(generator, settings.input_noise), path
+    return Predictor(generator, settings), path
 
 
 def announced_predictor(run: Path, weights: str | None, settings: Settings, why: str) -> tuple[Predictor, str]:

@@ -7,17 +7,14 @@ import tensorflow as tf
 
 from run.settings import Settings
 
-L1_FINISH = 0.04  # last share of a run, without the discriminator, if the run makes its speckle from noise
-
 
 def has_discriminator(settings: Settings, step: int, steps: int) -> bool:
-    """Whether a step (from 1 to `steps`) trains against the discriminator, not by the mean absolute error alone.
+    """Whether a step (from 1 to `steps`) trains against the discriminator.
 
-    With `input_noise` only every second step does, and none at the end. In the other steps, without noise, the
-    generator learns to draw the vessels as well as they can be known; so it draws speckle only where there is noise.
+    With `input_noise` only every second step does. In the other steps, without noise, the generator learns to find the
+    vessels as well as they can be known; so it draws speckle only where there is noise.
     """
-    pauses = settings.input_noise and (step % 2 or step > steps - int(L1_FINISH * steps))
-    return is_past_l1_only(settings, step, steps) and not pauses
+    return is_past_l1_only(settings, step, steps) and not (settings.input_noise and step % 2)
 
 
 def is_past_l1_only(settings: Settings, step: int, steps: int) -> bool:

@@ -79,9 +79,18 @@ class Settings:
         "share of simulated retinas in each batch of a run on real pairs: few pairs alone overwrite what was learned",
         metavar="SHARE",
     )
+    vessel_output: bool = setting(
+        False, "predict a vessel probability besides the OCT-A, learned from simulated retinas; published: none"
+    )
     # Model and losses
     patch_size: int = setting(256, "side of a square patch in px, a multiple of 64; published", metavar="PX")
     lambda_l1: float = setting(100.0, "weight of the mean absolute error in the generator's loss; published")
+    discriminator_calls: int = setting(
+        1,
+        "1: the discriminator judges real and generated patches in one batch; 2: in two, each normalised by its own "
+        "mean and variance, which hides differences of contrast, as published",
+        choices=(1, 2),
+    )
     l1_scale: int = setting(
         1,
         "in the steps with the discriminator, side in px of the squares whose means have this error: above 1, only the "
@@ -130,7 +139,8 @@ class Settings:
 
     @classmethod
     def of_run(cls, content: dict) -> "Settings":
-        """Those in a run.json; 1.1.0 wrote `split` for what is now `shares`."""
+        """Those in a run.json; 1.1.0 wrote `split` for what is now `shares`, and called the discriminator twice."""
+        content = {"discriminator_calls": 2} | content
         return cls(**{"shares" if name == "split" else name: value for name, value in content.items()})
 
     def __post_init__(self):
@@ -154,6 +164,8 @@ class Settings:
         if self.mix:
             self._require(self.data != SIMULATED, "mix", f"with --data {SIMULATED}, all are simulated retinas")
             self._require(self.batch_size > 1, "mix", "a --batch-size of 1 can't be mixed; use 2 or more, or --mix 0")
+        if self.vessel_output and not self.mix and self.data not in (None, SIMULATED):
+            raise SettingsError(f"--vessel-output: it learns from simulated retinas; add --mix, or --data {SIMULATED}")
         if self.mix or self.data == SIMULATED:
             self._require(self.augment, "augment", "patches of simulated retinas are always random; drop --no-augment")
             self._require(self.patch_size <= CROP_PX, "patch_size", f"simulated retinas are only {CROP_PX} px wide")
@@ -180,6 +192,11 @@ class Settings:
             self._require(fits and isinstance(value, bool) == (spec.type is bool), spec.name, "not a valid value")
             choices = spec.metadata.get("choices", (value,))
             self._require(value in choices, spec.name, f"must be one of {', '.join(map(str, choices))}")
+
+    @property
+    def target_channels(self) -> int:
+        """Channels that the generator predicts: of the OCT-A and, if wanted, the vessel probability."""
+        return self.octa_channels + self.vessel_output
 
     def score(self, scores: dict[str, float]) -> float:
         """A checkpoint's score, higher is better, from its validation scores.
@@ -208,10 +225,11 @@ SPLIT_HELP = (
     "which subjects (default: those of the split test or, if the data state no split, all; without those that the run, "
     "or one that it started from, has seen)"
 )
-# Simulated retinas: at most eight minutes on two cores. The generator first learns the vessels, by the mean absolute
-# error alone, since the discriminator adds none. Then every second step teaches it speckle, with a weight of that error
+# Simulated retinas: at most eight minutes on two cores. The generator first learns the vessels, without the
+# discriminator, which adds none. Then every second step teaches it speckle, with a weight of the mean absolute error
 # that leaves it free to draw some. Twice the published learning rate teaches more in as many steps; it falls to 0.
 SIMULATED_RUN = {
+    "vessel_output": True,
     "epochs": 6,
     "batch_size": 2,
     "learning_rate": 4e-4,

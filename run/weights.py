@@ -20,6 +20,8 @@ from basics.command_line import VERSION, one_line
 from basics.files import atomic_file
 from pairs.dataset import is_simulated
 from pairs.origin import printable
+from pix_generator import Generator
+from retina.images import FUNDUS_CHANNELS
 from run.checkpoints import (
     RunError,
     find_weights,
@@ -180,9 +182,25 @@ def start_from(settings: Settings, generator: keras.Model, discriminator: keras.
     its, mine = run.settings.octa_channels, settings.octa_channels
     if its != mine:
         raise RunError(f"--init-from {folder}: its --octa-channels is {its}, this run's is {mine}")
+    source = generator
+    if run.settings.vessel_output != settings.vessel_output:
+        source = Generator(FUNDUS_CHANNELS, (None, None), run.settings.target_channels)
+    path = load_weights(source, folder)
     if run.weights is None:
-        path = find_weights(folder, None)
-        restore(tf.train.Checkpoint(generator=generator, discriminator=discriminator), path)
-    else:
-        path = load_weights(generator, folder)
+        restore(tf.train.Checkpoint(discriminator=discriminator), path)
+    if source is not generator:
+        copy_weights(source, generator)
     print(f"Weights from {path}")
+
+
+def copy_weights(source: keras.Model, generator: keras.Model) -> None:
+    """Copy the weights of a generator into one with a vessel probability more, or less.
+
+    A new vessel probability starts as a copy of the OCT-A, which is bright where vessels are.
+    """
+    for one, other in zip(source.weights, generator.weights, strict=True):
+        value, axis = one.numpy(), -2 if one.name == "kernel" else -1  # of the output channels of the last layer
+        if one.shape != other.shape:
+            channels = [*range(min(one.shape[axis], other.shape[axis])), 0]
+            value = value.take(channels[: other.shape[axis]], axis)
+        other.assign(value)

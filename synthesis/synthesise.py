@@ -15,7 +15,7 @@ from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, on
 from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, Field, field_of_mask, field_to_use
 from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image, to_uint8
-from retina.vessels import map_vessels, vessel_density
+from retina.vessels import vessel_density, vessel_map
 from run.predict import Predictor
 from synthesis.confidence import Confidence, assess
 from synthesis.figure import write_figure, write_sheets
@@ -23,8 +23,9 @@ from synthesis.photographs import FIGURE, MAPS, Job
 
 DENSITIES = "densities.csv"
 DENSITY_COLUMNS = (
-    *("path", "vessel_density", "vessel_px", "field_px", "threshold", "field_share", "stretch", "sharpness"),
-    *("contrast", "confidence", SOURCE, DIGEST, MADE_WITH),
+    *("path", "vessel_density", "vessel_px", "field_px", "expected_density", "density_low", "density_high"),
+    *("expected_dice", "dice_low", "dice_high", "field_share", "stretch", "sharpness"),
+    *("confidence", SOURCE, DIGEST, MADE_WITH),
 )
 LONGEST_NAME = 255  # bytes, of most file systems
 NAMED = 5  # doubtful photographs listed in the printout; the table has all
@@ -158,28 +159,31 @@ class Synthesis:
             octa = probability = octa_to_grey(
                 self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
             )
+            vessels = vessel_map(octa, fov, job.region)
         else:
             predicted = self.predictor.predict_photograph(fundus, fov, diameter, self.fast, stretch)
             octa, probability = octa_to_grey(predicted.octa), predicted.probability
-        vessels, _, threshold = map_vessels(probability, fov, job.region, diameter)
+            vessels = self.predictor.map_of(probability, fov, job.region)
         density = vessel_density(vessels, fov)
-        confidence = assess(fundus, fov, None if field.radii is None else diameter, probability, vessels)
+        is_probability = self.predictor.vessel_output and not self.published
+        seen = None if field.radii is None else diameter
+        confidence = assess(fundus, fov, seen, probability if is_probability else None, vessels)
 
         self.remove_others(job, origin)
         (self.output / job.target).parent.mkdir(parents=True, exist_ok=True)
         if self.with_maps:
-            for kind, image in zip(MAPS, (vessels, to_uint8(probability)), strict=True):
-                write_png(image, self.output / job.beside(kind), origin)
+            for kind, image in zip(MAPS, (vessels, probability, confidence.right), strict=True):
+                if image is not None:
+                    write_png(image if image.dtype == bool else to_uint8(image), self.output / job.beside(kind), origin)
             values = (
                 printable(job.target),
                 f"{density:.6f}",
                 int(vessels.sum()),
                 int(fov.sum()),
-                f"{threshold:.4f}",
+                *(f"{value:.4f}" for value in (*confidence.density, *confidence.dice)),
                 f"{confidence.field_share:.4f}",
                 f"{stretch:.3f}",
                 f"{confidence.sharpness:.2f}",
-                f"{confidence.contrast:.4f}",
                 str(confidence),
                 origin.source,
             )
