@@ -36,6 +36,7 @@ from simulation.stream import simulated_pair
 
 EYES = 160  # simulated retinas for the classifier; it is tested on the last quarter
 FIRST = TREE_SHARED_BY * 2 * 10**8  # in the stream of seed 0: used neither for training nor for validation
+FOVEAS = 30  # simulated retinas that show the fovea
 SIDE = 64  # of a patch, px
 BACKGROUND = 0.85  # minimum share of a patch that lies between vessels
 OF_AN_EYE = 12  # most patches per eye
@@ -165,6 +166,30 @@ def accuracy_of_classifier(predictor: Predictor) -> float:
     return float(np.mean(found == (labels[tested] > 0.5)))
 
 
+def foveas(predictor: Predictor) -> None:
+    """Print how dark the avascular zone is, in simulated OCT-A that show it and in their predictions.
+
+    It is 1 - mean brightness inside the true zone / that of a ring around it, each without the inner or outer edge.
+    """
+    values, number = [], 0
+    while len(values) < FOVEAS:
+        number += 1
+        eye, window = make_stream_eye(0, FIRST + TREE_SHARED_BY * number, CROP_PX)
+        away = abs(window.points()) / eye.faz_radius  # the fovea is at 0
+        inside, ring = away < 0.8, (away > 1.3) & (away < 2.5)
+        fundus, octa, _, fov = simulated_pair(0, FIRST + TREE_SHARED_BY * number)
+        if inside.sum() > 50 and ((inside | ring) & ~fov).sum() == 0 and abs(window.centre) < 0.4 * window.side_mm:
+            images = octa_to_grey(octa / 255), octa_to_grey(predictor.predict(fundus, fov))
+            values.append([1 - image[inside].mean() / image[ring].mean() for image in images])
+    truth, predicted = np.transpose(values)
+    spread = " to ".join(f"{value:.2f}" for value in np.percentile(predicted, (10, 90)))
+    print(
+        f"contrast of the avascular zone: truth {truth.mean():.3f}, predicted {predicted.mean():.3f} ({spread}), ",
+        end="",
+    )
+    print(f"ratio {predicted.mean() / truth.mean():.2f}, r {np.corrcoef(truth, predicted)[0, 1]:.2f}", flush=True)
+
+
 def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
     """Draw twelve patches of 64 px, enlarged three times, in random order, and write the key."""
     own, predicted = [], []
@@ -192,7 +217,7 @@ def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
 def main() -> None:
     """Print the tables, or draw the sheet, that the command line asks for."""
     parser = new_parser(__doc__)
-    parser.add_argument("what", choices=("real", "measures", "classifier", "sheet"))
+    parser.add_argument("what", choices=("real", "measures", "classifier", "fovea", "sheet"))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--pairs", type=Path, metavar="DIR")
     parser.add_argument("--weights", metavar="best|last")
@@ -208,6 +233,9 @@ def main() -> None:
             measure(run, predictor, args.pairs)
         elif args.what == "sheet":
             draw_sheet(predictor, args.pairs, args.output)
+        elif args.what == "fovea":
+            print(f"{run.name}: ", end="")
+            foveas(predictor)
         else:
             print(f"{run.name}: accuracy {accuracy_of_classifier(predictor):.3f}", flush=True)
 
