@@ -1,7 +1,7 @@
 """Synthesise: turn fundus photographs of any size into OCT-A images and vessel maps, with a trained run.
 
     python pix_pix_gen.py photo.jpg folder list.csv    # each photograph -> synthetic_octa/NAME.png, of the same size
-    python pix_pix_gen.py folder --vessels --figure    # also vessel maps with their densities, and figures to look at
+    python pix_pix_gen.py folder --vessels --figure    # also vessel maps, their confidence and densities, and figures
     python pix_pix_gen.py --dataset DATA               # a data set, for the evaluation
     python pix_pix_gen.py --export DIR                 # the generator for other programs: SavedModel, Keras, ONNX, ...
 
@@ -44,7 +44,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add("inputs", nargs="*", metavar="INPUT", help="photograph, folder (with subfolders), or CSV with a path column")
     add_run_options(parser)
     add("--output", type=Path, default="synthetic_octa", metavar="DIR", help="folder of results (default: %(default)s)")
-    add("--vessels", action="store_true", help="also write NAME_vessels.png, NAME_probability.png and densities.csv")
+    add("--vessels", action="store_true", help="also write vessel map, probability, confidence, and densities.csv")
     add("--figure", action="store_true", help="also write NAME_figure.png and, of several, sheets of figures")
     add("--fast", action="store_true", help="one pass, for the vessel probability too, not a mean of several")
     add_scale_options(parser)

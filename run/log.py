@@ -33,7 +33,7 @@ LOSSES = {
 }
 PROGRESS = {
     "learning_rate": "of both optimisers",
-    "phase": "0: the generator learns alone, by the mean absolute error; 1: against the discriminator too",
+    "phase": "0: the generator learns without the discriminator; 1: against it too",
     "images_per_second": "patches trained per second",
 }
 EPOCH = "epoch/"  # before a loss: its mean over the epoch

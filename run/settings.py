@@ -109,8 +109,8 @@ class Settings:
     learning_rate: float = setting(2e-4, "of both Adam optimisers (beta_1 is 0.5); published")
     l1_only: float = setting(
         0.0,
-        "share of the run, at its start, in which the generator learns from the mean absolute error alone, in steps "
-        "that take a third to half of the time; published: 0",
+        "share of the run, at its start, in which the generator learns without the discriminator, in steps that take a "
+        "third to half of the time; published: 0",
         metavar="SHARE",
     )
     decay: float = setting(
