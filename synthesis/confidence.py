@@ -22,6 +22,7 @@ DARK = 4.0  # grey level: darker surroundings of a detail count as if they had t
 
 # Calibration: logit of the drawn share = OFFSET + SLOPE * logit of the probability; each is linear in the logarithm of
 # the sharpness within SHARPNESS.
+PROBABILITY = 1e-3, 1 - 1e-3  # nearer to 0 and 1 it counts as these
 OFFSET = 0.0, 0.0
 SLOPE = 1.0, 0.0
 DICE_SPREAD = 0.08  # of nine in ten maps, the Dice is at most so far from the expected one
@@ -95,7 +96,7 @@ def calibrated(probability: np.ndarray, sharp: float) -> np.ndarray:
     """
     level = np.log(np.clip(sharp, *SHARPNESS))
     offset, slope = (first + per_level * level for first, per_level in (OFFSET, SLOPE))
-    return expit(offset + slope * logit(np.clip(probability, 1e-4, 1 - 1e-4)))
+    return expit(offset + slope * logit(np.clip(probability, *PROBABILITY)))
 
 
 def expected_dice(drawn: np.ndarray, vessels: np.ndarray) -> float:
