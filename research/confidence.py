@@ -44,7 +44,7 @@ OF_A_PICTURE = 4000  # pixels to fit with
 SEED, SUBJECTS = 11, range(301, 309)
 # How two people differ, so that the Dice of their maps is 0.78 (DRIVE 0.788, CHASE_DB1 0.768): displacement, spread of
 # the width, and the widths between which somebody begins to draw, in mm
-DISPLACED_MM, WIDER_MM, BEGIN_MM = 0.009, 0.004, (0.010, 0.025)
+DISPLACED_MM, WIDER_MM, BEGIN_MM = 0.008, 0.003, (0.010, 0.024)
 WITH_SCIKIT_IMAGE = (
     *("astronaut", "brick", "camera", "cell", "cat", "coffee", "coins", "colorwheel", "grass", "gravel", "horse"),
     *("hubble_deep_field", "immunohistochemistry", "moon", "page", "rocket", "text"),
