@@ -68,6 +68,7 @@ def test_invalid_value_is_refused_by_its_option(name, value):
         (["--train-subjects", "1-26"], "--validation-subjects"),
         (["--mix", "0.5", "--data", "simulated"], "--mix"),
         (["--mix", "0.5", "--batch-size", "1"], "--mix"),
+        (["--vessel-output", "--data", "DIR"], "--vessel-output: it learns from simulated retinas; add --mix"),
         (["--data", "simulated", "--no-augment"], "--augment"),
         (["--data", "simulated", "--patch-size", "448"], "--patch-size"),
         (["--epochs", "many"], "--epochs"),
@@ -94,9 +95,10 @@ def test_other_sets_of_defaults_are_valid(defaults):
     assert defaults.items() <= asdict(Settings(**defaults)).items()
 
 
-def test_words_of_earlier_versions_are_read():
+def test_words_and_missing_settings_of_earlier_versions_are_read():
     assert Settings(data="phantom").data == "simulated"  # on the command line, too
-    assert Settings.of_run({"data": "phantom", "split": "70/15/15"}) == Settings(data="simulated", shares="70/15/15")
+    read = Settings.of_run({"data": "phantom", "split": "70/15/15"})
+    assert read == Settings(data="simulated", shares="70/15/15", discriminator_calls=2)  # which it always had
 
 
 # --- the best checkpoint ---------------------------------------------------------------------------------------------

@@ -13,16 +13,18 @@ import synthesis.synthesise as program
 from basics.command_line import OptionError
 from basics.files import read_table
 from pairs.origin import Origin, Record, digest_of, read_origin, write_png
+from synthesis.confidence import calibrated, expected_dice
 from synthesis.photographs import Job
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
 
 CROP = Job(Path("c.png"), Path("c.png"), "disc")
 PHOTO = Job(Path("a.png"), Path("a.png"))
 ONE, TWO = (Job(Path(folder, "001.png"), Path("001.png")) for folder in ("one", "two"))
+PUBLISHED = Published(64, 8, 2)
 TWO_WAYS = [
     {"made_from": "other/ckpt-7"},
     {"fast": True},
-    {"published": Published(64, 8, 2)},
+    {"published": PUBLISHED},
 ]
 
 
@@ -44,6 +46,7 @@ def run(*jobs, overwrite=False, **changes):
 
 def synthesis(**changes):
     sees = SeesVessels()
+    sees.vessel_output = changes.pop("vessel_output", False)
     sees.predict_as_published = lambda fundus, fov, **_: sees.predict(fundus, fov)
     record = Record(Path("out", DENSITIES), DENSITY_COLUMNS)
     given = {"made_from": "run/ckpt-7 (1a)", "weights": "", "fov_mask": True, "with_maps": True, **changes}
@@ -145,6 +148,13 @@ def test_photograph_that_vanished_is_named_and_the_others_are_done():
     assert Path("out/002_vessels.png").exists()
 
 
+@pytest.mark.parametrize("changes", [{}, {"vessel_output": True}, {"vessel_output": True, "published": PUBLISHED}])
+def test_photograph_with_all_its_results_is_done(changes, capsys):
+    run(ONE, **changes)
+    run(ONE, **changes)
+    assert "1 of 1 photographs have results" in capsys.readouterr().out
+
+
 # --- how they are made -----------------------------------------------------------------------------------------------
 
 
@@ -154,7 +164,7 @@ def test_photograph_that_vanished_is_named_and_the_others_are_done():
         ({}, PHOTO, ", 45 degrees"),
         ({"fast": True}, replace(PHOTO, field_degrees=30), ", one pass, 30 degrees"),
         ({}, replace(PHOTO, px_per_mm=7.5), ", 7.5 px per mm"),
-        ({"published": Published(64, 8, 2)}, PHOTO, ", as published, stride 8, batch size 2, 45 degrees"),
+        ({"published": PUBLISHED}, PHOTO, ", as published, stride 8, batch size 2, 45 degrees"),
         ({}, replace(CROP, field_degrees=30), ""),
     ],
 )
@@ -196,6 +206,23 @@ def test_grey_levels_are_rounded():
     run(ONE)
     fundus, octa = (np.asarray(Image.open(path)).astype(int) for path in (ONE.source, "out/001.png"))
     assert set((octa + fundus[..., 1])[octa > 0]) == {255}
+
+
+def test_confidence_is_the_probability_that_the_map_is_right():
+    run(ONE, vessel_output=True)
+    maps = (np.asarray(Image.open(f"out/001_{kind}.png")) for kind in ("vessels", "probability", "confidence"))
+    vessels, probability, right = (image / image.max() if image.dtype == bool else image / 255 for image in maps)
+    (row,) = rows()
+    fov = probability > 0
+    drawn = calibrated(probability, float(row["sharpness"])) * fov
+    assert np.array_equal(vessels > 0, probability > 0.5)
+    assert abs(right - np.where(vessels, drawn, 1 - drawn) * fov).max() < 0.02  # 8 bits round them
+    dice, density = expected_dice(drawn, vessels > 0), drawn.sum() / fov.sum()
+    assert [float(row[name]) for name in ("expected_dice", "expected_density")] == pytest.approx(
+        [dice, density], abs=0.01
+    )
+    for low, value, high in (("dice_low", dice, "dice_high"), ("density_low", density, "density_high")):
+        assert 0 <= float(row[low]) < value < float(row[high]) <= 1
 
 
 # --- the field of view -----------------------------------------------------------------------------------------------
