@@ -125,14 +125,11 @@ def test_run_stopped_while_it_validates_equals_an_unbroken_one(project, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "of_pixels"),
-    [([], [1, 2, 3, 4, 5, 6]), (["--vessel-output", "--mix", "0.5", "--batch-size", "6"], [1, 2, 3, 4, 6])],
-)
-def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypatch, options, of_pixels):
+@pytest.mark.parametrize("options", ["", "--vessel-output --mix 0.5 --batch-size 6"])
+def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypatch, options):
     monkeypatch.setattr("run.batches.RETINAS_PER_BLOCK", 2)
     run = [*SMALL, "--epochs", "2", "--l1-only", "0.5", "--decay", "1"]  # 3 steps an epoch
-    run += ["--l1-scale", "4", "--input-noise", "0.1", *options]
+    run += ["--l1-scale", "4", "--input-noise", "0.1", *options.split()]
     assert train.main([*run, "--name", "whole"]) == 0
     with monkeypatch.context() as patched:
         interrupt(patched, "check_finite", 4)
@@ -142,9 +139,8 @@ def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypa
     rates = logged("logs/fit/parts", "learning_rate")
     assert list(rates.values()) == pytest.approx([2e-4 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
     assert list(logged("logs/fit/parts", "disc_loss")) == [4, 6]
-    assert list(logged("logs/fit/parts", "gen_l1_loss")) == of_pixels
-    if options:
-        assert list(logged("logs/fit/parts", "gen_vessel_loss")) == [1, 2, 3, 4, 5, 6]
+    assert list(logged("logs/fit/parts", "gen_l1_loss")) == [1, 2, 3, 4, *([] if options else [5]), 6]
+    assert not options or list(logged("logs/fit/parts", "gen_vessel_loss")) == [1, 2, 3, 4, 5, 6]
     # Not step 3, however it scored: the weights from before the discriminator's phase draw no speckle.
     assert tf.train.latest_checkpoint("training_checkpoints/whole/best").endswith("ckpt-6")
 
@@ -208,18 +204,8 @@ def test_without_data_a_run_on_simulated_retinas_says_so(simulated_folder, capsy
     assert "Whole Fundus" in tags_of("logs/fit/x")
 
 
-def test_simulated_retinas_are_the_same_from_any_step_on(simulated_folder):
-    patches = run.data.training_patches([], Settings(data="simulated", patch_size=64, batch_size=2))
-    whole, rest = (list(patches.batches(first, 3)) for first in (0, 3))  # of 6 batches, from 3 retinas
-    assert len(rest) == 3
-    for one, other in zip(whole[3:], rest, strict=True):
-        assert all(np.array_equal(*images) for images in zip(one, other, strict=True))
-
-
 @pytest.mark.parametrize(("given", "vessel_output"), [({"batch_size": 3}, True), ({"mix": 0.0}, False)])
-def test_fine_tuning_has_its_own_defaults_and_the_noise_and_outputs_of_the_weights(
-    trained_project, given, vessel_output
-):
+def test_fine_tuning_has_its_own_defaults_and_noise_and_outputs_of_the_weights(trained_project, given, vessel_output):
     shutil.copytree(SMALL_RUN, "training_checkpoints/noisy")
     settings = replace(read_run(Path(SMALL_RUN)).settings, input_noise=0.03, vessel_output=True, mix=0.1)
     write_run(Path("training_checkpoints/noisy"), settings, "0")

@@ -68,7 +68,6 @@ def test_invalid_value_is_refused_by_its_option(name, value):
         (["--train-subjects", "1-26"], "--validation-subjects"),
         (["--mix", "0.5", "--data", "simulated"], "--mix"),
         (["--mix", "0.5", "--batch-size", "1"], "--mix"),
-        (["--vessel-output", "--data", "DIR"], "--vessel-output: it learns from simulated retinas; add --mix"),
         (["--data", "simulated", "--no-augment"], "--augment"),
         (["--data", "simulated", "--patch-size", "448"], "--patch-size"),
         (["--epochs", "many"], "--epochs"),

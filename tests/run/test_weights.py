@@ -61,7 +61,6 @@ def file_of(folder: Path) -> Path:
 
 
 def predicted(run: Path) -> np.ndarray:
-    """OCT-A and vessel probability."""
     predictor, _ = load_predictor(run, None, read_run(run)[0])
     image = fake_fundus(np.random.default_rng(1), 128, 128), np.ones((128, 128), bool)
     return np.dstack([predictor.predict(*image), predictor.predict_vessels(*image)])

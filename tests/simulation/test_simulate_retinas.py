@@ -157,9 +157,9 @@ def test_seed_and_number_each_change_the_pair(pairs, seed, number):
 
 def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
     for number, (fundus, octa, drawn, fov) in enumerate(pairs):
-        shapes = [image.shape for image in (fundus, octa, drawn, fov)]
-        assert shapes == [(SIDE, SIDE, 3), (SIDE, SIDE, 1), (SIDE, SIDE, 1), (SIDE, SIDE)]
-        assert [image.dtype for image in (fundus, octa, drawn, fov)] == [np.uint8, np.uint8, np.uint8, bool]
+        images = (fundus, octa, drawn, fov)
+        assert [image.shape for image in images] == [(SIDE, SIDE, 3), *[(SIDE, SIDE, 1)] * 2, (SIDE, SIDE)]
+        assert [image.dtype for image in images] == [np.uint8, np.uint8, np.uint8, bool]
         eye = make_stream_eye(7, number, SIDE)[0]
         black = eye["surround"] <= 0 and eye["found_px"] <= 0
         assert fov.mean() > 0.1
