@@ -31,8 +31,8 @@ def batch():
 @pytest.fixture(scope="module")
 def with_vessels(settings, batch):
     """Settings of a run with a vessel output, and a batch for it."""
-    target = tf.concat([batch[1], -batch[1]], axis=-1)
-    return replace(settings, data="simulated", vessel_output=True), (batch[0], target)
+    images = batch[0], tf.concat([batch[1], batch[1] / 2 + 0.5], -1)
+    return replace(settings, data="simulated", vessel_output=True), images
 
 
 def new_networks(settings):

@@ -150,10 +150,10 @@ def test_simulated_patches_are_mixed_with_real_ones(pairs):
 
 
 def test_vessels_are_known_of_simulated_retinas_only(pairs):
-    given = {"real": patches_of(pairs, 4), "batch_size": 4, "mix": 0.5, "vessel_output": True}
-    _, target = next(simulated_patches(lambda first: numbered_retinas(first, 5), **given).batches(0, 1))
-    unknown = (target.numpy() == UNKNOWN).mean(axis=(1, 2))  # (patches, channels)
-    assert unknown.tolist() == [[0, 0]] * 2 + [[0, 1]] * 2
+    real = patches_of([Pair(pair.fundus, pair.octa.repeat(4, axis=-1), pair.fov) for pair in pairs], 4)
+    given = {"real": real, "octa_channels": 4, "batch_size": 4, "mix": 0.5, "vessel_output": True}
+    _, target = next(simulated_patches(lambda first: numbered_retinas(first, 8), **given).batches(0, 1))
+    assert (target.numpy() == UNKNOWN).mean(axis=(1, 2)).tolist() == [[0] * 5] * 2 + [[0] * 4 + [1]] * 2
 
 
 WAYS_TO_END = ["after the last step", "error in a step", "error in the pipeline", "error of what draws"]

@@ -118,7 +118,6 @@ def test_prediction_that_is_not_finite_is_an_error():
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_vessel_probability_is_the_last_channel_and_the_octa_all_before(fundus, channels):
-    keras.utils.set_random_seed(0)
     settings = Settings(octa_channels=channels, vessel_output=True)
     both, inside = Predictor(Generator(3, (None, None), channels + 1), settings), everywhere(fundus)
     output = both.generated(fundus, inside, 320, with_noise=False) / 2 + 0.5

@@ -96,10 +96,11 @@ def test_copy_of_a_photograph_is_the_same_photograph(changes, capsys):
     TWO.source.write_bytes(ONE.source.read_bytes())
     run(TWO, **changes)
     assert "1 of 1 photographs have results" in capsys.readouterr().out
+    assert not Path("out/001_confidence.png").exists()  # which needs a vessel probability
 
 
 def test_overwriting_leaves_no_result_of_the_photograph_before():
-    run(ONE, with_figure=True)
+    run(ONE, with_figure=True, vessel_output=True)
     run(TWO, with_maps=False, overwrite=True)
     assert files_below("out") == ["001.png", "densities.csv"]
     assert rows() == []
