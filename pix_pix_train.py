@@ -210,15 +210,18 @@ class Pix2Pix:
 
     def vessel_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """Train the generator alone, on the vessels: the mean absolute error of pixels would wash out the speckle."""
-        return self.generator_step(input_image, target, 0.0)
+        return self.generator_step(input_image, target, None)
 
-    def generator_step(self, input_image: tf.Tensor, target: tf.Tensor, lambda_l1: float) -> dict[str, tf.Tensor]:
-        """A step without the discriminator."""
+    def generator_step(
+        self, input_image: tf.Tensor, target: tf.Tensor, lambda_l1: float | None
+    ) -> dict[str, tf.Tensor]:
+        """A step without the discriminator; None: without the mean absolute error."""
         last = self.settings.octa_channels
         with tf.GradientTape() as tape:
             output = self.generator(input_image, training=True)
-            losses = {"gen_l1_loss": l1_loss(output[..., :last], target[..., :last])} if lambda_l1 else {}
-            losses |= self.vessel_losses(output, target)
+            losses = self.vessel_losses(output, target)
+            if lambda_l1 is not None:
+                losses["gen_l1_loss"] = l1_loss(output[..., :last], target[..., :last])
             weighted = {"gen_l1_loss": lambda_l1, "gen_vessel_loss": LAMBDA_VESSELS}
             total = sum(weighted[name] * loss for name, loss in losses.items())
             scaled_loss = self.generator_optimizer.scale_loss(total)

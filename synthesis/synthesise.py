@@ -60,6 +60,11 @@ class Synthesis:
         """How the generator predicts, in words; "": in several passes."""
         return "one pass" if self.fast else "as published" if self.published else ""
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The kinds of maps: a confidence needs a vessel probability, which a published prediction does not have."""
+        return MAPS if self.predictor.vessel_output and not self.published else MAPS[:-1]
+
     # --- what is finished ---
 
     def made_with(self, job: Job) -> str:
@@ -103,7 +108,7 @@ class Synthesis:
             origin = self.origin(job)
         except DataError:
             return False  # it cannot be read, which is reported when it is its turn
-        kinds = (MAPS if self.with_maps else ()) + ((FIGURE,) if self.with_figure else ())
+        kinds = (self.maps if self.with_maps else ()) + ((FIGURE,) if self.with_figure else ())
         wanted = [self.output / path for path in (job.target, *map(job.beside, kinds))]
         wanted += [self.record.path] if self.with_maps else []
         for path, before in found.items():
@@ -165,16 +170,14 @@ class Synthesis:
             octa, probability = octa_to_grey(predicted.octa), predicted.probability
             vessels = self.predictor.map_of(probability, fov, job.region)
         density = vessel_density(vessels, fov)
-        is_probability = self.predictor.vessel_output and not self.published
         seen = None if field.radii is None else diameter
-        confidence = assess(fundus, fov, seen, probability if is_probability else None, vessels)
+        confidence = assess(fundus, fov, seen, probability if self.maps == MAPS else None, vessels)
 
         self.remove_others(job, origin)
         (self.output / job.target).parent.mkdir(parents=True, exist_ok=True)
         if self.with_maps:
-            for kind, image in zip(MAPS, (vessels, probability, confidence.right), strict=True):
-                if image is not None:
-                    write_png(image if image.dtype == bool else to_uint8(image), self.output / job.beside(kind), origin)
+            for kind, image in zip(self.maps, (vessels, probability, confidence.right), strict=False):
+                write_png(image if image.dtype == bool else to_uint8(image), self.output / job.beside(kind), origin)
             values = (
                 printable(job.target),
                 f"{density:.6f}",

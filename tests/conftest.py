@@ -163,9 +163,17 @@ def refused(capsys):
 class SeesVessels:
     """Stands in for a trained network, which tests do not have: it sees what is dark in green."""
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray, with_noise: bool = True) -> np.ndarray:
+    vessel_output = False
+
+    def predict(self, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
         """As `Predictor.predict`."""
         return np.where(fov, 1 - fundus[..., 1] / 255, 0)[..., np.newaxis].astype(np.float32)
+
+    def map_of(self, probability: np.ndarray, fov: np.ndarray, region: str | None = None) -> np.ndarray:
+        """That of `Predictor`."""
+        from run.predict import Predictor
+
+        return Predictor.map_of(self, probability, fov, region)
 
     def predict_photograph(self, fundus, fov, diameter, fast=False, stretch=1.0):
         """As `Predictor.predict_photograph`."""
@@ -174,9 +182,11 @@ class SeesVessels:
         octa = self.predict(fundus, fov)
         return Prediction(octa, octa[..., 0])
 
-    def vessel_probability(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool = False):
-        """As `Predictor.vessel_probability`."""
+    def vessel_probability(self, fundus: np.ndarray, fov: np.ndarray, diameter=None, fast: bool = False) -> np.ndarray:
+        """As `Predictor.vessel_probability`, and as `Predictor.predict_vessels`."""
         return self.predict(fundus, fov)[..., 0]
+
+    predict_vessels = vessel_probability
 
 
 def files_below(folder: Path) -> list[str]:

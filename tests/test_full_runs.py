@@ -14,6 +14,7 @@ import tensorflow as tf
 from conftest import SMALL, checkpoint_values, different_values, files_below, logged, tags_of, write_tiny_dataset
 from PIL import Image
 
+import pix_pix_gen as gen
 import pix_pix_train as train
 import run.data
 from retina.similarity import VALIDATION_SCORES
@@ -24,6 +25,7 @@ from simulation.stream import WORKER_ENDED
 
 L1_ONLY = ["--l1-only", "1"]  # such a step is built soon
 SMALL_RUN = "training_checkpoints/small"
+OF_OCTA = LOSSES.keys() - {"gen_vessel_loss"}
 
 
 def assert_equal_runs(one, other):
@@ -44,9 +46,9 @@ def logs(small_run):
 
 
 def test_run_logs_every_tag(logs):
-    of_epochs = {f"epoch/{tag}" for tag in LOSSES} | {f"validation/{name}" for name in VALIDATION_SCORES}
+    of_epochs = {f"epoch/{tag}" for tag in OF_OCTA} | {f"validation/{name}" for name in VALIDATION_SCORES}
     others = {"settings", "_hparams_/session_start_info", "custom_scalars__config__"}
-    assert tags_of(logs) == {*LOSSES, *PROGRESS, *PICTURES} | of_epochs | others
+    assert tags_of(logs) == {*OF_OCTA, *PROGRESS, *PICTURES} | of_epochs | others
     assert list(logged(logs, "disc_loss")) == [1, 2, 3, 4, 5, 6]
 
 
@@ -66,7 +68,7 @@ def test_resumed_run_equals_an_unbroken_one(trained_project):
     assert train.main([*options, "--epochs", "1", "--name", "parts"]) == 0
     assert train.main(["--resume", "training_checkpoints/parts", "--epochs", "2"]) == 0
     assert_equal_runs("small", "parts")
-    for tag in (*LOSSES, "learning_rate", "validation/mae"):
+    for tag in (*OF_OCTA, "learning_rate", "validation/mae"):
         assert logged("logs/fit/small", tag) == logged("logs/fit/parts", tag)
 
 
@@ -123,9 +125,11 @@ def test_run_stopped_while_it_validates_equals_an_unbroken_one(project, monkeypa
 
 
 @pytest.mark.slow
-def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypatch):
+@pytest.mark.parametrize("options", ["", "--vessel-output --mix 0.5 --batch-size 6"])
+def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypatch, options):
+    monkeypatch.setattr("run.batches.RETINAS_PER_BLOCK", 2)
     run = [*SMALL, "--epochs", "2", "--l1-only", "0.5", "--decay", "1"]  # 3 steps an epoch
-    run += ["--l1-scale", "4", "--input-noise", "0.1"]
+    run += ["--l1-scale", "4", "--input-noise", "0.1", *options.split()]
     assert train.main([*run, "--name", "whole"]) == 0
     with monkeypatch.context() as patched:
         interrupt(patched, "check_finite", 4)
@@ -135,6 +139,8 @@ def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypa
     rates = logged("logs/fit/parts", "learning_rate")
     assert list(rates.values()) == pytest.approx([2e-4 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
     assert list(logged("logs/fit/parts", "disc_loss")) == [4, 6]
+    assert list(logged("logs/fit/parts", "gen_l1_loss")) == [1, 2, 3, 4, *([] if options else [5]), 6]
+    assert not options or list(logged("logs/fit/parts", "gen_vessel_loss")) == [1, 2, 3, 4, 5, 6]
     # Not step 3, however it scored: the weights from before the discriminator's phase draw no speckle.
     assert tf.train.latest_checkpoint("training_checkpoints/whole/best").endswith("ckpt-6")
 
@@ -162,6 +168,20 @@ def test_fine_tuning_starts_from_both_networks_of_the_other_run(trained_project)
     assert all(np.array_equal(before[name], after[name]) for name in weights)
 
 
+@pytest.mark.slow
+def test_vessel_output_is_added_to_a_run_and_used_from_one_file(trained_project, monkeypatch):
+    monkeypatch.setattr("run.batches.RETINAS_PER_BLOCK", 2)
+    start = [*SMALL, "--batch-size", "6", "--epochs", "1", "--init-from", SMALL_RUN, "--vessel-output"]
+    assert train.main([*start, "--name", "both"]) == 0
+    before, after = checkpoint_values(f"{SMALL_RUN}/best"), checkpoint_values("training_checkpoints/both")
+    assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("discriminator/"))
+    assert gen.main(["--run", "training_checkpoints/both", "--export", "weights", "--format", "weights"]) == 0
+    photo = "data/UT-FSOCTA-v1/fov45/fundus/31_OD.jpg"
+    assert gen.main([photo, "--run", "weights", "--vessels", "--fast", "--output", "out"]) == 0
+    assert "31_OD_confidence.png" in files_below("out")
+    assert 0 < pd.read_csv("out/densities.csv")["expected_dice"][0] < 1
+
+
 # --- runs on simulated retinas ----------------------------------------------------------------------------------------
 
 
@@ -185,20 +205,13 @@ def test_without_data_a_run_on_simulated_retinas_says_so(simulated_folder, capsy
     assert "Whole Fundus" in tags_of("logs/fit/x")
 
 
-def test_simulated_retinas_are_the_same_from_any_step_on(simulated_folder):
-    patches = run.data.training_patches([], Settings(data="simulated", patch_size=64, batch_size=2))
-    whole, rest = (list(patches.batches(first, 3)) for first in (0, 3))  # of 6 batches, from 3 retinas
-    assert len(rest) == 3
-    for one, other in zip(whole[3:], rest, strict=True):
-        assert all(np.array_equal(*images) for images in zip(one, other, strict=True))
-
-
-def test_fine_tuning_has_its_own_defaults_and_the_noise_of_the_weights(trained_project):
+@pytest.mark.parametrize(("given", "vessel_output"), [({"batch_size": 3}, True), ({"mix": 0.0}, False)])
+def test_fine_tuning_has_its_own_defaults_and_noise_and_outputs_of_the_weights(trained_project, given, vessel_output):
     shutil.copytree(SMALL_RUN, "training_checkpoints/noisy")
-    settings = replace(read_run(Path(SMALL_RUN)).settings, input_noise=0.03)
+    settings = replace(read_run(Path(SMALL_RUN)).settings, input_noise=0.03, vessel_output=True, mix=0.1)
     write_run(Path("training_checkpoints/noisy"), settings, "0")
-    tuned = asdict(train.settings_of_new_run({"init_from": "training_checkpoints/noisy", "batch_size": 3}))
-    assert (FINE_TUNING | {"batch_size": 3, "input_noise": 0.03}).items() <= tuned.items()
+    tuned = asdict(train.settings_of_new_run({"init_from": "training_checkpoints/noisy", **given}))
+    assert (FINE_TUNING | {"input_noise": 0.03, "vessel_output": vessel_output} | given).items() <= tuned.items()
 
 
 def fails(*_):
@@ -231,11 +244,12 @@ def test_end_of_a_drawing_process_is_one_line(simulated_folder, capsys, monkeypa
 
 
 def test_simulated_retinas_continue_beyond_the_border_of_the_field():
-    patches = run.data.training_patches([], Settings(data="simulated", batch_size=2))
+    patches = run.data.training_patches([], Settings(data="simulated", batch_size=2, vessel_output=True))
     both = zip(patches.draw(0), run.data.stream(0, 0, 1), strict=False)
-    pair, retina = next((pair, retina) for pair, retina in both if retina[..., 4].mean() < 0.9)
-    outside = retina[..., 4] == 0
+    pair, retina = next((pair, retina) for pair, retina in both if retina[..., -1].mean() < 0.9)
+    outside = retina[..., -1] == 0
     assert not retina[outside, 3].any()
+    assert np.mean(pair[~outside] == retina[~outside, :5]) > 0.9  # all but the rim
     assert np.mean(pair[outside].max(axis=-1) > 20) > 0.9
 
 
@@ -259,6 +273,7 @@ def test_simulated_retinas_have_four_octa_channels_on_request_and_are_validated_
         (["--train-subjects", "5"], "--train-subjects"),
         (["--data", "data/UT-FSOCTA-v1/cropped"], "--data data/UT-FSOCTA-v1/cropped"),
         (["--init-from", SMALL_RUN, "--octa-channels", "4", *SMALL], "--octa-channels"),
+        (["--vessel-output"], "--vessel-output: it learns from simulated retinas; add --mix"),
         (["--resume", "nowhere"], "nowhere"),
         (["--resume", "foreign"], "foreign/run.json"),
         (["--resume", "--checkpoints", "none"], "--resume"),

@@ -1,6 +1,7 @@
 """Losses, the two steps, and validation; whole runs are in `test_full_runs.py`."""
 
 from dataclasses import replace
+from functools import partial
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 import pix_pix_train as train
 from pairs.dataset import Pair
+from pix_losses import LAMBDA_VESSELS, UNKNOWN
 from retina.similarity import VALIDATION_SCORES
 from run.devices import compiled
 from run.log import LOSSES
@@ -24,6 +26,13 @@ def settings():
 def batch():
     random = np.random.default_rng(0)
     return [tf.constant(random.uniform(-1, 1, (3, 64, 64, n)), tf.float32) for n in (3, 1)]
+
+
+@pytest.fixture(scope="module")
+def with_vessels(settings, batch):
+    """Settings of a run with a vessel output, and a batch for it."""
+    images = batch[0], tf.concat([batch[1], batch[1] / 2 + 0.5], -1)
+    return replace(settings, data="simulated", vessel_output=True), images
 
 
 def new_networks(settings):
@@ -76,7 +85,7 @@ def test_each_image_has_its_own_grid():
         (0.0, 0.0, 6, {1, 2, 3, 4, 5, 6}),
         (0.5, 0.0, 6, {4, 5, 6}),
         (1.0, 0.1, 6, set()),
-        (0.5, 0.1, 50, set(range(26, 49, 2))),  # every second step, and none at the end
+        (0.5, 0.1, 50, set(range(26, 51, 2))),  # every second step
     ],
 )
 def test_steps_with_the_discriminator(l1_only, input_noise, steps, expected):
@@ -109,10 +118,25 @@ def test_discriminator_loss_by_hand():
     assert float(train.discriminator_loss(real, generated)) == pytest.approx(np.log(4 / 3) + np.log(3))
 
 
+def test_vessel_loss_is_the_cross_entropy_of_known_pixels():
+    random = np.random.default_rng(0)
+    found, drawn = random.uniform(0.01, 0.99, (2, 3, 8, 8, 1)).astype(np.float32)
+    known = random.random((3, 8, 8)) < 0.5
+    target = np.where(known[..., np.newaxis], 2 * drawn - 1, UNKNOWN)
+    expected = keras.losses.binary_crossentropy(drawn, found).numpy()[known].mean()
+    assert float(train.vessel_loss(2 * found - 1, target)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("found", "drawn"), [(-1, 1), (1, -1), (1, 1), (0, UNKNOWN)])
+def test_vessel_loss_is_finite(found, drawn):
+    assert np.isfinite(train.vessel_loss(*(np.full((1, 4, 4, 1), value, np.float32) for value in (found, drawn))))
+
+
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def test_train_step_is_the_same_in_eager_and_graph_mode(settings, batch):
+def test_train_step_is_the_same_in_eager_and_graph_mode(with_vessels):
+    settings, batch = with_vessels
     graph, eager = new_networks(settings), new_networks(settings)
     graph_losses, eager_losses = in_graph(graph, "train_step")(*batch), eager.train_step(*batch)
     assert graph_losses.keys() == eager_losses.keys() == LOSSES.keys()
@@ -138,10 +162,46 @@ def test_l1_scale_is_that_of_the_steps_with_the_discriminator(settings, batch):
     assert float(networks.train_step(*batch)["gen_l1_loss"]) < 0.5 * pixels
 
 
-def test_l1_step_leaves_the_discriminator_alone(settings, batch):
-    networks = new_networks(settings)
+def test_discriminator_judges_in_one_batch_or_as_published_in_two(settings, batch):
+    real, generated = ([batch[0], contrast * batch[1]] for contrast in (1.0, 0.1))
+    for calls in (1, 2):
+        networks = new_networks(replace(settings, discriminator_calls=calls))
+        judge = partial(networks.discriminator, training=True)
+        both = judge([tf.concat(images, 0) for images in zip(real, generated, strict=True)])
+        apart = tf.concat([judge(real), judge(generated)], 0)
+        judged = tf.concat(networks.judged(*real, generated[1]), 0)
+        assert abs(both - apart).numpy().max() > 0.01
+        np.testing.assert_allclose(judged, both if calls == 1 else apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["train_step", "l1_step"])
+def test_discriminator_and_l1_loss_see_the_octa_alone(with_vessels, step, monkeypatch):
+    settings, (fundus, target) = with_vessels
+    networks, seen = new_networks(settings), []
+    networks.generator.weights[-1].assign([-9.0, 9.0])  # biases: the OCT-A is black, and vessels are everywhere
+    judged = networks.judged
+    monkeypatch.setattr(networks, "judged", lambda *images: seen.append(images) or judged(*images))
+    losses = getattr(networks, step)(fundus, target)
+    octa, vessels = np.split(target, 2, axis=-1)
+    assert all(np.array_equal(real, octa) and generated.numpy().max() < 0 for _, real, generated in seen)
+    assert len(seen) == (step == "train_step")
+    assert float(losses["gen_l1_loss"]) == pytest.approx((octa + 1).mean(), rel=0.01)
+    assert float(losses["gen_vessel_loss"]) == pytest.approx(float(train.vessel_loss(1.0, vessels)), rel=0.01)
+
+
+def test_total_of_the_generator_has_all_three_losses(with_vessels):
+    settings, batch = with_vessels
+    losses = {tag: float(loss) for tag, loss in new_networks(settings).train_step(*batch).items()}
+    weighted = settings.lambda_l1 * losses["gen_l1_loss"] + LAMBDA_VESSELS * losses["gen_vessel_loss"]
+    assert losses["gen_total_loss"] == pytest.approx(losses["gen_gan_loss"] + weighted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("step", "of_octa"), [("l1_step", {"gen_l1_loss"}), ("vessel_step", set())])
+def test_steps_of_the_generator_leave_the_discriminator_alone(with_vessels, step, of_octa):
+    settings, batch = with_vessels
+    networks = new_networks(replace(settings, lambda_l1=0.0))  # which such a step allows
     before = [variable.numpy() for variable in networks.discriminator.variables]
-    assert networks.l1_step(*batch).keys() == {"gen_l1_loss"}
+    assert getattr(networks, step)(*batch).keys() == of_octa | {"gen_vessel_loss"}
     after = [variable.numpy() for variable in networks.discriminator.variables]
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 

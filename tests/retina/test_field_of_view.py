@@ -111,7 +111,7 @@ def test_field_of_simulated_retinas_with_a_grey_tinted_noisy_or_lettered_border_
     random = np.random.default_rng(0)
     found, without = [], 0
     for number in range(0, 30 * TREE_SHARED_BY, TREE_SHARED_BY):
-        fundus, _, fov = simulated_pair(5, number)
+        fundus, *_, fov = simulated_pair(5, number)
         found.append(agreement(find_field(with_border(fundus, fov, random)).mask, fov))
         without += fov.all()
     assert 3 < without < 20

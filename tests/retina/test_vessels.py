@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import label
 from sklearn.metrics import roc_auc_score
 
 import retina.vessels as vm
@@ -85,12 +84,3 @@ def test_sectors_outside_field_or_crop_are_none():
 def test_sectors_that_depend_on_an_unknown_eye_are_none():
     masks = vm.sector_masks(EVERYWHERE, "disc", "", 4.5 / 400)
     assert [name for name, mask in masks.items() if mask is None] == ["ring nasal", "ring temporal"]
-
-
-@pytest.mark.parametrize(("diameter", "kept"), [(None, 3), (500, 3), (1000, 2), (2500, 1)])
-def test_specks_are_removed_by_their_size_at_a_field_of_1000_px(diameter, kept):
-    octa = np.random.default_rng(0).normal(0.1, 0.01, (80, 300))
-    for column, side in ((50, 5), (150, 10), (250, 40)):
-        octa[20 : 20 + side, column : column + side] = 0.9
-    vessels = vm.map_vessels(octa, np.ones(octa.shape, bool), None, diameter)[0]
-    assert label(vessels)[1] == kept

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pairs.dataset import Pair
+from pix_losses import UNKNOWN
 from retina.patches import break_img_to_patches, reflect_to_patch
 from retina.ut_fsocta import CROP_PX
 from run.batches import (
@@ -98,10 +99,10 @@ def test_all_eight_positions_occur():
 # --- simulated retinas ------------------------------------------------------------------------------------------------
 
 
-def numbered_retinas(first):
+def numbered_retinas(first, channels=4):
     """Retinas that carry their number in every pixel; the OCT-A is the fundus' green."""
     for number in count(first):
-        yield np.full((CROP_PX, CROP_PX, 4), number % 256, np.uint8)
+        yield np.full((CROP_PX, CROP_PX, channels), number % 256, np.uint8)
 
 
 def simulated_patches(draw=numbered_retinas, real=None, **options):
@@ -146,6 +147,13 @@ def test_simulated_patches_are_mixed_with_real_ones(pairs):
     assert np.array_equal(np.concatenate([fundus[3:] for fundus, _ in batches]), alone)
     again = list(simulated_patches(batch_size=4, real=real, mix=0.75).batches(5, 2))
     assert np.array_equal(again[0][0], batches[5][0])
+
+
+def test_vessels_are_known_of_simulated_retinas_only(pairs):
+    real = patches_of([Pair(pair.fundus, pair.octa.repeat(4, axis=-1), pair.fov) for pair in pairs], 4)
+    given = {"real": real, "octa_channels": 4, "batch_size": 4, "mix": 0.5, "vessel_output": True}
+    _, target = next(simulated_patches(lambda first: numbered_retinas(first, 8), **given).batches(0, 1))
+    assert (target.numpy() == UNKNOWN).mean(axis=(1, 2)).tolist() == [[0] * 5] * 2 + [[0] * 4 + [1]] * 2
 
 
 WAYS_TO_END = ["after the last step", "error in a step", "error in the pipeline", "error of what draws"]

@@ -15,7 +15,7 @@ from run import export as program
 from run.checkpoints import RunError, read_run, write_run
 from run.export import export
 from run.predict import Predictor
-from run.settings import EXPORT_FORMATS
+from run.settings import EXPORT_FORMATS, Settings
 
 SIZES = ((128, 192), (192, 64))  # px
 # What a program without these modules does; `fundus` is the input, `octa` the output.
@@ -58,7 +58,7 @@ def exported(tmp_path_factory):
     """A generator, and the folder in which it is in all formats."""
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
-    generator = Generator(3, (None, None), 1)
+    generator = Generator(3, (None, None), 2)
     folder = tmp_path_factory.mktemp("exported")
     export(generator, folder, list(EXPORT_FORMATS))
     return generator, folder
@@ -87,7 +87,7 @@ def test_exported_generator_predicts_the_same_in_a_fresh_process_at_any_size(exp
     images = [np.random.default_rng(7).uniform(-1, 1, (1, *size, 3)).astype(np.float32) for size in SIZES]
     octas = octas_in_a_fresh_process(folder / EXPORT_FORMATS[kind], kind, images, tmp_path)
     for fundus, octa in zip(images, octas, strict=True):
-        assert np.abs(octa - Predictor(generator).with_own_statistics(fundus)[0]).max() < 1e-3
+        assert np.abs(octa - Predictor(generator, Settings()).with_own_statistics(fundus)[0]).max() < 1e-3
 
 
 def test_layers_that_a_user_adds_are_exported(tmp_path):
@@ -96,7 +96,7 @@ def test_layers_that_a_user_adds_are_exported(tmp_path):
     fundus = np.random.default_rng(7).uniform(-1, 1, (1, 128, 192, 3)).astype(np.float32)
     export(generator, tmp_path, ["keras"])
     octa = keras.models.load_model(tmp_path / "generator.keras")(fundus, training=False)
-    assert np.abs(octa - Predictor(generator).with_own_statistics(fundus)[0]).max() < 1e-3
+    assert np.abs(octa - Predictor(generator, Settings()).with_own_statistics(fundus)[0]).max() < 1e-3
 
 
 def test_run_in_bfloat16_is_exported_in_float32(trained_project):

@@ -13,6 +13,7 @@ from retina.field_of_view import find_field
 from retina.patches import reflect_to_multiple
 from run.checkpoints import RunError
 from run.predict import Predictor
+from run.settings import Settings
 
 COMPLETE_NETWORKS = True  # an untrained narrow one hardly depends on the image
 DIAMETER = 115  # px: of the round field
@@ -27,13 +28,13 @@ def predictor():
     """That of an untrained generator."""
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32")
-    return Predictor(Generator(3, (None, None), 1))
+    return Predictor(Generator(3, (None, None), 1), Settings())
 
 
 @pytest.fixture(scope="module")
 def noisy(predictor):
     """The same generator with noise."""
-    return Predictor(predictor.generator, 0.2)
+    return Predictor(predictor.generator, Settings(input_noise=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_tiles_give_what_one_pass_gives(predictor, shape, noise):
     statistics = predictor.statistics(whole, 576, noise)
     one_pass = predictor.with_statistics(program.seen_by_network(whole, noise), statistics)
     expected = one_pass.numpy()[0, : shape[0], : shape[1]] * 0.5 + 0.5
-    tiles = Predictor(predictor.generator, noise).predict(fundus, everywhere(fundus), tile=576)
+    tiles = Predictor(predictor.generator, Settings(input_noise=noise)).predict(fundus, everywhere(fundus), tile=576)
     assert tiles.shape == (*shape, 1)
     assert np.abs(tiles - expected).max() < 1e-4
 
@@ -112,7 +113,20 @@ def test_prediction_that_is_not_finite_is_an_error():
         image, keras.layers.Conv2D(1, 1, kernel_initializer=keras.initializers.Constant(np.nan))(image)
     )
     with pytest.raises(RunError, match="not finite"):
-        Predictor(network).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
+        Predictor(network, Settings()).predict(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_vessel_probability_is_the_last_channel_and_the_octa_all_before(fundus, channels):
+    settings = Settings(octa_channels=channels, vessel_output=True)
+    both, inside = Predictor(Generator(3, (None, None), channels + 1), settings), everywhere(fundus)
+    output = both.generated(fundus, inside, 320, with_noise=False) / 2 + 0.5
+    photo = both.predict_photograph(fundus, inside, None, fast=True)
+    for found in (
+        (both.predict(fundus, inside), both.predict_vessels(fundus, inside)),
+        (photo.octa, photo.probability),
+    ):
+        np.testing.assert_allclose(np.dstack(found), output, atol=1e-6)
 
 
 # --- a photograph of any scale ---------------------------------------------------------------------------------------
@@ -208,5 +222,6 @@ def test_published_prediction_has_the_statistics_of_its_batch_and_dropout(predic
     patch = program.to_model(fundus[:64, :64])[np.newaxis]
     own = predictor.with_own_statistics(patch)[0].numpy()
     with program.without_dropout(predictor.generator):
-        np.testing.assert_allclose(Predictor(predictor.generator, 0.0).as_published(patch), own, atol=1e-4)
+        published = Predictor(predictor.generator, Settings()).as_published(patch)
+    np.testing.assert_allclose(published, own, atol=1e-4)
     assert np.abs(predictor.as_published(patch) - own).max() > 1e-2

@@ -1,8 +1,7 @@
 """Pictures for TensorBoard that put prediction and truth side by side."""
 
-from types import SimpleNamespace
-
 import numpy as np
+from conftest import SeesVessels
 
 from pairs.dataset import Pair
 from run.pictures import WHOLE_PX, beside_fundus, pictures_of
@@ -10,9 +9,9 @@ from run.pictures import WHOLE_PX, beside_fundus, pictures_of
 
 def test_prediction_equal_to_the_real_octa_misses_and_invents_nothing(tmp_path):
     grey = np.uint8(40 + 150 * (np.arange(400) % 40 < 8) * np.ones((400, 1)))
-    pair = Pair(np.dstack([grey] * 3), grey[..., np.newaxis], np.ones((400, 400), bool))
+    pair = Pair(np.dstack([255 - grey] * 3), grey[..., np.newaxis], np.ones((400, 400), bool))
     result = grey[..., np.newaxis] / 255, {"vessel_auc": 1.0, "vessel_dice": 1.0}
-    row = pictures_of({"x": pair}, [result], SimpleNamespace(input_noise=0.0))["Eyes"][0]
+    row = pictures_of({"x": pair}, [result], SeesVessels())["Eyes"][0]
     vessels = row[-400:, -400:]
     assert (vessels.min(axis=-1) == vessels.max(axis=-1)).all()  # black and white only
     assert vessels.max() == 255

@@ -94,9 +94,10 @@ def test_other_sets_of_defaults_are_valid(defaults):
     assert defaults.items() <= asdict(Settings(**defaults)).items()
 
 
-def test_words_of_earlier_versions_are_read():
+def test_words_and_missing_settings_of_earlier_versions_are_read():
     assert Settings(data="phantom").data == "simulated"  # on the command line, too
-    assert Settings.of_run({"data": "phantom", "split": "70/15/15"}) == Settings(data="simulated", shares="70/15/15")
+    read = Settings.of_run({"data": "phantom", "split": "70/15/15"})
+    assert read == Settings(data="simulated", shares="70/15/15", discriminator_calls=2)  # which it always had
 
 
 # --- the best checkpoint ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from run.checkpoints import RunError, read_run, save, step_of, write_run
 from run.new_run import settings_of_resumed_run
 from run.predict import load_predictor
 from run.settings import Settings
-from run.weights import load_weights, made_from, run_to_use, start_from, write_weights
+from run.weights import copy_weights, load_weights, made_from, run_to_use, start_from, write_weights
 
 STEP = 7
 ENTRY = {"file": f"ckpt-{STEP}.npz", "sha256": ""}  # of run.json, for weights that are not loaded
@@ -32,12 +32,15 @@ ENTRY = {"file": f"ckpt-{STEP}.npz", "sha256": ""}  # of run.json, for weights t
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder with the run `run` of one checkpoint, and the same generator as one file in `file`."""
-    folder = tmp_path_factory.mktemp("runs")
+    return write_both(tmp_path_factory.mktemp("runs"))
+
+
+def write_both(folder: Path, **changes) -> Path:
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
-    generator = Generator(3, (None, None), 1)
+    settings = Settings(patch_size=64, precision="float32", name="run", data="simulated", input_noise=0.03, **changes)
+    generator = Generator(3, (None, None), settings.target_channels)
     save(tf.train.Checkpoint(generator=generator), folder / "run", STEP, keep=1)
-    settings = Settings(patch_size=64, precision="float32", name="run", data="simulated", input_noise=0.03)
     write_run(folder / "run", settings, "0")
     write_weights(generator, folder / "run", str(folder / "run" / f"ckpt-{STEP}"), folder / "file")
     return folder
@@ -57,14 +60,16 @@ def file_of(folder: Path) -> Path:
     return next(folder.glob("*.npz"))
 
 
-def octa(run: Path) -> np.ndarray:
+def predicted(run: Path) -> np.ndarray:
     predictor, _ = load_predictor(run, None, read_run(run)[0])
-    fundus = fake_fundus(np.random.default_rng(1), 128, 128)
-    return predictor.predict(fundus, np.ones((128, 128), bool))
+    image = fake_fundus(np.random.default_rng(1), 128, 128), np.ones((128, 128), bool)
+    return np.dstack([predictor.predict(*image), predictor.predict_vessels(*image)])
 
 
-def test_prediction_from_one_file_is_that_of_the_checkpoint(runs):
-    assert np.abs(octa(runs / "file") - octa(runs / "run")).max() < 2e-3
+@pytest.mark.parametrize("vessel_output", [False, True])
+def test_prediction_from_one_file_is_that_of_the_checkpoint(tmp_path, vessel_output):
+    runs = write_both(tmp_path, vessel_output=vessel_output)
+    assert np.abs(predicted(runs / "file") - predicted(runs / "run")).max() < 2e-3
 
 
 def test_one_file_keeps_settings_and_step_of_its_run(runs):
@@ -191,6 +196,15 @@ def test_fine_tuning_starts_from_the_weights_of_one_file(shipped, runs):
     for one, other in zip(generator.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(one, other)
     assert all(np.array_equal(one, other) for one, other in zip(discriminator.variables, untrained, strict=True))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_vessel_output_starts_as_a_copy_of_the_octa_and_can_be_dropped(before, after):
+    source, generator = (Generator(3, (None, None), channels) for channels in (before, after))
+    copy_weights(source, generator)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    octa, output = source(image)[..., :1].numpy(), generator(image).numpy()
+    np.testing.assert_allclose(output, np.repeat(octa, after, axis=-1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["run", "file"])

@@ -16,8 +16,8 @@ from simulation import stream as stream_module
 from simulation.dataset import eye_of, render_crop, render_full_field, write_dataset
 from simulation.eye import TREE_SHARED_BY, _stream_anatomy, crop_window, make_eye, make_stream_eye
 from simulation.fundus import OUTSIDE_LIMIT
-from simulation.stream import simulated_pair, stream
-from simulation.trees import MURRAY_EXPONENT, Tree, Window, rasterise
+from simulation.stream import drawn_vessels, simulated_pair, stream
+from simulation.trees import MURRAY_EXPONENT, Tree, Vessels, Window, rasterise
 
 SUBJECTS = (1, 2, 5)
 SIDE = 200  # px of the stream's pairs: faster than 400
@@ -156,9 +156,10 @@ def test_seed_and_number_each_change_the_pair(pairs, seed, number):
 
 
 def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
-    for number, (fundus, octa, fov) in enumerate(pairs):
-        assert (fundus.shape, octa.shape, fov.shape) == ((SIDE, SIDE, 3), (SIDE, SIDE, 1), (SIDE, SIDE))
-        assert (fundus.dtype, octa.dtype, fov.dtype) == (np.uint8, np.uint8, bool)
+    for number, (fundus, octa, drawn, fov) in enumerate(pairs):
+        images = (fundus, octa, drawn, fov)
+        assert [image.shape for image in images] == [(SIDE, SIDE, 3), *[(SIDE, SIDE, 1)] * 2, (SIDE, SIDE)]
+        assert [image.dtype for image in images] == [np.uint8, np.uint8, np.uint8, bool]
         eye = make_stream_eye(7, number, SIDE)[0]
         black = eye["surround"] <= 0 and eye["found_px"] <= 0
         assert fov.mean() > 0.1
@@ -166,6 +167,14 @@ def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
         assert octa[fov].max() > 150
         assert fundus[~fov].max(initial=0) <= (OUTSIDE_LIMIT if black else 80)
         assert octa[~fov].max(initial=0) == 0
+        assert octa[fov & (drawn[..., 0] > 250)].mean() > 1.3 * octa[fov & (drawn[..., 0] == 0)].mean()
+
+
+@pytest.mark.parametrize(("width_mm", "drawn"), [(0.0099, 0), (0.015, 0.5), (0.0201, 1)])
+def test_thin_vessels_are_not_drawn_and_wide_ones_by_their_coverage(width_mm, drawn):
+    coverage, px_per_mm = np.linspace(0, 1, 5), 80
+    vessels = Vessels(coverage - 0.5, coverage, np.full(5, width_mm / 2 * px_per_mm))
+    np.testing.assert_allclose(drawn_vessels(vessels, px_per_mm), drawn * coverage)
 
 
 @pytest.fixture
@@ -235,7 +244,7 @@ def test_preview_shows_pairs_of_the_stream_fundus_above_octa(tmp_path, monkeypat
     side = set_module.TILE_PX
     pixels = np.asarray(Image.open(tmp_path / "sheets" / "stream.png"))
     assert pixels.shape == (2 * side, 2 * side, 3)
-    fundus, octa, _ = simulated_pair(3, TREE_SHARED_BY)
+    fundus, octa, *_ = simulated_pair(3, TREE_SHARED_BY)
     assert pixels[:side, side:].mean() == pytest.approx(fundus.mean(), abs=1)
     assert pixels[side:, side:].mean() == pytest.approx(octa.mean(), abs=1)
 

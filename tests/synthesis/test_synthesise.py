@@ -13,6 +13,7 @@ import synthesis.synthesise as program
 from basics.command_line import OptionError
 from basics.files import read_table
 from pairs.origin import Origin, Record, digest_of, read_origin, write_png
+from synthesis.confidence import calibrated, expected_dice
 from synthesis.photographs import Job
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
 
@@ -44,6 +45,7 @@ def run(*jobs, overwrite=False, **changes):
 
 def synthesis(**changes):
     sees = SeesVessels()
+    sees.vessel_output = changes.pop("vessel_output", False)
     sees.predict_as_published = lambda fundus, fov, **_: sees.predict(fundus, fov)
     record = Record(Path("out", DENSITIES), DENSITY_COLUMNS)
     given = {"made_from": "run/ckpt-7 (1a)", "weights": "", "fov_mask": True, "with_maps": True, **changes}
@@ -88,15 +90,17 @@ def test_a_single_result_of_another_photograph_is_enough_to_stop(kind):
         run(TWO, with_maps=False)
 
 
-def test_copy_of_a_photograph_is_the_same_photograph(capsys):
-    run(ONE)
+@pytest.mark.parametrize("changes", [{}, {"vessel_output": True, "published": Published(64, 8, 2)}])
+def test_copy_of_a_photograph_is_the_same_photograph(changes, capsys):
+    run(ONE, **changes)
     TWO.source.write_bytes(ONE.source.read_bytes())
-    run(TWO)
+    run(TWO, **changes)
     assert "1 of 1 photographs have results" in capsys.readouterr().out
+    assert not Path("out/001_confidence.png").exists()  # which needs a vessel probability
 
 
 def test_overwriting_leaves_no_result_of_the_photograph_before():
-    run(ONE, with_figure=True)
+    run(ONE, with_figure=True, vessel_output=True)
     run(TWO, with_maps=False, overwrite=True)
     assert files_below("out") == ["001.png", "densities.csv"]
     assert rows() == []
@@ -196,6 +200,21 @@ def test_grey_levels_are_rounded():
     run(ONE)
     fundus, octa = (np.asarray(Image.open(path)).astype(int) for path in (ONE.source, "out/001.png"))
     assert set((octa + fundus[..., 1])[octa > 0]) == {255}
+
+
+def test_confidence_is_the_probability_that_the_map_is_right():
+    run(ONE, vessel_output=True)
+    maps = (np.asarray(Image.open(f"out/001_{kind}.png")) for kind in ("vessels", "probability", "confidence"))
+    vessels, probability, right = (image / image.max() if image.dtype == bool else image / 255 for image in maps)
+    (row,) = rows()
+    fov = probability > 0
+    drawn = calibrated(probability, float(row["sharpness"])) * fov
+    assert np.array_equal(vessels > 0, probability > 0.5)
+    assert abs(right - np.where(vessels, drawn, 1 - drawn) * fov).max() < 0.02  # 8 bits round them
+    for kind, value in (("dice", expected_dice(drawn, vessels > 0)), ("density", drawn.sum() / fov.sum())):
+        low, expected, high = (float(row[name]) for name in (f"{kind}_low", f"expected_{kind}", f"{kind}_high"))
+        assert expected == pytest.approx(value, abs=0.01)
+        assert 0 <= low < expected < high <= 1
 
 
 # --- the field of view -----------------------------------------------------------------------------------------------
