@@ -139,7 +139,8 @@ def test_phases_noise_and_falling_rate_resume_where_they_stood(project, monkeypa
     rates = logged("logs/fit/parts", "learning_rate")
     assert list(rates.values()) == pytest.approx([2e-4 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
     assert list(logged("logs/fit/parts", "disc_loss")) == [4, 6]
-    assert list(logged("logs/fit/parts", "gen_l1_loss")) == [1, 2, 3, 4, *([] if options else [5]), 6]
+    errors = logged("logs/fit/parts", "gen_l1_loss")
+    assert (errors[5] < 0.7 * errors[3]) == bool(options)  # step 5, without noise: of averages alone
     assert not options or list(logged("logs/fit/parts", "gen_vessel_loss")) == [1, 2, 3, 4, 5, 6]
     # Not step 3, however it scored: the weights from before the discriminator's phase draw no speckle.
     assert tf.train.latest_checkpoint("training_checkpoints/whole/best").endswith("ckpt-6")

@@ -156,10 +156,13 @@ def test_step_learns_and_is_traced_once(settings, batch, name):
     assert step.experimental_get_tracing_count() == 1
 
 
-def test_l1_scale_is_that_of_the_steps_with_the_discriminator(settings, batch):
-    networks = new_networks(replace(settings, l1_scale=8))
-    pixels = float(networks.l1_step(*batch)["gen_l1_loss"])
-    assert float(networks.train_step(*batch)["gen_l1_loss"]) < 0.5 * pixels
+def test_error_is_of_averages_and_in_the_l1_only_phase_of_pixels_too(settings, batch):
+    networks = new_networks(replace(settings, l1_scale=8, learning_rate=1e-9))
+    both, averages, against = (
+        float(getattr(networks, step)(*batch)["gen_l1_loss"]) for step in ("l1_step", "vessel_step", "train_step")
+    )
+    assert averages == pytest.approx(against, rel=0.2)  # they differ by their dropout
+    assert averages < 0.5 * (both - averages)
 
 
 def test_discriminator_judges_in_one_batch_or_as_published_in_two(settings, batch):
@@ -196,12 +199,12 @@ def test_total_of_the_generator_has_all_three_losses(with_vessels):
     assert losses["gen_total_loss"] == pytest.approx(losses["gen_gan_loss"] + weighted, rel=1e-5)
 
 
-@pytest.mark.parametrize(("step", "of_octa"), [("l1_step", {"gen_l1_loss"}), ("vessel_step", set())])
-def test_steps_of_the_generator_leave_the_discriminator_alone(with_vessels, step, of_octa):
+@pytest.mark.parametrize("step", ["l1_step", "vessel_step"])
+def test_steps_of_the_generator_leave_the_discriminator_alone(with_vessels, step):
     settings, batch = with_vessels
     networks = new_networks(replace(settings, lambda_l1=0.0))  # which such a step allows
     before = [variable.numpy() for variable in networks.discriminator.variables]
-    assert getattr(networks, step)(*batch).keys() == of_octa | {"gen_vessel_loss"}
+    assert getattr(networks, step)(*batch).keys() == {"gen_l1_loss", "gen_vessel_loss"}
     after = [variable.numpy() for variable in networks.discriminator.variables]
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
