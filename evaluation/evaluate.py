@@ -88,7 +88,9 @@ class Evaluation:
         if maps is not None and (truth := self.read_vessels(maps[key], fov)) is None:
             return None
         predicted = self.predictor.predict_photograph(pair.fundus, fov, None)
-        candidates = [Candidate(OURS, octa_to_grey(predicted.octa), True, averaged=predicted.probability)]
+        own = predicted.probability
+        vessels = self.predictor.map_of(own, fov) if self.predictor.vessel_output else None
+        candidates = [Candidate(OURS, octa_to_grey(predicted.octa), True, vessels, own)]
         for comparator in self.comparators:
             path = comparator.images.get(key)
             image = self.read(path, fov.shape) if comparator.is_octa else self.read_vessels(path, fov)

@@ -36,7 +36,7 @@ class Comparator:
     is_octa: bool
     images: dict[str, Path]
     binary: dict[str, Path] = field(default_factory=dict)
-    averaged: dict[str, Path] = field(default_factory=dict)  # NAME_probability.png next to OCT-A
+    averaged: dict[str, Path] = field(default_factory=dict)  # NAME_probability.png next to OCT-A, as NAME_vessels.png
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,15 @@ def find_comparators(
             raise OptionError(f"{flag(option)} {text}: has no image of these cases, such as {example}")
         taken.add(name)
         is_octa = option == "compare"
-        beside = {key: path.with_name(f"{path.stem}_probability.png") for key, path in images.items()}
-        averaged = {key: path for key, path in beside.items() if is_octa and path.exists()}
-        found.append(Comparator(name, is_octa, images, averaged=averaged))
+        beside = (images_beside(images, kind) if is_octa else {} for kind in ("vessels", "probability"))
+        found.append(Comparator(name, is_octa, images, *beside))
     return found
+
+
+def images_beside(images: dict[str, Path], kind: str) -> dict[str, Path]:
+    """Of some OCT-A by the name of the case, the further results of this program next to them: NAME_KIND.png."""
+    beside = {key: path.with_name(f"{path.stem}_{kind}.png") for key, path in images.items()}
+    return {key: path for key, path in beside.items() if path.exists()}
 
 
 def find_truth(data: Path, regions: Sequence[str], segmenter: bool) -> Truth:

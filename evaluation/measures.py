@@ -79,7 +79,7 @@ class Candidate:
     image: np.ndarray  # (height, width), float on [0, 1]: an OCT-A, or a vessel probability
     is_octa: bool
     vessels: np.ndarray | None = None  # (height, width), bool: a map that comes with it; None: made from the image
-    averaged: np.ndarray | None = None  # the image without speckle (averaged out), if it comes with one
+    averaged: np.ndarray | None = None  # its vessel probability, or the image without speckle, if it comes with one
 
     @property
     def without_speckle(self) -> np.ndarray:
@@ -87,9 +87,12 @@ class Candidate:
         return self.image if self.averaged is None else self.averaged
 
     def segment(self, fov: np.ndarray, region: str) -> tuple[np.ndarray, np.ndarray]:
-        """Vessel probability, float on [0, 1], and vessel map; an OCT-A's as in `vessel_map`, any other by Otsu."""
-        image = self.without_speckle
-        probability = smooth(image, fov, VESSEL_MAP_SIGMA) if self.is_octa else image
+        """Vessel probability, float on [0, 1], and vessel map; an OCT-A's as in `vessel_map`, any other by Otsu.
+
+        An OCT-A is smoothed first, unless it comes with both.
+        """
+        image, has_both = self.without_speckle, self.averaged is not None and self.vessels is not None
+        probability = smooth(image, fov, VESSEL_MAP_SIGMA) if self.is_octa and not has_both else image
         if self.vessels is not None:
             return probability, self.vessels & fov
         values = probability[fov]

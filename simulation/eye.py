@@ -148,7 +148,7 @@ def make_stream_eye(seed: int, number: int, pixels: int) -> tuple[Eye, Window]:
     side = pixels / appearance["px_per_mm"]
     place = rng.choice(3, p=ranges.PLACES)
     middle = (anatomy.disc, 0j, 0.4 * anatomy.disc)[place]
-    reach = (0.6 * side, 0.4 * side, 5.0)[place]  # mm
+    reach = (0.6 * side, 0.25 * side, 5.0)[place]  # mm
     centre = complex(middle + reach * _point_in_circle(rng))
     radius = rng.uniform(*ranges.STREAM_FIELD_RADIUS_MM)
     direction = random_direction(rng)
