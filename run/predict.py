@@ -1,7 +1,7 @@
 """Prediction: a fundus photograph -> its OCT-A, for training, synthesis and evaluation alike.
 
-The OCT-A comes from one pass through the generator. The vessel probability is the mean of several passes, at several
-scales and orientations: what the network invents, mainly speckle, differs between them and averages out; vessels stay.
+The OCT-A comes from one pass through the generator, with noise, from which the network makes the speckle. The vessel
+probability is predicted without noise, and is the mean of passes at several scales: no single one suits all vessels.
 Batch normalisation uses the statistics of that image alone, and dropout is off, so that a result depends on the
 photograph and the weights only. Outside the field of view the network sees the retina mirrored, so it draws no rim.
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import keras
@@ -45,10 +44,6 @@ DIAMETERS = (700, 1000, 1400, 2000, 2800)
 ENLARGED = 1400
 MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the square
 MOST_SHRUNK = 0.45  # times
-# Steps along rows and columns: unchanged, rotated by 180 degrees, mirrored, upside down. At each scale the first two or
-# more are used, so that there are at least PASSES passes in total.
-ORIENTATIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
-PASSES = 4
 
 NOISE_PX = 512  # period of the noise on a photograph
 LIGHT_SIGMA = 0.06  # of the field's diameter: wider than any vessel, narrower than the shadows of a photograph
@@ -164,7 +159,7 @@ class Predictor:
         """
         view, field = with_equal_scales(fundus, fov, stretch)
         evened = view if diameter is None else with_even_light(view, field, diameter)
-        octa = self.octa_of(self.one_pass(evened, field, factor_shown(diameter), ORIENTATIONS[0], True), field)
+        octa = self.octa_of(self.one_pass(evened, field, factor_shown(diameter), with_noise=True), field)
         probability = self.mean_of_passes(evened, field, diameter, fast)[..., np.newaxis]
         octa, probability = (black_outside(resized(image, fov.shape), fov) for image in (octa, probability))
         return Prediction(octa, probability[..., 0])
@@ -178,20 +173,14 @@ class Predictor:
 
     def mean_of_passes(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool) -> np.ndarray:
         """The vessel probability (height, width) of a photograph with even light."""
-        factors, shown = scale_factors(diameter), (factor_shown(diameter), ORIENTATIONS[0])
-        orientations = ORIENTATIONS[: max(2, PASSES // len(factors))]
-        passes = [shown] if fast else product(factors, orientations)
-        outputs = (self.one_pass(fundus, fov, *way, with_noise=False) for way in passes)
+        factors = [factor_shown(diameter)] if fast else scale_factors(diameter)
+        outputs = (self.one_pass(fundus, fov, factor, with_noise=False) for factor in factors)
         return np.mean([self.probability_of(output, fov) for output in outputs], axis=0)
 
-    def one_pass(
-        self, fundus: np.ndarray, fov: np.ndarray, factor: float, orientation: tuple[int, int], with_noise: bool
-    ) -> np.ndarray:
-        """As `generated`: the photograph is resized by a factor and reoriented, and the result put back."""
+    def one_pass(self, fundus: np.ndarray, fov: np.ndarray, factor: float, with_noise: bool) -> np.ndarray:
+        """As `generated`, of the photograph resized by a factor; the result has its original size."""
         size = tuple(max(1, round(side * factor)) for side in fov.shape)
-        turned = tuple(slice(None, None, step) for step in orientation)
-        output = self.generated(resized(fundus, size)[turned], resized(fov, size)[turned], TILE, with_noise)[turned]
-        return resized(output, fov.shape)
+        return resized(self.generated(resized(fundus, size), resized(fov, size), TILE, with_noise), fov.shape)
 
     def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
         """The generator's output (height, width, channels), [-1, 1]; arguments as of `predict`.
