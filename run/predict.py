@@ -159,9 +159,10 @@ class Predictor:
         """
         view, field = with_equal_scales(fundus, fov, stretch)
         evened = view if diameter is None else with_even_light(view, field, diameter)
-        octa = self.octa_of(self.one_pass(evened, field, factor_shown(diameter), with_noise=True), field)
-        probability = self.mean_of_passes(evened, field, diameter, fast)[..., np.newaxis]
-        octa, probability = (black_outside(resized(image, fov.shape), fov) for image in (octa, probability))
+        shown, outputs = factor_shown(diameter), self.passes(evened, field, diameter, fast)
+        output = self.one_pass(evened, field, shown, with_noise=True) if self.input_noise else outputs[shown]
+        images = self.octa_of(output, field), self.mean_probability(outputs, field)[..., np.newaxis]
+        octa, probability = (black_outside(resized(image, fov.shape), fov) for image in images)
         return Prediction(octa, probability[..., 0])
 
     def vessel_probability(
@@ -169,13 +170,18 @@ class Predictor:
     ) -> np.ndarray:
         """The `probability` of `predict_photograph` alone, without the pass for the OCT-A; the same arguments."""
         evened = fundus if diameter is None else with_even_light(fundus, fov, diameter)
-        return self.mean_of_passes(evened, fov, diameter, fast)
+        return self.mean_probability(self.passes(evened, fov, diameter, fast), fov)
 
-    def mean_of_passes(self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool) -> np.ndarray:
-        """The vessel probability (height, width) of a photograph with even light."""
+    def passes(
+        self, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, fast: bool
+    ) -> dict[float, np.ndarray]:
+        """The generator's outputs without noise, for a photograph with even light, by factor."""
         factors = [factor_shown(diameter)] if fast else scale_factors(diameter)
-        outputs = (self.one_pass(fundus, fov, factor, with_noise=False) for factor in factors)
-        return np.mean([self.probability_of(output, fov) for output in outputs], axis=0)
+        return {factor: self.one_pass(fundus, fov, factor, with_noise=False) for factor in factors}
+
+    def mean_probability(self, outputs: dict[float, np.ndarray], fov: np.ndarray) -> np.ndarray:
+        """The mean vessel probability (height, width) of some passes."""
+        return np.mean([self.probability_of(output, fov) for output in outputs.values()], axis=0)
 
     def one_pass(self, fundus: np.ndarray, fov: np.ndarray, factor: float, with_noise: bool) -> np.ndarray:
         """As `generated`, of the photograph resized by a factor; the result has its original size."""
