@@ -45,6 +45,10 @@ ENLARGED = 1400
 MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the square
 MOST_SHRUNK = 0.45  # times
 
+# From this vessel probability on, half of the people that `research/confidence.py` simulates draw a vessel, in
+# photographs of usual sharpness: the network learns from exact vessels, and people leave out some that are thin.
+DRAWN_FROM = 0.6
+
 NOISE_PX = 512  # period of the noise on a photograph
 LIGHT_SIGMA = 0.06  # of the field's diameter: wider than any vessel, narrower than the shadows of a photograph
 LIGHT_PX = 250  # diameter of the field at which the light is measured
@@ -128,12 +132,12 @@ class Predictor:
         return self.probability_of(self.generated(fundus, fov, TILE, with_noise=False), fov)
 
     def map_of(self, probability: np.ndarray, fov: np.ndarray, region: str | None = None) -> np.ndarray:
-        """The vessel map (height, width), bool: where a vessel is more likely than none.
+        """The vessel map (height, width), bool: where the probability exceeds DRAWN_FROM.
 
         Without a vessel probability, `probability` is a grey OCT-A, and the map the brightest class of its pixels; see
         `vessel_map`, also for `region`.
         """
-        return fov & (probability > 0.5) if self.vessel_output else vessel_map(probability, fov, region)
+        return fov & (probability > DRAWN_FROM) if self.vessel_output else vessel_map(probability, fov, region)
 
     def octa_of(self, output: np.ndarray, fov: np.ndarray) -> np.ndarray:
         """The OCT-A in the generator's output."""

@@ -13,6 +13,7 @@ import synthesis.synthesise as program
 from basics.command_line import OptionError
 from basics.files import read_table
 from pairs.origin import Origin, Record, digest_of, read_origin, write_png
+from run.predict import DRAWN_FROM
 from synthesis.confidence import calibrated, expected_dice
 from synthesis.photographs import Job
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
@@ -209,7 +210,7 @@ def test_confidence_is_the_probability_that_the_map_is_right():
     (row,) = rows()
     fov = probability > 0
     drawn = calibrated(probability, float(row["sharpness"])) * fov
-    assert np.array_equal(vessels > 0, probability > 0.5)
+    assert np.array_equal(vessels > 0, probability > DRAWN_FROM)
     assert abs(right - np.where(vessels, drawn, 1 - drawn) * fov).max() < 0.02  # 8 bits round them
     for kind, value in (("dice", expected_dice(drawn, vessels > 0)), ("density", drawn.sum() / fov.sum())):
         low, expected, high = (float(row[name]) for name in (f"{kind}_low", f"expected_{kind}", f"{kind}_high"))
