@@ -180,7 +180,7 @@ def test_vessel_output_is_added_to_a_run_and_used_from_one_file(trained_project,
     photo = "data/UT-FSOCTA-v1/fov45/fundus/31_OD.jpg"
     assert gen.main([photo, "--run", "weights", "--vessels", "--fast", "--output", "out"]) == 0
     assert "31_OD_confidence.png" in files_below("out")
-    assert 0 < pd.read_csv("out/densities.csv")["expected_dice"][0] < 1
+    assert 0 < pd.read_csv("out/densities.csv")["expected_density"][0] < 1
 
 
 # --- runs on simulated retinas ----------------------------------------------------------------------------------------
