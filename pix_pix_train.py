@@ -177,7 +177,7 @@ class Pix2Pix:
             )
             disc_loss = discriminator_loss(disc_real_output, disc_generated_output)
             of_vessels = self.vessel_losses(output, target)
-            gen_total_loss += sum(LAMBDA_VESSELS * loss for loss in of_vessels.values())
+            gen_total_loss += LAMBDA_VESSELS * sum(of_vessels.values())
             # In float16, small gradients would vanish: the loss is scaled up, and `apply` scales back.
             scaled_gen_loss = self.generator_optimizer.scale_loss(gen_total_loss)
             scaled_disc_loss = self.discriminator_optimizer.scale_loss(disc_loss)
@@ -200,14 +200,14 @@ class Pix2Pix:
         In one batch both are normalised by the same mean and variance, so that it can see where theirs differ.
         """
         if self.settings.discriminator_calls == 2:
-            return tuple(self.discriminator([input_image, octa], training=True) for octa in (octa, gen_output))
+            return tuple(self.discriminator([input_image, image], training=True) for image in (octa, gen_output))
         both = [tf.concat(images, axis=0) for images in ((input_image, input_image), (octa, gen_output))]
         return tuple(tf.split(self.discriminator(both, training=True), 2))
 
     def l1_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """Train the generator alone, on the error of pixels and averages, and the vessels; images as in `train_step`.
 
-        Of pixels alone it is least for their median, which is the same with and without a mesh of fine capillaries.
+        Of pixels alone it is least for their median, which does not tell how bright a mesh is on average.
         """
         return self.generator_step(input_image, target, {1, self.settings.l1_scale})
 
@@ -221,13 +221,12 @@ class Pix2Pix:
         with tf.GradientTape() as tape:
             output = self.generator(input_image, training=True)
             errors = [l1_loss(output[..., :last], target[..., :last], scale) for scale in sorted(scales)]
-            losses = {"gen_l1_loss": sum(errors)} | self.vessel_losses(output, target)
-            factors = {"gen_l1_loss": self.settings.lambda_l1, "gen_vessel_loss": LAMBDA_VESSELS}
-            total = sum(factors[name] * loss for name, loss in losses.items())
+            gen_l1_loss, of_vessels = sum(errors), self.vessel_losses(output, target)
+            total = self.settings.lambda_l1 * gen_l1_loss + LAMBDA_VESSELS * sum(of_vessels.values())
             scaled_loss = self.generator_optimizer.scale_loss(total)
         weights = self.generator.trainable_variables
         self.generator_optimizer.apply(tape.gradient(scaled_loss, weights), weights)
-        return losses
+        return {"gen_l1_loss": gen_l1_loss} | of_vessels
 
     def vessel_losses(self, output: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """The loss of the vessel probability, if the generator predicts one."""
@@ -405,7 +404,8 @@ def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray,
     predictor, real = networks.predictor, octa_to_grey(pair.octa / 255)
     predicted = predictor.predict(pair.fundus, pair.fov)
     scores = validation_scores(real, octa_to_grey(predicted), pair.fov)
-    scores |= vessel_agreement(real, predictor.predict_vessels(pair.fundus, pair.fov), pair.fov)
+    if predictor.vessels_apart:
+        scores |= vessel_agreement(real, predictor.predict_vessels(pair.fundus, pair.fov), pair.fov)
     return predicted, scores
 
 

@@ -29,7 +29,7 @@ def pictures_of(
     for (name, pair), (prediction, scores) in zip(pairs.items(), results, strict=True):
         fundus, octa = black_outside(pair.fundus, pair.fov), black_outside(pair.octa, pair.fov)
         real, predicted = octa_to_grey(octa / 255), octa_to_grey(prediction)  # [0, 255] -> [0, 1]
-        probability = predictor.predict_vessels(pair.fundus, pair.fov)
+        probability = predictor.predict_vessels(pair.fundus, pair.fov) if predictor.vessels_apart else predicted
         vessels = missed_and_invented(vessel_map(real, pair.fov), predictor.map_of(probability, pair.fov))
         title = f"{name}: vessel AUC {scores['vessel_auc']:.2f}, Dice {scores['vessel_dice']:.2f}"
         panels = fundus, to_uint8(real), to_uint8(predicted), vessels

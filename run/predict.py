@@ -131,6 +131,11 @@ class Predictor:
         """Vessel probability (height, width), float32 on [0, 1], as `predict`, but without noise."""
         return self.probability_of(self.generated(fundus, fov, TILE, with_noise=False), fov)
 
+    @property
+    def vessels_apart(self) -> bool:
+        """Whether vessels are not found in the predicted OCT-A itself, but take a pass of their own."""
+        return self.vessel_output or self.input_noise > 0
+
     def map_of(self, probability: np.ndarray, fov: np.ndarray, region: str | None = None) -> np.ndarray:
         """The vessel map (height, width), bool: where the probability exceeds DRAWN_FROM.
 

@@ -19,7 +19,7 @@ CROP_JITTER_MM = {"disc": 0.35, "macula": 0.25}  # no two scans are centred alik
 FIELD_RADIUS_MM = (6.2, 6.55)  # of the set: 45 degrees
 FIELD_CENTRE_MM = (-0.4, 2.0)  # nasal of the fovea; some fields end within the disc crop, as real ones do
 STREAM_FIELD_RADIUS_MM = (4.2, 6.6)  # cameras of 30 to 45 degrees
-PLACES = (0.45, 0.25, 0.30)  # stream's shares: disc, fovea, anywhere; with 0.10 no avascular zone was learned
+PLACES = (0.45, 0.25, 0.30)  # stream's shares: disc, fovea, anywhere; neither 0.10 nor 0.25 taught the avascular zone
 WARP = 0.035  # of a wave's length, in the stream: three such waves displace the retina and can never fold it
 
 # How trees grow: ranges of the stream, then of the set. The two trees of an eye share a value from each, uniform.

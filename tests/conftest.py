@@ -163,7 +163,7 @@ def refused(capsys):
 class SeesVessels:
     """Stands in for a trained network, which tests do not have: it sees what is dark in green."""
 
-    vessel_output = False
+    vessel_output, vessels_apart = False, True
 
     def predict(self, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
         """As `Predictor.predict`."""
