@@ -7,8 +7,9 @@
 `fit` and `check` use different simulated retinas, which no run is trained on; each photograph is also blurred, darkened
 and made noisy. With --list, `check` uses real photographs with manual maps instead, spoilt in the same ways. The manual
 map of a simulated retina differs from its exact vessels as the maps of two people differ: vessels are displaced, wider
-or narrower, and thin ones are left out (`drawn_by_hand`). The other pictures are made here (a chart, a B-scan, noise, a
-plain surface) or come with scikit-image. LIST.csv is that of photographs.py.
+or narrower, and some are left out, because they are thin (`drawn_by_hand`) or faint (`seen_vessels`). The other
+pictures are made here (a chart, a B-scan, noise, a plain surface) or come with scikit-image. LIST.csv is that of
+photographs.py.
 """
 
 from common import list_photographs, new_parser, predicted_photograph, predictor_of, print_head, print_row
@@ -34,7 +35,8 @@ from retina.vessels import ratio, roc_auc
 from run.predict import Predictor
 from simulation.dataset import render_full_field
 from simulation.eye import TREE_SHARED_BY, make_eye, make_stream_eye
-from simulation.stream import simulated_pair
+from simulation.fundus import light_lost
+from simulation.stream import seen_vessels, simulated_pair
 from simulation.trees import Vessels
 from synthesis.confidence import PROBABILITY, SHARPNESS, assess, calibrated, expected_dice, sharpness
 
@@ -100,7 +102,9 @@ def simulated(predictor: Predictor, first: int) -> list[Picture]:
         eye, window = make_stream_eye(0, number, CROP_PX)
         fundus, _, _, fov = simulated_pair(0, number)
         trees, random, scale = eye.vessels(window), np.random.default_rng(number), window.px_per_mm
-        drawn, other = (drawn_by_hand(trees["artery"].merge(trees["vein"]), scale, random) & fov for _ in range(2))
+        seen = seen_vessels(eye, fundus, light_lost(eye, trees, window))
+        both = trees["artery"].merge(trees["vein"])
+        drawn, other = (drawn_by_hand(both, scale, random) & (seen > random.random()) & fov for _ in range(2))
         people.append(dice_of(drawn, other))
         pictures += pictures_of(predictor, fundus, fov, scale * FIELD_MM, drawn, fov)
     print(f"Dice of the maps that two simulated people draw: {np.nanmean(people):.3f}\n")

@@ -53,7 +53,7 @@ APPEARANCE = {
     "texture": ((0.005, 0.042), (0.014, 0.014)),  # fine: one standard deviation at 50 um
     "tessellation": ((-0.5, 0.9), (0, 0)),  # choroidal vessels under thin pigment: wide, blurred
     "blotches": ((-0.6, 0.9), (0, 0)),  # orange islands of choroid between pigment, or the reverse
-    "fovea": ((0.0, 1.3), (0.9, 1.1)),  # darkness of the macula
+    "fovea": ((0.5, 1.6), (0.9, 1.1)),  # darkness of the macula; from 0 up and without a foveola, few were to be seen
     "sheen": ((0.0, 1.4), (0.2, 1.0)),  # of nerve fibres; strong in the young
     "streaks": ((0.0, 0.3), (0.07, 0.07)),  # in that sheen
     "streak_px": ((0.6, 2.0), (0.8, 0.8)),
@@ -112,6 +112,7 @@ APPEARANCE = {
     "fringe_px": ((-3.0, 5.0), (0, 0)),  # width of a coloured seam at the border, from a lens or a scanner
     "surround": ((-80, 40), (0, 0)),  # grey levels outside the field
     "found_px": ((-2.5, 0.5), (0, 0)),  # how far inside the true border the detected field ends
+    "choroid_streaks": ((-0.6, 1.0), (0, 0)),  # long choroidal vessels side by side
 }
 LOGARITHMIC = {"disc_bright", "contrast", "blood", "blur_px", "noise"}
 STREAM_APPEARANCE = {name: of_stream for name, (of_stream, _) in APPEARANCE.items()}

@@ -15,15 +15,19 @@ from threading import Thread
 from typing import BinaryIO
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, maximum_filter
 
 from retina.images import to_uint8
 from retina.ut_fsocta import CROP_PX
-from simulation.eye import TREE_SHARED_BY, border_distance, make_stream_eye
-from simulation.fundus import render_fundus
+from simulation.eye import TREE_SHARED_BY, Eye, border_distance, make_stream_eye
+from simulation.fundus import light_lost, render_fundus
 from simulation.octa import render_octa
 from simulation.trees import Vessels
 
 DRAWN_MM = 0.010, 0.020  # vessels up to this wide are drawn by nobody, from this width on by everybody
+SEEN = 1.0, 2.2  # contrast of a vessel over that of noise and texture: from when on somebody, and everybody, sees it
+LEAST_CONTRAST = 0.015  # that anybody sees, without noise and texture
+AROUND_PX, WHOLE_VESSEL_PX = 10, 5  # the brightness is that of the surroundings; an edge is seen with its vessel
 PROJECT = Path(__file__).resolve().parents[1]
 CHANNELS = 6  # of a pair in the stream: fundus, OCT-A, drawn vessels, field of view
 WORKER_ENDED = "a worker process that makes simulated retinas has ended, perhaps because memory ran out"
@@ -46,8 +50,9 @@ def simulated_pair(
     fundus = render_fundus(eye, window, vessels, eye.rng("photograph"))
     octa = render_octa(eye, window, vessels, eye.rng("scan"))
     fov = border_distance(eye, window) > eye["found_px"]
-    drawn = to_uint8(drawn_vessels(vessels["artery"].merge(vessels["vein"]), window.px_per_mm))
-    return fundus, (octa * fov)[..., None], drawn[..., None], fov
+    drawn = drawn_vessels(vessels["artery"].merge(vessels["vein"]), window.px_per_mm)
+    drawn *= seen_vessels(eye, fundus, light_lost(eye, vessels, window))
+    return fundus, (octa * fov)[..., None], to_uint8(drawn)[..., None], fov
 
 
 def drawn_vessels(vessels: Vessels, px_per_mm: float) -> np.ndarray:
@@ -57,6 +62,20 @@ def drawn_vessels(vessels: Vessels, px_per_mm: float) -> np.ndarray:
     """
     width_mm = 2 * vessels.radius / px_per_mm
     return vessels.coverage * np.interp(width_mm, DRAWN_MM, (0, 1))
+
+
+def seen_vessels(eye: Eye, fundus: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """How likely somebody sees the vessels at each pixel of a photograph, (pixels, pixels) on [0, 1].
+
+    It grows over SEEN with the vessels' contrast, after the camera's blur and the haze, over the contrast of noise and
+    of the fundus' own texture. `lost` is what `light_lost` returns.
+    """
+    brightness = np.maximum(gaussian_filter(fundus[..., 1].astype(np.float32), AROUND_PX), 1) / 255
+    noise = eye["noise"] * (0.4 + 0.6 * np.sqrt(brightness)) / brightness
+    ground = np.hypot(noise, np.hypot(1.4 * eye["texture"], LEAST_CONTRAST))
+    contrast = gaussian_filter(lost, np.hypot(eye["blur_px"], 0.4 * max(1, eye["enlargement"])))
+    contrast = maximum_filter(contrast, WHOLE_VESSEL_PX) * (1 - np.clip(eye["veil"], 0, 1))
+    return np.interp(contrast / ground, SEEN, (0, 1))
 
 
 def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ from simulation import stream as stream_module
 from simulation.dataset import eye_of, render_crop, render_full_field, write_dataset
 from simulation.eye import TREE_SHARED_BY, _stream_anatomy, crop_window, make_eye, make_stream_eye
 from simulation.fundus import OUTSIDE_LIMIT
-from simulation.stream import drawn_vessels, simulated_pair, stream
+from simulation.stream import drawn_vessels, seen_vessels, simulated_pair, stream
 from simulation.trees import MURRAY_EXPONENT, Tree, Vessels, Window, rasterise
 
 SUBJECTS = (1, 2, 5)
@@ -167,7 +167,24 @@ def test_pairs_are_bright_in_the_field_and_dark_outside(pairs):
         assert octa[fov].max() > 150
         assert fundus[~fov].max(initial=0) <= (OUTSIDE_LIMIT if black else 80)
         assert octa[~fov].max(initial=0) == 0
-        assert octa[fov & (drawn[..., 0] > 250)].mean() > 1.3 * octa[fov & (drawn[..., 0] == 0)].mean()
+
+
+def test_drawn_vessels_are_bright_in_the_octa(pairs):
+    octa, drawn, fov = (np.array([pair[place] for pair in pairs]) for place in (1, 2, 3))
+    assert octa[fov & (drawn[..., 0] > 250)].mean() > 1.3 * octa[fov & (drawn[..., 0] == 0)].mean()
+
+
+@pytest.mark.parametrize(
+    ("contrast", "noise", "brightness", "seen"),
+    [(0.2, 0.0, 120, 1), (0.2, 0.035, 120, 1), (0.2, 0.035, 12, 0), (0.03, 0.035, 120, 0), (0.01, 0.0, 120, 0)],
+)
+def test_faint_vessels_are_not_seen_in_noise_or_darkness(contrast, noise, brightness, seen):
+    eye = {"noise": noise, "texture": 0.0, "blur_px": 1.0, "enlargement": 1.0, "veil": 0.0}
+    lost = np.zeros((40, 40), np.float32)
+    lost[18:22] = contrast
+    found = seen_vessels(eye, np.full((40, 40, 3), brightness, np.uint8), lost)
+    assert found[20, 20] == seen
+    assert found[0].max() == 0
 
 
 @pytest.mark.parametrize(("width_mm", "drawn"), [(0.0099, 0), (0.015, 0.5), (0.0201, 1)])
@@ -184,12 +201,13 @@ def plain(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*ranges.LESIONS, "plaques"])
-def test_lesions_show_in_the_fundus_only(name, monkeypatch, plain):
-    fundus, *others = simulated_pair(3, 0, SIDE)
+def test_lesions_show_in_the_fundus_but_not_in_the_octa(name, monkeypatch, plain):
+    fundus, octa, _, fov = simulated_pair(3, 0, SIDE)
     monkeypatch.setitem(ranges.STREAM_SHARE, name, 1.0)
-    with_lesions, *same = simulated_pair(3, 0, SIDE)
+    with_lesions, same_octa, _, same_fov = simulated_pair(3, 0, SIDE)
     assert (with_lesions != fundus).any()
-    assert all(map(np.array_equal, same, others))
+    assert np.array_equal(same_octa, octa)
+    assert np.array_equal(same_fov, fov)
 
 
 @pytest.mark.parametrize("name", [name for name, (low, _) in ranges.STREAM_APPEARANCE.items() if low <= 0])
