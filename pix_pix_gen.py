@@ -11,6 +11,8 @@ weights; --run chooses another. Existing results are kept, so that the same comm
 """
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,8 +35,17 @@ PROGRAM = "pix_pix_gen.py"
 FORMATS = (*EXPORT_FORMATS, ONE_FILE_FORMAT)
 DEFAULT_FORMATS = "saved_model,keras"
 PUBLISHED_STRIDE = 8  # steps per patch of the study's final synthesis
+MOST_THREADS = 4  # without --threads: each holds a photograph in memory
 OF_PUBLISHED = ("stride", "batch_size")
 NEEDS = {"format": "export", "split": "dataset", "field_mask": "inputs"} | dict.fromkeys(OF_PUBLISHED, "published")
+
+
+def share(text: str) -> tuple[int, int]:
+    """The two numbers of K/N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not (match and 1 <= int(match[1]) <= int(match[2])):
+        raise argparse.ArgumentTypeError(f"{text} must be K/N with K from 1 to N, such as 3/40")
+    return int(match[1]), int(match[2])
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,6 +61,19 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     add_scale_options(parser)
     add("--field-mask", type=Path, metavar="FILE", help="image of the field of view, bright inside (default: found)")
     add("--overwrite", action="store_true", help="replace existing results")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help=f"photographs read and written side by side (default: cores, up to {MOST_THREADS})",
+    )
+    add(
+        "--shard",
+        type=share,
+        metavar="K/N",
+        help="only every N-th photograph, the K-th share, as on the K-th of N computers",
+    )
+    add("--collect", type=Path, metavar="DIR", help="make one table, and sheets, of those of all shards in a folder")
     add("--dataset", nargs="?", const="", metavar="DATA", help="use the photographs of a data set (default: the run's)")
     add("--split", choices=(*SPLITS, "all"), help=f"with --dataset: {SPLIT_HELP}")
     add("--published", action="store_true", help="as published: predict by patches, with dropout and batch statistics")
@@ -60,8 +84,12 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.inputs and options.dataset is not None:
         parser.error("INPUT and --dataset: give only one of them")
-    if not options.inputs and options.dataset is None and options.export is None:
-        parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
+    if not options.inputs and options.dataset is None and options.export is None and options.collect is None:
+        parser.error("give a photograph, a folder, a CSV table, --dataset, --export or --collect")
+    if options.collect is not None and (options.inputs or options.dataset is not None or options.export):
+        parser.error("--collect: give it alone")
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads {options.threads}: must be at least 1")
     for name, needed in NEEDS.items():
         value, other = getattr(options, name), getattr(options, needed)
         if value is not None and other in (None, False, []):
@@ -89,11 +117,15 @@ from run.export import export
 from run.predict import announced_predictor
 from run.weights import describe, made_from, run_to_use, write_weights
 from synthesis.photographs import MASK, check_jobs, list_dataset_jobs, list_jobs
+from synthesis.shards import Shard, collect
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
 
 
 def run_synthesis(options: argparse.Namespace) -> int:
     """Do what the options ask for; returns the exit status: 2 if a photograph failed, or may have been left out."""
+    if options.collect:
+        print("Collected:", *collect(options.collect / DENSITIES, DENSITY_COLUMNS))
+        return 0
     run, why = run_to_use(options.run)
     made = read_run(run)
     settings = made.settings
@@ -107,6 +139,10 @@ def run_synthesis(options: argparse.Namespace) -> int:
     else:
         jobs, others = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})
     check_jobs(jobs, options.output)
+    table, shard = options.output / DENSITIES, None
+    if options.shard:
+        shard = Shard(*options.shard)
+        table, jobs = shard.of(table), [job for job in jobs if shard.has(job)]
 
     if options.export:
         settings = replace(settings, precision="float32")  # for machines of any kind
@@ -117,7 +153,7 @@ def run_synthesis(options: argparse.Namespace) -> int:
         if ONE_FILE_FORMAT in options.format:
             written.append(write_weights(predictor.generator, run, path, options.export))
         print("Exported:", *written)
-    if not jobs:
+    if not (options.inputs or options.dataset is not None):
         return 0
 
     stride, batch_size = options.stride or PUBLISHED_STRIDE, options.batch_size or settings.batch_size
@@ -127,13 +163,17 @@ def run_synthesis(options: argparse.Namespace) -> int:
         weights=describe(path),
         fov_mask=settings.fov_mask,
         output=options.output,
-        record=Record(options.output / DENSITIES, DENSITY_COLUMNS),
+        record=Record(table, DENSITY_COLUMNS),
         with_maps=options.vessels,
         with_figure=options.figure,
         fast=options.fast,
         published=Published(settings.patch_size, stride, batch_size) if options.published else None,
+        shard=str(shard or ""),
     )
-    failed = synthesise(synthesis, jobs, options.overwrite)
+    failed = synthesise(synthesis, jobs, options.overwrite, options.threads or min(os.cpu_count() or 1, MOST_THREADS))
+    if options.shard and options.vessels and not table.exists():  # without a photograph, it is complete all the same
+        table.parent.mkdir(parents=True, exist_ok=True)
+        synthesis.record.write()
     for reason in failed:
         report_error(PROGRAM, reason)
     left = left_out(others)

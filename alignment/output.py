@@ -137,13 +137,12 @@ class PairRecord(Record):
             self.figure(name).unlink(missing_ok=True)  # one of an earlier call would show another result
         self.add(values, self.origins[name])
 
-    def write(self) -> None:
-        """Write the table."""
-        self.rows = {name: self.rows[name] for name in self.origins if name in self.rows}
-        super().write()
+    def names(self) -> list[str]:
+        """The names of the rows in the order of the data."""
+        return [name for name in self.origins if name in self.rows]
 
     def report(self, written: Path, bad: str, remark: str, next_step: str, if_none: str) -> int:
-        """Print a summary.
+        """Put the record in order, and print a summary.
 
         Args:
             written: the data set that was written.
@@ -153,6 +152,7 @@ class PairRecord(Record):
         Returns:
             The exit status: 2 if a file was unusable.
         """
+        self.close()
         rows = self.current()
         verdicts = Counter(row["verdict"] for row in rows.values())
         print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()) or "no pair could be read")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from basics.command_line import OptionError, why
 
+TEXT = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}  # how tables are opened to write
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -59,23 +61,26 @@ def hold(path: Path, busy: str) -> Iterator[None]:
         held.release()
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path, appended: bool = False) -> list[dict[str, str]]:
     """The rows of a table, see `numbered_rows`."""
-    return [row for _, row in numbered_rows(path)]
+    return [row for _, row in numbered_rows(path, appended)]
 
 
-def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def numbered_rows(path: Path, appended: bool = False) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV table by column, as text, with their row numbers in a spreadsheet: the header is 1.
 
     Rows whose cells are all empty are left out, missing cells are empty. Reads UTF-8 with commas, semicolons or tabs,
     as spreadsheet programs write it. Not by `pandas.read_csv`, which takes a first cell too many for an index, renames
     the second of two equal columns, and splits the header `path` at its t.
 
+    `appended`: rows are appended to this table one by one, and the last line may be cut off; then it does not count.
+
     Raises:
         OptionError: it cannot be read, two columns have the same name, or a row has more cells than there are columns.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        text = content[: content.rfind(b"\n") + 1 if appended else None].decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)
         header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True) if text else [[]]
     except UnicodeDecodeError as error:
@@ -97,7 +102,7 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
     """Write a CSV table, in UTF-8, atomically; bytes of file names that are not UTF-8 are written out."""
-    with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with atomic_file(path) as part, open(part, "w", **TEXT) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

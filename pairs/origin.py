@@ -4,18 +4,20 @@ Each PNG of synthesis contains this as texts, and each row of a record (`densiti
 as its last two columns.
 """
 
+import csv
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from basics.command_line import OptionError
-from basics.files import atomic_file, read_table, write_table
+from basics.files import TEXT, atomic_file, disk_errors_name, read_table, write_table
 
 SOURCE, DIGEST, MADE_WITH = "source", "photo_digest", "made_with"  # texts in a PNG
 DIGITS = 16  # of a digest, hexadecimal
@@ -83,22 +85,27 @@ def read_origin(path: Path) -> Origin | None:
 class Record:
     """A table with a row for each finished result; rows of earlier commands are kept.
 
-    The first column names the result; the last two are the digest and `made_with` of its origin.
+    The first column names the result; the last two are the digest and `made_with` of its origin. A row is appended when
+    its result is finished, so that a table of many rows takes no time, and an interruption loses none. Of rows with the
+    same name the last one counts; without an origin, it says that the result is gone. `close` puts the table in order.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]):
-        """Read the existing table, which a spreadsheet program may have saved; incomplete rows do not count.
+        """Read the existing table, which a spreadsheet program may have saved.
 
         Raises:
             OptionError: it cannot be read, or has other columns.
         """
         self.path, self.columns = path, tuple(columns)
         self.rows: dict[str, dict[str, str]] = {}
-        for row in read_table(path) if path.exists() else ():
+        self.file, self.lock = None, Lock()
+        for row in read_table(path, appended=True) if path.exists() else ():
             if tuple(row) != self.columns:
                 raise OptionError(f"{path}: damaged, or from another program or version; choose another --output")
+            name = row[self.columns[0]]
+            self.rows.pop(name, None)
             if row[self.columns[-2]] and row[self.columns[-1]]:
-                self.rows[row[self.columns[0]]] = row
+                self.rows[name] = row
 
     def origin(self, name: str) -> Origin | None:
         """The origin of a result, if it has a row."""
@@ -106,16 +113,39 @@ class Record:
         return row and Origin(row[self.columns[-2]], row[self.columns[-1]], row.get(SOURCE, ""))
 
     def add(self, values: Sequence, origin: Origin) -> None:
-        """Set the row of a result, given without the last two columns, and write the table."""
+        """Set the row of a result, given without the last two columns."""
         row = dict(zip(self.columns, (*values, origin.digest, origin.made_with), strict=True))
-        self.rows[row[self.columns[0]]] = row
-        self.write()
+        with self.lock:
+            self.rows[row[self.columns[0]]] = row
+            self._append(row)
 
     def drop(self, name: str) -> None:
-        """Remove a row, if there is one, and write the table."""
-        if self.rows.pop(name, None):
+        """Remove a row, if there is one."""
+        with self.lock:
+            if self.rows.pop(name, None):
+                self._append({self.columns[0]: name})
+
+    def _append(self, row: dict) -> None:
+        with disk_errors_name(self.path):
+            if self.file is None:
+                self.write()
+                self.file = open(self.path, "a", **TEXT)  # noqa: SIM115 - until `close`
+            csv.DictWriter(self.file, self.columns, lineterminator="\n").writerow(row)
+            self.file.flush()
+
+    def close(self) -> None:
+        """Put the table in order, if rows were appended."""
+        if self.file is not None:
+            with disk_errors_name(self.path):
+                self.file.close()
+            self.file = None
             self.write()
 
+    def names(self) -> list[str]:
+        """The names of the rows in the table's order."""
+        return sorted(self.rows)
+
     def write(self) -> None:
-        """Write the table."""
+        """Write the table, in order."""
+        self.rows = {name: self.rows[name] for name in self.names()}
         write_table(self.path, self.columns, self.rows.values())

@@ -6,11 +6,14 @@ Batch normalisation uses the statistics of that image alone, and dropout is off,
 photograph and the weights only. Outside the field of view the network sees the retina mirrored, so it draws no rim.
 """
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import keras
 import numpy as np
@@ -63,6 +66,23 @@ class Prediction:
     probability: np.ndarray  # of a vessel: (height, width), float32 on [0, 1], the mean of all passes
 
 
+class Turns:
+    """Threads use the network in turns, since each pass uses all cores or the GPU, and holds the memory of one."""
+
+    def __init__(self):
+        self.seconds, self.lock, self.ended = 0.0, Lock(), False
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Wait for the network, and hold it for the block; CancelledError: nobody waits for results any more."""
+        with self.lock:
+            if self.ended:
+                raise CancelledError
+            started = time.perf_counter()
+            yield
+            self.seconds += time.perf_counter() - started
+
+
 class Predictor:
     """A generator ready to predict. It may still be in training: predictions use the newest weights, change nothing.
 
@@ -74,6 +94,7 @@ class Predictor:
         """A generator for images of any size, `Generator(3, (None, None), channels)`, and the settings of its run."""
         self.generator, self.input_noise = generator, settings.input_noise
         self.octa_channels, self.vessel_output = settings.octa_channels, settings.vessel_output
+        self.turns = Turns()
         images = tf.TensorSpec((None, None, None, FUNDUS_CHANNELS), tf.float32)
         fixed = generator.non_trainable_variables
         specs = [tf.TensorSpec(value.shape, value.dtype) for value in fixed]
@@ -207,9 +228,13 @@ class Predictor:
         noise = self.input_noise if with_noise else 0.0
         height, width = fov.shape
         whole = reflect_to_multiple(continue_outside(fundus, fov), SIZE_MULTIPLE)
+        with self.turns.take():
+            return self.in_tiles(whole, tile, noise)[:height, :width]
+
+    def in_tiles(self, whole: np.ndarray, tile: int, noise: float) -> np.ndarray:
+        """As `generated`, of an image whose sides are multiples of 64 px."""
         if whole.shape[0] * whole.shape[1] <= tile**2:
-            octa, _ = self.with_own_statistics(seen_by_network(whole, noise))
-            return octa[0].numpy()[:height, :width]
+            return self.with_own_statistics(seen_by_network(whole, noise))[0][0].numpy()
         statistics = self.statistics(whole, tile, noise)
         octa = np.empty((*whole.shape[:2], self.generator.output_shape[-1]), np.float32)
         for rows, seen_rows in tile_spans(whole.shape[0], tile):
@@ -218,7 +243,7 @@ class Predictor:
                 part = self.with_statistics(seen, statistics)[0].numpy()
                 top, left = rows.start - seen_rows.start, columns.start - seen_columns.start
                 octa[rows, columns] = part[top:, left:][: rows.stop - rows.start, : columns.stop - columns.start]
-        return octa[:height, :width]
+        return octa
 
     def statistics(self, whole: np.ndarray, tile: int, noise: float) -> list[tf.Tensor]:
         """Statistics for `with_statistics`: of the middle tile of an image (height, width, 3), uint8, sides n * 64."""
@@ -249,7 +274,9 @@ class Predictor:
         corners = patch_corners(whole.shape, size, stride)
         parts = (corners[first : first + batch_size] for first in range(0, len(corners), batch_size))
         batches = (self.as_published(to_model(cut_at_corners(whole, part, size))) for part in parts)
-        octa = put_img_back_from_patches((patch for batch in batches for patch in batch.numpy()), whole.shape, stride)
+        with self.turns.take():
+            patches = (patch for batch in batches for patch in batch.numpy())
+            octa = put_img_back_from_patches(patches, whole.shape, stride)
         return self.octa_of(octa[: fov.shape[0], : fov.shape[1]], fov)
 
 

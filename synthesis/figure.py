@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ ON_SHEET, SHEET_WIDTH = 24, 2  # figures on a sheet, and in a row of it
 SHEET_PX = 900  # width of a figure on a sheet
 GREEN, RED = (12, 126, 66), (188, 22, 38)  # its frame
 CONFIDENCE = "Comment"  # the key in a figure's PNG
+DRAWING = Lock()  # matplotlib is not made for threads
 
 
 def write_figure(
@@ -46,6 +48,16 @@ def write_figure(
     Raises:
         OSError: it cannot be written.
     """
+    with DRAWING:
+        figure = drawn_figure(fundus, fov, octa, vessels, px_per_mm, caption)
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png", metadata={CONFIDENCE: confidence} | origin.texts())
+
+
+def drawn_figure(
+    fundus: np.ndarray, fov: np.ndarray, octa: np.ndarray, vessels: np.ndarray, px_per_mm: float | None, caption: str
+) -> Figure:
+    """The figure; arguments as of `write_figure`."""
     height, width = fov.shape
     panel_width = PANEL * min(1.0, width / height)
     size = len(TITLES) * max(panel_width, 2.0), panel_width * height / width + 0.75
@@ -65,14 +77,13 @@ def write_figure(
         panels[1].plot([left, right], [bottom, bottom], color="white", linewidth=2)
         panels[1].text(left, bottom - 0.015 * octa.shape[0], "1 mm", color="white", fontsize=6, va="bottom")
     figure.supxlabel(caption.replace("$", r"\$"), fontsize=7)  # matplotlib takes text between dollars for a formula
-    with atomic_file(path) as part:
-        figure.savefig(part, format="png", metadata={CONFIDENCE: confidence} | origin.texts())
+    return figure
 
 
-def write_sheets(figures: Sequence[Path], folder: Path, origin: Origin) -> list[Path]:
+def write_sheets(figures: Sequence[Path], folder: Path, origin: Origin, shard: str = "") -> list[Path]:
     """Write sheets of some figures in their order, each with its confidence in colour; returns their paths.
 
-    `origin` is that of the sheets, which every PNG of the program tells.
+    `origin` is that of the sheets, which every PNG of the program tells; `shard`: in their names.
 
     Raises:
         OSError: one cannot be written.
@@ -86,7 +97,7 @@ def write_sheets(figures: Sequence[Path], folder: Path, origin: Origin) -> list[
         for place, tile in enumerate(tiles):
             row, column = divmod(place, SHEET_WIDTH)
             sheet.paste(tile, (column * SHEET_PX, sum(heights[:row])))
-        sheets.append(folder / SHEET.format(number))
+        sheets.append(folder / SHEET.format(f"{shard}_{number}" if shard else number))
         write_png(np.asarray(sheet), sheets[-1], origin)
     return sheets
 

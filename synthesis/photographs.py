@@ -198,7 +198,7 @@ def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     sources = {path.resolve() for job in jobs for path in (job.source, job.mask) if path is not None}
     taken: dict[Path, Path] = {}
     for job in jobs:
-        if re.fullmatch(SHEET.format(r"\d+"), job.target.as_posix(), re.IGNORECASE):
+        if re.fullmatch(SHEET.format(r"(\d+of\d+_)?\d+"), job.target.as_posix(), re.IGNORECASE):
             raise OptionError(f"{job.source}: its result would have the name of a sheet of figures; rename it")
         for place in (output / target for target in job.results()):
             if place.resolve() in sources:

@@ -5,7 +5,11 @@ in another way, is never taken for a result of this one.
 """
 
 import os
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,6 +58,7 @@ class Synthesis:
     with_figure: bool = False
     fast: bool = False
     published: Published | None = None
+    shard: str = ""  # in the names of sheets
 
     @property
     def passes(self) -> str:
@@ -225,8 +230,10 @@ def mixed(path: Path, before: Origin, now: Origin) -> str:
 # --- many photographs ------------------------------------------------------------------------------------------------
 
 
-def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool) -> list[str]:
+def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threads: int = 1) -> list[str]:
     """Process the photographs; returns one line for each that failed.
+
+    While one is in the network, other threads read and write others.
 
     Raises:
         OptionError: a result of one of them was made from another photograph, or in another way; nothing is computed.
@@ -234,32 +241,72 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool) -> li
     todo = list(jobs) if overwrite else [job for job in jobs if not synthesis.is_done(job)]
     if kept := len(jobs) - len(todo):
         print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
-    failed: dict[Job, str] = {}
-    doubtful = []
-    with progress_bar(todo, unit="photo", disable=len(todo) < 2) as photographs:  # closes the bar's line, too
-        for job in photographs:
-            try:
-                confidence, remark = synthesis.run(job)
-            except DataError as error:
-                failed[job] = str(error)
-                continue
-            except Exception as error:
-                if fault_of_machine(error) != OUT_OF_MEMORY:
-                    raise
-                failed[job] = f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size"
+    started, faults, doubtful = time.perf_counter(), {}, []
+    with (
+        closing(synthesis.record),
+        progress_bar(total=len(todo), unit="photo", disable=len(todo) < 2) as bar,  # its end closes its line, too
+        closing(outcomes(synthesis, todo, threads)) as done,
+    ):
+        for job, confidence, remark in done:
+            bar.update()
+            if confidence is None:
+                faults[job] = remark
                 continue
             if confidence.doubts:
                 doubtful.append(f"{job.source} ({', '.join(confidence.doubts)})")
             if remark:
-                photographs.write(one_line(remark))
-    done = len(todo) - len(failed)
-    print(f"{done} written to {synthesis.output}/")
-    figures = [synthesis.output / job.beside(FIGURE) for job in jobs if job not in failed]
-    if synthesis.with_figure and len(figures) > 1:
-        for sheet in write_sheets(figures, synthesis.output, Origin("", synthesis.made_from)):
+                bar.write(one_line(remark))
+    number = len(todo) - len(faults)
+    print(f"{number} written to {synthesis.output}/" + pace(number, time.perf_counter() - started, synthesis.predictor))
+    figures = [synthesis.output / job.beside(FIGURE) for job in jobs if job not in faults]
+    if synthesis.with_figure and len(figures) > (not synthesis.shard):
+        for sheet in write_sheets(figures, synthesis.output, Origin("", synthesis.made_from), synthesis.shard):
             print(f"Sheet of {len(figures)} figures: {sheet}")
-    if done:
+    if number:
         more = f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else ""
         named = f"; doubtful: {'; '.join(doubtful[:NAMED])}{more}" if doubtful else ""
-        print(one_line(f"Usable: {done - len(doubtful)} of {done}{named}"))
-    return list(failed.values())
+        print(one_line(f"Usable: {number - len(doubtful)} of {number}{named}"))
+    return [faults[job] for job in todo if job in faults]
+
+
+def outcomes(synthesis: Synthesis, jobs: Sequence[Job], threads: int) -> Iterator[tuple[Job, Confidence | None, str]]:
+    """Process photographs in some threads; of each the confidence and the remark, or None and why it failed."""
+    short = []
+    with closing(side_by_side(synthesis, jobs, threads)) as begun:
+        for job, future in begun:
+            try:
+                yield job, *future.result()
+            except DataError as error:
+                yield job, None, str(error)
+            except Exception as error:
+                if fault_of_machine(error) != OUT_OF_MEMORY:
+                    raise
+                if threads == 1:
+                    yield job, None, f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size"
+                short.append(job)
+    if threads > 1 and short:  # what had too little memory beside others gets all of it
+        yield from outcomes(synthesis, short, 1)
+
+
+def side_by_side(synthesis: Synthesis, jobs: Sequence[Job], threads: int) -> Iterator[tuple[Job, Future]]:
+    """Process photographs in some threads, and yield each with its future, in order, a few of them ahead."""
+    begun: deque[tuple[Job, Future]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for job in jobs:
+                begun.append((job, pool.submit(synthesis.run, job)))
+                if len(begun) > threads:
+                    yield begun.popleft()
+            while begun:
+                yield begun.popleft()
+        finally:  # also after an error or Ctrl-C: what has not begun is left, and what has begun ends soon
+            synthesis.predictor.turns.ended = bool(begun)
+            for _, future in begun:
+                future.cancel()
+
+
+def pace(done: int, seconds: float, predictor: Predictor) -> str:
+    """How fast photographs were processed, and how busy the network was, in words."""
+    if done < 2:
+        return ""
+    return f" ({60 * done / seconds:.1f} a minute, {predictor.turns.seconds / seconds:.0%} of the time in the network)"

@@ -165,6 +165,11 @@ class SeesVessels:
 
     vessel_output, vessels_apart = False, True
 
+    def __init__(self):
+        from run.predict import Turns
+
+        self.turns = Turns()
+
     def predict(self, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
         """As `Predictor.predict`."""
         return np.where(fov, 1 - fundus[..., 1] / 255, 0)[..., np.newaxis].astype(np.float32)

@@ -1,6 +1,7 @@
 """Whose results they are: none is taken for that of another photograph, or for one that was made in another way."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def photos(tmp_path, monkeypatch):
         Image.new("L", (9, 9)).save(name)
 
 
-def run(*jobs, overwrite=False, **changes):
+def run(*jobs, overwrite=False, threads=1, **changes):
     """Synthesise, without a trained network, into out/; returns the failures."""
-    return synthesise(synthesis(**changes), jobs, overwrite)
+    return synthesise(synthesis(**changes), jobs, overwrite, threads)
 
 
 def synthesis(**changes):
@@ -148,6 +149,90 @@ def test_photograph_that_vanished_is_named_and_the_others_are_done():
     (failed,) = run(ONE, replace(TWO, target=Path("002.png")))
     assert failed.startswith("one/001.png: ")
     assert Path("out/002_vessels.png").exists()
+
+
+# --- many photographs ------------------------------------------------------------------------------------------------
+
+SIDES = (60, 70, 80, 90)
+
+
+@pytest.fixture
+def many():
+    """Jobs of small photographs, among them one that is not readable and one that is missing."""
+    names = [f"p{number}.png" for number in range(len(SIDES) + 2)]
+    for name, side in zip(names, SIDES, strict=False):
+        Image.fromarray(round_field(side)).save(name)
+    Path(names[-2]).write_text("text")
+    return [Job(Path(name), Path(name)) for name in np.random.default_rng(0).permutation(names)]
+
+
+def contents():
+    return {name: Path("out", name).read_bytes() for name in files_below("out")}
+
+
+def test_threads_change_no_result(many, capsys):
+    alone = run(*many, with_figure=True), contents()
+    Path("out").rename("before")
+    assert (run(*many, with_figure=True, threads=3), contents()) == alone
+    assert len(alone[0]) == 2
+    assert capsys.readouterr().out.count(f"{len(SIDES)} written to out/ (") == 2
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_ends_the_command_leaves_the_others_finished_and_the_same_command_resumes(many, threads, monkeypatch):
+    run(*many)
+    complete = contents()
+    Path("out").rename("before")
+    run_one, asked = Synthesis.run, []
+
+    def run_or_fail(self, job):
+        asked.append(job)
+        if len(asked) == 3:
+            raise OSError(28, "No space left on device", "out/p.png")
+        return run_one(self, job)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Synthesis, "run", run_or_fail)
+        run(*many, threads=threads)
+    assert len(asked) < len(many)
+    assert [row["path"] for row in rows()] == [name for name in complete if f"{name[:-4]}_vessels.png" in contents()]
+    run(*many, threads=threads)
+    assert contents() == complete
+
+
+def test_photograph_that_has_too_little_memory_beside_others_is_done_alone(many, monkeypatch, capsys):
+    run_one, at_work = Synthesis.run, []
+
+    def run_if_alone(self, job):
+        at_work.append(job)
+        time.sleep(0.02)  # so that others begin
+        others = len(at_work) - 1
+        try:
+            if others:
+                raise MemoryError
+            return run_one(self, job)
+        finally:
+            at_work.remove(job)
+
+    monkeypatch.setattr(Synthesis, "run", run_if_alone)
+    assert len(run(*many, threads=3)) == 2
+    assert f"{len(SIDES)} written to out/" in capsys.readouterr().out
+
+
+def test_rows_are_ordered_by_name_whatever_the_order_of_the_photographs(many):
+    run(*many)
+    run(*reversed(many), overwrite=True, fast=True)
+    assert [row["path"] for row in rows()] == [f"p{number}.png" for number in range(len(SIDES))]
+
+
+def test_row_that_was_cut_off_does_not_count_and_its_photograph_is_done_again(many, capsys):
+    run(*many)
+    complete = contents()
+    table = Path("out", DENSITIES)
+    table.write_bytes(complete[DENSITIES][:-9])
+    run(*many)
+    assert f"{len(SIDES) - 1} of {len(many)} photographs have results" in capsys.readouterr().out
+    assert contents() == complete
 
 
 # --- how they are made -----------------------------------------------------------------------------------------------
