@@ -43,13 +43,14 @@ from run import checkpoints, devices
 from run.batches import SimulatedPatches, TrainingPatches
 from run.checkpoints import RunError, checkpoint_folder, saved_in_words
 from run.data import RunData, load_run_data, training_patches
-from run.log import EPOCH, RunLog
+from run.log import EPOCH, LOSSES, RunLog
 from run.new_run import settings_of_new_run, settings_of_resumed_run
 from run.pictures import LARGE, beside_fundus, pictures_of
 from run.predict import Predictor
 from run.schedule import has_discriminator, is_past_l1_only, learning_rate, with_noise
 from run.weights import start_from
 
+FETCH_STEPS = 10  # between readings of the losses
 CHECKPOINT_EPOCHS, CHECKPOINT_SECONDS = 20, 300  # between checkpoints: the study's; at most, within an epoch too
 WHOLE_FUNDUS_EPOCHS = 10  # epochs between pictures of a whole photograph: the study's
 SHOWN_LOSSES = ("gen_gan_loss", "gen_l1_loss", "gen_vessel_loss", "disc_loss")  # in the progress bar
@@ -307,6 +308,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
     done = (first - epoch * patches.steps_per_epoch) * patches.batch_size
     title, started = f"epoch {epoch + 1}/{settings.epochs}", time.monotonic()
     of_epoch: dict[str, list[float]] = {}
+    pending: dict[int, dict[str, tf.Tensor | float]] = {}
     shown = {"total": patches.patches_per_epoch, "initial": done, "unit": "img", "desc": title}
     with progress_bar(**shown, disable=run.log is None) as bar:
         for step in range(first + 1, last + 1):
@@ -317,23 +319,38 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
             train_step = run.vessel_step if settings.vessel_output and past_l1_only else run.l1_step
             if has_discriminator(settings, step, run.steps):
                 train_step, input_image = run.train_step, with_noise(input_image, settings, step)
-            losses = {tag: float(loss) for tag, loss in train_step(input_image, target).items()}
-            check_finite(losses, step, state.folder)
-            state.step.assign(step)
-
-            run.log_scalars(losses | {"learning_rate": rate, "phase": float(past_l1_only)}, step)
-            for tag, loss in losses.items():
-                of_epoch.setdefault(tag, []).append(loss)
-            bar.set_postfix({tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES if tag in losses}, refresh=False)
+            pending[step] = train_step(input_image, target) | {"learning_rate": rate, "phase": float(past_l1_only)}
             bar.update(input_image.shape[0])
-            if stop.number and step < last:
+            ends = stop.number and step < last
+            is_due = time.monotonic() - run.saved_at > CHECKPOINT_SECONDS
+            if ends or is_due or step == last or len(pending) == FETCH_STEPS:
+                losses = report(run, pending, of_epoch)
+                bar.set_postfix({tag: f"{losses[tag]:.3f}" for tag in SHOWN_LOSSES if tag in losses}, refresh=False)
+            if ends:
                 return False
-            if time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
+            if is_due:
                 run.save()
     run.log_scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
     if not done:  # otherwise the mean would differ from that of an unbroken run
         run.log_scalars({EPOCH + tag: float(np.mean(losses)) for tag, losses in of_epoch.items()}, last)
     return True
+
+
+def report(run: Run, pending: dict[int, dict[str, tf.Tensor | float]], of_epoch: dict[str, list[float]]) -> dict:
+    """Fetch and log the numbers of some steps, and empty `pending`; returns those of the last step.
+
+    Fetching waits for the device, which then has nothing to do: so it is not done after each step.
+    """
+    for step, numbers in pending.items():
+        values = {tag: float(number) for tag, number in numbers.items()}
+        check_finite(values, step, run.state.folder)
+        run.log_scalars(values, step)
+        for tag in values:
+            if tag in LOSSES:
+                of_epoch.setdefault(tag, []).append(values[tag])
+    run.state.step.assign(step)
+    pending.clear()
+    return values
 
 
 def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
@@ -399,13 +416,16 @@ def log_pictures(run: Run, step: int, results: dict[str, tuple[np.ndarray, dict[
 def generate_fundus_oct_pair(networks: Pix2Pix, pair: Pair) -> tuple[np.ndarray, dict[str, float]]:
     """Predict the OCT-A of a pair and score it against the real one; vessels are scored without noise.
 
+    Those of a simulated retina are compared with the vessels to find, which its OCT-A shows along with others.
+
     Returns the prediction (height, width, channels), float32 on [0, 1], black outside the field; and scores by name.
     """
     predictor, real = networks.predictor, octa_to_grey(pair.octa / 255)
     predicted = predictor.predict(pair.fundus, pair.fov)
     scores = validation_scores(real, octa_to_grey(predicted), pair.fov)
     if predictor.vessels_apart:
-        scores |= vessel_agreement(real, predictor.predict_vessels(pair.fundus, pair.fov), pair.fov)
+        drawn = real if pair.drawn is None else pair.drawn.astype(float)
+        scores |= vessel_agreement(drawn, predictor.predict_vessels(pair.fundus, pair.fov), pair.fov)
     return predicted, scores
 
 

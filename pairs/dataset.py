@@ -40,6 +40,7 @@ class Pair:
     octa: np.ndarray  # (height, width, 1 or 4), uint8
     fov: np.ndarray  # (height, width), bool: inside the field of view
     resized: bool = False  # the OCT-A, to the size of its photograph
+    drawn: np.ndarray | None = None  # (height, width), bool: the vessels to find, of a simulated retina
 
 
 def find_dataset(named: str | Path | None, option: str) -> Path | None:

@@ -18,7 +18,6 @@ from run.settings import Settings
 
 SIMULATED_PATCHES_PER_EPOCH = 320  # between two validations, in a run on simulated retinas alone
 RETINAS_PER_BLOCK = 16  # simulated retinas whose patches are shuffled together
-PATCHES_PER_RETINA = 4  # drawing a retina takes a core 0.2 s: enough patches to leave the cores to training
 
 
 def training_image(pair: Pair, patch_size: int) -> np.ndarray:
@@ -143,6 +142,7 @@ class SimulatedPatches:
         """
         self.draw, self.channels = draw, FUNDUS_CHANNELS + settings.target_channels
         self.patch_size, self.batch_size, self.seed = settings.patch_size, settings.batch_size, settings.seed
+        self.per_retina = settings.patches_per_retina
         self.real, self.simulated_per_batch = real, self.batch_size
         if real is None:
             self.steps_per_epoch = ceil(SIMULATED_PATCHES_PER_EPOCH / self.batch_size)
@@ -154,10 +154,10 @@ class SimulatedPatches:
     def plan(self, block: int) -> np.ndarray:
         """The patches of a block of retinas in order: (patches, 5), int32, as in `TrainingPatches.plan`."""
         random = np.random.default_rng([self.seed, block, 1])  # 1: other random numbers than in the plans of real pairs
-        count = RETINAS_PER_BLOCK * PATCHES_PER_RETINA
+        count = RETINAS_PER_BLOCK * self.per_retina
         corners = random.integers(0, CROP_PX - self.patch_size, (count, 2), endpoint=True)
         turns, flips = random.integers(0, 4, count), random.integers(0, 2, count)
-        plan = np.column_stack([np.repeat(np.arange(RETINAS_PER_BLOCK), PATCHES_PER_RETINA), corners, turns, flips])
+        plan = np.column_stack([np.repeat(np.arange(RETINAS_PER_BLOCK), self.per_retina), corners, turns, flips])
         return random.permutation(plan).astype(np.int32)
 
     def patches(self, first: int, faults: list[Exception]) -> tf.data.Dataset:
@@ -165,7 +165,7 @@ class SimulatedPatches:
 
         An error of `draw` is added to `faults`, because `tf.data` turns it into one of its own.
         """
-        first_block, done = divmod(first, RETINAS_PER_BLOCK * PATCHES_PER_RETINA)
+        first_block, done = divmod(first, RETINAS_PER_BLOCK * self.per_retina)
 
         def drawn() -> Iterator[np.ndarray]:
             try:

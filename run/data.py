@@ -16,7 +16,7 @@ import pandas as pd
 from basics.command_line import OptionError
 from pairs.dataset import SIMULATED_SET, Pair, load_data_cases, load_pairs, seen_subjects, validation_full_field
 from pairs.table import ANY_SHARES, REGISTRATION, SIMULATED, columns_of, is_table, origin_of_splits
-from retina.images import FUNDUS_CHANNELS, DataError, continue_outside, in_own_pages, photo_digest, read_fundus
+from retina.images import FUNDUS_CHANNELS, DataError, in_own_pages, photo_digest, read_fundus
 from run.batches import SimulatedPatches, TrainingPatches, training_image
 from run.settings import SPLITS, Settings
 from simulation.eye import TREE_SHARED_BY
@@ -27,7 +27,7 @@ NAMED = 5  # subjects listed in an error
 PICTURED = 3  # pairs shown in TensorBoard
 VALIDATION_RETINAS = 24
 FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # its number in the stream of seed 0: training never gets that far
-MAX_DRAWING = 8  # processes that draw simulated retinas: enough for nearly 200 patches a second
+MAX_DRAWING = 32  # processes that draw simulated retinas; each takes 90 MB
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,10 @@ def simulated_validation(settings: Settings) -> list[Pair]:
     """Simulated retinas that no run is trained on: the same for every seed, each from its own tree."""
     pairs = []
     for number in range(VALIDATION_RETINAS):
-        fundus, octa, _, fov = simulated_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)
+        fundus, octa, drawn, fov = simulated_pair(0, FIRST_OF_VALIDATION + number * TREE_SHARED_BY)
         fov = fov if settings.fov_mask else np.ones_like(fov)
-        pairs.append(Pair(fundus, as_in_files(octa, settings.octa_channels), fov))
+        vessels = drawn[..., 0] > 127 if settings.vessel_output else None
+        pairs.append(Pair(fundus, as_in_files(octa, settings.octa_channels), fov, drawn=vessels))
     return pairs
 
 
@@ -159,9 +160,8 @@ def training_patches(images: list[np.ndarray], settings: Settings) -> TrainingPa
     workers = min(max(1, (os.cpu_count() or 1) - 1), MAX_DRAWING)
 
     def draw(first: int) -> Iterator[np.ndarray]:
-        for retina in stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1 + 1)
-            seen = continue_outside(retina[..., :-1], retina[..., -1] > 0)  # as in `training_image`
-            fundus, octa, drawn = np.split(seen, [FUNDUS_CHANNELS, FUNDUS_CHANNELS + 1], axis=-1)
+        for retina in stream(settings.seed, first, workers):  # (400, 400, 3 + 1 + 1)
+            fundus, octa, drawn = np.split(retina, [FUNDUS_CHANNELS, FUNDUS_CHANNELS + 1], axis=-1)
             octa = as_in_files(octa, settings.octa_channels)
             yield np.dstack([fundus, octa, drawn] if settings.vessel_output else [fundus, octa])
 

@@ -30,7 +30,8 @@ def pictures_of(
         fundus, octa = black_outside(pair.fundus, pair.fov), black_outside(pair.octa, pair.fov)
         real, predicted = octa_to_grey(octa / 255), octa_to_grey(prediction)  # [0, 255] -> [0, 1]
         probability = predictor.predict_vessels(pair.fundus, pair.fov) if predictor.vessels_apart else predicted
-        vessels = missed_and_invented(vessel_map(real, pair.fov), predictor.map_of(probability, pair.fov))
+        drawn = vessel_map(real, pair.fov) if pair.drawn is None else pair.drawn
+        vessels = missed_and_invented(drawn, predictor.map_of(probability, pair.fov))
         title = f"{name}: vessel AUC {scores['vessel_auc']:.2f}, Dice {scores['vessel_dice']:.2f}"
         panels = fundus, to_uint8(real), to_uint8(predicted), vessels
         row = side_by_side(panels, max(PANEL_PX, len(fundus)), title)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from retina.images import to_uint8
+from retina.images import continue_outside, to_uint8
 from retina.ut_fsocta import CROP_PX
 from simulation.eye import TREE_SHARED_BY, Eye, border_distance, make_stream_eye
 from simulation.fundus import light_lost, render_fundus
@@ -29,7 +29,7 @@ SEEN = 1.0, 2.2  # contrast of a vessel over that of noise and texture: from whe
 LEAST_CONTRAST = 0.015  # that anybody sees, without noise and texture
 AROUND_PX, WHOLE_VESSEL_PX = 10, 5  # the brightness is that of the surroundings; an edge is seen with its vessel
 PROJECT = Path(__file__).resolve().parents[1]
-CHANNELS = 6  # of a pair in the stream: fundus, OCT-A, drawn vessels, field of view
+CHANNELS = 5  # of a pair in the stream: fundus, OCT-A, drawn vessels
 WORKER_ENDED = "a worker process that makes simulated retinas has ended, perhaps because memory ran out"
 
 
@@ -87,7 +87,7 @@ def stream(seed: int, first: int, workers: int) -> Iterator[np.ndarray]:
     multiple of TREE_SHARED_BY.
 
     Yields:
-        (CROP_PX, CROP_PX, 6), uint8: fundus, OCT-A, drawn vessels, and 1 inside the field of view, 0 outside.
+        (CROP_PX, CROP_PX, 5), uint8: fundus, OCT-A and drawn vessels, continued outside the field of view.
 
     Raises:
         OSError: with the message WORKER_ENDED; what the worker printed is on standard error.
@@ -133,7 +133,7 @@ def write_pairs(output: BinaryIO, seed: int, first: int, workers: int) -> None:
         for number in range(start, start + TREE_SHARED_BY):
             fundus, octa, drawn, fov = simulated_pair(seed, number)
             try:
-                output.write(np.dstack([fundus, octa, drawn, fov.astype(np.uint8)]).tobytes())
+                output.write(continue_outside(np.dstack([fundus, octa, drawn]), fov).tobytes())
                 output.flush()
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what Python flushes when it ends

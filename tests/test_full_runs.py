@@ -244,16 +244,6 @@ def test_end_of_a_drawing_process_is_one_line(simulated_folder, capsys, monkeypa
     assert WORKER_ENDED in error
 
 
-def test_simulated_retinas_continue_beyond_the_border_of_the_field():
-    patches = run.data.training_patches([], Settings(data="simulated", batch_size=2, vessel_output=True))
-    both = zip(patches.draw(0), run.data.stream(0, 0, 1), strict=False)
-    pair, retina = next((pair, retina) for pair, retina in both if retina[..., -1].mean() < 0.9)
-    outside = retina[..., -1] == 0
-    assert not retina[outside, 3].any()
-    assert np.mean(pair[~outside] == retina[~outside, :5]) > 0.9  # all but the rim
-    assert np.mean(pair[outside].max(axis=-1) > 20) > 0.9
-
-
 def test_simulated_retinas_have_four_octa_channels_on_request_and_are_validated_alike_for_every_seed(monkeypatch):
     monkeypatch.setattr(run.data, "VALIDATION_RETINAS", 1)
     settings = Settings(data="simulated", octa_channels=4, patch_size=64, batch_size=2)

@@ -11,7 +11,6 @@ from pix_losses import UNKNOWN
 from retina.patches import break_img_to_patches, reflect_to_patch
 from retina.ut_fsocta import CROP_PX
 from run.batches import (
-    PATCHES_PER_RETINA,
     RETINAS_PER_BLOCK,
     SIMULATED_PATCHES_PER_EPOCH,
     SimulatedPatches,
@@ -114,15 +113,18 @@ def numbers_of(patches):
     return [round(float(value + 1) * 127.5) for value in patches[:, 0, 0, 0]]
 
 
-def test_simulated_patches_come_shuffled_a_few_of_each_retina():
-    patches = simulated_patches(batch_size=32)
+@pytest.mark.parametrize("per_retina", [4, 8])
+def test_simulated_patches_come_shuffled_some_of_each_retina(per_retina):
+    patches = simulated_patches(batch_size=32, patches_per_retina=per_retina)
     batches = list(patches.batches(0, 1))
     assert len(batches) == patches.steps_per_epoch == -(-SIMULATED_PATCHES_PER_EPOCH // 32)
     assert all(fundus.shape == (32, 64, 64, 3) and octa.shape == (32, 64, 64, 1) for fundus, octa in batches)
-    block = numbers_of(batches[0][0]) + numbers_of(batches[1][0])
-    assert sorted(block) == sorted(list(range(RETINAS_PER_BLOCK)) * PATCHES_PER_RETINA)
+    numbers = [number for fundus, _ in batches for number in numbers_of(fundus)]
+    size = RETINAS_PER_BLOCK * per_retina
+    block, after = numbers[:size], numbers[size : 2 * size]
+    assert sorted(block) == sorted(list(range(RETINAS_PER_BLOCK)) * per_retina)
     assert block != sorted(block)
-    assert set(numbers_of(batches[2][0])) <= set(range(16, 32))
+    assert set(after) == set(range(RETINAS_PER_BLOCK, 2 * RETINAS_PER_BLOCK))
 
 
 def test_simulated_patches_go_on_anywhere():

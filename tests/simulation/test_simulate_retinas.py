@@ -1,5 +1,6 @@
 """Simulated retinas: anatomy and pictures, the set on disk, the endless stream, the command line."""
 
+from contextlib import closing
 from subprocess import Popen
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.ndimage import binary_dilation
 
 import simulate_retinas
 from basics.command_line import VERSION
+from retina.images import continue_outside
 from retina.ut_fsocta import REGIONS
 from simulation import dataset as set_module
 from simulation import ranges
@@ -233,8 +235,18 @@ def test_stream_equals_its_pairs_for_any_number_of_workers(count, tmp_path, monk
     pairs = stream(3, first, count)
     for number, pair in zip(range(first, first + 2 * TREE_SHARED_BY + 1), pairs, strict=False):
         if number % TREE_SHARED_BY == 0:
-            np.testing.assert_array_equal(pair, np.dstack(simulated_pair(3, number)))
+            *images, fov = simulated_pair(3, number)
+            np.testing.assert_array_equal(pair, continue_outside(np.dstack(images), fov))
     pairs.close()
+
+
+@pytest.mark.slow
+def test_stream_continues_retinas_beyond_the_border_of_the_field():
+    with closing(stream(0, 0, 1)) as pairs:
+        both = ((pair, *simulated_pair(0, number)) for number, pair in enumerate(pairs))
+        pair, fundus, _, _, fov = next(images for images in both if images[-1].mean() < 0.9)
+    assert np.mean(pair[fov, :3] == fundus[fov]) > 0.9  # all but the rim
+    assert np.mean(pair[~fov].max(axis=-1) > 20) > 0.9
 
 
 def test_a_worker_that_dies_ends_the_stream(workers):
