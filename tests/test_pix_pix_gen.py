@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,6 +224,11 @@ def test_run_without_best_weights_uses_its_last_but_never_a_damaged_one(folder, 
         ("photos --run foreign", "foreign/run.json"),
         ("photos/a.png photos/below/a.png", "photos/below/a.png"),
         ("photos --output photos", "--output photos"),
+        ("photos --threads 0", "--threads 0"),
+        ("photos --shard 4/3", "--shard"),
+        ("photos --shard 3", "--shard"),
+        ("photos --collect empty", "--collect"),
+        ("--collect empty", "empty: has no tables of shards"),
     ],
 )
 def test_bad_options_are_refused_and_leave_nothing(folder, refused, options, named):
@@ -233,3 +239,32 @@ def test_bad_options_are_refused_and_leave_nothing(folder, refused, options, nam
     before = files_below(folder)
     assert named in refused(gen, *options.split())
     assert files_below(folder) == before
+
+
+def test_shards_are_collected_into_what_one_command_gives(folder, made):
+    for shard in ("1/2", "2/2"):
+        assert gen.main(["photos", "--vessels", "--figure", "--shard", shard]) == 0
+    assert gen.main(["--collect", "synthetic_octa"]) == 0
+    together, one = contents("synthetic_octa"), contents(made)
+    assert {name: together[name] for name in one} == one
+
+
+def test_script_for_a_cluster_asks_for_each_shard_once(tmp_path):
+    page = (Path(gen.__file__).parent / "docs" / "many-computers.md").read_text()
+    script = page.split("```bash\n")[1].split("```")[0]
+    assert "#SBATCH --array=1-40\n" in script
+    shim = tmp_path / "python"
+    shim.write_text('#!/bin/sh\necho "$@"\n')
+    shim.chmod(0o755)
+    shards = []
+    for number in range(1, 41):
+        job = {
+            "SLURM_ARRAY_TASK_ID": str(number),
+            "SLURM_ARRAY_TASK_COUNT": "40",
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        }
+        said = subprocess.run(["bash", "-c", script], env=os.environ | job, capture_output=True, text=True, check=True)
+        program, *options = said.stdout.split()
+        assert program == "pix_pix_gen.py"
+        shards.append(gen.parse_command_line(options).shard)
+    assert shards == [(number, 40) for number in range(1, 41)]
