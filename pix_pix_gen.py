@@ -114,11 +114,12 @@ from pairs.origin import Record
 from retina.images import left_out
 from run.checkpoints import read_run
 from run.export import export
-from run.predict import announced_predictor
-from run.weights import describe, made_from, run_to_use, write_weights
+from run.predict import announce, announced_predictor
+from run.weights import run_to_use, write_weights
 from synthesis.photographs import MASK, check_jobs, list_dataset_jobs, list_jobs
 from synthesis.shards import Shard, collect
-from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
+from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
+from synthesis.synthesiser import Published, Synthesiser
 
 
 def run_synthesis(options: argparse.Namespace) -> int:
@@ -145,9 +146,8 @@ def run_synthesis(options: argparse.Namespace) -> int:
         table, jobs = shard.of(table), [job for job in jobs if shard.has(job)]
 
     if options.export:
-        settings = replace(settings, precision="float32")  # for machines of any kind
-    predictor, path = announced_predictor(run, options.weights, settings, why)
-    if options.export:
+        portable = replace(settings, precision="float32")  # for machines of any kind
+        predictor, path = announced_predictor(run, options.weights, portable, why)
         formats = [name for name in options.format if name in EXPORT_FORMATS]
         written = export(predictor.generator, options.export, formats) if formats else []
         if ONE_FILE_FORMAT in options.format:
@@ -157,23 +157,15 @@ def run_synthesis(options: argparse.Namespace) -> int:
         return 0
 
     stride, batch_size = options.stride or PUBLISHED_STRIDE, options.batch_size or settings.batch_size
-    synthesis = Synthesis(
-        predictor=predictor,
-        made_from=made_from(run, path),
-        weights=describe(path),
-        fov_mask=settings.fov_mask,
-        output=options.output,
-        record=Record(table, DENSITY_COLUMNS),
-        with_maps=options.vessels,
-        with_figure=options.figure,
-        fast=options.fast,
-        published=Published(settings.patch_size, stride, batch_size) if options.published else None,
-        shard=str(shard or ""),
-    )
+    published = Published(settings.patch_size, stride, batch_size) if options.published else None
+    synthesiser = Synthesiser(run, options.weights, options.fast, published)
+    announce(synthesiser.device, synthesiser.path, why)
+    record = Record(table, DENSITY_COLUMNS)
+    synthesis = Synthesis(synthesiser, options.output, record, options.vessels, options.figure, str(shard or ""))
     failed = synthesise(synthesis, jobs, options.overwrite, options.threads or min(os.cpu_count() or 1, MOST_THREADS))
     if options.shard and options.vessels and not table.exists():  # without a photograph, it is complete all the same
         table.parent.mkdir(parents=True, exist_ok=True)
-        synthesis.record.write()
+        record.write()
     for reason in failed:
         report_error(PROGRAM, reason)
     left = left_out(others)

@@ -403,9 +403,14 @@ def load_predictor(run: Path, weights: str | None, settings: Settings) -> tuple[
 
 
 def announced_predictor(run: Path, weights: str | None, settings: Settings, why: str) -> tuple[Predictor, str]:
-    """As `load_predictor`, with the GPUs set up; prints device, precision, weights, and `why` these weights."""
+    """As `load_predictor`, with the GPUs set up, and announced."""
     device = set_up_gpus()
     predictor, path = load_predictor(run, weights, settings)
+    announce(device, path, why)
+    return predictor, path
+
+
+def announce(device: str, path: str, why: str) -> None:
+    """Print device, precision, the path of the weights, and `why` these weights."""
     print(f"Device: {device}, precision: {keras.config.dtype_policy().name}")
     print(f"Weights: {describe(path)}" + (f"; {why}" if why else ""))
-    return predictor, path

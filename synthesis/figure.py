@@ -12,6 +12,7 @@ from basics.files import atomic_file
 from pairs.origin import Origin, write_png
 from retina.pictures import with_border, with_vessels
 from synthesis.photographs import SHEET
+from synthesis.synthesiser import Result
 
 TITLES = "Fundus, field of view", "Synthetic OCT-A", "Vessels"  # of the panels
 PANEL = 3.3  # inches: width of a panel of a photograph that is no higher than wide
@@ -24,40 +25,24 @@ CONFIDENCE = "Comment"  # the key in a figure's PNG
 DRAWING = Lock()  # matplotlib is not made for threads
 
 
-def write_figure(
-    path: Path,
-    fundus: np.ndarray,
-    fov: np.ndarray,
-    octa: np.ndarray,
-    vessels: np.ndarray,
-    px_per_mm: float | None,
-    caption: str,
-    confidence: str,
-    origin: Origin,
-) -> None:
+def write_figure(path: Path, fundus: np.ndarray, result: Result, caption: str, origin: Origin) -> None:
     """Draw fundus, synthetic OCT-A and the vessels over the fundus, with a caption, as a PNG.
 
-    Args:
-        path: of the PNG, which also holds `confidence`, for `write_sheets`, and `origin`.
-        fundus: (height, width, 3), uint8.
-        fov: (height, width), bool: inside the field of view.
-        octa: synthetic, (height, width), float on [0, 1].
-        vessels: (height, width), bool.
-        px_per_mm: along a row, for a bar of 1 mm; None: unknown.
+    The PNG also holds the confidence, for `write_sheets`, and the origin.
 
     Raises:
         OSError: it cannot be written.
     """
     with DRAWING:
-        figure = drawn_figure(fundus, fov, octa, vessels, px_per_mm, caption)
+        figure = drawn_figure(fundus, result, caption)
         with atomic_file(path) as part:
-            figure.savefig(part, format="png", metadata={CONFIDENCE: confidence} | origin.texts())
+            metadata = {CONFIDENCE: str(result.confidence)} | origin.texts()
+            figure.savefig(part, format="png", metadata=metadata)
 
 
-def drawn_figure(
-    fundus: np.ndarray, fov: np.ndarray, octa: np.ndarray, vessels: np.ndarray, px_per_mm: float | None, caption: str
-) -> Figure:
-    """The figure; arguments as of `write_figure`."""
+def drawn_figure(fundus: np.ndarray, result: Result, caption: str) -> Figure:
+    """The figure; with a bar of 1 mm if the scale is known."""
+    fov, octa, vessels, px_per_mm = result.fov, result.octa, result.vessels, result.px_per_mm
     height, width = fov.shape
     panel_width = PANEL * min(1.0, width / height)
     size = len(TITLES) * max(panel_width, 2.0), panel_width * height / width + 0.75

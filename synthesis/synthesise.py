@@ -10,20 +10,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
-from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, digest_of, printable, read_origin, write_png
-from retina.field_of_view import DEGREES, ENTIRELY_DARK, Field, field_of_mask, field_to_use
-from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image, to_uint8
-from retina.vessels import vessel_density, vessel_map
+from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, printable, read_origin, write_png
+from retina.images import DataError, read_fundus, to_uint8
 from run.predict import Predictor
-from synthesis.confidence import Confidence, assess
+from synthesis.confidence import Confidence
 from synthesis.figure import write_figure, write_sheets
 from synthesis.photographs import FIGURE, MAPS, Job
+from synthesis.synthesiser import Synthesiser
 
 DENSITIES = "densities.csv"
 DENSITY_COLUMNS = (
@@ -36,64 +33,22 @@ NAMED = 5  # doubtful photographs listed in the printout; the table has all
 
 
 @dataclass(frozen=True)
-class Published:
-    """The published way to predict: from overlapping patches, with dropout and batch statistics."""
-
-    patch_size: int  # px
-    stride: int  # steps per patch
-    batch_size: int  # patches at once
-
-
-@dataclass(frozen=True)
 class Synthesis:
-    """How photographs are turned into results, and where these go."""
+    """Which results photographs are turned into, and where these go."""
 
-    predictor: Predictor
-    made_from: str  # weights, arithmetic and version, see `run.weights.made_from`
-    weights: str  # where they are from, in words, for figures
-    fov_mask: bool  # of the run: look for the field of view
+    synthesiser: Synthesiser
     output: Path
     record: Record  # the densities
     with_maps: bool = False
     with_figure: bool = False
-    fast: bool = False
-    published: Published | None = None
     shard: str = ""  # in the names of sheets
 
     @property
-    def passes(self) -> str:
-        """How the generator predicts, in words; "": in several passes."""
-        return "one pass" if self.fast else "as published" if self.published else ""
-
-    @property
     def maps(self) -> tuple[str, ...]:
-        """The kinds of maps: a confidence needs a vessel probability, which a published prediction does not have."""
-        return MAPS if self.predictor.vessel_output and not self.published else MAPS[:-1]
+        """The kinds of maps."""
+        return MAPS if self.synthesiser.has_confidence else MAPS[:-1]
 
     # --- what is finished ---
-
-    def made_with(self, job: Job) -> str:
-        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph.
-
-        Raises:
-            DataError: the photograph cannot be read.
-        """
-        words = [self.made_from, *([self.passes] if self.passes else [])]
-        if self.published:
-            words += [f"stride {self.published.stride}", f"batch size {self.published.batch_size}"]
-        if job.px_per_mm is not None:
-            words.append(f"{job.px_per_mm:g} px per mm")
-        elif job.region is None:  # a crop is predicted as in training
-            words.append(f"{job.field_degrees or DEGREES:g} degrees")
-        if job.mask is not None:
-            words.append(f"field of view from {printable(Path(job.mask.name))} ({digest_of([job.mask])[:8]})")
-        if bits := assumed_bits(job.source):
-            words.append(f"{bits} bits assumed")
-        return ", ".join(words)
-
-    def origin(self, job: Job) -> Origin:
-        """What the results of a photograph are made from, and how. Raises DataError if it cannot be read."""
-        return Origin(digest_of([job.source]), self.made_with(job), printable(job.source))
 
     def found(self, job: Job) -> dict[Path, Origin | None]:
         """The origins of all results of a photograph's name, also of those that are not wanted, by path."""
@@ -110,7 +65,7 @@ class Synthesis:
         if not (found := self.found(job)):
             return False
         try:
-            origin = self.origin(job)
+            origin = self.synthesiser.origin(job)
         except DataError:
             return False  # it cannot be read, which is reported when it is its turn
         kinds = (self.maps if self.with_maps else ()) + ((FIGURE,) if self.with_figure else ())
@@ -133,26 +88,6 @@ class Synthesis:
 
     # --- one photograph ---
 
-    def field(self, job: Job, fundus: np.ndarray) -> Field:
-        """The field of view of a photograph (height, width, 3), uint8; of a given mask the brighter level is inside.
-
-        Raises:
-            DataError: the photograph, or the mask, is entirely dark; or the mask has another size or cannot be read.
-        """
-        if job.mask is None:
-            field = field_to_use(fundus, self.fov_mask)
-            if not field.mask.any():
-                raise DataError(f"{job.source}: {ENTIRELY_DARK}")
-            return field
-        grey = octa_to_grey(read_image(job.mask))
-        if grey.shape != fundus.shape[:2]:
-            its, own = (" x ".join(map(str, shape[1::-1])) for shape in (grey.shape, fundus.shape))
-            raise DataError(f"{job.mask}: {its} px, but its photograph has {own} px")
-        low, high = float(grey.min()), float(grey.max())
-        if high == 0:
-            raise DataError(f"{job.mask}: {ENTIRELY_DARK}")
-        return field_of_mask(grey > (low + high) / 2 if low < high else np.ones(grey.shape, bool))
-
     def run(self, job: Job) -> tuple[Confidence, str]:
         """Write the results for one photograph; returns the confidence in them, and a remark for the user, or "".
 
@@ -161,32 +96,19 @@ class Synthesis:
         """
         if any(len(os.fsencode(path.name)) > LONGEST_NAME for path in job.results()):
             raise DataError(f"{job.source}: the names of its results would exceed {LONGEST_NAME} bytes; rename it")
-        fundus = read_fundus(job.source)
-        field, origin = self.field(job, fundus), self.origin(job)
-        fov, diameter = field.mask, job.diameter(field)
-        stretch = 1.0 if job.region or self.published else field.stretch  # that the prediction undoes
-        if self.published:
-            octa = probability = octa_to_grey(
-                self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
-            )
-            vessels = vessel_map(octa, fov, job.region)
-        else:
-            predicted = self.predictor.predict_photograph(fundus, fov, diameter, self.fast, stretch)
-            octa, probability = octa_to_grey(predicted.octa), predicted.probability
-            vessels = self.predictor.map_of(probability, fov, job.region)
-        density = vessel_density(vessels, fov)
-        seen = None if field.radii is None else diameter
-        confidence = assess(fundus, fov, seen, probability if self.maps == MAPS else None, vessels)
+        fundus, origin = read_fundus(job.source), self.synthesiser.origin(job)
+        result = self.synthesiser.result(job, fundus)
+        fov, confidence, stretch = result.fov, result.confidence, result.stretch
 
         self.remove_others(job, origin)
         (self.output / job.target).parent.mkdir(parents=True, exist_ok=True)
         if self.with_maps:
-            for kind, image in zip(self.maps, (vessels, probability, confidence.right), strict=False):
+            for kind, image in zip(self.maps, (result.vessels, result.probability, confidence.right), strict=False):
                 write_png(image if image.dtype == bool else to_uint8(image), self.output / job.beside(kind), origin)
             values = (
                 printable(job.target),
-                f"{density:.6f}",
-                int(vessels.sum()),
+                f"{result.density:.6f}",
+                int(result.vessels.sum()),
                 int(fov.sum()),
                 *(f"{value:.4f}" for value in (*confidence.density, *confidence.dice)),
                 f"{confidence.field_share:.4f}",
@@ -197,19 +119,18 @@ class Synthesis:
             )
             self.record.add(values, origin)
         if self.with_figure:
-            px_per_mm, scale = job.scale(diameter, fov.shape[1]), "scale unknown"
-            if px_per_mm is not None:
-                px_per_mm *= min(1.0, stretch)
-                scale = f"{px_per_mm:.0f} px/mm" + (" assumed" if job.is_assumed() else "")
-            how = ", ".join(filter(None, (f"{fov.shape[1]} x {fov.shape[0]} px", scale, self.passes)))
-            facts = f"{how}; vessel density {density:.3f}; {confidence}"
-            caption = f"{one_line(printable(job.target.parent / job.source.name))}: {facts}\nWeights: {self.weights}. "
-            caption += "Capillaries are invented; not for diagnosis."
-            path = self.output / job.beside(FIGURE)
-            write_figure(path, fundus, fov, octa, vessels, px_per_mm, caption, str(confidence), origin)
-        write_png(to_uint8(octa), self.output / job.target, origin)
+            scale = "scale unknown"
+            if result.px_per_mm is not None:
+                scale = f"{result.px_per_mm:.0f} px/mm" + (" assumed" if job.is_assumed() else "")
+            size = f"{fov.shape[1]} x {fov.shape[0]} px"
+            how = ", ".join(filter(None, (size, scale, self.synthesiser.passes)))
+            facts = f"{how}; vessel density {result.density:.3f}; {confidence}"
+            caption = f"{one_line(printable(job.target.parent / job.source.name))}: {facts}\n"
+            caption += f"Weights: {self.synthesiser.weights}. Capillaries are invented; not for diagnosis."
+            write_figure(self.output / job.beside(FIGURE), fundus, result, caption, origin)
+        write_png(to_uint8(result.octa), self.output / job.target, origin)
         remark = ""
-        if diameter is None and not (job.region or self.published):
+        if result.diameter is None and not (job.region or self.synthesiser.published):
             remark = "shows no border of the field of view; predicted at its own scale, see --px-per-mm"
         elif stretch != 1:
             axis, percent = ("width", 100 * (stretch - 1)) if stretch > 1 else ("height", 100 * (1 / stretch - 1))
@@ -257,10 +178,15 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threa
             if remark:
                 bar.write(one_line(remark))
     number = len(todo) - len(faults)
-    print(f"{number} written to {synthesis.output}/" + pace(number, time.perf_counter() - started, synthesis.predictor))
+    print(
+        f"{number} written to {synthesis.output}/"
+        + pace(number, time.perf_counter() - started, synthesis.synthesiser.predictor)
+    )
     figures = [synthesis.output / job.beside(FIGURE) for job in jobs if job not in faults]
     if synthesis.with_figure and len(figures) > (not synthesis.shard):
-        for sheet in write_sheets(figures, synthesis.output, Origin("", synthesis.made_from), synthesis.shard):
+        for sheet in write_sheets(
+            figures, synthesis.output, Origin("", synthesis.synthesiser.made_from), synthesis.shard
+        ):
             print(f"Sheet of {len(figures)} figures: {sheet}")
     if number:
         more = f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else ""
@@ -300,7 +226,7 @@ def side_by_side(synthesis: Synthesis, jobs: Sequence[Job], threads: int) -> Ite
             while begun:
                 yield begun.popleft()
         finally:  # also after an error or Ctrl-C: what has not begun is left, and what has begun ends soon
-            synthesis.predictor.turns.ended = bool(begun)
+            synthesis.synthesiser.predictor.turns.ended = bool(begun)
             for _, future in begun:
                 future.cancel()
 

@@ -193,6 +193,20 @@ class SeesVessels:
 
     predict_vessels = vessel_probability
 
+    def predict_as_published(self, fundus: np.ndarray, fov: np.ndarray, **_) -> np.ndarray:
+        """As `Predictor.predict_as_published`."""
+        return self.predict(fundus, fov)
+
+
+def seeing(made_from="run/ckpt-7", vessel_output=False, fast=False, published=None):
+    """A Synthesiser with `SeesVessels` for a network."""
+    from synthesis import Synthesiser
+
+    made = object.__new__(Synthesiser)
+    made.predictor, made.made_from, made.weights, made.fov_mask = SeesVessels(), made_from, "", True
+    made.fast, made.published, made.predictor.vessel_output = fast, published, vessel_output
+    return made
+
 
 def files_below(folder: Path) -> list[str]:
     """All files of a folder and below, sorted."""

@@ -18,10 +18,11 @@ import pix_pix_gen as gen
 import pix_pix_train as train
 from pairs.origin import read_origin, write_png
 from retina.field_of_view import field_of_view
-from retina.images import read_fundus, to_uint8
+from retina.images import DataError, read_fundus, to_uint8
 from retina.vessels import vessel_map
 from run.checkpoints import read_run
 from run.predict import load_predictor
+from synthesis import Synthesiser
 
 RUN = Path("training_checkpoints/small")
 RESULTS = [
@@ -268,3 +269,24 @@ def test_script_for_a_cluster_asks_for_each_shard_once(tmp_path):
         assert program == "pix_pix_gen.py"
         shards.append(gen.parse_command_line(options).shard)
     assert shards == [(number, 40) for number in range(1, 41)]
+
+
+def test_python_call_gives_what_the_command_writes(folder, made):
+    result = Synthesiser(RUN).photograph("photos/a.png")
+    assert np.array_equal(to_uint8(result.octa), grey_levels(made / "a.png"))
+    assert np.array_equal(result.vessels, grey_levels(made / "a_vessels.png") > 0)
+    assert f"{result.density:.6f}" == densities(made)[0]["vessel_density"]
+
+
+def test_python_call_takes_an_array_or_a_folder(folder):
+    synthesiser = Synthesiser(RUN)
+    array = synthesiser.photograph(read_fundus(Path("photos/a.png")), field_degrees=30)
+    results = dict(synthesiser.folder("photos", field_degrees=30))
+    assert [path.as_posix() for path in results] == ["photos/a.png", "photos/below/b.jpg"]
+    assert np.array_equal(results[Path("photos/a.png")].octa, array.octa)
+
+
+@pytest.mark.parametrize("array", [np.zeros((9, 9, 3)), np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8)])
+def test_python_call_refuses_other_arrays(folder, array):
+    with pytest.raises(DataError, match="uint8"):
+        Synthesiser(RUN).photograph(array)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SeesVessels, files_below, round_field
+from conftest import files_below, round_field, seeing
 from PIL import Image
 
 from basics.command_line import OptionError
@@ -25,15 +25,11 @@ def photos(tmp_path, monkeypatch):
         Image.fromarray(round_field(60 + 10 * number)).save(job.source)
 
 
-def run(shard=None, made_from="run/ckpt-7"):
+def run(shard=None):
     """Synthesise a shard, or all, without a trained network, into out/."""
     jobs, table = (JOBS, TABLE) if shard is None else ([job for job in JOBS if shard.has(job)], shard.of(TABLE))
     record = Record(table, DENSITY_COLUMNS)
-    synthesise(
-        Synthesis(SeesVessels(), made_from, "", True, Path("out"), record, True, True, shard=str(shard or "")),
-        jobs,
-        False,
-    )
+    synthesise(Synthesis(seeing(), Path("out"), record, True, True, str(shard or "")), jobs, overwrite=False)
     return jobs
 
 

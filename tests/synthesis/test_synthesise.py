@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SeesVessels, files_below, round_field
+from conftest import files_below, round_field, seeing
 from PIL import Image
 
 import synthesis.synthesise as program
@@ -17,7 +17,8 @@ from pairs.origin import Origin, Record, digest_of, read_origin, write_png
 from run.predict import DRAWN_FROM
 from synthesis.confidence import calibrated, expected_dice
 from synthesis.photographs import Job
-from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Published, Synthesis, synthesise
+from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
+from synthesis.synthesiser import Published
 
 CROP = Job(Path("c.png"), Path("c.png"), "disc")
 PHOTO = Job(Path("a.png"), Path("a.png"))
@@ -40,18 +41,15 @@ def photos(tmp_path, monkeypatch):
         Image.new("L", (9, 9)).save(name)
 
 
-def run(*jobs, overwrite=False, threads=1, **changes):
+def run(*jobs, overwrite=False, threads=1, with_maps=True, with_figure=False, **changes):
     """Synthesise, without a trained network, into out/; returns the failures."""
-    return synthesise(synthesis(**changes), jobs, overwrite, threads)
-
-
-def synthesis(**changes):
-    sees = SeesVessels()
-    sees.vessel_output = changes.pop("vessel_output", False)
-    sees.predict_as_published = lambda fundus, fov, **_: sees.predict(fundus, fov)
     record = Record(Path("out", DENSITIES), DENSITY_COLUMNS)
-    given = {"made_from": "run/ckpt-7 (1a)", "weights": "", "fov_mask": True, "with_maps": True, **changes}
-    return Synthesis(predictor=sees, output=Path("out"), record=record, **given)
+    synthesis = Synthesis(synthesiser(**changes), Path("out"), record, with_maps, with_figure)
+    return synthesise(synthesis, jobs, overwrite, threads)
+
+
+def synthesiser(**changes):
+    return seeing(**{"made_from": "run/ckpt-7 (1a)"} | changes)
 
 
 def rows():
@@ -250,13 +248,13 @@ def test_row_that_was_cut_off_does_not_count_and_its_photograph_is_done_again(ma
     ],
 )
 def test_origin_names_all_that_changes_the_pixels(changes, job, words):
-    assert synthesis(**changes).made_with(job) == "run/ckpt-7 (1a)" + words
+    assert synthesiser(**changes).made_with(job) == "run/ckpt-7 (1a)" + words
 
 
 def test_another_field_mask_is_another_way():
     for name, level in (("m.png", 9), ("n.png", 200)):
         Image.new("L", (9, 9), level).save(name)
-    one, other = (synthesis().made_with(replace(PHOTO, mask=Path(name))) for name in ("m.png", "n.png"))
+    one, other = (synthesiser().made_with(replace(PHOTO, mask=Path(name))) for name in ("m.png", "n.png"))
     assert one != other
 
 
@@ -278,8 +276,8 @@ def test_figure_shows_subfolder_scale_and_passes(monkeypatch):
     shown = []
     monkeypatch.setattr(program, "write_figure", lambda *given: shown.append(given))
     run(replace(ONE, region="disc", width_mm=4.0, target=Path("below/001.png")), with_figure=True, fast=True)
-    ((*_, px_per_mm, caption, _, _),) = shown
-    assert px_per_mm == 25  # of 100 px
+    ((_, _, result, caption, _),) = shown
+    assert result.px_per_mm == 25  # of 100 px
     assert caption.startswith("below/001.png: 100 x 100 px, 25 px/mm, one pass; vessel density 0.")
 
 
