@@ -1,6 +1,7 @@
-"""Prepare pairs: download, check, crop, register. The functions of the study's data script can be imported from here.
+"""Prepare pairs: download, pair, check, crop, register. The study's data functions can be imported from here.
 
     python dataset_load_mod.py download [DIR]                         # fetch UT-FSOCTA from Zenodo into data/, or DIR
+    python dataset_load_mod.py pair FUNDUS OCTA --output pairs.csv    # two folders -> a table of pairs, by equal names
     python dataset_load_mod.py check [DATA]                           # what a data set contains; could training start?
     python dataset_load_mod.py crop TABLE --octa-mm 6 --output DIR    # photographs that show more than their OCT-A
     python dataset_load_mod.py register DATA --output DIR             # align each OCT-A with its photograph
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from basics.command_line import (
     OneLineParser,
+    OptionError,
     add_scale_options,
     check_scale_options,
     exit_status,
@@ -28,7 +30,8 @@ from pairs.check import check_dataset
 from pairs.dataset import DATA_FOLDERS, find_dataset
 from pairs.dataset import load_data_cases as load_data_cases  # the published scripts' names, for their users
 from pairs.download import download
-from pairs.table import WIDTHS_MM, PairTableError
+from pairs.folders import pair_folders
+from pairs.table import WIDTHS_MM, PairTableError, is_table
 from retina.images import DataError
 from retina.patches import break_img_to_patches as break_img_to_patches
 from retina.patches import put_img_back_from_patches as put_img_back_from_patches
@@ -63,10 +66,16 @@ def preprocess_sample(sample_fundus: "tf.Tensor", sample_octa: "tf.Tensor") -> t
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options. Ends the program with status 2 and one line if they are invalid."""
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{download,check,crop,register}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{download,pair,check,crop,register}")
     fetch = commands.add_parser("download", help="fetch UT-FSOCTA into a folder")
     fetch.add_argument("folder", nargs="?", type=Path, default=DATA_FOLDERS[0].parent, metavar="DIR")
     fetch.add_argument("--archive", type=Path, metavar="FILE", help="the zip, downloaded by hand")
+    pair = commands.add_parser("pair", help="write a table of the images in two folders that have the same names")
+    pair.add_argument("fundus", type=Path, metavar="FUNDUS", help="folder of the photographs")
+    pair.add_argument("octa", type=Path, metavar="OCTA", help="folder of the OCT-A")
+    pair.add_argument(
+        "--output", required=True, type=Path, metavar="TABLE", help="the table to write, such as pairs.csv"
+    )
     check = commands.add_parser("check", help="list what a data set contains, and whether training could start")
     check.add_argument("folder", nargs="?", type=Path, metavar="DATA", help=f"(default: {DATA_FOLDERS[0]})")
     crop = commands.add_parser("crop", help="crop photographs to the area of their OCT-A", description=CROP)
@@ -98,6 +107,15 @@ def run_download(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_pairing(options: argparse.Namespace) -> int:
+    """Write a table of the pairs in two folders; returns the exit status. Raises OptionError, see `pair_folders`."""
+    if not is_table(options.output):
+        raise OptionError(f"--output {options.output}: must be a table, such as pairs.csv")
+    print(*pair_folders(options.fundus, options.octa, options.output), sep="\n")
+    print(f"Next: python {PROGRAM} check {shlex.quote(str(options.output))}")
+    return 0
+
+
 def run_check(options: argparse.Namespace) -> int:
     """Check a data set; returns the exit status: 2 if a table of pairs has mistakes.
 
@@ -126,7 +144,7 @@ def run_check(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, do what it asks for, and return the exit status: 2 for an error that the user can fix."""
     options = parse_command_line(argv)
-    commands = {"download": run_download, "check": run_check}
+    commands = {"download": run_download, "pair": run_pairing, "check": run_check}
     if options.command not in commands:
         load_tensorflow()  # before `exit_status`, whose handlers of signals it would replace
         from alignment.crop import run_cropping
