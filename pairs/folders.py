@@ -7,10 +7,11 @@ from pathlib import Path
 
 from basics.command_line import OptionError, one_line
 from basics.files import write_table
-from pairs.table import FILES
+from pairs.table import FILES, WIDTH
+from retina.dicom import facts_of
 from retina.images import FORMATS, left_out, visible_below
 
-COLUMNS = (*FILES, "subject", "eye")
+COLUMNS = (*FILES, "subject", "eye", WIDTH)
 # At the end of a name: the eye. What is before it names the subject.
 EYE = re.compile(r"(?P<subject>.*?)[-_. ]*(?<![A-Za-z])(?P<eye>OD|OS|R|L|RE|LE|right|left)$", re.IGNORECASE)
 SIDES = dict.fromkeys(("OD", "R", "RE", "RIGHT"), "OD") | dict.fromkeys(("OS", "L", "LE", "LEFT"), "OS")
@@ -19,7 +20,8 @@ SIDES = dict.fromkeys(("OD", "R", "RE", "RIGHT"), "OD") | dict.fromkeys(("OS", "
 def pair_folders(fundus: Path, octa: Path, table: Path) -> list[str]:
     """Write a table of the photographs and OCT-A whose names are equal without their suffixes; subfolders count.
 
-    A name that ends with an eye (12_OD, 12-left, 12R) names subject and eye; otherwise it is the subject.
+    A name that ends with an eye (12_OD, 12-left, 12R) names subject and eye; otherwise it is the subject. DICOM files
+    may state the eye, and the width of the OCT-A.
 
     Returns:
         What was written and what is left over, in lines to print.
@@ -40,8 +42,10 @@ def pair_folders(fundus: Path, octa: Path, table: Path) -> list[str]:
         known = match and match["subject"]
         subject = Path(name).with_name(match["subject"]).as_posix() if known else name
         files = (os.path.relpath(images[name], table.parent) for images in (photographs, scans))
-        eye = SIDES[match["eye"].upper()] if known else ""
-        rows.append(dict(zip(COLUMNS, (*files, subject, eye), strict=True)))
+        of_photograph, of_scan = facts_of(photographs[name]), facts_of(scans[name])
+        eye = SIDES[match["eye"].upper()] if known else of_photograph.eye or of_scan.eye
+        width = "" if of_scan.width_mm is None else f"{of_scan.width_mm:.3f}"
+        rows.append(dict(zip(COLUMNS, (*files, subject, eye, width), strict=True)))
     write_table(table, COLUMNS, rows)
     lines = [f"{len(rows)} pairs of {len({row['subject'] for row in rows})} subjects -> {table}"]
     for partner, images, others in (("OCT-A", photographs, scans), ("photograph", scans, photographs)):

@@ -48,6 +48,14 @@ class Deep:
     orientation: int = 1  # as in EXIF
 
 
+def start_of(path: Path) -> bytes:
+    """The first 132 bytes of a file. Raises DataError if it is none, or OSError."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a file (a folder, pipe or device)")  # reading a pipe would block
+    with path.open("rb") as file:
+        return file.read(132)
+
+
 def read_header(path: Path) -> Deep | int:
     """Read an image's header; for images that Pillow reads right, the number of the frame that it should read.
 
@@ -55,12 +63,7 @@ def read_header(path: Path) -> Deep | int:
         DataError: see `read_image`.
         Exception: the file is damaged.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: not a file (a folder, pipe or device)")  # reading a pipe would block
-    with path.open("rb") as file:
-        start = file.read(132)
-    if start[128:] == b"DICM":
-        raise DataError(f"{path}: is a DICOM file, which is not supported; save it as PNG or TIFF")
+    start = start_of(path)
     if start[4:8] == b"ftyp" and (b"hei" in start or b"hev" in start):
         raise DataError(f"{path}: is a HEIC file, which is not supported; save it as PNG, TIFF or JPEG")
     if start.startswith(TIFF_STARTS):

@@ -20,6 +20,7 @@ from PIL.Image import Resampling
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from basics.command_line import one_line, why
+from retina.dicom import dicom_header, is_dicom
 from retina.image_headers import ORIENTATION, READERS, DataError, Deep, colours_of, image_by_pillow, read_header, scaled
 
 FUNDUS_CHANNELS = 3
@@ -28,6 +29,7 @@ SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that round
 
 # Suffix -> Pillow's name of the format, of images that are read.
 FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in READERS}
+FORMATS[".dcm"] = "DICOM"  # by pydicom
 WRITTEN_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")}  # of pairs
 # Files that hold no photograph.
 DOCUMENTS = {
@@ -77,7 +79,7 @@ def is_leftover(name: str) -> bool:
 class LeftOut(NamedTuple):
     """The files of a folder that are not read as images."""
 
-    text: str  # their number by suffix, such as "2 .dcm, 1 .heic, 3 .txt, 1 without suffix"; empty if there are none
+    text: str  # their number by suffix, such as "2 .xyz, 1 .heic, 3 .txt, 1 without suffix"; empty if there are none
     may_be_photographs: bool  # whether one of them is none of DOCUMENTS
 
 
@@ -106,7 +108,7 @@ def read_image(path: Path) -> np.ndarray:
         DataError: the file cannot be read, contains several images, or its pixel format is not supported.
     """
     with faults_named(path):
-        header = read_header(path)
+        header = header_of(path)
         if not isinstance(header, Deep):
             return np.array(image_by_pillow(path, header).convert("RGBA"))
         levels = header.decode()
@@ -117,6 +119,11 @@ def read_image(path: Path) -> np.ndarray:
         image = Image.fromarray(levels.squeeze(2) if levels.shape[2] == 1 else levels)
         image.getexif()[ORIENTATION] = header.orientation
         return np.array(ImageOps.exif_transpose(image).convert("RGBA"))
+
+
+def header_of(path: Path) -> Deep | int:
+    """As `read_header`, also of DICOM."""
+    return dicom_header(path) if is_dicom(path) else read_header(path)
 
 
 def read_fundus(path: Path) -> np.ndarray:
@@ -183,7 +190,7 @@ def assumed_bits(path: Path) -> int | None:
 def brightest_value(path: Path) -> int | None:
     """The brightest value of an image that does not say its bits; None: it is another. Raises DataError."""
     with faults_named(path):
-        header = read_header(path)
+        header = header_of(path)
         undecided = isinstance(header, Deep) and header.top is None
         return int(colours_of(header.decode()).max()) if undecided else None
 

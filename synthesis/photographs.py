@@ -13,6 +13,7 @@ from basics.command_line import SCALES, OptionError, one_line
 from pairs.dataset import list_eyes, list_full_fields
 from pairs.origin import read_origin
 from pairs.table import FILES, PairTableError, columns_of, existing, is_table, number_in, readings, table_rows
+from retina.dicom import SUFFIX, facts_of
 from retina.field_of_view import FIELD_MM, Field
 from retina.images import FORMATS, left_out, visible_below
 from retina.ut_fsocta import CROP_MM, REGIONS
@@ -105,8 +106,16 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Jo
     named = []
     for job in first.values():
         stem = job.target.with_suffix("")
-        named.append(replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png")))
+        named.append(stated(replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png"))))
     return named, others
+
+
+def stated(job: Job) -> Job:
+    """A photograph with the scale that its file states (DICOM), unless one is given."""
+    if job.px_per_mm or job.field_degrees or job.source.suffix.lower() != SUFFIX:
+        return job
+    facts = facts_of(job.source)
+    return replace(job, px_per_mm=facts.px_per_mm, field_degrees=None if facts.px_per_mm else facts.field_degrees)
 
 
 def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:

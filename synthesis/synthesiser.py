@@ -21,7 +21,7 @@ from run.devices import set_up_gpus
 from run.predict import load_predictor
 from run.weights import describe, made_from, run_to_use
 from synthesis.confidence import Confidence, assess
-from synthesis.photographs import Job, list_jobs
+from synthesis.photographs import Job, list_jobs, stated
 
 IN_MEMORY = "array"  # the name of a photograph that is no file
 
@@ -101,7 +101,7 @@ class Synthesiser:
         Args:
             photograph: a file, or (height, width, 3), uint8.
             scale: `field_degrees`, angle of the field of view; or `px_per_mm`; and `mask`, file of the field of view.
-                Without, the field is looked for, and 45 degrees are assumed.
+                Without, the field is looked for, and a DICOM file's own scale used, or 45 degrees assumed.
 
         Raises:
             DataError: it cannot be read, or is entirely dark.
@@ -111,7 +111,7 @@ class Synthesiser:
                 raise DataError(f"{IN_MEMORY}: must be (height, width, 3), uint8")
             return self.result(Job(Path(IN_MEMORY), Path(IN_MEMORY), **scale), photograph)
         path = Path(photograph)
-        return self.result(Job(path, Path(path.name), **scale), read_fundus(path))
+        return self.result(stated(Job(path, Path(path.name), **scale)), read_fundus(path))
 
     def folder(self, folder: str | Path, **scale) -> Iterator[tuple[Path, Result]]:
         """Predict the photographs of a folder and its subfolders, one after the other; arguments as of `photograph`.

@@ -101,11 +101,11 @@ def test_linked_folders_are_searched_but_not_in_a_circle(tmp_path):
 
 
 def test_files_that_are_no_images_are_counted_by_suffix_in_any_case(tmp_path):
-    names = ("a.png", "b.JPE", "a.dcm", "b.DCM", "c.heic", "a.txt", "README", "IM.0001", "IM.0002")
+    names = ("a.png", "b.JPE", "a.fda", "b.FDA", "c.heic", "a.txt", "README", "IM.0001", "IM.0002")
     for name in names:
         (tmp_path / name).touch()
     found = left_out([tmp_path, *(tmp_path / name for name in names)])
-    assert found.text == "2 .dcm, 1 .heic, 1 .txt, 3 without suffix"
+    assert found.text == "2 .fda, 1 .heic, 1 .txt, 3 without suffix"
 
 
 @pytest.mark.parametrize(("name", "may_be"), [("a.txt", False), ("a.CSV", False), ("a.HEIC", True), ("a", True)])
@@ -293,7 +293,7 @@ REFUSED = {  # kind -> suffix, how it is written, what the line says
     "cut off, 16 bits": ("tif", write_in_half, "cannot be read as an image"),
     "cut off, 8 bits": ("tif", lambda path: write_in_half(path, bits=8), "cannot be read as an image"),
     "empty": ("png", lambda path: path.touch(), "cannot be read as an image"),
-    "DICOM": ("png", lambda path: path.write_bytes(bytes(128) + b"DICM" + bytes(200)), "is a DICOM file"),
+    "DICOM": ("png", lambda path: path.write_bytes(bytes(128) + b"DICM" + bytes(200)), "cannot be read as an image"),
     "HEIC": ("jpg", lambda path: path.write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)), "is a HEIC file"),
     "pipe": ("png", os.mkfifo, "not a file"),
     "transparent": ("png", lambda path: Image.new("RGBA", (9, 9)).save(path), "is entirely transparent"),
