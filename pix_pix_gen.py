@@ -29,6 +29,7 @@ from basics.command_line import (
     load_tensorflow,
     report_error,
 )
+from retina.vessels import WHOLE
 from run.settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLIT_HELP, SPLITS, add_run_options
 
 PROGRAM = "pix_pix_gen.py"
@@ -160,7 +161,7 @@ def run_synthesis(options: argparse.Namespace) -> int:
     published = Published(settings.patch_size, stride, batch_size) if options.published else None
     synthesiser = Synthesiser(run, options.weights, options.fast, published)
     announce(synthesiser.device, synthesiser.path, why)
-    record = Record(table, DENSITY_COLUMNS)
+    record = Record(table, DENSITY_COLUMNS, WHOLE)
     synthesis = Synthesis(synthesiser, options.output, record, options.vessels, options.figure, str(shard or ""))
     failed = synthesise(synthesis, jobs, options.overwrite, options.threads or min(os.cpu_count() or 1, MOST_THREADS))
     if options.shard and options.vessels and not table.exists():  # without a photograph, it is complete all the same

@@ -85,52 +85,68 @@ def read_origin(path: Path) -> Origin | None:
 class Record:
     """A table with a row for each finished result; rows of earlier commands are kept.
 
-    The first column names the result; the last two are the digest and `made_with` of its origin. A row is appended when
-    its result is finished, so that a table of many rows takes no time, and an interruption loses none. Of rows with the
-    same name the last one counts; without an origin, it says that the result is gone. `close` puts the table in order.
+    The first column names the result; the last two are the digest and `made_with` of its origin. Rows are appended when
+    a result is finished, so that a table of many rows takes no time, and an interruption loses none. A result may have
+    further rows, for its parts, which precede its own; the second column tells these apart. Later rows of a name
+    replace earlier ones; without an origin, one says that the result is gone. `close` puts the table in order.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]):
+    def __init__(self, path: Path, columns: Sequence[str], own: str | None = None):
         """Read the existing table, which a spreadsheet program may have saved.
+
+        Args:
+            path: of the table.
+            columns: all.
+            own: what the second column of a result's own row says; None: results have one row.
 
         Raises:
             OptionError: it cannot be read, or has other columns.
         """
         self.path, self.columns = path, tuple(columns)
         self.rows: dict[str, dict[str, str]] = {}
+        self.parts: dict[str, list[dict[str, str]]] = {}  # further rows
         self.file, self.lock = None, Lock()
         for row in read_table(path, appended=True) if path.exists() else ():
             if tuple(row) != self.columns:
                 raise OptionError(f"{path}: damaged, or from another program or version; choose another --output")
             name = row[self.columns[0]]
-            self.rows.pop(name, None)
-            if row[self.columns[-2]] and row[self.columns[-1]]:
+            if self.rows.pop(name, None):
+                self.parts.pop(name, None)
+            if not (row[self.columns[-2]] and row[self.columns[-1]]):
+                self.parts.pop(name, None)
+            elif own in (None, row[self.columns[1]]):
                 self.rows[name] = row
+            else:
+                self.parts.setdefault(name, []).append(row)
 
     def origin(self, name: str) -> Origin | None:
         """The origin of a result, if it has a row."""
         row = self.rows.get(name)
         return row and Origin(row[self.columns[-2]], row[self.columns[-1]], row.get(SOURCE, ""))
 
-    def add(self, values: Sequence, origin: Origin) -> None:
-        """Set the row of a result, given without the last two columns."""
-        row = dict(zip(self.columns, (*values, origin.digest, origin.made_with), strict=True))
+    def add(self, values: Sequence, origin: Origin, parts: Sequence[Sequence] = ()) -> None:
+        """Set the row of a result, and those of its parts, given without the last two columns."""
+        *further, row = (
+            dict(zip(self.columns, (*one, origin.digest, origin.made_with), strict=True)) for one in (*parts, values)
+        )
+        name = row[self.columns[0]]
         with self.lock:
-            self.rows[row[self.columns[0]]] = row
-            self._append(row)
+            self.rows[name], self.parts[name] = row, further
+            self._append(*further, row)
 
     def drop(self, name: str) -> None:
         """Remove a row, if there is one."""
         with self.lock:
             if self.rows.pop(name, None):
+                self.parts.pop(name, None)
                 self._append({self.columns[0]: name})
 
-    def _append(self, row: dict) -> None:
+    def _append(self, *rows: dict) -> None:
         with disk_errors_name(self.path):
             if self.file is None:
                 self.write()
                 self.file = open(self.path, "a", **TEXT)  # noqa: SIM115 - until `close`
-            csv.DictWriter(self.file, self.columns, lineterminator="\n").writerow(row)
+            csv.DictWriter(self.file, self.columns, lineterminator="\n").writerows(rows)
             self.file.flush()
 
     def close(self) -> None:
@@ -148,4 +164,5 @@ class Record:
     def write(self) -> None:
         """Write the table, in order."""
         self.rows = {name: self.rows[name] for name in self.names()}
-        write_table(self.path, self.columns, self.rows.values())
+        rows = (row for name in self.rows for row in (*self.parts.get(name, ()), self.rows[name]))
+        write_table(self.path, self.columns, rows)

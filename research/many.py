@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from pairs.origin import Record, write_png
+from retina.vessels import WHOLE
 from run.predict import Predictor, Turns
 from simulation.dataset import render_full_field
 from simulation.eye import make_eye
@@ -65,7 +66,7 @@ class WithStandIn(Synthesiser):
 def synthesis(synthesiser: Synthesiser, shard: Shard | None = None) -> Synthesis:
     """How results are made, into OUTPUT."""
     table = shard.of(OUTPUT / DENSITIES) if shard else OUTPUT / DENSITIES
-    return Synthesis(synthesiser, OUTPUT, Record(table, DENSITY_COLUMNS), with_maps=True, shard=str(shard or ""))
+    return Synthesis(synthesiser, OUTPUT, Record(table, DENSITY_COLUMNS, WHOLE), with_maps=True, shard=str(shard or ""))
 
 
 def run(jobs: list[Job], synthesiser: Synthesiser, threads: int = 2, shard: Shard | None = None) -> list[str]:

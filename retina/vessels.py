@@ -116,14 +116,18 @@ def skeleton_density(lengths: np.ndarray, sector: np.ndarray, mm_per_px: float) 
     return ratio(lengths[sector].sum(), sector.sum() * mm_per_px)
 
 
-def from_middle(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Distances from the middle of an image, in px: to the right (1, width), and up (height, 1)."""
-    height, width = shape
-    return np.arange(width)[np.newaxis] - (width - 1) / 2, (height - 1) / 2 - np.arange(height)[:, np.newaxis]
+def from_middle(shape: tuple[int, int], centre: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Distances from the middle of an image, or from a row and column, in px: (1, width) rightwards, (height, 1) up."""
+    row, column = centre or ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
+    return np.arange(shape[1])[np.newaxis] - column, row - np.arange(shape[0])[:, np.newaxis]
 
 
-def sector_masks(fov: np.ndarray, region: str, eye: str, mm_per_px: float) -> dict[str, np.ndarray | None]:
-    """The sectors of a crop of a region of an eye ("OD", "OS", or "" if unknown), inside the field of view.
+def sector_masks(
+    fov: np.ndarray, region: str, eye: str, mm_per_px: float, centre: tuple[float, float] | None = None
+) -> dict[str, np.ndarray | None]:
+    """The sectors of a region of an eye ("OD", "OS", or "" if unknown), inside the field of view.
+
+    They lie around the middle of the image, that of a crop, or around the row and column `centre`.
 
     At the macula the ETDRS grid: a circle of 1 mm, and the quadrants of rings to 3 and to 6 mm. At the disc the
     quadrants of the ring from 2 to 4 mm. Quadrants meet at the diagonals; in a right eye (OD) nasal is to the right.
@@ -132,7 +136,7 @@ def sector_masks(fov: np.ndarray, region: str, eye: str, mm_per_px: float) -> di
     lie in crop and field, or if it depends on the eye and that is unknown. The whole crop is None only if the field is
     empty.
     """
-    right, up = from_middle(fov.shape)
+    right, up = from_middle(fov.shape, centre)
     nasal = right if eye == "OD" else -right
     diameter = 2 * np.hypot(right, up) * mm_per_px  # mm: of the circle through each pixel
     # A diagonal's pixels belong to the upper or lower quadrant, so mirrored eyes have mirrored sectors.

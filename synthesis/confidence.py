@@ -40,15 +40,14 @@ BLUEST = 0.9  # blue / green; photographs of the retina have 0 to 0.8
 class Confidence:
     """How sure a vessel map is; as text `usable`, or `doubtful` and why.
 
-    right: probability that each pixel of the map is right, (height, width), float on [0, 1], 0 outside the field.
-    dice: expected between the map and a manual one. density: expected share of vessels in the field. Both with the
-    ends of an interval that holds in nine of ten cases; nan without a vessel probability. field_share: of the picture
-    that is inside the field of view. sharpness: see `sharpness`. doubts: why the map is doubtful; none if it is usable.
+    right: probability that each pixel of the map is right, (height, width), float on [0, 1], 0 outside the field; None
+    without a vessel probability. dice: expected between the map and a manual one, with the ends of an interval that
+    holds in nine of ten cases; nan without a vessel probability. field_share: of the picture that is inside the field
+    of view. sharpness: see `sharpness`. doubts: why the map is doubtful; none if it is usable.
     """
 
     right: np.ndarray | None
     dice: tuple[float, float, float]
-    density: tuple[float, float, float]
     field_share: float
     sharpness: float
     doubts: tuple[str, ...]
@@ -71,13 +70,12 @@ def assess(
     """
     share, brightness = float(fov.mean()), float(np.median(fundus.max(axis=-1)[fov]))
     sharp = sharpness(fundus, fov, diameter or max(fov.shape))
-    right, dice, density = None, (np.nan,) * 3, (np.nan,) * 3
+    right, dice = None, (np.nan,) * 3
     if probability is not None:
         drawn = calibrated(probability, sharp) * fov
         right = np.where(vessels, drawn, 1 - drawn) * fov
         expected = expected_dice(drawn, vessels)
         dice = expected, max(0.0, expected - DICE_SPREAD), min(1.0, expected + DICE_SPREAD)
-        density = tuple(ratio(drawn.sum(), fov.sum()) * factor for factor in (1, 1 / DENSITY_SPREAD, DENSITY_SPREAD))
     red, green, blue = (float(np.median(fundus[..., channel][fov])) for channel in range(3))
     doubts = {
         "dark": brightness < LEAST_BRIGHTNESS,
@@ -86,7 +84,7 @@ def assess(
         "colours unlike a fundus photograph": red < green or blue > BLUEST * green,
         f"expected Dice below {LEAST_DICE}": dice[0] < LEAST_DICE,
     }
-    return Confidence(right, dice, density, share, sharp, tuple(doubt for doubt, holds in doubts.items() if holds))
+    return Confidence(right, dice, share, sharp, tuple(doubt for doubt, holds in doubts.items() if holds))
 
 
 def calibrated(probability: np.ndarray, sharp: float) -> np.ndarray:

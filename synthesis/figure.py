@@ -25,7 +25,7 @@ CONFIDENCE = "Comment"  # the key in a figure's PNG
 DRAWING = Lock()  # matplotlib is not made for threads
 
 
-def write_figure(path: Path, fundus: np.ndarray, result: Result, caption: str, origin: Origin) -> None:
+def write_figure(path: Path, result: Result, caption: str, origin: Origin) -> None:
     """Draw fundus, synthetic OCT-A and the vessels over the fundus, with a caption, as a PNG.
 
     The PNG also holds the confidence, for `write_sheets`, and the origin.
@@ -34,15 +34,16 @@ def write_figure(path: Path, fundus: np.ndarray, result: Result, caption: str, o
         OSError: it cannot be written.
     """
     with DRAWING:
-        figure = drawn_figure(fundus, result, caption)
+        figure = drawn_figure(result, caption)
         with atomic_file(path) as part:
             metadata = {CONFIDENCE: str(result.confidence)} | origin.texts()
             figure.savefig(part, format="png", metadata=metadata)
 
 
-def drawn_figure(fundus: np.ndarray, result: Result, caption: str) -> Figure:
+def drawn_figure(result: Result, caption: str) -> Figure:
     """The figure; with a bar of 1 mm if the scale is known."""
-    fov, octa, vessels, px_per_mm = result.fov, result.octa, result.vessels, result.px_per_mm
+    fundus, fov, octa, vessels = result.fundus, result.fov, result.octa, result.vessels
+    px_per_mm = result.px_per_mm
     height, width = fov.shape
     panel_width = PANEL * min(1.0, width / height)
     size = len(TITLES) * max(panel_width, 2.0), panel_width * height / width + 0.75

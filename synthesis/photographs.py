@@ -38,6 +38,7 @@ class Job:
     field_degrees: float | None = None  # angle of the field of view; None: 45 is assumed
     px_per_mm: float | None = None  # None: from the field of view
     mask: Path | None = None  # of the field of view; None: it is looked for
+    eye: str = ""  # OD or OS; "" if unknown
 
     def beside(self, kind: str) -> Path:
         """Where a further result goes; relative to the output folder."""
@@ -111,10 +112,13 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Jo
 
 
 def stated(job: Job) -> Job:
-    """A photograph with the scale that its file states (DICOM), unless one is given."""
-    if job.px_per_mm or job.field_degrees or job.source.suffix.lower() != SUFFIX:
+    """A photograph with the eye and, unless one is given, the scale that its file states (DICOM)."""
+    if job.source.suffix.lower() != SUFFIX:
         return job
     facts = facts_of(job.source)
+    job = replace(job, eye=facts.eye)
+    if job.px_per_mm or job.field_degrees:
+        return job
     return replace(job, px_per_mm=facts.px_per_mm, field_degrees=None if facts.px_per_mm else facts.field_degrees)
 
 
@@ -184,7 +188,13 @@ def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen
     if is_table(dataset):
         cases, _ = load_cases(dataset, split, settings)
         jobs = [
-            Job(case.fundus, Path(f"{case.name}.png"), case.region, None if pd.isna(case.octa_mm) else case.octa_mm)
+            Job(
+                case.fundus,
+                Path(f"{case.name}.png"),
+                case.region,
+                None if pd.isna(case.octa_mm) else case.octa_mm,
+                eye=case.eye,
+            )
             for case in cases.itertuples(index=False)
         ]
         listed = cases[["subject", "split", "fundus", "original_digest"]].assign(job=jobs)
@@ -195,7 +205,7 @@ def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen
         for folder, region, eyes in [*folders, ("fov45", None, list_full_fields(dataset))]:
             for (subject, eye), path in eyes.items():
                 target = Path(folder, "synthetic_octa", region or "", f"{subject}_{eye}.png")
-                rows.append((subject, split_of.get(subject), path, "", Job(path, target, region)))
+                rows.append((subject, split_of.get(subject), path, "", Job(path, target, region, eye=eye)))
         listed = pd.DataFrame(rows, columns=["subject", "split", "fundus", "original_digest", "job"])
     choice = choose(dataset, listed, split, seen, "--split all" if split is None else None)
     print(choice)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from basics.command_line import OptionError
 from pairs.origin import Record, printable, read_origin
+from retina.vessels import WHOLE
 from synthesis.figure import write_sheets
 from synthesis.photographs import FIGURE, SHEET, Job
 
@@ -49,15 +50,15 @@ def collect(table: Path, columns: Sequence[str]) -> list[Path]:
             raise OptionError(f"{shard.of(table)}: does not exist; run --shard {number}/{shard.count} first")
     if other := next((shard for shard in shards if shard.count != shards[0].count), None):
         raise OptionError(f"{other.of(table)}: is of another number of shards; delete the tables that are not wanted")
-    whole = Record(table, columns)
-    whole.rows = {}
+    whole = Record(table, columns, WHOLE)
+    whole.rows, whole.parts = {}, {}
     for shard in shards:
-        part = Record(shard.of(table), columns)
+        part = Record(shard.of(table), columns, WHOLE)
         for name, row in part.rows.items():
             origin = part.origin(name)
             if name in whole.rows or not origin.is_of(read_origin(table.parent / name)):
                 raise OptionError(f"{part.path}: {name} is not of this row; run that shard again with --overwrite")
-            whole.rows[name] = row
+            whole.rows[name], whole.parts[name] = row, part.parts.get(name, [])
     whole.write()
     figures = [table.parent / name for name in sorted(whole.rows, key=Path)]
     figures = [path.with_name(f"{path.stem}_{FIGURE}.png") for path in figures]

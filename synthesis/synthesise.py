@@ -15,17 +15,20 @@ from pathlib import Path
 
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
 from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, printable, read_origin, write_png
+from retina.field_of_view import DEGREES
 from retina.images import DataError, read_fundus, to_uint8
+from retina.vessels import WHOLE
 from run.predict import Predictor
 from synthesis.confidence import Confidence
 from synthesis.figure import write_figure, write_sheets
 from synthesis.photographs import FIGURE, MAPS, Job
-from synthesis.synthesiser import Synthesiser
+from synthesis.synthesiser import Result, Synthesiser
 
 DENSITIES = "densities.csv"
 DENSITY_COLUMNS = (
-    *("path", "vessel_density", "vessel_px", "field_px", "expected_density", "density_low", "density_high"),
-    *("expected_dice", "dice_low", "dice_high", "field_share", "stretch", "sharpness"),
+    *("path", "region", "vessel_density", "vessel_px", "region_px", "area_mm2", "skeleton_mm_per_mm2"),
+    *("expected_density", "density_low", "density_high", "expected_dice", "dice_low", "dice_high"),
+    *("eye", "px_per_mm", "assumed", "field_share", "stretch", "sharpness"),
     *("confidence", SOURCE, DIGEST, MADE_WITH),
 )
 LONGEST_NAME = 255  # bytes, of most file systems
@@ -105,19 +108,8 @@ class Synthesis:
         if self.with_maps:
             for kind, image in zip(self.maps, (result.vessels, result.probability, confidence.right), strict=False):
                 write_png(image if image.dtype == bool else to_uint8(image), self.output / job.beside(kind), origin)
-            values = (
-                printable(job.target),
-                f"{result.density:.6f}",
-                int(result.vessels.sum()),
-                int(fov.sum()),
-                *(f"{value:.4f}" for value in (*confidence.density, *confidence.dice)),
-                f"{confidence.field_share:.4f}",
-                f"{stretch:.3f}",
-                f"{confidence.sharpness:.2f}",
-                str(confidence),
-                origin.source,
-            )
-            self.record.add(values, origin)
+            *parts, own = rows_of(result, origin)
+            self.record.add(own, origin, parts)
         if self.with_figure:
             scale = "scale unknown"
             if result.px_per_mm is not None:
@@ -127,7 +119,7 @@ class Synthesis:
             facts = f"{how}; vessel density {result.density:.3f}; {confidence}"
             caption = f"{one_line(printable(job.target.parent / job.source.name))}: {facts}\n"
             caption += f"Weights: {self.synthesiser.weights}. Capillaries are invented; not for diagnosis."
-            write_figure(self.output / job.beside(FIGURE), fundus, result, caption, origin)
+            write_figure(self.output / job.beside(FIGURE), result, caption, origin)
         write_png(to_uint8(result.octa), self.output / job.target, origin)
         remark = ""
         if result.diameter is None and not (job.region or self.synthesiser.published):
@@ -136,6 +128,29 @@ class Synthesis:
             axis, percent = ("width", 100 * (stretch - 1)) if stretch > 1 else ("height", 100 * (1 / stretch - 1))
             remark = f"stretched along its {axis} by {percent:.0f} %; predicted with equal scales"
         return confidence, remark and f"{job.source}: {remark}"
+
+
+def rows_of(result: Result, origin: Origin) -> list[tuple]:
+    """The rows of a photograph in densities.csv, without the last two columns: its sectors, then the whole field."""
+    job, confidence = result.job, result.confidence
+    assumed = f"{DEGREES:g} degrees" if result.px_per_mm and job.is_assumed() and not job.region else ""
+    scale = "" if result.px_per_mm is None else f"{result.px_per_mm:.2f}"
+    dice = [f"{value:.4f}" for value in confidence.dice]
+    facts = [result.eye, scale, assumed]
+    facts += [f"{confidence.field_share:.4f}", f"{result.stretch:.3f}", f"{confidence.sharpness:.2f}"]
+    rows = [
+        (
+            printable(job.target),
+            region,
+            *(f"{density.vessels:.6f}", *density.px, f"{density.area:.4f}", f"{density.skeleton:.4f}"),
+            *(f"{value:.4f}" for value in density.expected),
+            *(dice if region == WHOLE else ("", "", "")),
+            *facts,
+            *(str(confidence), origin.source),
+        )
+        for region, density in result.densities.items()
+    ]
+    return [*rows[1:], rows[0]]
 
 
 def mixed(path: Path, before: Origin, now: Origin) -> str:

@@ -8,6 +8,7 @@ print(result.density, result.confidence)
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from pairs.origin import Origin, digest_of, printable
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, Field, field_of_mask, field_to_use
 from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
+from retina.landmarks import Landmarks, find_landmarks
 from retina.vessels import vessel_density, vessel_map
 from run.checkpoints import read_run
 from run.devices import set_up_gpus
@@ -22,6 +24,7 @@ from run.predict import load_predictor
 from run.weights import describe, made_from, run_to_use
 from synthesis.confidence import Confidence, assess
 from synthesis.photographs import Job, list_jobs, stated
+from synthesis.regions import Density, densities_of, regions_of
 
 IN_MEMORY = "array"  # the name of a photograph that is no file
 
@@ -39,21 +42,52 @@ class Published:
 class Result:
     """What a photograph (height, width) shows. Images have its pixels, and are 0 outside the field of view.
 
-    octa: synthetic, float on [0, 1], for viewing. probability: of a vessel, float on [0, 1]. vessels: the map, bool.
-    confidence: how sure it is; `confidence.right` is an image, too. density: vessel pixels / pixels of the field.
-    fov: inside the field of view, bool. diameter: in px, that a field of 45 degrees has, None if unknown. stretch:
-    horizontal / vertical scale, that the prediction undid. px_per_mm: along a row, None if unknown.
+    job: which photograph. fundus: itself, (height, width, 3), uint8. fov: inside the field of view, bool. octa:
+    synthetic, float on [0, 1], for viewing. probability: of a vessel, float on [0, 1]. vessels: the map, bool.
+    confidence: how sure it is; `confidence.right` is an image, too. diameter: in px, that a field of 45 degrees has,
+    None if unknown. stretch: horizontal / vertical scale, that the prediction undid. px_per_mm: along a row, None if
+    unknown.
     """
 
+    job: Job
+    fundus: np.ndarray
+    fov: np.ndarray
     octa: np.ndarray
     probability: np.ndarray
     vessels: np.ndarray
     confidence: Confidence
-    density: float
-    fov: np.ndarray
     diameter: float | None
     stretch: float
     px_per_mm: float | None
+
+    @cached_property
+    def landmarks(self) -> Landmarks:
+        """Where disc and fovea are; none in a crop, in a photograph of unknown scale, or in a stretched one."""
+        if self.job.region or not self.px_per_mm or self.stretch != 1:
+            return Landmarks()
+        return find_landmarks(self.fundus, self.vessels, self.fov, self.px_per_mm)
+
+    @property
+    def eye(self) -> str:
+        """OD, OS, or "" if unknown: as the file states, otherwise as disc and fovea lie."""
+        return self.job.eye or self.landmarks.eye
+
+    @cached_property
+    def densities(self) -> dict[str, Density]:
+        """Of the whole field, and by sector: of a crop around its middle, of a photograph around disc and fovea."""
+        found = {"disc": self.landmarks.disc, "macula": self.landmarks.fovea}
+        centres = {region: place for region, place in found.items() if place is not None}
+        if self.job.region:
+            centres = {self.job.region: None}
+        regions = regions_of(self.fov, centres, self.eye, self.px_per_mm)
+        right = self.confidence.right
+        drawn = None if right is None else np.where(self.vessels, right, 1 - right)
+        return densities_of(self.vessels, drawn, regions, self.px_per_mm)
+
+    @property
+    def density(self) -> float:
+        """Vessel pixels / pixels of the field of view."""
+        return vessel_density(self.vessels, self.fov)
 
 
 class Synthesiser:
@@ -145,8 +179,7 @@ class Synthesiser:
         confidence = assess(fundus, fov, seen, probability if self.has_confidence else None, vessels)
         px_per_mm = job.scale(diameter, fov.shape[1])
         px_per_mm = px_per_mm and px_per_mm * min(1.0, stretch)
-        density = vessel_density(vessels, fov)
-        return Result(octa, probability, vessels, confidence, density, fov, diameter, stretch, px_per_mm)
+        return Result(job, fundus, fov, octa, probability, vessels, confidence, diameter, stretch, px_per_mm)
 
     def field(self, job: Job, fundus: np.ndarray) -> Field:
         """The field of view of a photograph (height, width, 3), uint8; of a given mask the brighter level is inside.

@@ -9,6 +9,7 @@ from PIL import Image
 import synthesis.figure as figures
 from pairs.origin import Origin, read_origin
 from synthesis.figure import write_figure, write_sheets
+from synthesis.photographs import Job
 from synthesis.synthesiser import Result
 
 NONE = Origin("", "")
@@ -18,8 +19,9 @@ def write(path: Path, height=60, width=90, caption="", confidence="usable", orig
     """Write a figure of grey images."""
     field = np.ones((height, width), bool)
     fundus = np.zeros((height, width, 3), np.uint8)
-    result = Result(field * 0.5, field, field, confidence, 0.1, field, None, 1.0, 10.0)
-    write_figure(path, fundus, result, caption, origin)
+    job = Job(path, path)
+    result = Result(job, fundus, field, field * 0.5, field * 0.5, field, confidence, None, 1.0, 10.0)
+    write_figure(path, result, caption, origin)
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 200), (200, 100), (1, 1)])

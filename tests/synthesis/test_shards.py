@@ -9,6 +9,7 @@ from PIL import Image
 
 from basics.command_line import OptionError
 from pairs.origin import Origin, Record, write_png
+from retina.vessels import WHOLE
 from synthesis.photographs import Job
 from synthesis.shards import Shard, collect
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
@@ -28,7 +29,7 @@ def photos(tmp_path, monkeypatch):
 def run(shard=None):
     """Synthesise a shard, or all, without a trained network, into out/."""
     jobs, table = (JOBS, TABLE) if shard is None else ([job for job in JOBS if shard.has(job)], shard.of(TABLE))
-    record = Record(table, DENSITY_COLUMNS)
+    record = Record(table, DENSITY_COLUMNS, WHOLE)
     synthesise(Synthesis(seeing(), Path("out"), record, True, True, str(shard or "")), jobs, overwrite=False)
     return jobs
 

@@ -14,6 +14,8 @@ import synthesis.synthesise as program
 from basics.command_line import OptionError
 from basics.files import read_table
 from pairs.origin import Origin, Record, digest_of, read_origin, write_png
+from retina.landmarks import Landmarks
+from retina.vessels import QUADRANTS, WHOLE
 from run.predict import DRAWN_FROM
 from synthesis.confidence import calibrated, expected_dice
 from synthesis.photographs import Job
@@ -43,7 +45,7 @@ def photos(tmp_path, monkeypatch):
 
 def run(*jobs, overwrite=False, threads=1, with_maps=True, with_figure=False, **changes):
     """Synthesise, without a trained network, into out/; returns the failures."""
-    record = Record(Path("out", DENSITIES), DENSITY_COLUMNS)
+    record = Record(Path("out", DENSITIES), DENSITY_COLUMNS, WHOLE)
     synthesis = Synthesis(synthesiser(**changes), Path("out"), record, with_maps, with_figure)
     return synthesise(synthesis, jobs, overwrite, threads)
 
@@ -53,7 +55,8 @@ def synthesiser(**changes):
 
 
 def rows():
-    return read_table(Path("out", DENSITIES))
+    """The rows of whole fields."""
+    return [row for row in read_table(Path("out", DENSITIES)) if row["region"] == WHOLE]
 
 
 # --- whose results they are ------------------------------------------------------------------------------------------
@@ -276,7 +279,7 @@ def test_figure_shows_subfolder_scale_and_passes(monkeypatch):
     shown = []
     monkeypatch.setattr(program, "write_figure", lambda *given: shown.append(given))
     run(replace(ONE, region="disc", width_mm=4.0, target=Path("below/001.png")), with_figure=True, fast=True)
-    ((_, _, result, caption, _),) = shown
+    ((_, result, caption, _),) = shown
     assert result.px_per_mm == 25  # of 100 px
     assert caption.startswith("below/001.png: 100 x 100 px, 25 px/mm, one pass; vessel density 0.")
 
@@ -311,7 +314,7 @@ def test_given_field_mask_is_used_whatever_its_two_levels(outside, inside):
     mask[20:60, 30:80] = inside
     Image.fromarray(mask).save("mask.png")
     run(replace(ONE, mask=Path("mask.png")))
-    assert int(rows()[0]["field_px"]) == 40 * 50
+    assert int(rows()[0]["region_px"]) == 40 * 50
 
 
 @pytest.mark.parametrize(
@@ -332,3 +335,56 @@ def test_stretch_of_a_photograph_is_printed_and_in_its_row_but_not_of_a_crop(cap
     run(ONE, replace(ONE, region="disc", target=Path("crop.png")))
     assert [float(row["stretch"]) for row in rows()] == [pytest.approx(0.8, abs=0.02), 1]
     assert capsys.readouterr().out.count("one/001.png: stretched along its height by 2") == 1
+
+
+# --- densities by region ---------------------------------------------------------------------------------------------
+
+
+def test_crop_has_a_row_for_each_sector_and_the_whole_comes_last():
+    run(replace(ONE, region="macula", width_mm=4.0, eye="OD"))
+    table = read_table(Path("out", DENSITIES))
+    assert [row["region"] for row in table] == [
+        *("macula centre", *(f"macula inner {name}" for name in QUADRANTS)),
+        WHOLE,
+    ]
+    assert {(row["path"], row["eye"], row["px_per_mm"], row["assumed"]) for row in table} == {
+        ("001.png", "OD", "25.00", "")
+    }
+    centre = float(table[0]["area_mm2"])
+    assert centre == pytest.approx(np.pi / 4, rel=0.05)
+
+
+def test_sectors_of_a_photograph_lie_around_disc_and_fovea(monkeypatch):
+    found = Landmarks((50.0, 70.0), (55.0, 30.0), "OD")
+    monkeypatch.setattr("synthesis.synthesiser.find_landmarks", lambda *_: found)
+    fundus = round_field(100)
+    result = seeing().result(replace(ONE, px_per_mm=16.0), fundus)
+    assert {name.rpartition(" ")[0] for name in result.densities} >= {"disc ring", "macula", "macula inner"}
+    assert result.densities["disc ring temporal"].px[1] > 0
+    run(ONE)
+    assert {row["assumed"] for row in read_table(Path("out", DENSITIES))} == {"45 degrees"}
+
+
+def test_sectors_and_area_of_a_photograph_of_unknown_scale_are_not_offered():
+    Image.fromarray(np.full((60, 60, 3), 120, np.uint8)).save("plain.png")
+    (density,) = seeing().photograph("plain.png").densities.values()
+    assert np.isnan([density.area, density.skeleton]).all()
+
+
+def test_overwriting_and_resuming_keep_one_set_of_rows():
+    crop = replace(ONE, region="disc", width_mm=4.5, eye="OS")
+    run(crop)
+    once = Path("out", DENSITIES).read_text()
+    run(crop, overwrite=True)
+    run(crop)
+    assert Path("out", DENSITIES).read_text() == once
+
+
+def test_rows_of_sectors_without_that_of_the_whole_do_not_count(capsys):
+    crop = replace(ONE, region="disc", width_mm=4.5, eye="OS")
+    run(crop)
+    complete = Path("out", DENSITIES).read_bytes()
+    Path("out", DENSITIES).write_bytes(complete.rpartition(b"\n")[0].rpartition(b"\n")[0] + b"\n")
+    run(crop)
+    assert "1 written to out/" in capsys.readouterr().out
+    assert Path("out", DENSITIES).read_bytes() == complete

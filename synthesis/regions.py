@@ -1,0 +1,62 @@
+"""Densities of a vessel map, of the whole field and by sector, with the interval in which a manual one should lie."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retina.vessels import WHOLE, ratio, sector_masks, skeleton_density, skeleton_lengths
+from synthesis.confidence import DENSITY_SPREAD
+
+
+@dataclass(frozen=True)
+class Density:
+    """Of a region: nan or 0 px where it is unknown.
+
+    vessels: share of the region's pixels on [0, 1]; px: vessel pixels and all. expected: of a manual map, with the
+    ends of an interval that holds in nine of ten cases. skeleton: length of the vessels' centrelines, mm per mm2.
+    area: mm2.
+    """
+
+    vessels: float
+    px: tuple[int, int]
+    expected: tuple[float, float, float]
+    skeleton: float
+    area: float
+
+
+def densities_of(
+    vessels: np.ndarray, drawn: np.ndarray | None, regions: dict[str, np.ndarray], px_per_mm: float | None
+) -> dict[str, Density]:
+    """The densities of a vessel map (height, width), bool, by region.
+
+    Args:
+        vessels: the map.
+        drawn: how likely somebody would draw each pixel, (height, width) on [0, 1]; None: unknown.
+        regions: masks (height, width), bool, by name.
+        px_per_mm: scale; None: unknown.
+    """
+    lengths = skeleton_lengths(vessels)
+    found = {}
+    for name, region in regions.items():
+        px = int((vessels & region).sum()), int(region.sum())
+        expected = np.nan if drawn is None else float(drawn[region].mean())
+        skeleton = skeleton_density(lengths, region, 1 / px_per_mm) if px_per_mm else np.nan
+        area = px[1] / px_per_mm**2 if px_per_mm else np.nan
+        spread = expected, expected / DENSITY_SPREAD, min(1.0, expected * DENSITY_SPREAD)
+        found[name] = Density(ratio(*px), px, spread, skeleton, area)
+    return found
+
+
+def regions_of(
+    fov: np.ndarray, centres: dict[str, tuple[float, float] | None], eye: str, px_per_mm: float | None
+) -> dict[str, np.ndarray]:
+    """The field of view, and the sectors that are seen, see `sector_masks`, as masks (height, width) by name.
+
+    `centres`: row and column of disc and macula, as far as they are known; None: the middle of the image.
+    """
+    regions = {WHOLE: fov}
+    for region, centre in centres.items() if px_per_mm else ():
+        for name, mask in sector_masks(fov, region, eye, 1 / px_per_mm, centre).items():
+            if mask is not None and name != WHOLE:
+                regions[f"{region} {name}"] = mask
+    return regions
