@@ -12,7 +12,7 @@ pictures are made here (a chart, a B-scan, noise, a plain surface) or come with 
 photographs.py.
 """
 
-from common import list_photographs, new_parser, predicted_photograph, predictor_of, print_head, print_row
+from common import list_photographs, map_of, new_parser, predictor_of, print_head, print_row
 
 # isort: split
 from collections import Counter
@@ -25,7 +25,7 @@ import skimage.data
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.special import logit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from retina.field_of_view import FIELD_MM, find_field
@@ -38,7 +38,16 @@ from simulation.eye import TREE_SHARED_BY, make_eye, make_stream_eye
 from simulation.fundus import light_lost
 from simulation.stream import seen_vessels, simulated_pair
 from simulation.trees import Vessels
-from synthesis.confidence import PROBABILITY, SHARPNESS, assess, calibrated, expected_dice, sharpness
+from synthesis import Synthesiser
+from synthesis.confidence import (
+    PROBABILITY,
+    SCALES_PX_PER_MM,
+    SHARPNESS,
+    USUAL_PX_PER_MM,
+    calibrated,
+    expected_dice,
+    sharpness,
+)
 
 FIRST = {"fit": TREE_SHARED_BY * 4 * 10**8, "check": TREE_SHARED_BY * 5 * 10**8}  # in the stream of seed 0
 RETINAS = 48
@@ -46,6 +55,7 @@ OF_A_PICTURE = 4000  # pixels to fit with
 SEED, SUBJECTS = 11, range(301, 309)
 # How two people differ, so that the Dice of their maps is 0.78 (DRIVE 0.788, CHASE_DB1 0.768): displacement, spread of
 # the width, and the widths between which somebody begins to draw, in mm
+PEN_PX = 2  # no vessel is drawn with a thinner line, in pixels of the photograph
 DISPLACED_MM, WIDER_MM, BEGIN_MM = 0.008, 0.003, (0.010, 0.024)
 WITH_SCIKIT_IMAGE = (
     *("astronaut", "brick", "camera", "cell", "cat", "coffee", "coins", "colorwheel", "grass", "gravel", "horse"),
@@ -61,6 +71,7 @@ class Picture(NamedTuple):
     vessels: np.ndarray  # the map, bool
     drawn: np.ndarray  # the manual map, bool
     sharp: float
+    px_per_mm: float
 
 
 # --- photographs and what somebody draws -----------------------------------------------------------------------------
@@ -92,7 +103,8 @@ def drawn_by_hand(vessels: Vessels, px_per_mm: float, random: np.random.Generato
     both = vessels.depth, vessels.radius
     depth, radius = (map_coordinates(values, places, order=1, mode="nearest") for values in both)
     begin = random.uniform(*BEGIN_MM) * px_per_mm + wave(0.003)  # px
-    return (depth + random.normal(0, WIDER_MM) * px_per_mm > 0) & (2 * radius > begin)
+    wider = random.normal(0, WIDER_MM) * px_per_mm + np.maximum(PEN_PX / 2 - radius, 0) * (radius > 0)
+    return (depth + wider > 0) & (2 * radius > begin)
 
 
 def simulated(predictor: Predictor, first: int) -> list[Picture]:
@@ -129,8 +141,9 @@ def pictures_of(
     for kind, image in spoilt(fundus, diameter):
         image = image * fov[..., np.newaxis].astype(np.uint8)
         probability = predictor.predict_photograph(image, fov, diameter).probability
-        vessels, sharp = predictor.map_of(probability, fov), sharpness(image, fov, diameter)
-        yield Picture(kind, probability[counts].astype(np.float16), vessels[counts], drawn[counts], sharp)
+        vessels = map_of(predictor, image, fov, diameter, probability)
+        facts = sharpness(image, fov, diameter), diameter / FIELD_MM
+        yield Picture(kind, probability[counts].astype(np.float16), vessels[counts], drawn[counts], *facts)
 
 
 def dice_of(one: np.ndarray, other: np.ndarray) -> float:
@@ -147,17 +160,23 @@ def fit(pictures: Sequence[Picture]) -> None:
     for picture in pictures:
         part = random.integers(0, picture.drawn.size, OF_A_PICTURE)
         z = logit(np.clip(picture.probability[part].astype(float), *PROBABILITY))
-        level = np.full_like(z, np.log(np.clip(picture.sharp, *SHARPNESS)))
-        inputs.append(np.column_stack([np.ones_like(z), level, z, level * z]))
+        scale = np.clip(picture.px_per_mm, *SCALES_PX_PER_MM)
+        facts = 1.0, np.log(np.clip(picture.sharp, *SHARPNESS)), np.log(scale / USUAL_PX_PER_MM)
+        inputs.append(np.hstack([np.tile(facts, (len(z), 1)), np.outer(z, facts)]))
         labels.append(picture.drawn[part])
     model = LogisticRegression(C=np.inf, fit_intercept=False).fit(np.concatenate(inputs), np.concatenate(labels))
-    offset, offset_level, slope, slope_level = model.coef_[0]
-    print(f"OFFSET = {offset:.3f}, {offset_level:.3f}\nSLOPE = {slope:.3f}, {slope_level:.3f}")
+    for name, values in zip(("OFFSET", "SLOPE"), np.split(model.coef_[0], 2), strict=True):
+        print(f"{name} = {', '.join(f'{value:.3f}' for value in values)}")
+    sharp = np.median([picture.sharp for picture in pictures])
+    offset, slope = (np.dot(values, (1.0, np.log(sharp), 0.0)) for values in np.split(model.coef_[0], 2))
+    print(
+        f"DRAWN_FROM = {expit(-offset / slope):.2f} at {USUAL_PX_PER_MM:g} px per mm and a sharpness of {sharp:.1f} %"
+    )
 
 
 def check(pictures: Sequence[Picture]) -> None:
     """Print expected and true Dice and density by kind, and how reliable the calibrated probability is."""
-    sure = [calibrated(picture.probability.astype(float), picture.sharp) for picture in pictures]
+    sure = [calibrated(one.probability.astype(float), one.sharp, one.px_per_mm) for one in pictures]
     expected = [expected_dice(one, picture.vessels) for one, picture in zip(sure, pictures, strict=True)]
     true = [dice_of(picture.vessels, picture.drawn) for picture in pictures]
     density = [ratio(one.mean(), picture.drawn.mean()) for one, picture in zip(sure, pictures, strict=True)]
@@ -230,12 +249,11 @@ def pictures_to_judge(photographs: Path | None) -> Iterator[tuple[str, str, np.n
             yield "real photographs", image.stem, read_fundus(image)
 
 
-def judge(predictor: Predictor, photographs: Path | None) -> None:
+def judge(synthesiser: Synthesiser, photographs: Path | None) -> None:
     """Print a line for each picture, then the table."""
     doubts: dict[str, list[tuple[str, ...]]] = {}
     for kind, name, fundus in pictures_to_judge(photographs):
-        fov, diameter, predicted, vessels = predicted_photograph(predictor, fundus)
-        confidence = assess(fundus, fov, diameter, predicted.probability, vessels)
+        confidence = synthesiser.photograph(fundus).confidence
         doubts.setdefault(kind, []).append(confidence.doubts)
         values = f"expected Dice {confidence.dice[0]:.2f}, sharpness {confidence.sharpness:.2f}"
         print(f"{kind}, {name}: {values}: {confidence}", flush=True)
@@ -253,9 +271,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--list", type=Path, metavar="LIST.csv")
     args = parser.parse_args()
-    predictor = predictor_of(args.run)
     if args.what == "pictures":
-        return judge(predictor, args.list)
+        return judge(Synthesiser(args.run), args.list)
+    predictor = predictor_of(args.run)
     pictures = real(predictor, args.list) if args.list else simulated(predictor, FIRST[args.what])
     (fit if args.what == "fit" else check)(pictures)
 

@@ -8,7 +8,7 @@ a square. The next table counts pictures without a border that are taken for one
 one compares the vessel densities of stretched retinas with those of the same retinas unstretched (`--fast`).
 """
 
-from common import list_photographs, new_parser, predictor_of, print_head, print_row
+from common import list_photographs, map_of, new_parser, predictor_of, print_head, print_row
 
 # isort: split
 from collections.abc import Iterator
@@ -162,7 +162,7 @@ def print_densities(run: Path) -> None:
         field = find_field(fundus)
         diameter = field.diameter()
         probability = predictor.predict_photograph(fundus, field.mask, diameter, True, field.stretch).probability
-        return vessel_density(predictor.map_of(probability, field.mask), field.mask)
+        return vessel_density(map_of(predictor, fundus, field.mask, diameter, probability), field.mask)
 
     print_head(*(f"{stretch:g}" for stretch in STRETCHES))
     ratios = []

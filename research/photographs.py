@@ -13,7 +13,7 @@ vessels narrower than 3 px at a field of 1000 px, and in wider ones. The baselin
 channel, which needs no training.
 """
 
-from common import list_photographs, new_parser, predictor_of, print_head, print_row
+from common import list_photographs, map_of, new_parser, predictor_of, print_head, print_row
 
 # isort: split
 import time
@@ -56,7 +56,7 @@ def scores(predictor: Predictor, image: Path, manual: Path, mask: Path | None, s
     started = time.perf_counter()
     predicted = predictor.predict_photograph(fundus, fov, None if scale == "own" else diameter, scale == "fast")
     seconds = time.perf_counter() - started
-    vessels = predictor.map_of(predicted.probability, fov)
+    vessels = map_of(predictor, fundus, fov, diameter, predicted.probability)
     truth, diameter = truth & counts, diameter or max(fov.shape)
     ridges = ridge_filter(fundus, fov, FIELD_MM / diameter)
     return [

@@ -1,8 +1,9 @@
 """How sure a vessel map is: each pixel's probability of being right, the Dice to expect, and whether it is usable.
 
-The vessel probability is calibrated: with the photograph's sharpness it becomes how likely somebody who draws the
-vessels by hand would draw the pixel. `python research/confidence.py fit RUN` found the numbers below with the supplied
-weights, on simulated retinas that were also blurred, darkened and made noisy; with other weights they are approximate.
+The vessel probability is calibrated: with the photograph's sharpness and scale it becomes how likely somebody who draws
+the vessels by hand would draw the pixel. `python research/confidence.py fit RUN` found the numbers below with the
+supplied weights, on simulated retinas that were also blurred, darkened and made noisy; with other weights they are
+approximate.
 """
 
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ FINE, COARSE, AROUND = 1.0, 2.0, 8.0  # px at FIELD_PX: Gaussians; between the f
 RIM = 8  # px at FIELD_PX: nothing so near to the field's border counts as detail
 DARK = 4.0  # grey level: darker surroundings of a detail count as if they had this one
 
-# Calibration: logit of the drawn share = OFFSET + SLOPE * logit of the probability; each is linear in the logarithm of
-# the sharpness within SHARPNESS.
+# Calibration: logit of the drawn share = OFFSET + SLOPE * logit of the probability; each is a constant, plus a factor
+# of the logarithm of the sharpness, and one of that of the scale over USUAL_PX_PER_MM.
 PROBABILITY = 1e-3, 1 - 1e-3  # nearer to 0 and 1 it counts as these
-OFFSET = -0.582, 0.346
-SLOPE = 0.920, 0.130
+USUAL_PX_PER_MM, SCALES_PX_PER_MM = 80.0, (35.0, 160.0)  # least and greatest that it was fitted with
+OFFSET = -0.582, 0.346, 0.0
+SLOPE = 0.920, 0.130, 0.0
 DICE_SPREAD = 0.14  # of nine in ten maps, the Dice is at most so far from the expected one
 DENSITY_SPREAD = 2.2  # of nine in ten maps, the density is within this factor of the expected one
 
@@ -57,22 +59,20 @@ class Confidence:
 
 
 def assess(
-    fundus: np.ndarray, fov: np.ndarray, diameter: float | None, probability: np.ndarray | None, vessels: np.ndarray
+    fundus: np.ndarray, fov: np.ndarray, sharp: float, drawn: np.ndarray | None, vessels: np.ndarray
 ) -> Confidence:
     """Assess a photograph and its vessel map.
 
     Args:
         fundus: (height, width, 3), uint8.
         fov: (height, width), bool: inside the field of view, not empty.
-        diameter: of the field in px; None: no border is seen.
-        probability: of a vessel: (height, width), float on [0, 1]; None: the network predicts none.
+        sharp: see `sharpness`.
+        drawn: how likely somebody would draw each pixel: (height, width), float on [0, 1]; None: not predicted.
         vessels: (height, width), bool: the vessel map.
     """
     share, brightness = float(fov.mean()), float(np.median(fundus.max(axis=-1)[fov]))
-    sharp = sharpness(fundus, fov, diameter or max(fov.shape))
     right, dice = None, (np.nan,) * 3
-    if probability is not None:
-        drawn = calibrated(probability, sharp) * fov
+    if drawn is not None:
         right = np.where(vessels, drawn, 1 - drawn) * fov
         expected = expected_dice(drawn, vessels)
         dice = expected, max(0.0, expected - DICE_SPREAD), min(1.0, expected + DICE_SPREAD)
@@ -87,14 +87,16 @@ def assess(
     return Confidence(right, dice, share, sharp, tuple(doubt for doubt, holds in doubts.items() if holds))
 
 
-def calibrated(probability: np.ndarray, sharp: float) -> np.ndarray:
-    """How likely somebody would draw each pixel, on [0, 1], from its vessel probability and the sharpness in per cent.
+def calibrated(probability: np.ndarray, sharp: float, px_per_mm: float | None) -> np.ndarray:
+    """How likely somebody would draw each pixel, on [0, 1], from its vessel probability, sharpness and scale.
 
-    It is Platt's scaling (Adv Large Margin Classifiers 1999:61), whose two numbers depend on the sharpness.
+    The vessel map is where that exceeds 0.5. It is Platt's scaling (Adv Large Margin Classifiers 1999:61), whose two
+    numbers depend on the sharpness in per cent, and on the scale of the photograph: where a pixel is large, thin
+    vessels are drawn wider than they are.
     """
-    level = np.log(np.clip(sharp, *SHARPNESS))
-    offset, slope = (first + per_level * level for first, per_level in (OFFSET, SLOPE))
-    return expit(offset + slope * logit(np.clip(probability, *PROBABILITY)))
+    scale = np.clip(px_per_mm or USUAL_PX_PER_MM, *SCALES_PX_PER_MM)
+    facts = 1.0, np.log(np.clip(sharp, *SHARPNESS)), np.log(scale / USUAL_PX_PER_MM)
+    return expit(np.dot(OFFSET, facts) + np.dot(SLOPE, facts) * logit(np.clip(probability, *PROBABILITY)))
 
 
 def expected_dice(drawn: np.ndarray, vessels: np.ndarray) -> float:
@@ -107,9 +109,10 @@ def expected_dice(drawn: np.ndarray, vessels: np.ndarray) -> float:
 
 
 def sharpness(fundus: np.ndarray, fov: np.ndarray, diameter: float) -> float:
-    """Contrast of the finest details, in per cent of the brightness around them; arguments as of `assess`.
+    """Contrast of the finest details, in per cent of the brightness around them.
 
     Of the green channel: the standard deviation of a difference of Gaussians of 1 and 2 px, at a field of 700 px.
+    `diameter`: of a field of 45 degrees, in px.
     """
     factor = FIELD_PX / diameter
     green, inside = fundus[..., 1], fov

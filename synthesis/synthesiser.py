@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pairs.origin import Origin, digest_of, printable
-from retina.field_of_view import DEGREES, ENTIRELY_DARK, Field, field_of_mask, field_to_use
+from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, Field, field_of_mask, field_to_use
 from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
 from retina.landmarks import Landmarks, find_landmarks
 from retina.vessels import vessel_density, vessel_map
@@ -22,7 +22,7 @@ from run.checkpoints import read_run
 from run.devices import set_up_gpus
 from run.predict import load_predictor
 from run.weights import describe, made_from, run_to_use
-from synthesis.confidence import Confidence, assess
+from synthesis.confidence import Confidence, assess, calibrated, sharpness
 from synthesis.photographs import Job, list_jobs, stated
 from synthesis.regions import Density, densities_of, regions_of
 
@@ -167,17 +167,24 @@ class Synthesiser:
         field = self.field(job, fundus)
         fov, diameter = field.mask, job.diameter(field)
         stretch = 1.0 if job.region or self.published else field.stretch  # that the prediction undoes
+        px_per_mm = job.scale(diameter, fov.shape[1])
+        sharp = sharpness(fundus, fov, px_per_mm * FIELD_MM if px_per_mm else max(fov.shape))
+        drawn = None
         if self.published:
             octa = self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
             octa = probability = octa_to_grey(octa)
-            vessels = vessel_map(octa, fov, job.region)
         else:
             predicted = self.predictor.predict_photograph(fundus, fov, diameter, self.fast, stretch)
             octa, probability = octa_to_grey(predicted.octa), predicted.probability
+        if self.has_confidence:
+            drawn = calibrated(probability, sharp, px_per_mm) * fov
+        if self.published:
+            vessels = vessel_map(octa, fov, job.region)
+        elif drawn is None or job.region:
             vessels = self.predictor.map_of(probability, fov, job.region)
-        seen = None if field.radii is None else diameter
-        confidence = assess(fundus, fov, seen, probability if self.has_confidence else None, vessels)
-        px_per_mm = job.scale(diameter, fov.shape[1])
+        else:
+            vessels = drawn > 0.5
+        confidence = assess(fundus, fov, sharp, drawn, vessels)
         px_per_mm = px_per_mm and px_per_mm * min(1.0, stretch)
         return Result(job, fundus, fov, octa, probability, vessels, confidence, diameter, stretch, px_per_mm)
 

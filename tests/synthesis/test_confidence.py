@@ -23,8 +23,9 @@ def doubts(retina, change=lambda fundus: fundus, cut=1000, certainty=0.99):
     """The doubts about the retina, after a change of its photograph, with a field that ends at a column."""
     fundus, fov, vessels = retina
     fov = fov & (np.arange(fov.shape[1]) < cut)
-    probability = np.where(vessels, certainty, 1 - certainty)
-    return assess(np.ascontiguousarray(change(fundus)), fov, DIAMETER, probability, vessels & fov).doubts
+    drawn = np.where(vessels, certainty, 1 - certainty) * fov
+    fundus = np.ascontiguousarray(change(fundus))
+    return assess(fundus, fov, sharpness(fundus, fov, DIAMETER), drawn, vessels & fov).doubts
 
 
 def noisy(fundus):
@@ -63,8 +64,9 @@ def test_expected_dice_is_the_mean_over_maps_drawn_at_random():
 
 
 @pytest.mark.parametrize("sharp", [0.0, 0.3, 2.0, 50.0])
-def test_calibrated_probability_rises_with_the_network_s(sharp):
-    assert (np.diff([0, *calibrated(np.linspace(0, 1, 101), sharp), 1]) > 0).all()
+@pytest.mark.parametrize("px_per_mm", [None, 10.0, 80.0, 500.0])
+def test_calibrated_probability_rises_with_the_network_s(sharp, px_per_mm):
+    assert (np.diff([0, *calibrated(np.linspace(0, 1, 101), sharp, px_per_mm), 1]) > 0).all()
 
 
 def test_sharpness_is_that_of_the_photograph_at_any_size(retina):

@@ -16,7 +16,6 @@ from basics.files import read_table
 from pairs.origin import Origin, Record, digest_of, read_origin, write_png
 from retina.landmarks import Landmarks
 from retina.vessels import QUADRANTS, WHOLE
-from run.predict import DRAWN_FROM
 from synthesis.confidence import calibrated, expected_dice
 from synthesis.photographs import Job
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
@@ -296,8 +295,8 @@ def test_confidence_is_the_probability_that_the_map_is_right():
     vessels, probability, right = (image / image.max() if image.dtype == bool else image / 255 for image in maps)
     (row,) = rows()
     fov = probability > 0
-    drawn = calibrated(probability, float(row["sharpness"])) * fov
-    assert np.array_equal(vessels > 0, probability > DRAWN_FROM)
+    drawn = calibrated(probability, float(row["sharpness"]), float(row["px_per_mm"])) * fov
+    assert np.mean((vessels > 0) != (drawn > 0.5)) < 0.01  # 8 bits round them
     assert abs(right - np.where(vessels, drawn, 1 - drawn) * fov).max() < 0.02  # 8 bits round them
     for kind, value in (("dice", expected_dice(drawn, vessels > 0)), ("density", drawn.sum() / fov.sum())):
         low, expected, high = (float(row[name]) for name in (f"{kind}_low", f"expected_{kind}", f"{kind}_high"))
