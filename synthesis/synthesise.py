@@ -17,6 +17,7 @@ from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, on
 from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, printable, read_origin, write_png
 from retina.field_of_view import DEGREES
 from retina.images import DataError, read_fundus, to_uint8
+from retina.ut_fsocta import CROP_MM
 from retina.vessels import WHOLE
 from run.predict import Predictor
 from synthesis.confidence import Confidence
@@ -133,7 +134,9 @@ class Synthesis:
 def rows_of(result: Result, origin: Origin) -> list[tuple]:
     """The rows of a photograph in densities.csv, without the last two columns: its sectors, then the whole field."""
     job, confidence = result.job, result.confidence
-    assumed = f"{DEGREES:g} degrees" if result.px_per_mm and job.is_assumed() and not job.region else ""
+    assumed = ""
+    if result.px_per_mm and job.is_assumed():
+        assumed = f"{CROP_MM[job.region]:g} mm wide" if job.region else f"{DEGREES:g} degrees"
     scale = "" if result.px_per_mm is None else f"{result.px_per_mm:.2f}"
     dice = [f"{value:.4f}" for value in confidence.dice]
     facts = [result.eye, scale, assumed]

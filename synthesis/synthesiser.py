@@ -79,10 +79,11 @@ class Result:
         centres = {region: place for region, place in found.items() if place is not None}
         if self.job.region:
             centres = {self.job.region: None}
-        regions = regions_of(self.fov, centres, self.eye, self.px_per_mm)
+        scale = self.px_per_mm if self.stretch == 1 else None  # along both axes
+        regions = regions_of(self.fov, centres, self.eye, scale)
         right = self.confidence.right
         drawn = None if right is None else np.where(self.vessels, right, 1 - right)
-        return densities_of(self.vessels, drawn, regions, self.px_per_mm)
+        return densities_of(self.vessels, drawn, regions, scale)
 
     @property
     def density(self) -> float:
