@@ -49,8 +49,8 @@ MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the sq
 MOST_SHRUNK = 0.45  # times
 
 # From this vessel probability on, half of the people that `research/confidence.py` simulates draw a vessel, in
-# photographs of usual sharpness: the network learns from exact vessels, and people leave out some that are thin.
-DRAWN_FROM = 0.6
+# photographs of usual scale and sharpness.
+DRAWN_FROM = 0.5
 
 NOISE_PX = 512  # period of the noise on a photograph
 LIGHT_SIGMA = 0.06  # of the field's diameter: wider than any vessel, narrower than the shadows of a photograph
