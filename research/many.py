@@ -34,10 +34,10 @@ from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesi
 
 ENTRIES = 10, 100, 1000, 10_000, 100_000
 SMALL_PX = 48
-SIZES = {"1620 x 1620 px": 1620, "1000 x 1000 px": 1000}
+SIZES = {"1000 x 1000 px": 1000, "1620 x 1620 px": 1620}
 THREADS = 1, 2, 4
 PASS_SECONDS = 0.05  # of the stand-in for a network on a GPU
-OF_A_SIZE = 12  # photographs
+OF_A_SIZE = 8  # photographs
 FOLDER, OUTPUT = Path("photographs"), Path("out")
 GIVEN = {"field_degrees": None, "px_per_mm": None, "mask": None}
 
@@ -108,7 +108,11 @@ def entries_of(folder: str, number: int) -> None:
         for path in (job.target, *map(job.beside, made.maps)):
             (OUTPUT / path).parent.mkdir(parents=True, exist_ok=True)
             write_png(np.zeros((SMALL_PX, SMALL_PX), np.uint8), OUTPUT / path, origin)
-        values = dict.fromkeys(DENSITY_COLUMNS[:-2], "0.5") | {"path": job.target.as_posix(), "source": origin.source}
+        values = dict.fromkeys(DENSITY_COLUMNS[:-2], "0.5") | {
+            "path": job.target.as_posix(),
+            "region": WHOLE,
+            "source": origin.source,
+        }
         made.record.add(tuple(values.values()), origin)
     made.record.close()
     done = timed(lambda: run(list_jobs([str(FOLDER)], OUTPUT, GIVEN)[0][:-part], stand_in))
@@ -136,7 +140,7 @@ def threads(run_folder: Path | None) -> None:
             for number, path in enumerate(photographs):
                 Image.fromarray(render_full_field(make_eye(number, "OD", 5))).resize((px, px)).save(path)
             for name, synthesiser in networks.items():
-                run([Job(photographs[0], Path("warm.png"))], synthesiser)
+                run([Job(photographs[0], Path(f"warm_{px}_{name.replace(' ', '_')}.png"))], synthesiser)
                 speeds, shares = [], []
                 for count in THREADS:
                     jobs = [Job(path, Path(f"{count}_{name.replace(' ', '_')}", path.name)) for path in photographs]
