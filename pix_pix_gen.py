@@ -29,7 +29,6 @@ from basics.command_line import (
     load_tensorflow,
     report_error,
 )
-from retina.vessels import WHOLE
 from run.settings import EXPORT_FORMATS, ONE_FILE_FORMAT, SPLIT_HELP, SPLITS, add_run_options
 
 PROGRAM = "pix_pix_gen.py"
@@ -113,6 +112,7 @@ load_tensorflow()
 from pairs.dataset import find_dataset
 from pairs.origin import Record
 from retina.images import left_out
+from retina.vessels import WHOLE
 from run.checkpoints import read_run
 from run.export import export
 from run.predict import announce, announced_predictor

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pytest
 from conftest import PROJECT, write_tiny_dataset
 
+COMPLETE_NETWORKS = True  # the notebook predicts with the supplied weights in its own process
 NOTEBOOK = PROJECT / "docs" / "octa_synthesis.ipynb"
 QUICK = (
     'TRAINING = "--epochs 1 --patch-size 64 --batch-size 16 --l1-only 1 --l1-scale 1 --input-noise 0"',
