@@ -244,6 +244,13 @@ def test_end_of_a_drawing_process_is_one_line(simulated_folder, capsys, monkeypa
     assert WORKER_ENDED in error
 
 
+@pytest.mark.parametrize("vessel_output", [True, False])
+def test_a_vessel_output_is_validated_against_the_vessels_to_find(vessel_output, monkeypatch):
+    monkeypatch.setattr(run.data, "VALIDATION_RETINAS", 1)
+    (pair,) = run.data.simulated_validation(Settings(data="simulated", vessel_output=vessel_output, batch_size=2))
+    assert (pair.drawn is not None and pair.drawn.any()) == vessel_output
+
+
 def test_simulated_retinas_have_four_octa_channels_on_request_and_are_validated_alike_for_every_seed(monkeypatch):
     monkeypatch.setattr(run.data, "VALIDATION_RETINAS", 1)
     settings = Settings(data="simulated", octa_channels=4, patch_size=64, batch_size=2)

@@ -81,6 +81,11 @@ def test_sectors_outside_field_or_crop_are_none():
     assert vm.sector_masks(~EVERYWHERE, "disc", "OS", 0.5)["whole"] is None
 
 
+def test_sectors_lie_around_a_given_centre():
+    rows, columns = np.nonzero(vm.sector_masks(EVERYWHERE, "macula", "OD", 0.015, (120.0, 250.0))["centre"])
+    assert (rows.mean(), columns.mean()) == pytest.approx((120, 250), abs=0.5)
+
+
 def test_sectors_that_depend_on_an_unknown_eye_are_none():
     masks = vm.sector_masks(EVERYWHERE, "disc", "", 4.5 / 400)
     assert [name for name, mask in masks.items() if mask is None] == ["ring nasal", "ring temporal"]

@@ -177,11 +177,18 @@ def test_drawn_vessels_are_bright_in_the_octa(pairs):
 
 
 @pytest.mark.parametrize(
-    ("contrast", "noise", "brightness", "seen"),
-    [(0.2, 0.0, 120, 1), (0.2, 0.035, 120, 1), (0.2, 0.035, 12, 0), (0.03, 0.035, 120, 0), (0.01, 0.0, 120, 0)],
+    ("contrast", "noise", "brightness", "veil", "seen"),
+    [
+        (0.2, 0.0, 120, -0.8, 1),
+        (0.2, 0.035, 120, 0.0, 1),
+        (0.2, 0.035, 12, 0.0, 0),
+        (0.03, 0.035, 120, 0.0, 0),
+        (0.01, 0.0, 120, 0.0, 0),
+        (0.2, 0.0, 120, 0.95, 0),
+    ],
 )
-def test_faint_vessels_are_not_seen_in_noise_or_darkness(contrast, noise, brightness, seen):
-    eye = {"noise": noise, "texture": 0.0, "blur_px": 1.0, "enlargement": 1.0, "veil": 0.0}
+def test_faint_vessels_are_not_seen_in_noise_darkness_or_haze(contrast, noise, brightness, veil, seen):
+    eye = {"noise": noise, "texture": 0.0, "blur_px": 1.0, "enlargement": 1.0, "veil": veil}
     lost = np.zeros((40, 40), np.float32)
     lost[18:22] = contrast
     found = seen_vessels(eye, np.full((40, 40, 3), brightness, np.uint8), lost)

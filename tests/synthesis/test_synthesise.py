@@ -2,6 +2,7 @@
 
 import re
 import time
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,16 @@ def test_photograph_that_has_too_little_memory_beside_others_is_done_alone(many,
     assert f"{len(SIDES)} written to out/" in capsys.readouterr().out
 
 
+def test_threads_stop_at_the_network_when_nobody_waits_for_results_any_more(many):
+    record = Record(Path("out", DENSITIES), DENSITY_COLUMNS, WHOLE)
+    synthesis = Synthesis(synthesiser(), Path("out"), record)
+    begun = program.side_by_side(synthesis, many, 1)
+    next(begun)
+    begun.close()
+    with pytest.raises(CancelledError), synthesis.synthesiser.predictor.turns.take():
+        pass
+
+
 def test_rows_are_ordered_by_name_whatever_the_order_of_the_photographs(many):
     run(*many)
     run(*reversed(many), overwrite=True, fast=True)
@@ -367,6 +378,12 @@ def test_sectors_of_a_photograph_lie_around_disc_and_fovea(monkeypatch):
 def test_sectors_and_area_of_a_photograph_of_unknown_scale_are_not_offered():
     Image.fromarray(np.full((60, 60, 3), 120, np.uint8)).save("plain.png")
     (density,) = seeing().photograph("plain.png").densities.values()
+    assert np.isnan([density.area, density.skeleton]).all()
+
+
+def test_a_stretched_photograph_has_no_lengths_and_areas():
+    Image.fromarray(round_field(200)).resize((200, 250)).save("stretched.png")
+    (density,) = seeing().photograph("stretched.png").densities.values()
     assert np.isnan([density.area, density.skeleton]).all()
 
 
