@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from basics.command_line import SCALES
-from retina.image_headers import DataError, Deep, check, start_of
+from retina.image_headers import ADVICE, DataError, Deep, check, start_of
 
 SUFFIX = ".dcm"
 KINDS = (  # of files, by the start of their names in pydicom
@@ -22,7 +22,6 @@ KINDS = (  # of files, by the start of their names in pydicom
     "Multi-frame True Color Secondary",
     "VL Photographic",
 )
-ADVICE = "save it as PNG or TIFF"
 COLOURS = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 SPACINGS = "PixelSpacing", "NominalScannedPixelSpacing"  # mm between rows, and between columns
 SQUARE = 0.01  # largest relative difference of the spacings of square pixels
@@ -39,9 +38,9 @@ class Facts:
     width_mm: float | None = None
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM. Raises as `start_of`."""
-    return start_of(path)[128:] == b"DICM"
+def is_dicom(start: bytes) -> bool:
+    """Whether a file that starts so (see `start_of`) says that it is DICOM."""
+    return start[128:] == b"DICM"
 
 
 def dicom_header(path: Path) -> Deep:
@@ -60,18 +59,14 @@ def dicom_header(path: Path) -> Deep:
     check(path, header.Columns, header.Rows, int(header.get("NumberOfFrames") or 1))
     if colours not in COLOURS or header.BitsStored > 16 or header.PixelRepresentation:
         signed = "signed " if header.PixelRepresentation else ""
-        raise DataError(
-            f"{path}: {signed}pixels of {header.BitsStored} bits, colours {colours}; save it as PNG or TIFF"
-        )
+        raise DataError(f"{path}: {signed}pixels of {header.BitsStored} bits, colours {colours}; {ADVICE}")
 
     def decode() -> np.ndarray:
         try:
             levels = pydicom.pixels.pixel_array(path)
         except (NotImplementedError, RuntimeError) as error:  # no decoder is installed
             compression = pydicom.dcmread(path, specific_tags=[]).file_meta.TransferSyntaxUID.name
-            raise DataError(
-                f"{path}: its compression, {compression}, cannot be read; save it as PNG or TIFF"
-            ) from error
+            raise DataError(f"{path}: its compression, {compression}, cannot be read; {ADVICE}") from error
         return levels.reshape(*levels.shape[:2], -1)
 
     return Deep(decode, 2**header.BitsStored - 1, colours == "MONOCHROME1")
@@ -80,11 +75,11 @@ def dicom_header(path: Path) -> Deep:
 def facts_of(path: Path) -> Facts:
     """What a DICOM file states besides its pixels; nothing for another file, or one that cannot be read."""
     tags = (*SPACINGS, "HorizontalFieldOfView", "ImageLaterality", "Laterality", "Columns")
-    import pydicom
-
     try:
-        if not is_dicom(path):
+        if not is_dicom(start_of(path)):
             return Facts()
+        import pydicom
+
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
         spacing = next((list(map(float, header.get(tag))) for tag in SPACINGS if header.get(tag)), [])
         degrees = float(header.get("HorizontalFieldOfView") or math.nan)

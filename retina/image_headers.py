@@ -56,14 +56,15 @@ def start_of(path: Path) -> bytes:
         return file.read(132)
 
 
-def read_header(path: Path) -> Deep | int:
+def read_header(path: Path, start: bytes) -> Deep | int:
     """Read an image's header; for images that Pillow reads right, the number of the frame that it should read.
+
+    `start`: see `start_of`.
 
     Raises:
         DataError: see `read_image`.
         Exception: the file is damaged.
     """
-    start = start_of(path)
     if start[4:8] == b"ftyp" and (b"hei" in start or b"hev" in start):
         raise DataError(f"{path}: is a HEIC file, which is not supported; save it as PNG, TIFF or JPEG")
     if start.startswith(TIFF_STARTS):

@@ -20,8 +20,19 @@ from PIL.Image import Resampling
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from basics.command_line import one_line, why
+from retina.dicom import SUFFIX as DICOM_SUFFIX
 from retina.dicom import dicom_header, is_dicom
-from retina.image_headers import ORIENTATION, READERS, DataError, Deep, colours_of, image_by_pillow, read_header, scaled
+from retina.image_headers import (
+    ORIENTATION,
+    READERS,
+    DataError,
+    Deep,
+    colours_of,
+    image_by_pillow,
+    read_header,
+    scaled,
+    start_of,
+)
 
 FUNDUS_CHANNELS = 3
 RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
@@ -29,7 +40,7 @@ SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that round
 
 # Suffix -> Pillow's name of the format, of images that are read.
 FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in READERS}
-FORMATS[".dcm"] = "DICOM"  # by pydicom
+FORMATS[DICOM_SUFFIX] = "DICOM"  # by pydicom
 WRITTEN_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")}  # of pairs
 # Files that hold no photograph.
 DOCUMENTS = {
@@ -122,8 +133,9 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def header_of(path: Path) -> Deep | int:
-    """As `read_header`, also of DICOM."""
-    return dicom_header(path) if is_dicom(path) else read_header(path)
+    """As `read_header`, also of DICOM. Raises as `start_of`, too."""
+    start = start_of(path)
+    return dicom_header(path) if is_dicom(start) else read_header(path, start)
 
 
 def read_fundus(path: Path) -> np.ndarray:

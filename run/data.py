@@ -25,7 +25,7 @@ from simulation.stream import simulated_pair, stream
 HAS_SEEN = "the run, or one that it started from, was trained or validated on {}"
 NAMED = 5  # subjects listed in an error
 PICTURED = 3  # pairs shown in TensorBoard
-VALIDATION_RETINAS = 12  # they take a tenth of the default run
+VALIDATION_RETINAS = 12  # they take less than a tenth of the default run
 FIRST_OF_VALIDATION = TREE_SHARED_BY * 10**8  # its number in the stream of seed 0: training never gets that far
 MAX_DRAWING = 32  # processes that draw simulated retinas; each takes 90 MB
 
