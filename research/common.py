@@ -18,13 +18,10 @@ import numpy as np
 import pandas as pd
 
 from pairs.dataset import find_dataset, load_data_cases, load_pairs
-from retina.field_of_view import FIELD_MM, find_field
 from retina.images import octa_to_grey
-from retina.vessels import vessel_map
 from run.checkpoints import read_run
-from run.predict import Prediction, Predictor, load_predictor
+from run.predict import Predictor, load_predictor
 from simulation.eye import TREE_SHARED_BY
-from synthesis.confidence import calibrated, sharpness
 
 UNSEEN = TREE_SHARED_BY * 3 * 10**8  # a retina of seed 0; from here on, none is used for training or validation
 
@@ -37,26 +34,6 @@ def new_parser(description: str) -> argparse.ArgumentParser:
 def predictor_of(run: Path, weights: str | None = None) -> Predictor:
     """The predictor of a run's folder; `weights` is best or last."""
     return load_predictor(run, weights, read_run(run).settings)[0]
-
-
-def predicted_photograph(
-    predictor: Predictor, fundus: np.ndarray
-) -> tuple[np.ndarray, float | None, Prediction, np.ndarray]:
-    """A photograph's field of view, its diameter in px if it is visible, the prediction, and the vessel map."""
-    field = find_field(fundus)
-    diameter = field.diameter()
-    predicted = predictor.predict_photograph(fundus, field.mask, diameter)
-    return field.mask, diameter, predicted, map_of(predictor, fundus, field.mask, diameter, predicted.probability)
-
-
-def map_of(
-    predictor: Predictor, fundus: np.ndarray, fov: np.ndarray, diameter: float | None, probability: np.ndarray
-) -> np.ndarray:
-    """The vessel map of a photograph, as `Synthesiser` makes it."""
-    if not predictor.vessel_output:
-        return vessel_map(probability, fov)
-    sharp = sharpness(fundus, fov, diameter or max(fov.shape))
-    return (calibrated(probability, sharp, diameter and diameter / FIELD_MM) > 0.5) & fov
 
 
 def real_pairs(dataset: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:

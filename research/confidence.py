@@ -12,7 +12,7 @@ pictures are made here (a chart, a B-scan, noise, a plain surface) or come with 
 photographs.py.
 """
 
-from common import list_photographs, map_of, new_parser, predictor_of, print_head, print_row
+from common import list_photographs, new_parser, predictor_of, print_head, print_row
 
 # isort: split
 from collections import Counter
@@ -141,8 +141,8 @@ def pictures_of(
     for kind, image in spoilt(fundus, diameter):
         image = image * fov[..., np.newaxis].astype(np.uint8)
         probability = predictor.predict_photograph(image, fov, diameter).probability
-        vessels = map_of(predictor, image, fov, diameter, probability)
         facts = sharpness(image, fov, diameter), diameter / FIELD_MM
+        vessels = calibrated(probability, *facts) > 0.5
         yield Picture(kind, probability[counts].astype(np.float16), vessels[counts], drawn[counts], *facts)
 
 
@@ -183,16 +183,17 @@ def check(pictures: Sequence[Picture]) -> None:
     numbers = np.array([expected, true, density])
     known = np.isfinite(numbers[1])  # a retina whose vessels nobody sees has no Dice
     numbers, kinds = numbers[:, known], np.array([picture.kind for picture in pictures])[known]
+    wrong = [roc_auc(p.vessels != p.drawn, -np.where(p.vessels, q, 1 - q)) for p, q in zip(pictures, sure, strict=True)]
+    numbers = np.vstack([numbers, np.array(wrong)[known]])
     titles = "number", "expected Dice", "true", "r", "mean error", "9 of 10 within"
-    print_head(*titles, "density, expected / true: 5, 50, 95 %", "9 of 10 within a factor of")
+    print_head(*titles, "density, expected / true: 5, 50, 95 %", "9 of 10 within a factor of", "wrong pixels told: AUC")
     for kind in (*dict.fromkeys(kinds), "all"):
-        one, other, densities = numbers[:, (kinds == kind) | (kind == "all")]
+        one, other, densities, told = numbers[:, (kinds == kind) | (kind == "all")]
         error, factor = abs(one - other), np.exp(np.nanpercentile(abs(np.log(densities)), 90))
         values = [one.mean(), other.mean(), np.corrcoef(one, other)[0, 1], error.mean(), np.percentile(error, 90)]
         spread = ", ".join(f"{value:.2f}" for value in np.nanpercentile(densities, (5, 50, 95)))
-        print_row(kind, [str(len(one)), *values, spread, factor])
-    wrong = [roc_auc(p.vessels != p.drawn, -np.where(p.vessels, q, 1 - q)) for p, q in zip(pictures, sure, strict=True)]
-    print(f"\nWrong pixels told by the confidence: AUC {np.nanmean(wrong):.3f}\n")
+        print_row(kind, [str(len(one)), *values, spread, factor, np.nanmean(told)])
+    print()
     print_head("calibrated probability", "share drawn", "share of the pixels")
     sure, drawn = np.concatenate(sure), np.concatenate([picture.drawn for picture in pictures])
     bins, error = np.minimum((10 * sure).astype(int), 9), 0.0

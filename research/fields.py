@@ -8,7 +8,7 @@ a square. The next table counts pictures without a border that are taken for one
 one compares the vessel densities of stretched retinas with those of the same retinas unstretched (`--fast`).
 """
 
-from common import list_photographs, map_of, new_parser, predictor_of, print_head, print_row
+from common import list_photographs, new_parser, print_head, print_row
 
 # isort: split
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from scipy.ndimage import gaussian_filter
 
 from retina.field_of_view import find_field
 from retina.images import octa_to_grey, read_fundus, read_image
-from retina.vessels import vessel_density
 from simulation.eye import TREE_SHARED_BY, Circle, make_stream_eye
 from simulation.fundus import render_fundus
 from simulation.stream import simulated_pair
 from simulation.trees import Window
+from synthesis import Synthesiser
 
 SEED = 11
 RETINAS, CROPS = 60, 60
@@ -156,14 +156,7 @@ def print_photographs(path: Path) -> None:
 
 def print_densities(run: Path) -> None:
     """Print how the vessel densities of stretched retinas differ from those of the same retinas."""
-    predictor = predictor_of(run)
-
-    def density(fundus: np.ndarray) -> float:
-        field = find_field(fundus)
-        diameter = field.diameter()
-        probability = predictor.predict_photograph(fundus, field.mask, diameter, True, field.stretch).probability
-        return vessel_density(map_of(predictor, fundus, field.mask, diameter, probability), field.mask)
-
+    synthesiser = Synthesiser(run, fast=True)
     print_head(*(f"{stretch:g}" for stretch in STRETCHES))
     ratios = []
     for number in range(DENSITIES):
@@ -172,8 +165,8 @@ def print_densities(run: Path) -> None:
         round_one = retina(number, 700) * inside[..., np.newaxis].astype(np.uint8)
         sizes = [(round(700 * min(1, s)), round(700 * min(1, 1 / s))) for s in STRETCHES]
         images = [Image.fromarray(round_one).resize(size, Image.Resampling.LANCZOS) for size in sizes]
-        whole = density(round_one)
-        ratios.append([density(np.asarray(image)) / whole for image in images])
+        whole = synthesiser.photograph(round_one).density
+        ratios.append([synthesiser.photograph(np.asarray(image)).density / whole for image in images])
     print_row("median of density / that of the round one", np.median(ratios, axis=0))
     print_row("farthest from 1", [column[abs(column - 1).argmax()] for column in np.transpose(ratios)])
 

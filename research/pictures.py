@@ -2,13 +2,13 @@
 
     python research/pictures.py RUN [--output docs]
 
-Writes whole_photograph.jpg (a whole photograph, its OCT-A, its vessel map), failures.jpg (of EYES retinas of the
-stream, those with the most false and the most missed vessels), simulated_retinas.jpg (what runs on simulated retinas
-train on), cut_photographs.jpg (positions of OCT-A in a photograph), and data_flow.jpg (the data pipeline from a file to
-a table, and which module does what).
+Writes whole_photograph.jpg (a whole photograph, its OCT-A, its vessel map, how sure that is), failures.jpg (of EYES
+retinas of the stream, those with the most false and the most missed vessels), simulated_retinas.jpg (what runs on
+simulated retinas train on), cut_photographs.jpg (positions of OCT-A in a photograph), and data_flow.jpg (the data
+pipeline from a file to a table, and which module does what).
 """
 
-from common import UNSEEN, new_parser, predicted_photograph, predictor_of
+from common import UNSEEN, new_parser
 
 # isort: split
 from pathlib import Path
@@ -21,17 +21,18 @@ from alignment.crop import CROP_PX_PER_MM, FOUND, MARKS
 from alignment.find_octa import Photograph, corners, cut, find_place
 from evaluation.measures import vessel_scores
 from pairs.dataset import Pair
-from retina.field_of_view import FIELD_MM
 from retina.images import black_outside, octa_to_grey
 from retina.pictures import missed_and_invented, with_border, with_outline, with_vessels
 from retina.ut_fsocta import CROP_MM, CROP_PX, REGIONS
-from retina.vessels import vessel_density, vessel_map
+from retina.vessels import vessel_map
 from run.batches import TrainingPatches, training_image
 from run.predict import Predictor
 from run.settings import Settings
 from simulation.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop, render_full_field
-from simulation.eye import TREE_SHARED_BY, make_eye, make_stream_eye
+from simulation.eye import TREE_SHARED_BY, Eye, make_eye, make_stream_eye
 from simulation.stream import simulated_pair
+from synthesis import Synthesiser
+from synthesis.synthesiser import Result
 
 SUBJECT, SEED = 101, 7  # of the whole photograph: in no simulated set that the program writes automatically
 EYES = 48  # of the stream, each from its own tree
@@ -61,12 +62,10 @@ def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return whole
 
 
-def draw_whole_photograph(predictor: Predictor, path: Path) -> None:
-    """A whole photograph, its OCT-A, and the vessels over the photograph."""
-    fundus = render_full_field(make_eye(SUBJECT, "OD", SEED))
-    _, _, predicted, vessels = predicted_photograph(predictor, fundus)
-    images = [fundus, octa_to_grey(predicted.octa), with_vessels(fundus, vessels)]
-    draw([images], ["Photograph (simulated retina)", "Synthetic OCT-A", "Vessel map"], [""], path)
+def draw_whole_photograph(whole: Result, path: Path) -> None:
+    """A whole photograph, its OCT-A, the vessels over the photograph, and how sure they are."""
+    images = [whole.fundus, whole.octa, with_vessels(whole.fundus, whole.vessels), whole.confidence.right]
+    draw([images], ["Photograph (simulated)", "Synthetic OCT-A", "Vessel map", "Confidence of the map"], [""], path)
 
 
 def draw_failures(predictor: Predictor, path: Path) -> None:
@@ -92,19 +91,16 @@ def draw_failures(predictor: Predictor, path: Path) -> None:
     draw([images for _, images in chosen], titles, [name for name, _ in chosen], path)
 
 
-def draw_places(predictor: Predictor, path: Path) -> None:
+def draw_places(eye: Eye, whole: Result, path: Path) -> None:
     """The positions found for rotated OCT-A of an eye in its photograph, and the crops."""
-    eye = make_eye(SUBJECT, "OD", SEED)
-    fundus = render_full_field(eye)
-    mask, diameter, predicted, _ = predicted_photograph(predictor, fundus)
     rows = []
     for region, degrees in zip(REGIONS, (6, -5), strict=True):
         octa = Image.fromarray(octa_to_grey(render_crop(eye, region)["octa"]).astype(np.float32) / 255)  # [0, 1]
         octa = np.asarray(octa.rotate(degrees))[ROTATED_BORDER:-ROTATED_BORDER, ROTATED_BORDER:-ROTATED_BORDER]
         side_mm = CROP_MM[region] * len(octa) / CROP_PX
-        place = find_place(octa, side_mm, Photograph(predicted.probability, mask, diameter / FIELD_MM))
-        whole = with_outline(fundus, corners(place, (side_mm, side_mm)), MARKS[FOUND])
-        rows.append([whole, cut(fundus, place, (side_mm, side_mm), CROP_PX_PER_MM), octa])
+        place = find_place(octa, side_mm, Photograph(whole.probability, whole.fov, whole.px_per_mm))
+        outlined = with_outline(whole.fundus, corners(place, (side_mm, side_mm)), MARKS[FOUND])
+        rows.append([outlined, cut(whole.fundus, place, (side_mm, side_mm), CROP_PX_PER_MM), octa])
     draw(rows, ["Photograph (simulated retina)", "Crop", "Its OCT-A"], [name.capitalize() for name in REGIONS], path)
 
 
@@ -119,20 +115,18 @@ def draw_retinas(path: Path) -> None:
     draw(images, [""] * columns, names, path, side=2.4)
 
 
-def draw_data_flow(predictor: Predictor, path: Path) -> None:
+def draw_data_flow(predictor: Predictor, whole: Result, path: Path) -> None:
     """The data pipeline: three rows of steps, each with an image or the text of a file, its name, and its module."""
     fundus, octa, _, fov = simulated_pair(0, UNSEEN)
     pair = Pair(fundus, octa, fov)
     patches = TrainingPatches([training_image(pair, PATCH_PX)], Settings(patch_size=PATCH_PX, batch_size=4))
     inputs, targets = (np.array(images / 2 + 0.5) for images in next(patches.batches(0, 1)))
-    photograph = render_full_field(make_eye(SUBJECT, "OD", SEED))
-    mask, diameter, predicted, vessels = predicted_photograph(predictor, photograph)
     crop = predictor.predict_photograph(fundus, fov, None)
     crop_octa, real = octa_to_grey(crop.octa), octa_to_grey(octa / 255)
     found, truth = vessel_map(crop.probability, fov, "disc"), vessel_map(real, fov, "disc")
     scores = vessel_scores(truth, crop.probability, found, fov)
     errors = missed_and_invented(truth, found)
-    table = f"path, density, ...\n\nphoto.png,\n{vessel_density(vessels, mask):.4f}, ..."
+    table = f"path, density, ...\n\nphoto.png,\n{whole.density:.4f}, ..."
     eye = "subject, eye, dice, ...\n\n" + f"31, OD,\n{scores['dice']:.3f}, ..."
     four = np.vstack([np.hstack(inputs[:2]), np.hstack(inputs[2:])])
     rows = [
@@ -146,10 +140,14 @@ def draw_data_flow(predictor: Predictor, path: Path) -> None:
         ),
         (
             "Synthesis",
-            (photograph, "a photograph\nof any camera", "synthesis/photographs"),
-            (with_border(photograph, mask), f"its field, {diameter:.0f} px wide:\nthe scale", "retina/field_of_view"),
-            (octa_to_grey(predicted.octa), "the OCT-A,\nfor viewing", "run/predict"),
-            (with_vessels(photograph, vessels), "the vessel map,\nfor measurements", "retina/vessels"),
+            (whole.fundus, "a photograph\nof any camera", "synthesis/photographs"),
+            (
+                with_border(whole.fundus, whole.fov),
+                f"its field, {whole.diameter:.0f} px wide:\nthe scale",
+                "retina/field_of_view",
+            ),
+            (whole.octa, "the OCT-A,\nfor viewing", "run/predict"),
+            (with_vessels(whole.fundus, whole.vessels), "the vessel map,\nfor measurements", "retina/vessels"),
             (table, "densities.csv", "synthesis/synthesise"),
         ),
         (
@@ -186,12 +184,13 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, default=Path("docs"), metavar="DIR")
     args = parser.parse_args()
-    predictor = predictor_of(args.run)
-    draw_whole_photograph(predictor, args.output / "whole_photograph.jpg")
+    synthesiser, eye = Synthesiser(args.run), make_eye(SUBJECT, "OD", SEED)
+    predictor, whole = synthesiser.predictor, synthesiser.photograph(render_full_field(eye))
+    draw_whole_photograph(whole, args.output / "whole_photograph.jpg")
     draw_failures(predictor, args.output / "failures.jpg")
     draw_retinas(args.output / "simulated_retinas.jpg")
-    draw_places(predictor, args.output / "cut_photographs.jpg")
-    draw_data_flow(predictor, args.output / "data_flow.jpg")
+    draw_places(eye, whole, args.output / "cut_photographs.jpg")
+    draw_data_flow(predictor, whole, args.output / "data_flow.jpg")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python research/texture.py real --pairs DIR
     python research/texture.py measures RUN... --pairs DIR
     python research/texture.py classifier RUN...
+    python research/texture.py fovea RUN...
     python research/texture.py sheet RUN --output SHEET.png [--pairs DIR]
 
 `real` compares every two OCT-A of the pairs, which shows how similar two real ones are, and compares simulated retinas
@@ -166,8 +167,8 @@ def accuracy_of_classifier(predictor: Predictor) -> float:
     return float(np.mean(found == (labels[tested] > 0.5)))
 
 
-def foveas(predictor: Predictor) -> None:
-    """Print how dark the avascular zone is, in simulated OCT-A that show it and in their predictions.
+def foveas(predictor: Predictor) -> tuple[float, float, float]:
+    """How dark the avascular zone is, in simulated OCT-A that show it and in their predictions, and r of both.
 
     It is 1 - mean brightness inside the true zone / that of a ring around it, each without the inner or outer edge.
     """
@@ -182,12 +183,7 @@ def foveas(predictor: Predictor) -> None:
             images = octa_to_grey(octa / 255), octa_to_grey(predictor.predict(fundus, fov))
             values.append([1 - image[inside].mean() / image[ring].mean() for image in images])
     truth, predicted = np.transpose(values)
-    spread = " to ".join(f"{value:.2f}" for value in np.percentile(predicted, (10, 90)))
-    print(
-        f"contrast of the avascular zone: truth {truth.mean():.3f}, predicted {predicted.mean():.3f} ({spread}), ",
-        end="",
-    )
-    print(f"ratio {predicted.mean() / truth.mean():.2f}, r {np.corrcoef(truth, predicted)[0, 1]:.2f}", flush=True)
+    return truth.mean(), predicted.mean(), np.corrcoef(truth, predicted)[0, 1]
 
 
 def draw_sheet(predictor: Predictor, pairs: Path | None, output: Path) -> None:
@@ -234,10 +230,11 @@ def main() -> None:
         elif args.what == "sheet":
             draw_sheet(predictor, args.pairs, args.output)
         elif args.what == "fovea":
-            print(f"{run.name}: ", end="")
-            foveas(predictor)
+            print_head("darkness of the zone", "in predictions", "r")
+            print_row(run.name, foveas(predictor))
         else:
-            print(f"{run.name}: accuracy {accuracy_of_classifier(predictor):.3f}", flush=True)
+            print_head("accuracy of the classifier")
+            print_row(run.name, [accuracy_of_classifier(predictor)])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,14 @@ class Landmarks:
     fovea: tuple[float, float] | None = None
     eye: str = ""
 
+    @property
+    def turned(self) -> float | None:
+        """By how much the photograph is turned anticlockwise, in rad, as disc and fovea lie; None if unknown."""
+        if self.disc is None or self.fovea is None:
+            return None
+        down, right = np.subtract(self.fovea, self.disc)
+        return float((np.arctan2(down, abs(right)) - ANGLE[0]) * -np.sign(right))
+
 
 def find_landmarks(fundus: np.ndarray, vessels: np.ndarray, fov: np.ndarray, px_per_mm: float) -> Landmarks:
     """Disc and fovea of a whole photograph with equal scales along both axes.

@@ -28,7 +28,7 @@ RINGS_MM = {"centre": (0, 1), "inner": (1, 3), "outer": (3, 6), "ring": (2, 4)}
 QUADRANTS = ("superior", "nasal", "inferior", "temporal")
 WHOLE = "whole"  # the crop
 SECTORS = {
-    "disc": (WHOLE, *(f"ring {name}" for name in QUADRANTS)),
+    "disc": (WHOLE, "ring", *(f"ring {name}" for name in QUADRANTS)),
     "macula": (WHOLE, "centre", *(f"{ring} {name}" for ring in ("inner", "outer") for name in QUADRANTS)),
     OTHER_REGION: (WHOLE,),
 }
@@ -123,11 +123,17 @@ def from_middle(shape: tuple[int, int], centre: tuple[float, float] | None = Non
 
 
 def sector_masks(
-    fov: np.ndarray, region: str, eye: str, mm_per_px: float, centre: tuple[float, float] | None = None
+    fov: np.ndarray,
+    region: str,
+    eye: str,
+    mm_per_px: float,
+    centre: tuple[float, float] | None = None,
+    turned: float = 0.0,
 ) -> dict[str, np.ndarray | None]:
     """The sectors of a region of an eye ("OD", "OS", or "" if unknown), inside the field of view.
 
-    They lie around the middle of the image, that of a crop, or around the row and column `centre`.
+    They lie around the middle of the image, that of a crop, or around the row and column `centre`; `turned`: by how much
+    the image is turned anticlockwise, in rad.
 
     At the macula the ETDRS grid: a circle of 1 mm, and the quadrants of rings to 3 and to 6 mm. At the disc the
     quadrants of the ring from 2 to 4 mm. Quadrants meet at the diagonals; in a right eye (OD) nasal is to the right.
@@ -137,6 +143,11 @@ def sector_masks(
     empty.
     """
     right, up = from_middle(fov.shape, centre)
+    if turned:
+        right, up = (
+            right * np.cos(turned) + up * np.sin(turned),
+            up * np.cos(turned) - right * np.sin(turned),
+        )
     nasal = right if eye == "OD" else -right
     diameter = 2 * np.hypot(right, up) * mm_per_px  # mm: of the circle through each pixel
     # A diagonal's pixels belong to the upper or lower quadrant, so mirrored eyes have mirrored sectors.

@@ -48,7 +48,11 @@ def densities_of(
 
 
 def regions_of(
-    fov: np.ndarray, centres: dict[str, tuple[float, float] | None], eye: str, px_per_mm: float | None
+    fov: np.ndarray,
+    centres: dict[str, tuple[float, float] | None],
+    eye: str,
+    px_per_mm: float | None,
+    turned: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """The field of view, and the sectors that are seen, see `sector_masks`, as masks (height, width) by name.
 
@@ -56,7 +60,7 @@ def regions_of(
     """
     regions = {WHOLE: fov}
     for region, centre in centres.items() if px_per_mm else ():
-        for name, mask in sector_masks(fov, region, eye, 1 / px_per_mm, centre).items():
+        for name, mask in sector_masks(fov, region, eye, 1 / px_per_mm, centre, turned).items():
             if mask is not None and name != WHOLE:
                 regions[f"{region} {name}"] = mask
     return regions

@@ -80,7 +80,7 @@ class Result:
         if self.job.region:
             centres = {self.job.region: None}
         scale = self.px_per_mm if self.stretch == 1 else None  # along both axes
-        regions = regions_of(self.fov, centres, self.eye, scale)
+        regions = regions_of(self.fov, centres, self.eye, scale, self.landmarks.turned or 0.0)
         right = self.confidence.right
         drawn = None if right is None else np.where(self.vessels, right, 1 - right)
         return densities_of(self.vessels, drawn, regions, scale)
