@@ -26,8 +26,9 @@ from simulation import ranges
 from simulation.dataset import PHOTOGRAPH_MM, PHOTOGRAPH_PX, render_full_field
 from simulation.eye import Eye, make_eye, values_from
 from synthesis import Synthesiser
+from synthesis.regions import densities_of
 
-SEED, EYES, REPEATED = 77, 60, 20
+SEED, EYES, REPEATED = 77, 60, 30
 PLAIN = {"enlargement": 0.0, "surround": -1.0}  # of the stream, what changes scale or field
 NEAR_MM = 0.5  # from the true fovea: found
 MOST_OF_SPREAD = 0.2  # that a density may move, of the spread between eyes
@@ -124,7 +125,8 @@ def repeatable(synthesiser: Synthesiser) -> None:
     for number, eye in zip(range(REPEATED), eyes(False), strict=False):
         fundus = render_full_field(eye)
         for way, change in {"as it is": lambda image: image, **WAYS}.items():
-            for region, density in synthesiser.photograph(change(fundus)).densities.items():
+            found = synthesiser.photograph(change(fundus))
+            for region, density in densities_of(found.vessels, None, found.regions, found.px_per_mm).items():
                 rows.append((number, way, region, density.vessels, density.skeleton))
     table = pd.DataFrame(rows, columns=["eye", "way", "region", "vessels", "skeleton"])
     wide = table.pivot(index=["region", "eye"], columns="way", values=["vessels", "skeleton"])

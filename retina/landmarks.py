@@ -31,10 +31,10 @@ class Landmarks:
     eye: str = ""
 
     @property
-    def turned(self) -> float | None:
-        """By how much the photograph is turned anticlockwise, in rad, as disc and fovea lie; None if unknown."""
-        if self.disc is None or self.fovea is None:
-            return None
+    def turned(self) -> float:
+        """By how much the photograph is turned anticlockwise, in rad, as the line from disc to fovea tells; else 0."""
+        if self.fovea is None:
+            return 0.0
         down, right = np.subtract(self.fovea, self.disc)
         return float((np.arctan2(down, abs(right)) - ANGLE[0]) * -np.sign(right))
 

@@ -28,7 +28,7 @@ RINGS_MM = {"centre": (0, 1), "inner": (1, 3), "outer": (3, 6), "ring": (2, 4)}
 QUADRANTS = ("superior", "nasal", "inferior", "temporal")
 WHOLE = "whole"  # the crop
 SECTORS = {
-    "disc": (WHOLE, "ring", *(f"ring {name}" for name in QUADRANTS)),
+    "disc": (WHOLE, *(f"ring {name}" for name in QUADRANTS)),
     "macula": (WHOLE, "centre", *(f"{ring} {name}" for ring in ("inner", "outer") for name in QUADRANTS)),
     OTHER_REGION: (WHOLE,),
 }
@@ -132,8 +132,8 @@ def sector_masks(
 ) -> dict[str, np.ndarray | None]:
     """The sectors of a region of an eye ("OD", "OS", or "" if unknown), inside the field of view.
 
-    They lie around the middle of the image, that of a crop, or around the row and column `centre`; `turned`: by how much
-    the image is turned anticlockwise, in rad.
+    They lie around the middle of the image, that of a crop, or around the row and column `centre`; `turned` is by how
+    much the image is turned anticlockwise, in rad.
 
     At the macula the ETDRS grid: a circle of 1 mm, and the quadrants of rings to 3 and to 6 mm. At the disc the
     quadrants of the ring from 2 to 4 mm. Quadrants meet at the diagonals; in a right eye (OD) nasal is to the right.
@@ -144,10 +144,8 @@ def sector_masks(
     """
     right, up = from_middle(fov.shape, centre)
     if turned:
-        right, up = (
-            right * np.cos(turned) + up * np.sin(turned),
-            up * np.cos(turned) - right * np.sin(turned),
-        )
+        cosine, sine = np.cos(turned), np.sin(turned)
+        right, up = right * cosine + up * sine, up * cosine - right * sine
     nasal = right if eye == "OD" else -right
     diameter = 2 * np.hypot(right, up) * mm_per_px  # mm: of the circle through each pixel
     # A diagonal's pixels belong to the upper or lower quadrant, so mirrored eyes have mirrored sectors.

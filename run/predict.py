@@ -49,7 +49,8 @@ MOST_ENLARGED = 3.0  # times: more reveals nothing, and memory grows with the sq
 MOST_SHRUNK = 0.45  # times
 
 # From this vessel probability on, half of the people that `research/confidence.py` simulates draw a vessel, in
-# photographs of usual scale and sharpness.
+# photographs of usual scale and sharpness. In small or blurred ones they draw thin vessels wider than they are; if the
+# map followed them, a density would depend on the size of the file.
 DRAWN_FROM = 0.5
 
 NOISE_PX = 512  # period of the noise on a photograph

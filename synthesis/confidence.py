@@ -90,9 +90,8 @@ def assess(
 def calibrated(probability: np.ndarray, sharp: float, px_per_mm: float | None) -> np.ndarray:
     """How likely somebody would draw each pixel, on [0, 1], from its vessel probability, sharpness and scale.
 
-    The vessel map is where that exceeds 0.5. It is Platt's scaling (Adv Large Margin Classifiers 1999:61), whose two
-    numbers depend on the sharpness in per cent, and on the scale of the photograph: where a pixel is large, thin
-    vessels are drawn wider than they are.
+    It is Platt's scaling (Adv Large Margin Classifiers 1999:61), whose two numbers depend on the sharpness in per cent,
+    and on the scale of the photograph: where a pixel is large, thin vessels are drawn wider than they are.
     """
     scale = np.clip(px_per_mm or USUAL_PX_PER_MM, *SCALES_PX_PER_MM)
     facts = 1.0, np.log(np.clip(sharp, *SHARPNESS)), np.log(scale / USUAL_PX_PER_MM)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from basics.files import atomic_file
 from pairs.origin import Origin, write_png
 from retina.pictures import with_border, with_vessels
+from retina.vessels import WHOLE
 from synthesis.photographs import SHEET
 from synthesis.synthesiser import Result
 
@@ -41,7 +42,7 @@ def write_figure(path: Path, result: Result, caption: str, origin: Origin) -> No
 
 
 def drawn_figure(result: Result, caption: str) -> Figure:
-    """The figure; with a bar of 1 mm if the scale is known."""
+    """The figure; with a bar of 1 mm if the scale is known, and with the outlines of the sectors that are measured."""
     fundus, fov, octa, vessels = result.fundus, result.fov, result.octa, result.vessels
     px_per_mm = result.px_per_mm
     height, width = fov.shape
@@ -57,6 +58,9 @@ def drawn_figure(result: Result, caption: str) -> Figure:
     panels[0].imshow(with_border(fundus, fov))
     panels[1].imshow(octa, cmap="gray", vmin=0, vmax=1)
     panels[2].imshow(with_vessels(fundus, vessels))
+    for name, mask in result.offered.items():
+        if name != WHOLE:
+            panels[2].contour(mask[::step, ::step], [0.5], colors="white", linewidths=0.5)
     if px_per_mm is not None:
         left, bottom = 0.04 * octa.shape[1], 0.97 * octa.shape[0]
         right = left + px_per_mm * octa.shape[1] / width

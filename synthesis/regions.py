@@ -7,6 +7,10 @@ import numpy as np
 from retina.vessels import WHOLE, ratio, sector_masks, skeleton_density, skeleton_lengths
 from synthesis.confidence import DENSITY_SPREAD
 
+# Sectors of photographs that are left out: photographed otherwise, the same eye has a density there that differs by
+# more than a fifth of the spread between eyes, see `python research/landmarks.py repeatable RUN`.
+NOT_REPEATABLE = ()
+
 
 @dataclass(frozen=True)
 class Density:

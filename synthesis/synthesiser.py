@@ -24,7 +24,7 @@ from run.predict import load_predictor
 from run.weights import describe, made_from, run_to_use
 from synthesis.confidence import Confidence, assess, calibrated, sharpness
 from synthesis.photographs import Job, list_jobs, stated
-from synthesis.regions import Density, densities_of, regions_of
+from synthesis.regions import NOT_REPEATABLE, Density, densities_of, regions_of
 
 IN_MEMORY = "array"  # the name of a photograph that is no file
 
@@ -73,17 +73,32 @@ class Result:
         return self.job.eye or self.landmarks.eye
 
     @cached_property
-    def densities(self) -> dict[str, Density]:
-        """Of the whole field, and by sector: of a crop around its middle, of a photograph around disc and fovea."""
-        found = {"disc": self.landmarks.disc, "macula": self.landmarks.fovea}
-        centres = {region: place for region, place in found.items() if place is not None}
-        if self.job.region:
-            centres = {self.job.region: None}
+    def regions(self) -> dict[str, np.ndarray]:
+        """Masks (height, width), bool, by name: the whole field, and the sectors that are seen.
+
+        Those of a crop lie around its middle. Those of a photograph lie around disc and fovea, and turn with the line
+        through both; if the fovea is not found, there are none.
+        """
         scale = self.px_per_mm if self.stretch == 1 else None  # along both axes
-        regions = regions_of(self.fov, centres, self.eye, scale, self.landmarks.turned or 0.0)
+        if self.job.region:
+            return regions_of(self.fov, {self.job.region: None}, self.eye, scale)
+        at = self.landmarks
+        centres = {} if at.fovea is None else {"disc": at.disc, "macula": at.fovea}
+        return regions_of(self.fov, centres, self.eye, scale, at.turned)
+
+    @property
+    def offered(self) -> dict[str, np.ndarray]:
+        """Those of `regions` that are measured: of a photograph not those whose densities are not repeatable."""
+        left_out = () if self.job.region else NOT_REPEATABLE
+        return {name: mask for name, mask in self.regions.items() if name not in left_out}
+
+    @cached_property
+    def densities(self) -> dict[str, Density]:
+        """Of each region that is `offered`."""
         right = self.confidence.right
         drawn = None if right is None else np.where(self.vessels, right, 1 - right)
-        return densities_of(self.vessels, drawn, regions, scale)
+        scale = self.px_per_mm if self.stretch == 1 else None
+        return densities_of(self.vessels, drawn, self.offered, scale)
 
     @property
     def density(self) -> float:
@@ -181,10 +196,8 @@ class Synthesiser:
             drawn = calibrated(probability, sharp, px_per_mm) * fov
         if self.published:
             vessels = vessel_map(octa, fov, job.region)
-        elif drawn is None or job.region:
-            vessels = self.predictor.map_of(probability, fov, job.region)
         else:
-            vessels = drawn > 0.5
+            vessels = self.predictor.map_of(probability, fov, job.region)
         confidence = assess(fundus, fov, sharp, drawn, vessels)
         px_per_mm = px_per_mm and px_per_mm * min(1.0, stretch)
         return Result(job, fundus, fov, octa, probability, vessels, confidence, diameter, stretch, px_per_mm)

@@ -47,6 +47,13 @@ def test_places_do_not_depend_on_the_size(photographs, factor):
     assert np.hypot(*np.subtract(other.fovea, np.multiply(one.fovea, factor))) < 0.2 * px_per_mm * factor
 
 
+@pytest.mark.parametrize(("eye", "below"), [("OD", 0.1 + 0.2), ("OS", 0.1 - 0.2)])
+def test_line_from_disc_to_fovea_tells_how_a_photograph_is_turned(eye, below):
+    aside = np.cos(below) if eye == "OS" else -np.cos(below)
+    fovea = 100 + 90 * np.sin(below), 100 + 90 * aside
+    assert Landmarks((100.0, 100.0), fovea, eye).turned == pytest.approx(0.2)
+
+
 def test_fovea_that_is_out_of_sight_is_not_guessed(photographs):
     fundus, vessels, fov, px_per_mm, (disc, _) = photographs[EYES[0]]
     rows, columns = np.ogrid[:SIDE, :SIDE]

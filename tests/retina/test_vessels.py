@@ -86,6 +86,11 @@ def test_sectors_lie_around_a_given_centre():
     assert (rows.mean(), columns.mean()) == pytest.approx((120, 250), abs=0.5)
 
 
+def test_sectors_turn_with_the_image():
+    upright, turned = (vm.sector_masks(EVERYWHERE, "disc", "OD", 4.5 / 400, None, turn) for turn in (0.0, np.pi / 2))
+    assert (turned["ring nasal"] == upright["ring superior"]).mean() > 0.995  # except for diagonals
+
+
 def test_sectors_that_depend_on_an_unknown_eye_are_none():
     masks = vm.sector_masks(EVERYWHERE, "disc", "", 4.5 / 400)
     assert [name for name, mask in masks.items() if mask is None] == ["ring nasal", "ring temporal"]

@@ -8,6 +8,7 @@ from PIL import Image
 
 import synthesis.figure as figures
 from pairs.origin import Origin, read_origin
+from retina.vessels import WHOLE
 from synthesis.figure import write_figure, write_sheets
 from synthesis.photographs import Job
 from synthesis.synthesiser import Result
@@ -29,6 +30,15 @@ def test_figure_has_the_shape_of_its_panels(tmp_path, height, width):
     write(tmp_path / "f.png", height, width, caption="$name{\n")  # no formula
     panel = figures.PANEL * min(1, width / height) * height / width
     assert Image.open(tmp_path / "f.png").height == pytest.approx(figures.DPI * (panel + 0.75), abs=2)
+
+
+def test_figure_shows_the_sectors_that_are_measured(tmp_path, monkeypatch):
+    whole, sector = np.ones((60, 90), bool), np.indices((60, 90)).sum(axis=0) < 40
+    monkeypatch.setattr(Result, "offered", {WHOLE: whole})
+    write(tmp_path / "without.png")
+    monkeypatch.setattr(Result, "offered", {WHOLE: whole, "macula centre": sector})
+    write(tmp_path / "with.png")
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
 
 
 def test_figure_and_sheet_hold_their_origins(tmp_path):
