@@ -23,7 +23,6 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from alignment.register import (
-    MARGIN,
     NEIGHBOURS,
     REGISTERED,
     UNCHANGED,
@@ -155,7 +154,8 @@ def main() -> None:
     jobs = (joblib.delayed(registered)(one, some) for one, some in zip(retinas, sets, strict=True))
     results = joblib.Parallel(os.cpu_count(), max_nbytes=None)(jobs)
 
-    print_head("pairs", "displacement, median", "error, median", "error, 95 %", "worst pair's median", "Jacobian")
+    titles = "pairs", "displacement, median", "error, median", "error, 95 %", "worst pair's median", "least Jacobian"
+    print_head(*titles, "right partners accepted", "wrong ones")
     halves = {"all": slice(None), "whole photographs": slice(args.pairs % 2, None, 2)}
     halves["half of the photograph black"] = slice(1 - args.pairs % 2, None, 2)
     for name, some in halves.items():
@@ -164,14 +164,10 @@ def main() -> None:
         pooled = np.concatenate(errors)
         worst = max(map(np.median, errors))
         least = min(least for _, least, _ in results[some])
-        values = [len(errors), np.median(lay), np.median(pooled), np.percentile(pooled, 95), worst, least]
-        print_row(name, values)
-    print()
-    for name, judged in zip(("right", "wrong"), zip(*(judged for _, _, judged in results), strict=True), strict=True):
-        accepted = sum(verdict in (REGISTERED, UNCHANGED) for verdict, _ in judged)
-        margins = np.sort([margin for _, margin in judged])
-        nearest = ", ".join(f"{margin:.2f}" for margin in (margins[:4] if name == "right" else margins[-4:]))
-        print(f"{name} partners accepted: {accepted} of {len(judged)}; fit {MARGIN} better than controls? {nearest}")
+        values = np.median(lay), np.median(pooled), np.percentile(pooled, 95), worst, least
+        both = zip(*(judged for _, _, judged in results[some]), strict=True)  # right partners, wrong ones
+        accepted = (sum(verdict in (REGISTERED, UNCHANGED) for verdict, _ in judged) for judged in both)
+        print_row(name, [str(len(errors)), *values, *map(str, accepted)])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 Each measurement runs in its own process. The data are a few simulated retinas under many names.
 """
 
-from common import new_parser
+from common import new_parser, print_head, print_row
 
 # isort: split
 import json
@@ -138,15 +138,9 @@ def measured(measure: Callable[..., dict[str, float]], *arguments: str | int) ->
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def print_cells(*cells: object) -> None:
-    """Print a row of a table."""
-    print("|", " | ".join(map(str, cells)), "|", flush=True)
-
-
 def table_of_steps() -> None:
     """The step in both precisions, compared with a matrix product and with the published step in float32."""
-    print_cells("precision", "batch", "patches/s", "GFLOP/s", "of a matrix product", "of the published step")
-    print("|---" * 6 + "|")
+    print_head("batch", "patches/s", "of a matrix product", "of the published step")
     for batch_size in (1, 4, 8):
         tasks = {policy: (step, policy, batch_size, "ours") for policy in POLICIES}
         tasks["published"] = (step, "float32", batch_size, "published")
@@ -154,26 +148,24 @@ def table_of_steps() -> None:
         for policy in POLICIES:
             patches, published = (np.mean([one[name]["patches"] for one in rounds]) for name in (policy, "published"))
             product = np.mean([one[policy]["product"] for one in rounds])
-            ratios = [f"{ratio:.2f}" for ratio in (GFLOP * patches / product, patches / published)]
-            print_cells(policy, batch_size, f"{patches:.2f}", f"{GFLOP * patches:.0f}", *ratios)
+            values = patches, GFLOP * patches / product, patches / published
+            print_row(policy, [str(batch_size), *(f"{value:.2f}" for value in values)])
 
 
 def table_of_growth() -> None:
     """Read more and more crops and pass over their batches: an epoch without its steps."""
-    print_cells("crops", "pixels, GB", "read, s", "pass over the batches, s", "memory held, GB")
-    print("|---" * 5 + "|")
+    print_head("pixels, GB", "read, s", "a pass over the batches, s", "memory, GB")
     for crops in (5, 50, 500, 2000):
         of = measured(reading, crops)
-        print_cells(crops, f"{of['pixels']:.3f}", f"{of['read']:.2f}", f"{of['pass']:.2f}", f"{of['held']:.2f}")
+        print_row(f"{crops} crops", [f"{of[name]:.2f}" for name in ("pixels", "read", "pass", "held")])
 
 
 def table_of_memory() -> None:
     """Peak memory at several batch sizes."""
-    print_cells("precision", "batch", "peak, GB")
-    print("|---" * 3 + "|")
+    sizes = 1, 8, 32
+    print_head(*(f"batch {size}" for size in sizes))
     for policy in POLICIES:
-        for batch_size in (1, 8, 32):
-            print_cells(policy, batch_size, f"{measured(memory, policy, batch_size)['gb']:.1f}")
+        print_row(policy, [f"{measured(memory, policy, size)['gb']:.1f} GB" for size in sizes])
 
 
 TABLES = {"step": table_of_steps, "growth": table_of_growth, "memory": table_of_memory}
