@@ -89,7 +89,7 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Jo
                 raise OptionError(f"--output {output}: is an input; choose another folder")
             photographs, left = photographs_below(path, output)
             if not photographs:
-                raise OptionError(f"{name}: contains no photograph" + (f", only {left_out(left).text}" if left else ""))
+                raise OptionError(f"{name}: contains no photograph" + (f", only {left_out(left)}" if left else ""))
             jobs += [Job(file, file.relative_to(path), **given) for file in photographs]
             others += left
         elif path.suffix.lower() == ".csv" and path.is_file():

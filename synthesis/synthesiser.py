@@ -15,7 +15,7 @@ import numpy as np
 
 from pairs.origin import Origin, digest_of, printable
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, Field, field_of_mask, field_to_use
-from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
+from retina.images import DataError, octa_to_grey, read_fundus, read_image
 from retina.landmarks import Landmarks, find_landmarks
 from retina.vessels import vessel_density, vessel_map
 from run.checkpoints import read_run
@@ -228,6 +228,4 @@ class Synthesiser:
             words.append(f"{job.field_degrees or DEGREES:g} degrees")
         if job.mask is not None:
             words.append(f"field of view from {printable(Path(job.mask.name))} ({digest_of([job.mask])[:8]})")
-        if bits := assumed_bits(job.source):
-            words.append(f"{bits} bits assumed")
         return ", ".join(words)
