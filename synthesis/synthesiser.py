@@ -210,15 +210,11 @@ class Synthesiser:
         return field_of_mask(grey > (low + high) / 2 if low < high else np.ones(grey.shape, bool))
 
     def origin(self, job: Job) -> Origin:
-        """What the results of a photograph are made from, and how. Raises DataError if it cannot be read."""
+        """What the results of a photograph are made from, and how."""
         return Origin(digest_of([job.source]), self.made_with(job), printable(job.source))
 
     def made_with(self, job: Job) -> str:
-        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph.
-
-        Raises:
-            DataError: the photograph cannot be read.
-        """
+        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph."""
         words = [self.made_from, *([self.passes] if self.passes else [])]
         if self.published:
             words += [f"stride {self.published.stride}", f"batch size {self.published.batch_size}"]
