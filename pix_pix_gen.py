@@ -103,7 +103,6 @@ load_tensorflow()
 
 from pairs.dataset import find_dataset
 from pairs.origin import Record
-from retina.images import left_out
 from retina.vessels import WHOLE
 from run.checkpoints import read_run
 from run.export import export
@@ -124,10 +123,9 @@ def run_synthesis(options: argparse.Namespace) -> int:
     scale = {name: getattr(options, name) for name in SCALES}
     if options.dataset is not None:
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
-        jobs, others = list_dataset_jobs(dataset, options.split, settings, made.seen), []
-        jobs = [replace(job, **scale) for job in jobs]
+        jobs = [replace(job, **scale) for job in list_dataset_jobs(dataset, options.split, settings, made.seen)]
     else:
-        jobs, others = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})
+        jobs = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})
     check_jobs(jobs, options.output)
     table, shard = DENSITIES, ""
     if options.shard:
@@ -154,8 +152,6 @@ def run_synthesis(options: argparse.Namespace) -> int:
     failed = synthesise(synthesis, jobs, options.overwrite, options.threads or min(os.cpu_count() or 1, MOST_THREADS))
     for reason in failed:
         report_error(PROGRAM, reason)
-    if others:
-        print(f"Left out, not images that this program reads: {left_out(others)}")
     return 2 if failed else 0
 
 

@@ -97,7 +97,7 @@ def entries_of(folder: str, number: int) -> None:
     os.chdir(folder)
     for place in range(number):
         draw(FOLDER / f"{place // 1000:03}" / f"{place:06}.png", place)
-    jobs, _ = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
+    jobs = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
     part, stand_in = min(max(1, number // 10), 200), WithStandIn()
     times = [timed(lambda: run(jobs[:part], stand_in))]
     made = synthesis(stand_in)
@@ -113,7 +113,7 @@ def entries_of(folder: str, number: int) -> None:
         }
         made.record.add(tuple(values.values()), origin)
     made.record.close()
-    done = timed(lambda: run(list_jobs([str(FOLDER)], OUTPUT, GIVEN)[0][:-part], stand_in))
+    done = timed(lambda: run(list_jobs([str(FOLDER)], OUTPUT, GIVEN)[:-part], stand_in))
     times.append(timed(lambda: run(jobs[-part:], stand_in)))  # with reading and ordering the table
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print_row(f"{number:,}", [1000 * times[1] / part, 1000 * times[0] / part, done, memory])
@@ -159,7 +159,7 @@ def equal(number: int = 500, faulty: int = 10, shards: int = 4) -> None:
             draw(path, place)
             if place % (number // faulty) == 7:
                 path.write_bytes(path.read_bytes()[:60])
-        jobs, _ = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
+        jobs = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
         failed = run(jobs, WithStandIn())
         one = contents()
         OUTPUT.rename("one")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basics.command_line import SCALES
-from retina.image_headers import ADVICE, DataError, Deep, check, start_of
+from retina.image_headers import ADVICE, DataError, Deep, check
 
 SUFFIX = ".dcm"
 KINDS = (  # of files, by the start of their names in pydicom
@@ -66,8 +66,6 @@ def facts_of(path: Path) -> Facts:
     """What a DICOM file states besides its pixels; nothing for another file, or one that cannot be read."""
     tags = (*SPACINGS, "HorizontalFieldOfView", "ImageLaterality", "Laterality", "Columns")
     try:
-        if not is_dicom(start_of(path)):
-            return Facts()
         import pydicom
 
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))

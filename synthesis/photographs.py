@@ -66,7 +66,7 @@ class Job:
         return not (self.px_per_mm or (self.width_mm if self.region else self.field_degrees))
 
 
-def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Job], list[Path]]:
+def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> list[Job]:
     """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
     In folders, hidden files are skipped, and so are the output folder and results of earlier commands. Relative paths
@@ -74,24 +74,17 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Jo
     two photographs differ in it alone. `given` has `field_degrees`, `px_per_mm` and `mask`, as in `Job`, for
     photographs without such values in a table.
 
-    Returns:
-        The photographs, and the other files in their folders.
-
     Raises:
         OptionError: an input does not exist, contains no photograph, or is the output folder.
         PairTableError: a table has a wrong cell.
     """
-    jobs, others = [], []
+    jobs = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
             if path.resolve() == output.resolve():
                 raise OptionError(f"--output {output}: is an input; choose another folder")
-            photographs, left = photographs_below(path, output)
-            if not photographs:
-                raise OptionError(f"{name}: contains no photograph" + (f", only {left_out(left)}" if left else ""))
-            jobs += [Job(file, file.relative_to(path), **given) for file in photographs]
-            others += left
+            jobs += [Job(file, file.relative_to(path), **given) for file in photographs_below(path, output)]
         elif path.suffix.lower() == ".csv" and path.is_file():
             jobs += jobs_of_table(path, given)
         elif path.exists():
@@ -104,7 +97,7 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Jo
     for job in jobs:
         stem = job.target.with_suffix("")
         named.append(stated(replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png"))))
-    return named, others
+    return named
 
 
 def stated(job: Job) -> Job:
@@ -118,19 +111,26 @@ def stated(job: Job) -> Job:
     return replace(job, px_per_mm=facts.px_per_mm, field_degrees=None if facts.px_per_mm else facts.field_degrees)
 
 
-def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
-    """Photographs in a folder and below, but not in the output folder, and the other files, both sorted.
+def photographs_below(folder: Path, output: Path) -> list[Path]:
+    """Photographs in a folder and below, but not in the output folder, sorted; prints what else is skipped.
 
-    Prints how many results of earlier commands are skipped. Raises OSError if a folder cannot be read.
+    Raises:
+        OptionError: there is none.
+        OSError: a folder cannot be read.
     """
     found = [path for path in visible_below(folder) if path.is_file()]
     if folder.resolve() in output.resolve().parents:
         found = [path for path in found if output.resolve() not in path.resolve().parents]
     images = [path for path in found if path.suffix.lower() in FORMATS]
     photographs = [path for path in images if read_origin(path) is None]
+    others = left_out(found)
+    if not photographs:
+        raise OptionError(f"{folder}: contains no photograph" + (f", only {others}" if others else ""))
     if results := len(images) - len(photographs):
         print(one_line(f"{folder}: skipped {results} results of earlier commands; to use one, give its own path"))
-    return photographs, [path for path in found if path.suffix.lower() not in FORMATS]
+    if others:
+        print(one_line(f"{folder}: left out files that this program does not read as images: {others}"))
+    return photographs
 
 
 def jobs_of_table(path: Path, given: dict) -> list[Job]:

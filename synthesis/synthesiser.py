@@ -156,7 +156,7 @@ class Synthesiser:
             DataError: as `photograph`.
         """
         given = {"field_degrees": None, "px_per_mm": None, "mask": None} | scale
-        for job in list_jobs([str(folder)], Path(folder, "synthetic_octa"), given)[0]:
+        for job in list_jobs([str(folder)], Path(folder, "synthetic_octa"), given):
             yield job.source, self.result(job, read_fundus(job.source))
 
     def result(self, job: Job, fundus: np.ndarray) -> Result:

@@ -20,7 +20,7 @@ NOT_GIVEN = {"field_degrees": None, "px_per_mm": None, "mask": None}
 
 def list_jobs(inputs, output=Path("out"), **given):
     """The photographs of some inputs."""
-    return list_all(inputs, output, NOT_GIVEN | given)[0]
+    return list_all(inputs, output, NOT_GIVEN | given)
 
 
 @pytest.fixture
@@ -54,12 +54,11 @@ def test_result_that_is_named_is_used(here):
 
 
 @pytest.mark.parametrize("output", [".", "..", "out", "photos/out"])
-def test_all_photographs_are_found_wherever_the_output_folder_is(here, output):
+def test_all_photographs_are_found_wherever_the_output_folder_is(here, output, capsys):
     touch("photos/a.png", "photos/out/a.png", "photos/below/c.HEIC")
     names = ["a.png"] if output == "photos/out" else ["a.png", "out/a.png"]
-    jobs, others = list_all(["photos"], Path(output), NOT_GIVEN)
-    assert jobs == [Job(Path("photos", name), Path(name)) for name in names]
-    assert others == [Path("photos/below/c.HEIC")]
+    assert list_jobs(["photos"], Path(output)) == [Job(Path("photos", name), Path(name)) for name in names]
+    assert capsys.readouterr().out.endswith("images: 1 .heic\n")
 
 
 def test_photographs_that_differ_in_their_suffix_alone_keep_it(here):
