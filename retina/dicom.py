@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basics.command_line import SCALES
-from retina.image_headers import ADVICE, DataError, Deep, check
+from retina.decoding import ADVICE, DataError, Deep, check
 
 SUFFIX = ".dcm"
 KINDS = (  # of files, by the start of their names in pydicom

@@ -16,19 +16,20 @@ from PIL.Image import Resampling
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from basics.command_line import one_line, why
-from retina.dicom import SUFFIX as DICOM_SUFFIX
-from retina.dicom import is_dicom, read_dicom
-from retina.image_headers import (
+from retina.decoding import (
     ORIENTATION,
     READERS,
+    TIFF_STARTS,
     DataError,
     Deep,
     colours_of,
-    image_by_pillow,
-    read_deep,
+    read_by_pillow,
+    read_tiff,
     scaled,
     start_of,
 )
+from retina.dicom import SUFFIX as DICOM_SUFFIX
+from retina.dicom import is_dicom, read_dicom
 
 FUNDUS_CHANNELS = 3
 RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
@@ -106,9 +107,9 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         start = start_of(path)
-        deep = read_dicom(path) if is_dicom(start) else read_deep(path, start)
-        image = upright(deep) if isinstance(deep, Deep) else image_by_pillow(path, deep)
-        return np.array(image.convert("RGBA"))
+        read = read_dicom if is_dicom(start) else read_tiff if start.startswith(TIFF_STARTS) else read_by_pillow
+        image = read(path)
+        return np.array((upright(image) if isinstance(image, Deep) else image).convert("RGBA"))
     except DataError:
         raise
     except Exception as error:  # libraries raise any for a damaged file

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
 from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, printable, read_origin, write_png
@@ -164,17 +165,19 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threa
     todo = list(jobs) if overwrite else [job for job in jobs if not synthesis.is_done(job)]
     if kept := len(jobs) - len(todo):
         print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
-    failed, doubtful = {}, []
+    failed, doubtful, ending = {}, [], Event()
 
     def attempt(job: Job) -> tuple[str, str, str]:
         """Why a photograph failed, or its doubts and a remark."""
+        if ending.is_set():
+            return "not begun", "", ""
         try:
             return "", *synthesis.run(job)
         except DataError as error:
             return str(error), "", ""
         except Exception as error:
             if fault_of_machine(error) != OUT_OF_MEMORY:
-                pool.shutdown(wait=False, cancel_futures=True)  # it ends the command: what has not begun is left
+                ending.set()
                 raise
             return f"{job.source}: {OUT_OF_MEMORY}; try --threads 1, or reduce the photograph's size", "", ""
 
@@ -192,9 +195,9 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threa
                     doubtful.append(f"{job.source} ({doubts})")
                 if remark:
                     bar.write(one_line(f"{job.source}: {remark}"))
-        except BaseException:  # also Ctrl-C: what has begun ends soon
+        except BaseException:  # also Ctrl-C: what has not begun is left, and what has begun ends soon
+            ending.set()
             synthesis.synthesiser.predictor.turns.ended = True
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
     number = len(todo) - len(failed)
     print(f"{number} written to {synthesis.output}/")

@@ -5,8 +5,6 @@ the planes of a TIFF: these are decoded by `imagecodecs` and `tifffile`.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,7 @@ WITH_PREVIEWS = ("MPO", "PSD")  # a JPEG with previews, layers: the first image 
 EIGHT_BIT_MODES = ("1", "L", "LA", "RGB", "RGBA", "P", "PA", "RGBX", "CMYK", "YCbCr")
 MAX_PIXELS = 50_000_000  # of an image: twice what fundus cameras have; more would take gigabytes
 ADVICE = "save it as PNG or TIFF with 8 or 16 bits per channel"
-PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_BITS = 24  # place of the byte that tells how many bits a channel has
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian; with offsets of 32 and 64 bits
 TIFF_COLOURS = {0: 1, 1: 1, 2: 3}  # PhotometricInterpretation -> colours: WhiteIsZero, BlackIsZero, RGB
 WHITE_IS_ZERO, SEPARATE_PLANES = 0, 2  # PhotometricInterpretation, PlanarConfiguration
@@ -53,36 +51,6 @@ def start_of(path: Path) -> bytes:
         return file.read(132)
 
 
-def read_deep(path: Path, start: bytes) -> Deep | int:
-    """Read a deep image; for images that Pillow reads right, the number of the frame that it should read.
-
-    `start`: see `start_of`.
-
-    Raises:
-        DataError: see `read_image`.
-        Exception: the file is damaged.
-    """
-    if start.startswith(TIFF_STARTS):
-        return read_tiff(path)
-    if not (start.startswith(PNG_START) and start[24] > 8):
-        return 0
-    import imagecodecs  # here, as tifffile: most images need neither
-
-    with opened(path) as file:
-        levels = imagecodecs.png_decode(path.read_bytes())
-        return Deep(levels.reshape(*levels.shape[:2], -1), None, orientation=file.getexif().get(ORIENTATION, 1))
-
-
-@contextmanager
-def opened(path: Path, frame: int = 0) -> Iterator[Image.Image]:
-    """Open an image by Pillow; only its header is read. Raises DataError as `check`."""
-    with Image.open(path, formats=READERS) as file:
-        several = file.format not in ("TIFF", *WITH_PREVIEWS)  # the frame of a TIFF was chosen by `read_tiff`
-        file.seek(frame)
-        check(path, file.width, file.height, getattr(file, "n_frames", 1) if several else 1)
-        yield file
-
-
 def check(path: Path, width: int, height: int, images: int) -> None:
     """Raises DataError for an image of more than MAX_PIXELS, or a file with several images."""
     if images > 1:
@@ -91,16 +59,29 @@ def check(path: Path, width: int, height: int, images: int) -> None:
         raise DataError(f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} megapixels")
 
 
-def image_by_pillow(path: Path, frame: int) -> Image.Image:
-    """Read an image of up to 8 bits, upright. Raises DataError for another pixel format, and as `check`."""
-    with opened(path, frame) as file:
+def read_by_pillow(path: Path, frame: int = 0) -> Deep | Image.Image:
+    """Read an image of up to 8 bits, upright, or a PNG of 16.
+
+    Raises:
+        DataError: for another pixel format, and as `check`.
+        Exception: the file is damaged.
+    """
+    with Image.open(path, formats=READERS) as file:
+        several = file.format not in ("TIFF", *WITH_PREVIEWS)  # the frame of a TIFF was chosen by `read_tiff`
+        file.seek(frame)
+        check(path, file.width, file.height, getattr(file, "n_frames", 1) if several else 1)
+        if file.format == "PNG" and start_of(path)[PNG_BITS] > 8:
+            import imagecodecs  # here, as tifffile: most images need neither
+
+            levels = imagecodecs.png_decode(path.read_bytes())
+            return Deep(levels.reshape(*levels.shape[:2], -1), None, orientation=file.getexif().get(ORIENTATION, 1))
         if file.mode not in EIGHT_BIT_MODES:
             raise DataError(f"{path}: {file.format} of a kind ({file.mode}) that is not read; {ADVICE}")
         return ImageOps.exif_transpose(file)
 
 
-def read_tiff(path: Path) -> Deep | int:
-    """Read a TIFF, see `read_deep`."""
+def read_tiff(path: Path) -> Deep | Image.Image:
+    """Read a TIFF; by Pillow if that reads it right. Raises as `read_by_pillow`."""
     import tifffile
 
     tifffile.logger().setLevel(logging.CRITICAL)  # what matters is raised as an error
@@ -118,7 +99,7 @@ def read_tiff(path: Path) -> Deep | int:
             raise DataError(f"{path}: cannot be read as an image (parts of it are missing)")  # they would become zeros
         in_planes = samples > 1 and page.planarconfig == SEPARATE_PLANES
         if bits <= 8 and not in_planes:
-            return number
+            return read_by_pillow(path, number)
         colours = TIFF_COLOURS.get(page.photometric, 0)
         extra = list(page.extrasamples) or [ALPHA] * (samples == colours + 1)  # as other programs assume
         if not colours or PREMULTIPLIED in extra or (colours == 1 and samples > 2 and ALPHA not in extra):
