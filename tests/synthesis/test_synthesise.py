@@ -136,7 +136,7 @@ def test_photograph_that_vanished_is_named_and_the_others_are_done():
 
 # --- many photographs ------------------------------------------------------------------------------------------------
 
-SIDES = (60, 70, 80, 90)
+SIDES = (60, 70, 80)
 
 
 @pytest.fixture
