@@ -172,16 +172,19 @@ class Synthesiser:
         sharp = sharpness(fundus, fov, px_per_mm * FIELD_MM if px_per_mm else max(fov.shape))
         drawn = None
         if self.published:
-            predicted = self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
-            octa = probability = octa_to_grey(predicted)
-            vessels = vessel_map(octa, fov, job.region)
+            octa = self.predictor.predict_as_published(fundus, fov, **asdict(self.published))
+            octa = probability = octa_to_grey(octa)
         else:
             predicted = self.predictor.predict_photograph(fundus, fov, diameter, self.fast, stretch)
             octa, probability = octa_to_grey(predicted.octa), predicted.probability
-            vessels = self.predictor.map_of(probability, fov, job.region)
         if self.has_confidence:
             drawn = calibrated(probability, sharp, px_per_mm) * fov
-            vessels = vessels if job.region else drawn > 0.5
+        if self.published:
+            vessels = vessel_map(octa, fov, job.region)
+        elif drawn is None or job.region:
+            vessels = self.predictor.map_of(probability, fov, job.region)
+        else:
+            vessels = drawn > 0.5
         confidence = assess(fundus, fov, sharp, drawn, vessels)
         px_per_mm = px_per_mm and px_per_mm * min(1.0, stretch)
         return Result(job, fundus, fov, octa, probability, vessels, confidence, diameter, stretch, px_per_mm)
