@@ -67,13 +67,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help=f"photographs read and written side by side (default: cores, up to {MOST_THREADS})",
     )
-    add(
-        "--shard",
-        type=share,
-        metavar="K/N",
-        help="only every N-th photograph, the K-th share, as on the K-th of N computers",
-    )
-    add("--collect", type=Path, metavar="DIR", help="make one table, and sheets, of those of all shards in a folder")
+    add("--shard", type=share, metavar="K/N", help="only the K-th of N shares of the photographs, for many computers")
     add("--dataset", nargs="?", const="", metavar="DATA", help="use the photographs of a data set (default: the run's)")
     add("--split", choices=(*SPLITS, "all"), help=f"with --dataset: {SPLIT_HELP}")
     add("--published", action="store_true", help="as published: predict by patches, with dropout and batch statistics")
@@ -84,10 +78,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.inputs and options.dataset is not None:
         parser.error("INPUT and --dataset: give only one of them")
-    if not options.inputs and options.dataset is None and options.export is None and options.collect is None:
-        parser.error("give a photograph, a folder, a CSV table, --dataset, --export or --collect")
-    if options.collect is not None and (options.inputs or options.dataset is not None or options.export):
-        parser.error("--collect: give it alone")
+    if not options.inputs and options.dataset is None and options.export is None:
+        parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads {options.threads}: must be at least 1")
     for name, needed in NEEDS.items():
@@ -111,23 +103,18 @@ load_tensorflow()
 
 from pairs.dataset import find_dataset
 from pairs.origin import Record
-from retina.images import left_out
 from retina.vessels import WHOLE
 from run.checkpoints import read_run
 from run.export import export
 from run.predict import announce, announced_predictor
 from run.weights import run_to_use, write_weights
-from synthesis.photographs import MASK, check_jobs, list_dataset_jobs, list_jobs
-from synthesis.shards import Shard, collect
+from synthesis.photographs import MASK, check_jobs, list_dataset_jobs, list_jobs, share_of
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
 from synthesis.synthesiser import Published, Synthesiser
 
 
 def run_synthesis(options: argparse.Namespace) -> int:
-    """Do what the options ask for; returns the exit status: 2 if a photograph failed, or may have been left out."""
-    if options.collect:
-        print("Collected:", *collect(options.collect / DENSITIES, DENSITY_COLUMNS))
-        return 0
+    """Do what the options ask for; returns the exit status: 2 if a photograph failed."""
     run, why = run_to_use(options.run)
     made = read_run(run)
     settings = made.settings
@@ -136,15 +123,14 @@ def run_synthesis(options: argparse.Namespace) -> int:
     scale = {name: getattr(options, name) for name in SCALES}
     if options.dataset is not None:
         dataset = find_dataset(options.dataset or settings.data, "--dataset")
-        jobs, others = list_dataset_jobs(dataset, options.split, settings, made.seen), []
-        jobs = [replace(job, **scale) for job in jobs]
+        jobs = [replace(job, **scale) for job in list_dataset_jobs(dataset, options.split, settings, made.seen)]
     else:
-        jobs, others = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})
+        jobs = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})
     check_jobs(jobs, options.output)
-    table, shard = options.output / DENSITIES, None
+    table, shard = DENSITIES, ""
     if options.shard:
-        shard = Shard(*options.shard)
-        table, jobs = shard.of(table), [job for job in jobs if shard.has(job)]
+        jobs, shard = share_of(jobs, *options.shard), "{}of{}".format(*options.shard)
+        table = f"densities_{shard}.csv"
 
     if options.export:
         portable = replace(settings, precision="float32")  # for machines of any kind
@@ -161,18 +147,12 @@ def run_synthesis(options: argparse.Namespace) -> int:
     published = Published(settings.patch_size, stride, batch_size) if options.published else None
     synthesiser = Synthesiser(run, options.weights, options.fast, published)
     announce(synthesiser.device, synthesiser.path, why)
-    record = Record(table, DENSITY_COLUMNS, WHOLE)
-    synthesis = Synthesis(synthesiser, options.output, record, options.vessels, options.figure, str(shard or ""))
+    record = Record(options.output / table, DENSITY_COLUMNS, WHOLE)
+    synthesis = Synthesis(synthesiser, options.output, record, options.vessels, options.figure, shard)
     failed = synthesise(synthesis, jobs, options.overwrite, options.threads or min(os.cpu_count() or 1, MOST_THREADS))
-    if options.shard and options.vessels and not table.exists():  # without a photograph, it is complete all the same
-        table.parent.mkdir(parents=True, exist_ok=True)
-        record.write()
     for reason in failed:
         report_error(PROGRAM, reason)
-    left = left_out(others)
-    if others:
-        print(f"Left out, not images that this program reads: {left.text}")
-    return 2 if failed or left.may_be_photographs else 0
+    return 2 if failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,17 +9,14 @@ Everything follows from the seed; no eye depends on which others are made.
 
     python simulate_retinas.py --output data/simulated
     python simulate_retinas.py --output data/simulated --subjects 1-12,26-28,31-36 --seed 7
-    python simulate_retinas.py --preview stream.png
 
---output writes the set, in the layout and with the file names of UT-FSOCTA:
+It writes the set, in the layout and with the file names of UT-FSOCTA:
 
     DIR/SIMULATED.txt                                       says so, with seed and version; programs look for it
     DIR/cropped/fundus/{disc,macula}/<subject>_<eye>.png    RGB, 400 x 400
     DIR/cropped/octa/{disc,macula}/<subject>_<eye>.png      RGBA, alpha 255, 400 x 400
     DIR/cropped/truth/{disc,macula}/<subject>_<eye>.png     grey, 255 in the vessels of the two trees, 0 elsewhere
     DIR/fov45/fundus/<subject>_<eye>.jpg                    RGB, round field of 45 degrees on black
-
---preview writes a contact sheet of the stream.
 """
 
 import argparse
@@ -28,41 +25,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from basics.command_line import OneLineParser, OptionError, exit_status
-from basics.files import atomic_file
 from retina.ut_fsocta import parse_subjects
-from simulation.dataset import DEFAULT_SUBJECTS, contact_sheet, write_dataset
+from simulation.dataset import DEFAULT_SUBJECTS, write_dataset
 
 PROGRAM = "simulate_retinas.py"
 
 
 def build_parser() -> OneLineParser:
     parser = OneLineParser(prog=PROGRAM, description="Make simulated retinas: fundus, OCT-A and ground truth vessels.")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the set to; must be empty or new")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to: empty or new")
     parser.add_argument("--subjects", default=DEFAULT_SUBJECTS, help="subject ids (default: %(default)s)")
-    parser.add_argument("--preview", type=Path, metavar="FILE", help="PNG to write a contact sheet of the stream to")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other eyes (default: %(default)s)")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write what the options ask for; returns 0. Raises OptionError, or OSError if writing fails."""
-    if args.output is None and args.preview is None:
-        raise OptionError("give --output DIR or --preview FILE")
+    """Write the set; returns 0. Raises OptionError, or OSError if writing fails."""
     if not 0 <= args.seed < 2**32:
         raise OptionError(f"--seed {args.seed}: must be from 0 to {2**32 - 1}")
     try:
         subjects = parse_subjects(args.subjects)
     except ValueError as error:
         raise OptionError(f"--subjects: {error}") from None
-    if args.preview is not None:
-        if args.preview.suffix.lower() != ".png" or args.preview.is_dir():
-            raise OptionError(f"--preview {args.preview}: is not the name of a PNG file; it must end in .png")
-        args.preview.parent.mkdir(parents=True, exist_ok=True)  # before the set is made, because this may fail
-    if args.output is not None:
-        write_dataset(args.output, subjects, args.seed)
-    if args.preview is not None:
-        with atomic_file(args.preview) as part:
-            contact_sheet(args.seed).save(part, "PNG")
+    write_dataset(args.output, subjects, args.seed)
     return 0
 
 

@@ -19,7 +19,7 @@ from basics.files import atomic_file
 from pairs.dataset import is_simulated
 from pairs.origin import MADE_WITH, Origin, Record
 from pairs.table import PairRow
-from retina.images import WRITTEN_FORMATS, DataError, assumed_bits, is_leftover, read_image
+from retina.images import WRITTEN_FORMATS, DataError, is_leftover, read_image
 from retina.ut_fsocta import SIMULATED_NOTE
 
 PAIRS = "pairs.csv"  # the table of pairs that is written
@@ -174,14 +174,11 @@ def written_suffix(path: Path) -> str:
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file atomically, unless its copy exists; its folder is created. Another suffix means another format.
 
-    An image of 16 bits that does not say how many it uses gets 8, because its new folder could suggest another number.
-
     Raises:
         DataError: the source cannot be read.
         OSError: the target cannot be written.
     """
-    is_image = source.suffix.lower() in WRITTEN_FORMATS
-    if source.suffix != target.suffix or (is_image and assumed_bits(source) is not None):
+    if source.suffix != target.suffix:
         write_image(target, read_image(source))
         return
     try:

@@ -73,4 +73,4 @@ def images_by_name(folder: Path) -> tuple[dict[str, Path], str]:
     if double := next((paths for paths in named.values() if len(paths) > 1), None):
         raise OptionError(f"{double[0]} and {double[1]}: have the same name without suffix; rename or move one")
     others = [path for path in files if path.suffix.lower() not in FORMATS]
-    return {name: paths[0] for name, paths in named.items()}, left_out(others).text
+    return {name: paths[0] for name, paths in named.items()}, left_out(others)

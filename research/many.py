@@ -28,8 +28,7 @@ from run.predict import Predictor, Turns
 from simulation.dataset import render_full_field
 from simulation.eye import make_eye
 from synthesis import Synthesiser
-from synthesis.photographs import Job, list_jobs
-from synthesis.shards import Shard, collect
+from synthesis.photographs import Job, list_jobs, share_of
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
 
 ENTRIES = 100, 1000, 10_000
@@ -63,16 +62,15 @@ class WithStandIn(Synthesiser):
         self.fov_mask, self.fast, self.published = True, False, None
 
 
-def synthesis(synthesiser: Synthesiser, shard: Shard | None = None) -> Synthesis:
+def synthesis(synthesiser: Synthesiser, table: str = DENSITIES) -> Synthesis:
     """How results are made, into OUTPUT."""
-    table = shard.of(OUTPUT / DENSITIES) if shard else OUTPUT / DENSITIES
-    return Synthesis(synthesiser, OUTPUT, Record(table, DENSITY_COLUMNS, WHOLE), with_maps=True, shard=str(shard or ""))
+    return Synthesis(synthesiser, OUTPUT, Record(OUTPUT / table, DENSITY_COLUMNS, WHOLE), with_maps=True)
 
 
-def run(jobs: list[Job], synthesiser: Synthesiser, threads: int = 2, shard: Shard | None = None) -> list[str]:
+def run(jobs: list[Job], synthesiser: Synthesiser, threads: int = 2, table: str = DENSITIES) -> list[str]:
     """Process photographs without a word; returns those that failed."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return synthesise(synthesis(synthesiser, shard), jobs, False, threads)
+        return synthesise(synthesis(synthesiser, table), jobs, False, threads)
 
 
 def draw(path: Path, number: int) -> None:
@@ -99,7 +97,7 @@ def entries_of(folder: str, number: int) -> None:
     os.chdir(folder)
     for place in range(number):
         draw(FOLDER / f"{place // 1000:03}" / f"{place:06}.png", place)
-    jobs, _ = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
+    jobs = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
     part, stand_in = min(max(1, number // 10), 200), WithStandIn()
     times = [timed(lambda: run(jobs[:part], stand_in))]
     made = synthesis(stand_in)
@@ -115,7 +113,7 @@ def entries_of(folder: str, number: int) -> None:
         }
         made.record.add(tuple(values.values()), origin)
     made.record.close()
-    done = timed(lambda: run(list_jobs([str(FOLDER)], OUTPUT, GIVEN)[0][:-part], stand_in))
+    done = timed(lambda: run(list_jobs([str(FOLDER)], OUTPUT, GIVEN)[:-part], stand_in))
     times.append(timed(lambda: run(jobs[-part:], stand_in)))  # with reading and ordering the table
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print_row(f"{number:,}", [1000 * times[1] / part, 1000 * times[0] / part, done, memory])
@@ -161,7 +159,7 @@ def equal(number: int = 500, faulty: int = 10, shards: int = 4) -> None:
             draw(path, place)
             if place % (number // faulty) == 7:
                 path.write_bytes(path.read_bytes()[:60])
-        jobs, _ = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
+        jobs = list_jobs([str(FOLDER)], OUTPUT, GIVEN)
         failed = run(jobs, WithStandIn())
         one = contents()
         OUTPUT.rename("one")
@@ -175,13 +173,13 @@ def equal(number: int = 500, faulty: int = 10, shards: int = 4) -> None:
         run(jobs, WithStandIn())
         resumed = contents()
         OUTPUT.rename("resumed")
-        for shard in (Shard(place, shards) for place in range(1, shards + 1)):
-            run([job for job in jobs if shard.has(job)], WithStandIn(), shard=shard)
-        collect(OUTPUT / DENSITIES, DENSITY_COLUMNS)
-        sharded = {name: content for name, content in contents().items() if name in one}
+        for place in range(1, shards + 1):
+            run(share_of(jobs, place, shards), WithStandIn(), table=f"densities_{place}of{shards}.csv")
+        sharded = {name: content for name, content in contents().items() if name.endswith(".png")}
+        pngs = {name: content for name, content in one.items() if name.endswith(".png")}
         print(f"{number} photographs, {len(failed)} failed; {len(one)} files; ", end="")
         print(f"resumed: {'equal' if resumed == one else 'DIFFERENT'}; ", end="")
-        print(f"{shards} shards: {'equal' if sharded == one else 'DIFFERENT'}")
+        print(f"{shards} shards: {'equal' if sharded == pngs else 'DIFFERENT'}")
 
 
 def contents() -> dict[str, bytes]:

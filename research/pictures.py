@@ -28,7 +28,7 @@ from retina.vessels import vessel_map
 from run.batches import TrainingPatches, training_image
 from run.predict import Predictor
 from run.settings import Settings
-from simulation.dataset import SHEET_SIZE, TRUTH_MIN_WIDTH_MM, render_crop, render_full_field
+from simulation.dataset import TRUTH_MIN_WIDTH_MM, render_crop, render_full_field
 from simulation.eye import TREE_SHARED_BY, Eye, make_eye, make_stream_eye
 from simulation.stream import simulated_pair
 from synthesis import Synthesiser
@@ -105,8 +105,8 @@ def draw_places(eye: Eye, whole: Result, path: Path) -> None:
 
 
 def draw_retinas(path: Path) -> None:
-    """The pairs of the contact sheet, with captions."""
-    rows, columns = SHEET_SIZE
+    """Pairs of the stream, each with another tree."""
+    rows, columns = 2, 6
     images, names = [], []
     for row in range(rows):
         pairs = [simulated_pair(0, (row * columns + column) * TREE_SHARED_BY) for column in range(columns)]

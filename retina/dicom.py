@@ -7,10 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from basics.command_line import SCALES
-from retina.image_headers import ADVICE, DataError, Deep, check, start_of
+from retina.decoding import ADVICE, DataError, Deep, check
 
 SUFFIX = ".dcm"
 KINDS = (  # of files, by the start of their names in pydicom
@@ -43,12 +41,12 @@ def is_dicom(start: bytes) -> bool:
     return start[128:] == b"DICM"
 
 
-def dicom_header(path: Path) -> Deep:
-    """Read the header of a DICOM image.
+def read_dicom(path: Path) -> Deep:
+    """Read a DICOM image.
 
     Raises:
         DataError: it is no photograph or OCT-A, or has several frames, or pixels of another kind.
-        Exception: the file is damaged.
+        Exception: the file is damaged, or compressed in a way that no installed library reads.
     """
     import pydicom  # here, because most images do not need it
 
@@ -60,24 +58,14 @@ def dicom_header(path: Path) -> Deep:
     if colours not in COLOURS or header.BitsStored > 16 or header.PixelRepresentation:
         signed = "signed " if header.PixelRepresentation else ""
         raise DataError(f"{path}: {signed}pixels of {header.BitsStored} bits, colours {colours}; {ADVICE}")
-
-    def decode() -> np.ndarray:
-        try:
-            levels = pydicom.pixels.pixel_array(path)
-        except (NotImplementedError, RuntimeError) as error:  # no decoder is installed
-            compression = pydicom.dcmread(path, specific_tags=[]).file_meta.TransferSyntaxUID.name
-            raise DataError(f"{path}: its compression, {compression}, cannot be read; {ADVICE}") from error
-        return levels.reshape(*levels.shape[:2], -1)
-
-    return Deep(decode, 2**header.BitsStored - 1, colours == "MONOCHROME1")
+    levels = pydicom.pixels.pixel_array(path)
+    return Deep(levels.reshape(*levels.shape[:2], -1), 2**header.BitsStored - 1, colours == "MONOCHROME1")
 
 
 def facts_of(path: Path) -> Facts:
     """What a DICOM file states besides its pixels; nothing for another file, or one that cannot be read."""
     tags = (*SPACINGS, "HorizontalFieldOfView", "ImageLaterality", "Laterality", "Columns")
     try:
-        if not is_dicom(start_of(path)):
-            return Facts()
         import pydicom
 
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))

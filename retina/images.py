@@ -1,18 +1,14 @@
 """Image files: which files of a folder are images, and reading them as 8 bits per channel.
 
-Cameras often store 10, 12 or 14 bits in 16, and few files say so. Then all such images of a folder are read alike, by
-the brightest value in any of them, so that a dark image stays darker than a bright one.
+Cameras often store 10, 12 or 14 bits in 16, and few files say so. Then the brightest value of the image tells.
 """
 
 import hashlib
 import mmap
 import os
-import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,19 +16,20 @@ from PIL.Image import Resampling
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from basics.command_line import one_line, why
-from retina.dicom import SUFFIX as DICOM_SUFFIX
-from retina.dicom import dicom_header, is_dicom
-from retina.image_headers import (
+from retina.decoding import (
     ORIENTATION,
     READERS,
+    TIFF_STARTS,
     DataError,
     Deep,
     colours_of,
-    image_by_pillow,
-    read_header,
+    read_by_pillow,
+    read_tiff,
     scaled,
     start_of,
 )
+from retina.dicom import SUFFIX as DICOM_SUFFIX
+from retina.dicom import is_dicom, read_dicom
 
 FUNDUS_CHANNELS = 3
 RIM_OF_FIELD = 6  # px: closer to its border, the field fades to black
@@ -42,12 +39,6 @@ SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that round
 FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in READERS}
 FORMATS[DICOM_SUFFIX] = "DICOM"  # by pydicom
 WRITTEN_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")}  # of pairs
-# Files that hold no photograph.
-DOCUMENTS = {
-    *(".txt", ".md", ".pdf", ".htm", ".html", ".doc", ".docx", ".odt", ".ppt", ".pptx", ".xls", ".xlsx", ".ods"),
-    *(".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".log", ".sav", ".py", ".ipynb", ".r", ".m", ".sh"),
-    *(".bat", ".db", ".md5", ".sha256", ".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bak", ".part"),
-}
 # Files and folders of systems, in lower case: thumbnails, recycle bins, snapshots.
 LEFTOVERS = {
     *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found"),
@@ -87,20 +78,16 @@ def is_leftover(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFTOVERS
 
 
-class LeftOut(NamedTuple):
-    """The files of a folder that are not read as images."""
+def left_out(paths: Iterable[Path]) -> str:
+    """The number of files whose suffix is none of FORMATS, such as "2 .xyz, 1 .heic, 3 .txt, 1 without suffix".
 
-    text: str  # their number by suffix, such as "2 .xyz, 1 .heic, 3 .txt, 1 without suffix"; empty if there are none
-    may_be_photographs: bool  # whether one of them is none of DOCUMENTS
-
-
-def left_out(paths: Iterable[Path]) -> LeftOut:
-    """Count the files whose suffix is none of FORMATS, in any case; folders do not count. A number is no suffix."""
+    The suffix may have any case, and a number is none; folders do not count. Empty if there are none.
+    """
     suffixes = (path.suffix.lower() for path in paths if not path.is_dir())
     count = Counter("" if suffix[1:].isdecimal() else suffix for suffix in suffixes if suffix not in FORMATS)
     parts = [f"{number} {suffix}" for suffix, number in sorted(count.items()) if suffix]
     parts += [f"{count['']} without suffix"] if "" in count else []
-    return LeftOut(one_line(", ".join(parts)), not DOCUMENTS.issuperset(count))
+    return one_line(", ".join(parts))
 
 
 # --- files -> images -------------------------------------------------------------------------------------------------
@@ -110,7 +97,7 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image with up to 16 bits per channel: grey, RGB, CMYK or palette, with or without alpha.
 
     It is turned upright as its EXIF orientation says. If it has 16 bits, and does not say how many of them it uses,
-    this is decided for its folder, see `assumed_bits`.
+    these are the least of SIGNIFICANT_BITS that hold its brightest value.
 
     Returns:
         (height, width, 4), uint8: red, green, blue, alpha (255 where the file has none).
@@ -118,24 +105,29 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, contains several images, or its pixel format is not supported.
     """
-    with faults_named(path):
-        header = header_of(path)
-        if not isinstance(header, Deep):
-            return np.array(image_by_pillow(path, header).convert("RGBA"))
-        levels = header.decode()
-        top = header.top or 2 ** bits_of_folder(path, int(colours_of(levels).max())) - 1
-        levels = scaled(levels, top)  # alpha may use more bits than the colours
-        if header.white_is_zero:
-            colours_of(levels)[:] = 255 - colours_of(levels)
-        image = Image.fromarray(levels.squeeze(2) if levels.shape[2] == 1 else levels)
-        image.getexif()[ORIENTATION] = header.orientation
-        return np.array(ImageOps.exif_transpose(image).convert("RGBA"))
+    try:
+        start = start_of(path)
+        read = read_dicom if is_dicom(start) else read_tiff if start.startswith(TIFF_STARTS) else read_by_pillow
+        image = read(path)
+        return np.array((upright(image) if isinstance(image, Deep) else image).convert("RGBA"))
+    except DataError:
+        raise
+    except Exception as error:  # libraries raise any for a damaged file
+        reason = why(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image, damaged, or of a rare kind; save it as PNG"
+        raise DataError(one_line(f"{path}: cannot be read as an image ({reason})")) from error
 
 
-def header_of(path: Path) -> Deep | int:
-    """As `read_header`, also of DICOM. Raises as `start_of`, too."""
-    start = start_of(path)
-    return dicom_header(path) if is_dicom(start) else read_header(path, start)
+def upright(deep: Deep) -> Image.Image:
+    """A deep image with 8 bits, turned upright."""
+    brightest = int(colours_of(deep.levels).max())  # alpha may use more bits than the colours
+    levels = scaled(deep.levels, deep.top or next(2**bits - 1 for bits in SIGNIFICANT_BITS if brightest < 2**bits))
+    if deep.white_is_zero:
+        colours_of(levels)[:] = 255 - colours_of(levels)
+    image = Image.fromarray(levels.squeeze(2) if levels.shape[2] == 1 else levels)
+    image.getexif()[ORIENTATION] = deep.orientation
+    return ImageOps.exif_transpose(image)
 
 
 def read_fundus(path: Path) -> np.ndarray:
@@ -164,72 +156,6 @@ def read_octa(path: Path, channels: int) -> np.ndarray:
 def octa_to_grey(octa: np.ndarray) -> np.ndarray:
     """One plane (height, width) of an OCT-A image (height, width, 1 or 4): the mean of its colours, without alpha."""
     return octa[..., :3].mean(axis=-1)
-
-
-@contextmanager
-def faults_named(path: Path) -> Iterator[None]:
-    """Turn what libraries raise for a damaged file, which may be any exception, into a DataError that names it."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        reason = why(error) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not an image, damaged, or of a rare kind; save it as PNG"
-        raise DataError(f"{path}: cannot be read as an image ({reason})") from error
-
-
-# --- significant bits of images that do not say ----------------------------------------------------------------------
-
-_lock = threading.Lock()  # images are read in several threads
-_brightest: dict[Path, dict[str, int]] = {}  # folder -> image -> its brightest value, of images that do not say
-
-
-def assumed_bits(path: Path) -> int | None:
-    """How many of its 16 bits an image is assumed to use; None: it says so itself, or has fewer.
-
-    All images in its folder that do not say so are read alike, with the least of SIGNIFICANT_BITS that hold the
-    brightest value in any of them. This is decided once in a process; a brighter image that comes later counts too.
-
-    Raises:
-        DataError: as `read_image`.
-    """
-    brightest = _brightest.get(path.parent.resolve(), {}).get(path.name) or brightest_value(path)
-    return None if brightest is None else bits_of_folder(path, brightest)
-
-
-def brightest_value(path: Path) -> int | None:
-    """The brightest value of an image that does not say its bits; None: it is another. Raises DataError."""
-    with faults_named(path):
-        header = header_of(path)
-        undecided = isinstance(header, Deep) and header.top is None
-        return int(colours_of(header.decode()).max()) if undecided else None
-
-
-def bits_of_folder(path: Path, brightest: int) -> int:
-    """The bits of an image with this brightest value, see `assumed_bits`; prints a note when they are decided."""
-    with _lock:
-        found = _brightest.setdefault(path.parent.resolve(), {})
-        before = bits_for(found)
-        found[path.name] = brightest
-        with suppress(OSError):  # a folder may be closed, and its files open
-            for sibling in sorted(path.parent.iterdir()) if before is None else ():
-                is_image = sibling.suffix.lower() in FORMATS and not is_leftover(sibling.name)
-                if is_image and sibling.name != path.name and bits_for(found) < SIGNIFICANT_BITS[-1]:
-                    with suppress(DataError):  # reported when it is read itself
-                        if (value := brightest_value(sibling)) is not None:
-                            found[sibling.name] = value
-        bits = bits_for(found)
-        if bits not in (before, SIGNIFICANT_BITS[-1]):
-            by = f"the brightest value in {len(found)} of them ({max(found.values())})"
-            print(one_line(f"NOTE: {path.parent}: 16-bit images do not say how many bits they use: {bits}, by {by}"))
-        return bits
-
-
-def bits_for(found: dict[str, int]) -> int | None:
-    """The least of SIGNIFICANT_BITS that hold some values; None: there are none."""
-    return next(bits for bits in SIGNIFICANT_BITS if max(found.values()) < 2**bits) if found else None
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------

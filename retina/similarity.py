@@ -9,7 +9,6 @@ An image (`real`, `generated`, `octa`) is a float array (height, width) on [0, 1
 and `ground` are bool arrays (height, width). Pixels outside them never count. What cannot be computed is nan.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise, product
@@ -23,8 +22,6 @@ from skimage.metrics import structural_similarity
 
 from retina.ut_fsocta import CROP_PX
 from retina.vessels import otsu_threshold, roc_auc, smooth, vessel_map
-
-log = logging.getLogger(__name__)
 
 SMOOTHING_SIGMA = 3.0  # px at CROP_PX, scaled for other sizes: removes speckle, keeps vessels from about 6 px up
 SSIM_SIGMA = 1.5  # px, with the Gaussian window of 11 px: Wang et al., IEEE TIP 2004;13:600
@@ -74,19 +71,13 @@ def with_scores(*names: str) -> Callable[[Callable], Callable]:
         @wraps(measure)
         def checked(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> dict[str, float]:
             if not fov.any():
-                return no_scores(names, "no pixel lies inside the field")
+                return dict.fromkeys(names, np.nan)
             return measure(real.astype(float), generated.astype(float), fov)
 
         checked.names = names
         return checked
 
     return decorate
-
-
-def no_scores(names: Sequence[str], reason: str) -> dict[str, float]:
-    """Nan for each of the names, with the reason logged."""
-    log.warning("%s: nan, because %s", ", ".join(names), reason)
-    return dict.fromkeys(names, np.nan)
 
 
 @with_scores("mae", "psnr", "ssim")
@@ -97,9 +88,7 @@ def image_similarity(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -
     psnr = float(-10 * np.log10(mean_square)) if mean_square > 0 else np.inf
     ssim = np.nan
     inner = (slice(SSIM_BORDER, -SSIM_BORDER),) * 2
-    if min(real.shape) <= 2 * SSIM_BORDER or not fov[inner].any():
-        log.warning("ssim is nan: no window of %d px lies inside the field and the image", 2 * SSIM_BORDER + 1)
-    else:
+    if min(real.shape) > 2 * SSIM_BORDER and fov[inner].any():
         # Black outside the field in both images, so that windows across its border see no difference there.
         images = np.where(fov, real, 0), np.where(fov, generated, 0)
         wang = {"gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
@@ -114,18 +103,13 @@ def vessel_agreement(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -
     sigma = SMOOTHING_SIGMA * np.sqrt(real.size) / CROP_PX
     smooth_real = smooth(real, fov, sigma)[fov]  # (pixels inside,)
     smooth_generated = smooth(generated, fov, sigma)[fov]
-    threshold = otsu_threshold(smooth_real)
-    if np.isnan(threshold):
-        return no_scores(vessel_agreement.names, "the real image has the same value everywhere, so no vessel")
-    vessels = smooth_real > threshold
-    scores = {"vessel_auc": roc_auc(vessels, smooth_generated)}
-    threshold = otsu_threshold(smooth_generated)
-    if np.isnan(threshold):
-        return scores | no_scores(vessel_agreement.names[1:], "the generated image has the same value everywhere")
-    generated_vessels = smooth_generated > threshold
-    overlap = np.sum(vessels & generated_vessels)
-    scores["vessel_dice"] = float(2 * overlap / (vessels.sum() + generated_vessels.sum()))
-    scores["vessel_correlation"] = float(np.corrcoef(smooth_real, smooth_generated)[0, 1])
+    thresholds = otsu_threshold(smooth_real), otsu_threshold(smooth_generated)  # nan: the same value everywhere
+    vessels, generated_vessels = smooth_real > thresholds[0], smooth_generated > thresholds[1]
+    scores = dict.fromkeys(vessel_agreement.names, np.nan) | {"vessel_auc": roc_auc(vessels, smooth_generated)}
+    if not np.isnan(thresholds).any():
+        overlap = np.sum(vessels & generated_vessels)
+        scores["vessel_dice"] = float(2 * overlap / (vessels.sum() + generated_vessels.sum()))
+        scores["vessel_correlation"] = float(np.corrcoef(smooth_real, smooth_generated)[0, 1])
     return scores
 
 
@@ -134,7 +118,7 @@ def likeness(real: np.ndarray, generated: np.ndarray, fov: np.ndarray) -> dict[s
     """Compare the capillary speckle of two images as a texture, wherever it is in each."""
     grounds = ground_of(real, fov), ground_of(generated, fov)
     if not all(ground.any() for ground in grounds):
-        return no_scores(likeness.names, "an image has no ground between its vessels")
+        return dict.fromkeys(likeness.names, np.nan)
     powers = [octave_powers(image, ground) for image, ground in zip((real, generated), grounds, strict=True)]
     return {
         "texture": float(np.mean(abs(np.log2(powers[1] / powers[0])))),

@@ -1,4 +1,4 @@
-"""The simulated set: files in the layout of UT-FSOCTA, and a contact sheet of the stream."""
+"""The simulated set: files in the layout of UT-FSOCTA."""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,12 +9,10 @@ from PIL import Image
 
 from basics.command_line import VERSION, progress_bar
 from basics.files import disk_errors_name
-from retina.images import resized
 from retina.ut_fsocta import REGIONS, SIMULATED_NOTE
-from simulation.eye import TREE_SHARED_BY, Eye, crop_window, make_eye
+from simulation.eye import Eye, crop_window, make_eye
 from simulation.fundus import render_fundus
 from simulation.octa import render_octa
-from simulation.stream import simulated_pair
 from simulation.trees import Window
 
 DEFAULT_SUBJECTS = "1-12,26-28,31-36"  # some of each published split: train 1-25, validation 26-30, test 31-112
@@ -22,8 +20,6 @@ PHOTOGRAPH_PX, PHOTOGRAPH_MM = 1000, 13.2  # side of a photograph of 45 degrees,
 FUNDUS_MIN_WIDTH_MM = 0.012  # thinner vessels are invisible in a full field
 TRUTH_MIN_WIDTH_MM = 0.02  # thinner vessels merge with the mesh in OCT-A
 JPEG_QUALITY = 88  # of the camera's own files, from which the crops are cut
-SHEET_SIZE = (2, 6)  # rows and columns of the contact sheet
-TILE_PX = 260
 NOTE = (
     "Simulated retinas, made by simulate_retinas.py {version} with seed {seed}.\n"
     "No image shows a real eye: use them to try the programs, not for results about eyes.\n"
@@ -83,12 +79,3 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
             if output.exists():
                 output.rmdir()
             made.rename(output)
-
-
-def contact_sheet(seed: int = 0) -> Image.Image:
-    """Pairs of a seed's stream, each with a different tree, the fundus above its OCT-A."""
-    rows, columns = SHEET_SIZE
-    pairs = (simulated_pair(seed, number * TREE_SHARED_BY) for number in range(rows * columns))
-    tiles = np.stack([np.vstack([fundus, octa.repeat(3, axis=-1)]) for fundus, octa, *_ in pairs])
-    sheet = np.vstack([np.hstack(row) for row in np.split(tiles, rows)])  # (2 rows 400, columns 400, 3)
-    return Image.fromarray(resized(sheet, (2 * rows * TILE_PX, columns * TILE_PX)))

@@ -56,21 +56,17 @@ class Window:
 class Tree:
     """One vessel tree as polylines between branchings, all in flat arrays.
 
-    points: (n,) complex, mm. radii: (n,) mm. branch: (n,) the number of each point's branch; a branch's points are
-    consecutive, and its first repeats the last of its parent. parent: (branches,) the number of each branch's parent,
-    -1 at a root.
+    points: (n,) complex, mm. radii: (n,) mm. branch: (n,) the number of each point's branch, in rising order; a
+    branch's first point repeats the last of its parent.
     """
 
     points: np.ndarray
     radii: np.ndarray
     branch: np.ndarray
-    parent: np.ndarray
 
     def join(self, other: "Tree") -> "Tree":
-        count = self.parent.size
-        parent = np.where(other.parent < 0, -1, other.parent + count)
-        ours = (self.points, self.radii, self.branch, self.parent)
-        theirs = (other.points, other.radii, other.branch + count, parent)
+        ours = (self.points, self.radii, self.branch)
+        theirs = (other.points, other.radii, other.branch + self.branch[-1] + 1)
         return Tree(*map(np.concatenate, zip(ours, theirs, strict=True)))
 
 
@@ -149,7 +145,7 @@ class Growth:
     def grow(self, kind: str) -> Tree:
         """Grow the "artery" or the "vein" tree."""
         self.own = np.zeros_like(self.others)
-        self.parents: list[int] = []
+        self.branches = 0
         shoots = self._roots(kind)
         steps = [(shoots.branch, shoots.point, shoots.radius)]
         while shoots.branch.size:
@@ -164,7 +160,7 @@ class Growth:
         self.others = self.others + 0.25 * self.own
         branch, points, radii = (np.concatenate(column) for column in zip(*steps, strict=True))
         order = np.argsort(branch, kind="stable")
-        return Tree(points[order], radii[order], branch[order], np.array(self.parents))
+        return Tree(points[order], radii[order], branch[order])
 
     def _roots(self, kind: str) -> Shoots:
         """An upper and a lower stem from the middle of the disc, and a few small branches to either side."""
@@ -183,25 +179,24 @@ class Growth:
         # They surface around the cup's nasal side, not from one point.
         start = hilum + np.exp(1j * heading) * rng.uniform(0.04, 0.2, count) * self.disc_radius
         side = rng.choice([-1.0, 1.0], count)
-        roots = self._shoots(start, heading, np.zeros(count), radius, side, np.zeros(count, bool), np.full(count, -1))
+        roots = self._shoots(start, heading, np.zeros(count), radius, side, np.zeros(count, bool))
         roots.gap[:2] = rng.uniform(0.3, 0.75, 2)  # stems split about the disc's edge
         return roots
 
-    def _shoots(self, point, heading, offset, radius, side, inward, parent) -> Shoots:
+    def _shoots(self, point, heading, offset, radius, side, inward) -> Shoots:
         """New shoots with their own numbers; each argument (shoots,), as in Shoots."""
-        first = len(self.parents)
-        self.parents.extend(parent.tolist())
+        first, self.branches = self.branches, self.branches + point.size
         curl = np.zeros(point.size)
         gap = self.rng.uniform(*BRANCH_GAP_MM, point.size) * np.clip(radius / 0.02, 0.7, 1.6)
         gap *= self.parameters["spacing"]
         arcade = (abs(point) < self.arcade_radius + MACULAR_RIM_MM) & (radius > 0.02)
         gap = np.where(arcade, 0.6 * gap, gap)  # they feed the macula
-        return Shoots(point, heading, offset, curl, radius, gap, side, inward, np.arange(first, first + point.size))
+        return Shoots(point, heading, offset, curl, radius, gap, side, inward, np.arange(first, self.branches))
 
     def _fork(self, shoots: Shoots) -> tuple[Shoots, Shoots | None]:
         """Replace every shoot whose gap is used up by two; returns all shoots, and the new ones if there are any."""
         due = (shoots.gap <= 0) & (shoots.radius > 1.3 * MIN_WIDTH_MM / 2)
-        if not due.any() or len(self.parents) > MAX_BRANCHES:
+        if not due.any() or self.branches > MAX_BRANCHES:
             return shoots, None
         old = shoots.select(due)
         count = old.branch.size
@@ -233,10 +228,10 @@ class Growth:
         radius_small = old.radius * share ** (1 / MURRAY_EXPONENT)
         inward = abs(_wrap(old.heading + turn_small - np.angle(-old.point))) < 1.2
         inward = old.inward | (inward & (abs(old.point) < 4.5) & (radius_small < 0.03))
-        main = self._shoots(old.point, old.heading + turn_main, offset_main, radius_main, side, old.inward, old.branch)
+        main = self._shoots(old.point, old.heading + turn_main, offset_main, radius_main, side, old.inward)
         main.curl = old.curl
         side = rng.choice([-1.0, 1.0], count)
-        small = self._shoots(old.point, old.heading + turn_small, offset_small, radius_small, side, inward, old.branch)
+        small = self._shoots(old.point, old.heading + turn_small, offset_small, radius_small, side, inward)
         born = main.join(small)
         return shoots.select(~due).join(born), born
 

@@ -1,5 +1,6 @@
 """Which photographs to turn into OCT-A, at which scale, and where their results go."""
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -11,8 +12,8 @@ import pandas as pd
 
 from basics.command_line import SCALES, OptionError, one_line
 from pairs.dataset import list_eyes, list_full_fields
-from pairs.origin import read_origin
-from pairs.table import FILES, PairTableError, columns_of, existing, is_table, number_in, readings, table_rows
+from pairs.origin import printable, read_origin
+from pairs.table import PairTableError, existing, is_table, number_in, readings, table_rows
 from retina.dicom import SUFFIX, facts_of
 from retina.field_of_view import FIELD_MM, Field
 from retina.images import FORMATS, left_out, visible_below
@@ -22,7 +23,7 @@ from run.settings import Settings
 
 MAPS = ("vessels", "probability", "confidence")  # kinds of results with --vessels
 FIGURE = "figure"
-KINDS = (*MAPS, FIGURE, "disagreement")  # of results besides the OCT-A; the last is from version 1.1.0
+KINDS = (*MAPS, FIGURE)  # of results besides the OCT-A
 SHEET = "sheet_{}.png"  # of the figures of several photographs, next to the results; numbered from 1
 PATH, MASK = "path", "mask"  # columns of a list of photographs, besides those of SCALES
 
@@ -45,7 +46,7 @@ class Job:
         return self.target.with_name(f"{self.target.stem}_{kind}.png")
 
     def results(self) -> list[Path]:
-        """All results that this photograph may have, also from version 1.1.0; relative to the output folder."""
+        """All results that this photograph may have; relative to the output folder."""
         return [self.target, *map(self.beside, KINDS)]
 
     def diameter(self, field: Field) -> float | None:
@@ -65,7 +66,7 @@ class Job:
         return not (self.px_per_mm or (self.width_mm if self.region else self.field_degrees))
 
 
-def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Job], list[Path]]:
+def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> list[Job]:
     """Photographs given as files, in folders (with subfolders, which are kept) and in CSV tables with a `path` column.
 
     In folders, hidden files are skipped, and so are the output folder and results of earlier commands. Relative paths
@@ -73,42 +74,30 @@ def list_jobs(inputs: Sequence[str], output: Path, given: dict) -> tuple[list[Jo
     two photographs differ in it alone. `given` has `field_degrees`, `px_per_mm` and `mask`, as in `Job`, for
     photographs without such values in a table.
 
-    Returns:
-        The photographs, and the other files in their folders.
-
     Raises:
-        OptionError: an input does not exist, contains no photograph, or is the output folder, or a photograph has two
-            scales.
+        OptionError: an input does not exist, contains no photograph, or is the output folder.
         PairTableError: a table has a wrong cell.
     """
-    jobs, others = [], []
+    jobs = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
             if path.resolve() == output.resolve():
                 raise OptionError(f"--output {output}: is an input; choose another folder")
-            photographs, left = photographs_below(path, output)
-            if not photographs:
-                raise OptionError(f"{name}: contains no photograph" + (f", only {left_out(left).text}" if left else ""))
-            jobs += [Job(file, file.relative_to(path), **given) for file in photographs]
-            others += left
+            jobs += [Job(file, file.relative_to(path), **given) for file in photographs_below(path, output)]
         elif path.suffix.lower() == ".csv" and path.is_file():
             jobs += jobs_of_table(path, given)
         elif path.exists():
             jobs.append(Job(path, Path(path.name), **given))
         else:
             raise OptionError(f"{name}: no such file or folder")
-    first: dict[tuple[str, Path], Job] = {}
-    for job in jobs:
-        before = first.setdefault((os.path.abspath(job.source), job.target), job)
-        if replace(before, source=job.source) != job:
-            raise OptionError(f"{job.source}: is given twice, with different scales or masks")
-    stems = Counter(job.target.with_suffix("") for job in first.values())
+    jobs = list(dict.fromkeys(jobs))
+    stems = Counter(job.target.with_suffix("") for job in jobs)
     named = []
-    for job in first.values():
+    for job in jobs:
         stem = job.target.with_suffix("")
         named.append(stated(replace(job, target=Path(f"{job.target if stems[stem] > 1 else stem}.png"))))
-    return named, others
+    return named
 
 
 def stated(job: Job) -> Job:
@@ -122,19 +111,26 @@ def stated(job: Job) -> Job:
     return replace(job, px_per_mm=facts.px_per_mm, field_degrees=None if facts.px_per_mm else facts.field_degrees)
 
 
-def photographs_below(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
-    """Photographs in a folder and below, but not in the output folder, and the other files, both sorted.
+def photographs_below(folder: Path, output: Path) -> list[Path]:
+    """Photographs in a folder and below, but not in the output folder, sorted; prints what else is skipped.
 
-    Prints how many results of earlier commands are skipped. Raises OSError if a folder cannot be read.
+    Raises:
+        OptionError: there is none.
+        OSError: a folder cannot be read.
     """
     found = [path for path in visible_below(folder) if path.is_file()]
     if folder.resolve() in output.resolve().parents:
         found = [path for path in found if output.resolve() not in path.resolve().parents]
     images = [path for path in found if path.suffix.lower() in FORMATS]
     photographs = [path for path in images if read_origin(path) is None]
+    others = left_out(found)
+    if not photographs:
+        raise OptionError(f"{folder}: contains no photograph" + (f", only {others}" if others else ""))
     if results := len(images) - len(photographs):
         print(one_line(f"{folder}: skipped {results} results of earlier commands; to use one, give its own path"))
-    return photographs, [path for path in found if path.suffix.lower() not in FORMATS]
+    if others:
+        print(one_line(f"{folder}: left out files that this program does not read as images: {others}"))
+    return photographs
 
 
 def jobs_of_table(path: Path, given: dict) -> list[Job]:
@@ -148,11 +144,9 @@ def jobs_of_table(path: Path, given: dict) -> list[Job]:
         PairTableError: another cell is wrong; the message names its row.
     """
     known = (PATH, MASK, *SCALES)
-    rows = [(number, row) for number, row in table_rows(path, (*known, *FILES)) if row.get(PATH)]
+    rows = [(number, row) for number, row in table_rows(path, known) if row.get(PATH)]
     if not rows:
-        is_of_pairs = set(FILES) <= {column.strip().lower() for column in columns_of(path)}
-        advice = f"; for a table of pairs, use --dataset {path} --split all" if is_of_pairs else ""
-        raise OptionError(f"{path}: has no column named {PATH}, or an empty one{advice}")
+        raise OptionError(f"{path}: has no column named {PATH}, or an empty one; give a table of pairs to --dataset")
     if unknown := [column for column in rows[0][1] if column not in known]:
         print(one_line(f"NOTE: {path}: columns that are not used: {', '.join(unknown)} (used: {', '.join(known)})"))
     jobs = []
@@ -212,19 +206,25 @@ def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen
     return list(choice.photographs["job"])
 
 
+def share_of(jobs: Sequence[Job], number: int, count: int) -> list[Job]:
+    """One of several shares of photographs, numbered from 1; the path decides, so that one that is added moves none."""
+
+    def place(job: Job) -> int:
+        return int.from_bytes(hashlib.sha256(printable(job.target).encode()).digest()[:8], "big") % count
+
+    return [job for job in jobs if place(job) == number - 1]
+
+
 def check_jobs(jobs: Sequence[Job], output: Path) -> None:
     """Raises OptionError if two photographs, or a photograph and a result or sheet, would be one file."""
     sources = {path.resolve() for job in jobs for path in (job.source, job.mask) if path is not None}
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Job] = {}
     for job in jobs:
         if re.fullmatch(SHEET.format(r"(\d+of\d+_)?\d+"), job.target.as_posix(), re.IGNORECASE):
             raise OptionError(f"{job.source}: its result would have the name of a sheet of figures; rename it")
         for place in (output / target for target in job.results()):
             if place.resolve() in sources:
                 raise OptionError(f"{place}: would overwrite an input; choose another --output")
-            other = taken.setdefault(place, job.source)
-            if os.path.abspath(other) != os.path.abspath(job.source):
-                raise OptionError(
-                    f"{other} and {job.source} would both be written to {place}; "
-                    "rename one, or process it separately with another --output"
-                )
+            if (other := taken.setdefault(place, job)) is not job:
+                both = f"{other.source} and {job.source} would both be written to {place}"
+                raise OptionError(f"{both}; give each once, or rename one, or choose another --output for it")

@@ -9,7 +9,7 @@ from synthesis.confidence import DENSITY_SPREAD
 
 # Sectors of photographs that are left out: photographed otherwise, the same eye has a density there that differs by
 # more than a fifth of the spread between eyes, see `python research/landmarks.py repeatable RUN`.
-NOT_REPEATABLE = ()
+NOT_REPEATABLE = "disc ring nasal", "macula outer inferior"
 
 
 @dataclass(frozen=True)

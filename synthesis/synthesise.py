@@ -4,14 +4,12 @@ Every result tells which photograph it was made from and how (`pairs.origin`). O
 in another way, is never taken for a result of this one.
 """
 
-import os
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from basics.command_line import OUT_OF_MEMORY, OptionError, fault_of_machine, one_line, progress_bar
 from pairs.origin import DIGEST, MADE_WITH, SOURCE, Origin, Record, printable, read_origin, write_png
@@ -19,8 +17,6 @@ from retina.field_of_view import DEGREES
 from retina.images import DataError, read_fundus, to_uint8
 from retina.ut_fsocta import CROP_MM
 from retina.vessels import WHOLE
-from run.predict import Predictor
-from synthesis.confidence import Confidence
 from synthesis.figure import write_figure, write_sheets
 from synthesis.photographs import FIGURE, MAPS, Job
 from synthesis.synthesiser import Result, Synthesiser
@@ -32,7 +28,6 @@ DENSITY_COLUMNS = (
     *("eye", "px_per_mm", "assumed", "field_share", "stretch", "sharpness"),
     *("confidence", SOURCE, DIGEST, MADE_WITH),
 )
-LONGEST_NAME = 255  # bytes, of most file systems
 NAMED = 5  # doubtful photographs listed in the printout; the table has all
 
 
@@ -68,16 +63,18 @@ class Synthesis:
         """
         if not (found := self.found(job)):
             return False
-        try:
-            origin = self.synthesiser.origin(job)
-        except DataError:
+        origin = self.synthesiser.origin(job)
+        if not origin.digest:
             return False  # it cannot be read, which is reported when it is its turn
         kinds = (self.maps if self.with_maps else ()) + ((FIGURE,) if self.with_figure else ())
         wanted = [self.output / path for path in (job.target, *map(job.beside, kinds))]
         wanted += [self.record.path] if self.with_maps else []
         for path, before in found.items():
             if not origin.is_of(before) and (before or path in wanted):
-                raise OptionError(mixed(path, before or Origin("", "another program"), origin))
+                its = f"{before.source}, {before.made_with}" if before else "by another program"
+                now = f"not now: {origin.source}, {origin.made_with}"
+                advice = "choose another --output, or replace it with --overwrite"
+                raise OptionError(f"{path}: is of another photograph, or made in another way ({its}; {now}); {advice}")
         return all(path in found for path in wanted)
 
     def remove_others(self, job: Job, origin: Origin) -> None:
@@ -92,14 +89,12 @@ class Synthesis:
 
     # --- one photograph ---
 
-    def run(self, job: Job) -> tuple[Confidence, str]:
-        """Write the results for one photograph; returns the confidence in them, and a remark for the user, or "".
+    def run(self, job: Job) -> tuple[str, str]:
+        """Write the results for one photograph; returns its doubts and a remark for the user, or "".
 
         Raises:
-            DataError: it cannot be read, or shows nothing, or its name is too long.
+            DataError: it cannot be read, or shows nothing.
         """
-        if any(len(os.fsencode(path.name)) > LONGEST_NAME for path in job.results()):
-            raise DataError(f"{job.source}: the names of its results would exceed {LONGEST_NAME} bytes; rename it")
         fundus, origin = read_fundus(job.source), self.synthesiser.origin(job)
         result = self.synthesiser.result(job, fundus)
         fov, confidence, stretch = result.fov, result.confidence, result.stretch
@@ -128,7 +123,7 @@ class Synthesis:
         elif stretch != 1:
             axis, percent = ("width", 100 * (stretch - 1)) if stretch > 1 else ("height", 100 * (1 / stretch - 1))
             remark = f"stretched along its {axis} by {percent:.0f} %; predicted with equal scales"
-        return confidence, remark and f"{job.source}: {remark}"
+        return ", ".join(confidence.doubts), remark
 
 
 def rows_of(result: Result, origin: Origin) -> list[tuple]:
@@ -156,16 +151,6 @@ def rows_of(result: Result, origin: Origin) -> list[tuple]:
     return [*rows[1:], rows[0]]
 
 
-def mixed(path: Path, before: Origin, now: Origin) -> str:
-    """Why a result is not that of a photograph, and what to do."""
-    advice = "choose another --output, or replace it with --overwrite"
-    if before.digest == now.digest or not before.digest:
-        return f"{path}: was made with {before.made_with}, not {now.made_with}; {advice}"
-    if before.source == now.source:
-        return f"{path}: was made from {before.source} before that file changed; {advice}"
-    return f"{path}: was made from {before.source}, and {now.source} is another photograph; {advice}"
-
-
 # --- many photographs ------------------------------------------------------------------------------------------------
 
 
@@ -180,77 +165,49 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threa
     todo = list(jobs) if overwrite else [job for job in jobs if not synthesis.is_done(job)]
     if kept := len(jobs) - len(todo):
         print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
-    started, faults, doubtful = time.perf_counter(), {}, []
+    failed, doubtful, ending = {}, [], Event()
+
+    def attempt(job: Job) -> tuple[str, str, str]:
+        """Why a photograph failed, or its doubts and a remark."""
+        if ending.is_set():
+            return "not begun", "", ""
+        try:
+            return "", *synthesis.run(job)
+        except DataError as error:
+            return str(error), "", ""
+        except Exception as error:
+            if fault_of_machine(error) != OUT_OF_MEMORY:
+                ending.set()
+                raise
+            return f"{job.source}: {OUT_OF_MEMORY}; try --threads 1, or reduce the photograph's size", "", ""
+
     with (
         closing(synthesis.record),
         progress_bar(total=len(todo), unit="photo", disable=len(todo) < 2) as bar,  # its end closes its line, too
-        closing(outcomes(synthesis, todo, threads)) as done,
+        ThreadPoolExecutor(threads) as pool,
     ):
-        for job, confidence, remark in done:
-            bar.update()
-            if confidence is None:
-                faults[job] = remark
-                continue
-            if confidence.doubts:
-                doubtful.append(f"{job.source} ({', '.join(confidence.doubts)})")
-            if remark:
-                bar.write(one_line(remark))
-    number = len(todo) - len(faults)
-    print(
-        f"{number} written to {synthesis.output}/"
-        + pace(number, time.perf_counter() - started, synthesis.synthesiser.predictor)
-    )
-    figures = [synthesis.output / job.beside(FIGURE) for job in jobs if job not in faults]
+        try:
+            for job, (fault, doubts, remark) in zip(todo, pool.map(attempt, todo), strict=True):
+                bar.update()
+                if fault:
+                    failed[job] = fault
+                if doubts:
+                    doubtful.append(f"{job.source} ({doubts})")
+                if remark:
+                    bar.write(one_line(f"{job.source}: {remark}"))
+        except BaseException:  # also Ctrl-C: what has not begun is left, and what has begun ends soon
+            ending.set()
+            synthesis.synthesiser.predictor.turns.ended = True
+            raise
+    number = len(todo) - len(failed)
+    print(f"{number} written to {synthesis.output}/")
+    figures = [synthesis.output / job.beside(FIGURE) for job in jobs if job not in failed]
     if synthesis.with_figure and len(figures) > (not synthesis.shard):
-        for sheet in write_sheets(
-            figures, synthesis.output, Origin("", synthesis.synthesiser.made_from), synthesis.shard
-        ):
+        made = Origin("", synthesis.synthesiser.made_from)
+        for sheet in write_sheets(figures, synthesis.output, made, synthesis.shard):
             print(f"Sheet of {len(figures)} figures: {sheet}")
     if number:
         more = f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else ""
         named = f"; doubtful: {'; '.join(doubtful[:NAMED])}{more}" if doubtful else ""
         print(one_line(f"Usable: {number - len(doubtful)} of {number}{named}"))
-    return [faults[job] for job in todo if job in faults]
-
-
-def outcomes(synthesis: Synthesis, jobs: Sequence[Job], threads: int) -> Iterator[tuple[Job, Confidence | None, str]]:
-    """Process photographs in some threads; of each the confidence and the remark, or None and why it failed."""
-    short = []
-    with closing(side_by_side(synthesis, jobs, threads)) as begun:
-        for job, future in begun:
-            try:
-                yield job, *future.result()
-            except DataError as error:
-                yield job, None, str(error)
-            except Exception as error:
-                if fault_of_machine(error) != OUT_OF_MEMORY:
-                    raise
-                if threads == 1:
-                    yield job, None, f"{job.source}: {OUT_OF_MEMORY}; reduce the photograph's size"
-                short.append(job)
-    if threads > 1 and short:  # what had too little memory beside others gets all of it
-        yield from outcomes(synthesis, short, 1)
-
-
-def side_by_side(synthesis: Synthesis, jobs: Sequence[Job], threads: int) -> Iterator[tuple[Job, Future]]:
-    """Process photographs in some threads, and yield each with its future, in order, a few of them ahead."""
-    begun: deque[tuple[Job, Future]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for job in jobs:
-                begun.append((job, pool.submit(synthesis.run, job)))
-                if len(begun) > threads:
-                    yield begun.popleft()
-            while begun:
-                yield begun.popleft()
-        finally:  # also after an error or Ctrl-C: what has not begun is left, and what has begun ends soon
-            synthesis.synthesiser.predictor.turns.ended = bool(begun)
-            for _, future in begun:
-                future.cancel()
-
-
-def pace(done: int, seconds: float, predictor: Predictor) -> str:
-    """How fast photographs were processed, and how busy the network was, in words."""
-    if done < 2:
-        return ""
-    return f" ({60 * done / seconds:.1f} a minute, {predictor.turns.seconds / seconds:.0%} of the time in the network)"
+    return list(failed.values())

@@ -15,7 +15,7 @@ import numpy as np
 
 from pairs.origin import Origin, digest_of, printable
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, Field, field_of_mask, field_to_use
-from retina.images import DataError, assumed_bits, octa_to_grey, read_fundus, read_image
+from retina.images import DataError, octa_to_grey, read_fundus, read_image
 from retina.landmarks import Landmarks, find_landmarks
 from retina.vessels import vessel_density, vessel_map
 from run.checkpoints import read_run
@@ -171,7 +171,7 @@ class Synthesiser:
             DataError: as `photograph`.
         """
         given = {"field_degrees": None, "px_per_mm": None, "mask": None} | scale
-        for job in list_jobs([str(folder)], Path(folder, "synthetic_octa"), given)[0]:
+        for job in list_jobs([str(folder)], Path(folder, "synthetic_octa"), given):
             yield job.source, self.result(job, read_fundus(job.source))
 
     def result(self, job: Job, fundus: np.ndarray) -> Result:
@@ -223,15 +223,11 @@ class Synthesiser:
         return field_of_mask(grey > (low + high) / 2 if low < high else np.ones(grey.shape, bool))
 
     def origin(self, job: Job) -> Origin:
-        """What the results of a photograph are made from, and how. Raises DataError if it cannot be read."""
+        """What the results of a photograph are made from, and how."""
         return Origin(digest_of([job.source]), self.made_with(job), printable(job.source))
 
     def made_with(self, job: Job) -> str:
-        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph.
-
-        Raises:
-            DataError: the photograph cannot be read.
-        """
+        """How the results of a photograph are made, in words: all that changes their pixels, except the photograph."""
         words = [self.made_from, *([self.passes] if self.passes else [])]
         if self.published:
             words += [f"stride {self.published.stride}", f"batch size {self.published.batch_size}"]
@@ -241,6 +237,4 @@ class Synthesiser:
             words.append(f"{job.field_degrees or DEGREES:g} degrees")
         if job.mask is not None:
             words.append(f"field of view from {printable(Path(job.mask.name))} ({digest_of([job.mask])[:8]})")
-        if bits := assumed_bits(job.source):
-            words.append(f"{bits} bits assumed")
         return ", ".join(words)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_existing_results_are_kept_and_missing_ones_made(finished):
 def test_results_made_in_another_way_are_not_mixed(finished, refused, other):
     before = contents("synthetic_octa")
     error = refused(gen, "photos", *other.split())
-    assert "synthetic_octa/a.png: was made with small/best/ckpt-" in error
+    assert re.search(r"synthetic_octa/a\.png: is .* made in another way \(photos/a\.png, small/best/ckpt-", error)
     assert error.endswith("; choose another --output, or replace it with --overwrite\n")
     assert contents("synthetic_octa") == before
 
@@ -166,7 +167,7 @@ def test_results_made_in_another_way_are_not_mixed(finished, refused, other):
 def test_png_that_does_not_tell_its_origin_is_not_kept(folder, refused):
     Path("synthetic_octa").mkdir()
     Image.new("L", (100, 100)).save("synthetic_octa/a.png")
-    assert "synthetic_octa/a.png: was made with another program, not small/" in refused(gen, "photos/a.png")
+    assert "made in another way (by another program; not now: photos/a.png, small/" in refused(gen, "photos/a.png")
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -229,8 +230,6 @@ def test_run_without_best_weights_uses_its_last_but_never_a_damaged_one(folder, 
         ("photos --threads 0", "--threads 0"),
         ("photos --shard 4/3", "--shard"),
         ("photos --shard 3", "--shard"),
-        ("photos --collect empty", "--collect"),
-        ("--collect empty", "empty: has no tables of shards"),
     ],
 )
 def test_bad_options_are_refused_and_leave_nothing(folder, refused, options, named):
@@ -243,12 +242,19 @@ def test_bad_options_are_refused_and_leave_nothing(folder, refused, options, nam
     assert files_below(folder) == before
 
 
-def test_shards_are_collected_into_what_one_command_gives(folder, made):
+def test_shards_together_give_what_one_command_gives(folder, made):
     for shard in ("1/2", "2/2"):
         assert gen.main(["photos", "--vessels", "--figure", "--shard", shard]) == 0
-    assert gen.main(["--collect", "synthetic_octa"]) == 0
     together, one = contents("synthetic_octa"), contents(made)
-    assert {name: together[name] for name in one} == one
+    assert {name: together.pop(name) for name in one if name in together} == {
+        name: content for name, content in one.items() if name not in ("densities.csv", "sheet_1.png")
+    }
+    tables = [content.splitlines() for name, content in together.items() if name.endswith(".csv")]
+    header = one["densities.csv"].splitlines()[0]
+    assert [table[0] for table in tables] == [header] * len(tables)
+    assert sorted(row for table in tables for row in table) == sorted(
+        [header] * (len(tables) - 1) + one["densities.csv"].splitlines()
+    )
 
 
 def test_script_for_a_cluster_asks_for_each_shard_once(tmp_path):

@@ -83,7 +83,7 @@ def refused(call) -> bool:
 
 
 def read_list(path):
-    jobs, _ = list_jobs([str(path)], path.parent / "out", {"field_degrees": None, "px_per_mm": None, "mask": None})
+    jobs = list_jobs([str(path)], path.parent / "out", {"field_degrees": None, "px_per_mm": None, "mask": None})
     check_jobs(jobs, path.parent / "out")
 
 

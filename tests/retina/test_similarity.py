@@ -24,11 +24,10 @@ def test_mean_scores_are_those_of_the_crops_that_have_them():
     assert (means["mae"], means["ssim"], means["rim"]) == pytest.approx((1.5, 2, np.nan), nan_ok=True)
 
 
-def test_empty_field_has_all_scores_nan_with_a_reason(caplog):
+def test_empty_field_has_all_scores_nan():
     scores = sm.validation_scores(VESSELS, VESSELS, ~EVERYWHERE)
     assert list(scores) == list(sm.VALIDATION_SCORES)
     assert np.isnan(list(scores.values())).all()
-    assert all(name in caplog.text for name in scores)
 
 
 def test_pixels_outside_the_field_do_not_count():
@@ -61,10 +60,9 @@ def test_ssim_equals_scikit_image_without_a_mask():
 
 
 @pytest.mark.parametrize(("real", "generated", "auc"), [(HALF, HALF * 0, 0.5), (HALF * 0, HALF, np.nan)])
-def test_uniform_images_have_no_vessel_map_and_a_reason(real, generated, auc, caplog):
+def test_uniform_images_have_no_vessel_map(real, generated, auc):
     scores = sm.vessel_agreement(real, generated, EVERYWHERE)
     assert list(scores.values()) == pytest.approx([auc, np.nan, np.nan], nan_ok=True)
-    assert "vessel_dice" in caplog.text
 
 
 def test_agreement_does_not_depend_on_the_image_size():

@@ -10,7 +10,7 @@ from basics.command_line import OptionError, UserError
 from pairs.origin import Origin, Record, printable, write_png
 from retina.images import photo_digest, read_fundus
 from run.settings import Settings
-from synthesis.photographs import Job, check_jobs, list_dataset_jobs
+from synthesis.photographs import Job, check_jobs, list_dataset_jobs, share_of
 from synthesis.photographs import list_jobs as list_all
 
 COLUMNS = ("path", "vessel_density", "digest", "made_with")
@@ -20,7 +20,7 @@ NOT_GIVEN = {"field_degrees": None, "px_per_mm": None, "mask": None}
 
 def list_jobs(inputs, output=Path("out"), **given):
     """The photographs of some inputs."""
-    return list_all(inputs, output, NOT_GIVEN | given)[0]
+    return list_all(inputs, output, NOT_GIVEN | given)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def touch(*names):
 
 def test_results_in_a_folder_are_no_photographs_and_counted(here, capsys):
     touch("photos/b.png")
-    for name in ("a.png", "a_disagreement.png"):
+    for name in ("a.png", "a_vessels.png"):
         write_png(np.zeros((9, 9), np.uint8), Path("photos", name), ORIGIN)
     assert list_jobs(["photos"]) == [Job(Path("photos/b.png"), Path("b.png"))]
     assert capsys.readouterr().out.startswith("photos: skipped 2 results of earlier commands;")
@@ -54,12 +54,11 @@ def test_result_that_is_named_is_used(here):
 
 
 @pytest.mark.parametrize("output", [".", "..", "out", "photos/out"])
-def test_all_photographs_are_found_wherever_the_output_folder_is(here, output):
+def test_all_photographs_are_found_wherever_the_output_folder_is(here, output, capsys):
     touch("photos/a.png", "photos/out/a.png", "photos/below/c.HEIC")
     names = ["a.png"] if output == "photos/out" else ["a.png", "out/a.png"]
-    jobs, others = list_all(["photos"], Path(output), NOT_GIVEN)
-    assert jobs == [Job(Path("photos", name), Path(name)) for name in names]
-    assert others == [Path("photos/below/c.HEIC")]
+    assert list_jobs(["photos"], Path(output)) == [Job(Path("photos", name), Path(name)) for name in names]
+    assert capsys.readouterr().out.endswith("images: 1 .heic\n")
 
 
 def test_photographs_that_differ_in_their_suffix_alone_keep_it(here):
@@ -77,6 +76,17 @@ def test_two_photographs_that_share_a_result_are_refused(targets):
     jobs = [Job(Path(folder, "a.jpg"), Path(target)) for folder, target in zip(("one", "two"), targets, strict=True)]
     with pytest.raises(OptionError, match=r"one/a\.jpg and two/a\.jpg would both be written to"):
         check_jobs(jobs, Path("out"))
+
+
+def test_photograph_that_is_given_twice_is_done_once(here):
+    touch("photos/a.png")
+    assert list_jobs(["photos/a.png", "./photos"]) == list_jobs(["photos"])
+
+
+def test_each_photograph_is_in_one_share_and_stays_there():
+    jobs = [Job(Path(name), Path(name)) for name in (f"p{number}.png" for number in range(5))]
+    of = {job.source.stem: number for number in (1, 2, 3) for job in share_of(jobs, number, 3)}
+    assert of == {"p0": 3, "p1": 1, "p2": 2, "p3": 2, "p4": 2}
 
 
 def test_result_that_would_replace_a_mask_is_refused(here):
@@ -150,8 +160,8 @@ def test_wrong_cell_of_a_list_is_named_with_its_row(listed, columns, cells, name
 
 
 def test_photograph_with_two_scales_is_refused(listed):
-    with pytest.raises(OptionError, match=r"a\.png: is given twice, with different scales"):
-        listed("path,px_per_mm", "a.png,50", "a.png,60")
+    with pytest.raises(OptionError, match=r"a\.png and a\.png would both be written to .*; give each once"):
+        check_jobs(listed("path,px_per_mm", "a.png,50", "a.png,60"), Path("out"))
 
 
 # --- tables of pairs -------------------------------------------------------------------------------------------------
