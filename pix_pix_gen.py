@@ -68,6 +68,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"photographs read and written side by side (default: cores, up to {MOST_THREADS})",
     )
     add("--shard", type=share, metavar="K/N", help="only the K-th of N shares of the photographs, for many computers")
+    add("--collect", type=Path, metavar="DIR", help="make one table, and sheets, of those of all shards in a folder")
     add("--dataset", nargs="?", const="", metavar="DATA", help="use the photographs of a data set (default: the run's)")
     add("--split", choices=(*SPLITS, "all"), help=f"with --dataset: {SPLIT_HELP}")
     add("--published", action="store_true", help="as published: predict by patches, with dropout and batch statistics")
@@ -78,8 +79,10 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.inputs and options.dataset is not None:
         parser.error("INPUT and --dataset: give only one of them")
-    if not options.inputs and options.dataset is None and options.export is None:
-        parser.error("give a photograph, a folder, a CSV table, --dataset or --export")
+    if not options.inputs and options.dataset is None and options.export is None and options.collect is None:
+        parser.error("give a photograph, a folder, a CSV table, --dataset, --export or --collect")
+    if options.collect is not None and (options.inputs or options.dataset is not None or options.export):
+        parser.error("--collect: give it alone")
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads {options.threads}: must be at least 1")
     for name, needed in NEEDS.items():
@@ -108,13 +111,17 @@ from run.checkpoints import read_run
 from run.export import export
 from run.predict import announce, announced_predictor
 from run.weights import run_to_use, write_weights
-from synthesis.photographs import MASK, check_jobs, list_dataset_jobs, list_jobs, share_of
+from synthesis.photographs import MASK, check_jobs, list_dataset_jobs, list_jobs
+from synthesis.shards import Shard, collect
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
 from synthesis.synthesiser import Published, Synthesiser
 
 
 def run_synthesis(options: argparse.Namespace) -> int:
     """Do what the options ask for; returns the exit status: 2 if a photograph failed."""
+    if options.collect:
+        print("Collected:", *collect(options.collect / DENSITIES, DENSITY_COLUMNS))
+        return 0
     run, why = run_to_use(options.run)
     made = read_run(run)
     settings = made.settings
@@ -127,10 +134,10 @@ def run_synthesis(options: argparse.Namespace) -> int:
     else:
         jobs = list_jobs(options.inputs, options.output, scale | {MASK: options.field_mask})
     check_jobs(jobs, options.output)
-    table, shard = DENSITIES, ""
+    table, shard = options.output / DENSITIES, None
     if options.shard:
-        jobs, shard = share_of(jobs, *options.shard), "{}of{}".format(*options.shard)
-        table = f"densities_{shard}.csv"
+        shard = Shard(*options.shard)
+        table, jobs = shard.of(table), [job for job in jobs if shard.has(job)]
 
     if options.export:
         portable = replace(settings, precision="float32")  # for machines of any kind
@@ -147,9 +154,12 @@ def run_synthesis(options: argparse.Namespace) -> int:
     published = Published(settings.patch_size, stride, batch_size) if options.published else None
     synthesiser = Synthesiser(run, options.weights, options.fast, published)
     announce(synthesiser.device, synthesiser.path, why)
-    record = Record(options.output / table, DENSITY_COLUMNS, WHOLE)
-    synthesis = Synthesis(synthesiser, options.output, record, options.vessels, options.figure, shard)
+    record = Record(table, DENSITY_COLUMNS, WHOLE)
+    synthesis = Synthesis(synthesiser, options.output, record, options.vessels, options.figure, str(shard or ""))
     failed = synthesise(synthesis, jobs, options.overwrite, options.threads or min(os.cpu_count() or 1, MOST_THREADS))
+    if options.shard and options.vessels and not table.exists():  # without a photograph, it is complete all the same
+        table.parent.mkdir(parents=True, exist_ok=True)
+        record.write()
     for reason in failed:
         report_error(PROGRAM, reason)
     return 2 if failed else 0

@@ -28,7 +28,8 @@ from run.predict import Predictor, Turns
 from simulation.dataset import render_full_field
 from simulation.eye import make_eye
 from synthesis import Synthesiser
-from synthesis.photographs import Job, list_jobs, share_of
+from synthesis.photographs import Job, list_jobs
+from synthesis.shards import Shard, collect
 from synthesis.synthesise import DENSITIES, DENSITY_COLUMNS, Synthesis, synthesise
 
 ENTRIES = 100, 1000, 10_000
@@ -62,15 +63,16 @@ class WithStandIn(Synthesiser):
         self.fov_mask, self.fast, self.published = True, False, None
 
 
-def synthesis(synthesiser: Synthesiser, table: str = DENSITIES) -> Synthesis:
+def synthesis(synthesiser: Synthesiser, shard: Shard | None = None) -> Synthesis:
     """How results are made, into OUTPUT."""
-    return Synthesis(synthesiser, OUTPUT, Record(OUTPUT / table, DENSITY_COLUMNS, WHOLE), with_maps=True)
+    table = shard.of(OUTPUT / DENSITIES) if shard else OUTPUT / DENSITIES
+    return Synthesis(synthesiser, OUTPUT, Record(table, DENSITY_COLUMNS, WHOLE), with_maps=True, shard=str(shard or ""))
 
 
-def run(jobs: list[Job], synthesiser: Synthesiser, threads: int = 2, table: str = DENSITIES) -> list[str]:
+def run(jobs: list[Job], synthesiser: Synthesiser, threads: int = 2, shard: Shard | None = None) -> list[str]:
     """Process photographs without a word; returns those that failed."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return synthesise(synthesis(synthesiser, table), jobs, False, threads)
+        return synthesise(synthesis(synthesiser, shard), jobs, False, threads)
 
 
 def draw(path: Path, number: int) -> None:
@@ -173,13 +175,13 @@ def equal(number: int = 500, faulty: int = 10, shards: int = 4) -> None:
         run(jobs, WithStandIn())
         resumed = contents()
         OUTPUT.rename("resumed")
-        for place in range(1, shards + 1):
-            run(share_of(jobs, place, shards), WithStandIn(), table=f"densities_{place}of{shards}.csv")
-        sharded = {name: content for name, content in contents().items() if name.endswith(".png")}
-        pngs = {name: content for name, content in one.items() if name.endswith(".png")}
+        for shard in (Shard(place, shards) for place in range(1, shards + 1)):
+            run([job for job in jobs if shard.has(job)], WithStandIn(), shard=shard)
+        collect(OUTPUT / DENSITIES, DENSITY_COLUMNS)
+        sharded = {name: content for name, content in contents().items() if name in one}
         print(f"{number} photographs, {len(failed)} failed; {len(one)} files; ", end="")
         print(f"resumed: {'equal' if resumed == one else 'DIFFERENT'}; ", end="")
-        print(f"{shards} shards: {'equal' if sharded == pngs else 'DIFFERENT'}")
+        print(f"{shards} shards: {'equal' if sharded == one else 'DIFFERENT'}")
 
 
 def contents() -> dict[str, bytes]:

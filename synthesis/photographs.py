@@ -1,6 +1,5 @@
 """Which photographs to turn into OCT-A, at which scale, and where their results go."""
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -12,7 +11,7 @@ import pandas as pd
 
 from basics.command_line import SCALES, OptionError, one_line
 from pairs.dataset import list_eyes, list_full_fields
-from pairs.origin import printable, read_origin
+from pairs.origin import read_origin
 from pairs.table import PairTableError, existing, is_table, number_in, readings, table_rows
 from retina.dicom import SUFFIX, facts_of
 from retina.field_of_view import FIELD_MM, Field
@@ -204,15 +203,6 @@ def list_dataset_jobs(dataset: Path, split: str | None, settings: Settings, seen
     choice = choose(dataset, listed, split, seen, "--split all" if split is None else None)
     print(choice)
     return list(choice.photographs["job"])
-
-
-def share_of(jobs: Sequence[Job], number: int, count: int) -> list[Job]:
-    """One of several shares of photographs, numbered from 1; the path decides, so that one that is added moves none."""
-
-    def place(job: Job) -> int:
-        return int.from_bytes(hashlib.sha256(printable(job.target).encode()).digest()[:8], "big") % count
-
-    return [job for job in jobs if place(job) == number - 1]
 
 
 def check_jobs(jobs: Sequence[Job], output: Path) -> None:

@@ -4,6 +4,7 @@ Every result tells which photograph it was made from and how (`pairs.origin`). O
 in another way, is never taken for a result of this one.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -165,7 +166,7 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threa
     todo = list(jobs) if overwrite else [job for job in jobs if not synthesis.is_done(job)]
     if kept := len(jobs) - len(todo):
         print(f"{kept} of {len(jobs)} photographs have results, which are kept (--overwrite replaces them)")
-    failed, doubtful, ending = {}, [], Event()
+    started, failed, doubtful, ending = time.perf_counter(), {}, [], Event()
 
     def attempt(job: Job) -> tuple[str, str, str]:
         """Why a photograph failed, or its doubts and a remark."""
@@ -200,7 +201,11 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threa
             synthesis.synthesiser.predictor.turns.ended = True
             raise
     number = len(todo) - len(failed)
-    print(f"{number} written to {synthesis.output}/")
+    pace, seconds = "", time.perf_counter() - started
+    if number > 1:
+        share = synthesis.synthesiser.predictor.turns.seconds / seconds
+        pace = f" ({60 * number / seconds:.1f} a minute, {share:.0%} of the time in the network)"
+    print(f"{number} written to {synthesis.output}/{pace}")
     figures = [synthesis.output / job.beside(FIGURE) for job in jobs if job not in failed]
     if synthesis.with_figure and len(figures) > (not synthesis.shard):
         made = Origin("", synthesis.synthesiser.made_from)

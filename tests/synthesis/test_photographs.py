@@ -10,7 +10,7 @@ from basics.command_line import OptionError, UserError
 from pairs.origin import Origin, Record, printable, write_png
 from retina.images import photo_digest, read_fundus
 from run.settings import Settings
-from synthesis.photographs import Job, check_jobs, list_dataset_jobs, share_of
+from synthesis.photographs import Job, check_jobs, list_dataset_jobs
 from synthesis.photographs import list_jobs as list_all
 
 COLUMNS = ("path", "vessel_density", "digest", "made_with")
@@ -81,12 +81,6 @@ def test_two_photographs_that_share_a_result_are_refused(targets):
 def test_photograph_that_is_given_twice_is_done_once(here):
     touch("photos/a.png")
     assert list_jobs(["photos/a.png", "./photos"]) == list_jobs(["photos"])
-
-
-def test_each_photograph_is_in_one_share_and_stays_there():
-    jobs = [Job(Path(name), Path(name)) for name in (f"p{number}.png" for number in range(5))]
-    of = {job.source.stem: number for number in (1, 2, 3) for job in share_of(jobs, number, 3)}
-    assert of == {"p0": 3, "p1": 1, "p2": 2, "p3": 2, "p4": 2}
 
 
 def test_result_that_would_replace_a_mask_is_refused(here):
