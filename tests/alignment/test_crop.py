@@ -12,7 +12,7 @@ import dataset_load_mod
 from basics.files import read_table, write_table
 from pairs.dataset import is_simulated
 from pairs.table import read_pairs
-from retina.images import photo_digest, read_fundus
+from retina.images import photo_digest, read_fundus, read_image
 from run.checkpoints import write_run
 from run.settings import Settings
 
@@ -118,9 +118,9 @@ def test_table_of_the_cropped_pairs_has_all_columns_and_names_their_files(croppe
     first = read_table(cropped / "out/pairs.csv")[0]
     original = photo_digest(read_fundus(cropped / "photos/a.png"))
     added = {"octa_mm": f"{OCTA_MM:g}", "original_digest": original}
-    assert first == {"fundus": "fundus/a.png", "octa": "octa/a.tif", "subject": "s0", "camera": "X"} | added
+    assert first == {"fundus": "fundus/a.png", "octa": "octa/a.png", "subject": "s0", "camera": "X"} | added
     for one in written_pairs(cropped / "out/pairs.csv"):
-        assert one.octa.read_bytes() == (cropped / "octa" / one.octa.name).read_bytes()
+        assert (read_image(one.octa) == read_image(cropped / "octa" / f"{one.octa.stem}.tif")).all()
 
 
 def test_record_has_position_scale_and_verdict_and_each_match_a_figure(cropped):
@@ -128,7 +128,7 @@ def test_record_has_position_scale_and_verdict_and_each_match_a_figure(cropped):
     assert [float(row[name]) for name in ("centre_row", "centre_column")] == pytest.approx([249.5, 249.5], abs=4)
     assert float(row["px_per_mm"]) == pytest.approx(PX_PER_MM, rel=0.03)
     assert row["verdict"] == "found"
-    assert files_below(cropped / "out" / "crop") == ["a.jpg", "b.jpg"]
+    assert files_below(cropped / "out" / "crop") == ["a.png", "b.png"]
 
 
 def test_crop_of_a_crop_is_known_by_the_first_photograph_also_when_it_is_kept(folder):
@@ -146,7 +146,7 @@ def test_octa_of_another_eye_is_doubtful_named_and_left_out_and_its_figure_is_re
     assert {name: row["verdict"] for name, row in rows().items()} == {"a": "doubtful", "b": "found"}
     assert "\na: doubtful" in capsys.readouterr().out
     assert [one.name for one in written_pairs()] == ["b"]
-    assert files_below(folder / "out" / "crop") == ["b.jpg"]
+    assert files_below(folder / "out" / "crop") == ["b.png"]
 
 
 def test_a_photograph_may_have_several_octa(folder):
@@ -169,7 +169,7 @@ def test_width_of_each_octa_is_that_of_its_row_or_of_the_option(folder, widths, 
 
 def test_existing_results_are_kept_and_another_scale_needs_another_folder(folder, capsys):
     crop()
-    before = {name: (folder / "out" / name).stat().st_mtime_ns for name in ("fundus/a.png", "octa/b.tif")}
+    before = {name: (folder / "out" / name).stat().st_mtime_ns for name in ("fundus/a.png", "octa/b.png")}
     assert crop() == 0
     assert "2 of 2 pairs exist and are kept" in capsys.readouterr().out
     assert {name: (folder / "out" / name).stat().st_mtime_ns for name in before} == before
@@ -233,7 +233,7 @@ def test_unusable_image_is_named_and_its_former_result_left_out(folder, capsys, 
         (["pairs.csv", "--output", "out", "--octa-mm", "6000"], "--octa-mm 6000: must be from 1 to 20 mm"),
         (["pairs.csv", "--output", ".", "--octa-mm", "6"], "--output .: lies in the data set"),
         (["pairs.csv", "--output", "photos", "--octa-mm", "6"], "--output photos: exists"),
-        ([".", "--output", "out", "--octa-mm", "6"], "TABLE ."),
+        (["photos", "--output", "out", "--octa-mm", "6"], "DATA photos"),
         (["full.csv", "--output", "out", "--octa-mm", "4"], "--octa-mm 4: each row of full.csv has its octa_mm"),
     ],
 )
