@@ -32,7 +32,7 @@ PATIENCE = 150  # s for a whole run: libraries try for 10 s to get memory
 AFTER_SIGNAL = 15  # s to the end, of programs that share two cores
 AFTER_END = 10  # s until what the program has started must have ended, too
 MARK = "FAULT_TRIAL"  # in the environment of a run and of all that it starts
-# Without memory, TensorFlow, LLVM and the C library end the program themselves, without a line: 127 is the C library's status.
+# Without memory, TensorFlow, LLVM and the C library end the program without its line: 127 is the C library's status.
 BY_LIBRARIES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, 127)
 SUBJECTS = (1, 2, 3, 4, 5, 6, 26, 27, 31, 32)
 MB = 10**6
