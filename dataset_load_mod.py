@@ -79,19 +79,14 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     check = commands.add_parser("check", help="list what a data set contains, and whether training could start")
     check.add_argument("folder", nargs="?", type=Path, metavar="DATA", help=f"(default: {DATA_FOLDERS[0]})")
     crop = commands.add_parser("crop", help="crop photographs to the area of their OCT-A", description=CROP)
-    add = crop.add_argument
-    add("data", metavar="DATA", help="the pairs: a table, in which a photograph may have several OCT-A, or a folder")
-    add("--output", required=True, metavar="DIR", help="folder to write the cropped photographs and their table to")
-    add("--octa-mm", type=float, metavar="MM", help="width of each OCT-A for which the table has no octa_mm")
+    crop.add_argument("--octa-mm", type=float, metavar="MM", help="width of each OCT-A that has none in the table")
     add_scale_options(crop)
-    add_run_options(crop)
-    add("--figures", action="store_true", help="also a picture of each match")
     register = commands.add_parser("register", help="align each OCT-A with its photograph", description=REGISTER)
-    add = register.add_argument
-    add("data", metavar="DATA", help="the data set: a folder, or a table of pairs")
-    add("--output", required=True, metavar="DIR", help="folder to write the registered pairs and their table to")
-    add_run_options(register)
-    add("--figures", action="store_true", help="also a picture of each pair, before and after")
+    for command in (crop, register):
+        command.add_argument("data", metavar="DATA", help="the pairs: a table, or a folder in the layout of UT-FSOCTA")
+        command.add_argument("--output", required=True, metavar="DIR", help="folder for the new pairs and their table")
+        add_run_options(command)
+        command.add_argument("--figures", action="store_true", help="also a picture of each pair")
     options = parser.parse_args(argv)
     if options.command == "crop":
         check_scale_options(crop, options)

@@ -56,6 +56,7 @@ def prepare(folder, patch):
     write_run(Path("run"), Settings(data="simulated", precision="float32", name="run"), "0")
     Path("run/ckpt-7").write_text("the weights")
     patch.setattr("alignment.find_octa.PLACE_ANGLES", [0.0])  # they are not rotated
+    patch.setattr("alignment.find_octa.PLACE_SCALES", 1.06 ** np.arange(-2, 3))
     patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
 
 
@@ -178,7 +179,7 @@ def test_existing_results_are_kept_and_another_scale_needs_another_folder(folder
 
 
 CHANGES = {
-    "width": lambda: 0.9 * OCTA_MM,
+    "width": lambda: 0.95 * OCTA_MM,
     "octa": replace_by_another_eye,
     "photograph": lambda: Path("photos/a.png").write_bytes(Path("photos/c.png").read_bytes()),
 }
