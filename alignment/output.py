@@ -167,7 +167,7 @@ class NewPairs(Record):
         self.close()
         rows, table = self.current(), self.path.with_name(PAIRS)
         verdicts = Counter(row["verdict"] for row in rows.values())
-        wanted = [name for name, row in rows.items() if not (without_bad and row["verdict"] == bad)]
+        wanted = {name for name, row in rows.items() if not (without_bad and row["verdict"] == bad)}
         written = [
             row
             | {kind: self.image(kind, case).relative_to(table.parent).as_posix() for kind in self.kinds}
