@@ -3,7 +3,7 @@
     python dataset_load_mod.py download [DIR]                         # fetch UT-FSOCTA from Zenodo into data/, or DIR
     python dataset_load_mod.py pair FUNDUS OCTA --output pairs.csv    # two folders -> a table of pairs, by equal names
     python dataset_load_mod.py check [DATA]                           # what a data set contains; could training start?
-    python dataset_load_mod.py crop TABLE --octa-mm 6 --output DIR    # photographs that show more than their OCT-A
+    python dataset_load_mod.py crop DATA --octa-mm 6 --output DIR     # photographs that show more than their OCT-A
     python dataset_load_mod.py register DATA --output DIR             # align each OCT-A with its photograph
 
 A data set is a table of pairs (`pairs.table`), or laid out as UT-FSOCTA (`pairs.dataset`). Images stay uint8 on [0,
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 PROGRAM = "dataset_load_mod.py"
-CROP = """Crop each photograph of a table of pairs to the area of its OCT-A, for photographs that show more of the eye.
+CROP = """Crop each photograph of some pairs to the area of its OCT-A, for photographs that show more of the eye.
 
 The network finds the vessels of the complete photograph, and the program searches it for those of the OCT-A. Writes
-DIR/pairs.csv with the images, DIR/crop.csv with a row for each pair, and with --figures DIR/crop/NAME.jpg. Doubtful
-matches are reported and left out of DIR/pairs.csv. The input is never changed, and the same command resumes.
+DIR/pairs.csv with the images, DIR/crop.csv with a row for each pair, and with --figures DIR/crop/NAME.png. Doubtful
+matches are reported and left out of DIR/pairs.csv. DATA are never changed, and the same command resumes.
 """
 REGISTER = """Register each OCT-A of a data set to its photograph, because real pairs lie some pixels apart.
 
 The network predicts an OCT-A that is aligned with the photograph, and the real OCT-A is warped onto it, if it then fits
-better than before, and clearly better than it fits other eyes. DIR gets the layout of DATA, or a table and its images,
-the unmoved OCT-A, registration.csv with a row for each pair, and with --figures registration/NAME.png. DATA is never
+better than before, and clearly better than it fits other eyes. Writes DIR/pairs.csv with the images, also the unmoved
+OCT-A, DIR/registration.csv with a row for each pair, and with --figures DIR/registration/NAME.png. DATA are never
 changed, and the same command resumes.
 """
 
@@ -79,19 +79,14 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     check = commands.add_parser("check", help="list what a data set contains, and whether training could start")
     check.add_argument("folder", nargs="?", type=Path, metavar="DATA", help=f"(default: {DATA_FOLDERS[0]})")
     crop = commands.add_parser("crop", help="crop photographs to the area of their OCT-A", description=CROP)
-    add = crop.add_argument
-    add("data", metavar="TABLE", help="the table of pairs; a photograph may have several OCT-A")
-    add("--output", required=True, metavar="DIR", help="folder to write the cropped photographs and their table to")
-    add("--octa-mm", type=float, metavar="MM", help="width of each OCT-A for which the table has no octa_mm")
+    crop.add_argument("--octa-mm", type=float, metavar="MM", help="width of each OCT-A that has none in the table")
     add_scale_options(crop)
-    add_run_options(crop)
-    add("--figures", action="store_true", help="also a picture of each match")
     register = commands.add_parser("register", help="align each OCT-A with its photograph", description=REGISTER)
-    add = register.add_argument
-    add("data", metavar="DATA", help="the data set: a folder, or a table of pairs")
-    add("--output", required=True, metavar="DIR", help="folder to write the registered data set to")
-    add_run_options(register)
-    add("--figures", action="store_true", help="also a picture of each pair, before and after")
+    for command in (crop, register):
+        command.add_argument("data", metavar="DATA", help="the pairs: a table, or a folder in the layout of UT-FSOCTA")
+        command.add_argument("--output", required=True, metavar="DIR", help="folder for the new pairs and their table")
+        add_run_options(command)
+        command.add_argument("--figures", action="store_true", help="also a picture of each pair")
     options = parser.parse_args(argv)
     if options.command == "crop":
         check_scale_options(crop, options)

@@ -74,10 +74,9 @@ import evaluation.report as report
 from evaluation.evaluate import Evaluation, evaluate_eyes, log_results
 from evaluation.figures import draw_figures
 from evaluation.inputs import find_comparators, find_truth, regions_of, with_widths
-from evaluation.measures import WAYS, WAYS_IF_MOVED
+from evaluation.measures import WAYS
 from evaluation.statistics import summarise
 from pairs.dataset import find_dataset
-from pairs.moved import moved_in_words
 from run.checkpoints import read_run
 from run.data import choose, load_cases
 from run.predict import announced_predictor
@@ -98,8 +97,6 @@ def run_evaluation(options: argparse.Namespace) -> int:
     listed, unpaired = load_cases(data, options.split, settings)
     use_seen = options.include_seen or options.split not in (None, "test", "all")
     choice = choose(data, listed, options.split, made.seen, None if use_seen else "--include-seen")
-    if moved := moved_in_words(data, choice.photographs.itertuples(index=False)):
-        print(moved)
     if unpaired:
         print(f"{len(unpaired)} files of the data have no partner and are left out")
     print(choice)
@@ -115,11 +112,11 @@ def run_evaluation(options: argparse.Namespace) -> int:
     summary = summarise(per_eye, options.resamples, options.seed)
     figures = draw_figures(evaluation, per_eye, summary, counts)
 
-    ways, texts = WAYS_IF_MOVED if moved else WAYS, report.as_text(summary)
+    texts = report.as_text(summary)
     first, *warnings = report.opening(evaluation, choice, per_eye, str(Path(weights).relative_to(run)))
-    missing, found = report.remarks(evaluation, choice, per_eye), report.sentences(texts, truth.kind, ways)
-    paragraphs = [*([moved] if moved else []), first, *warnings, *found]
-    tables = {region: report.tables_of(texts, region, truth.kind, ways) for region in regions_of(texts)}
+    missing, found = report.remarks(evaluation, choice, per_eye), report.sentences(texts, truth.kind, WAYS)
+    paragraphs = [first, *warnings, *found]
+    tables = {region: report.tables_of(texts, region, truth.kind, WAYS) for region in regions_of(texts)}
     notes = report.conditions(evaluation, widths, options.resamples, options.seed) + missing
     page = report.make_page(f"Evaluation of {run}", paragraphs, tables, figures, notes)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"

@@ -1,52 +1,28 @@
-"""Register each OCT-A of a data set to its photograph, because real pairs lie some pixels apart.
-
-    python dataset_load_mod.py register DATA --output DIR              # your newest finished run, or the supplied ones
-    python dataset_load_mod.py register DATA --output DIR --figures    # also a picture of each pair, before and after
+"""Register each OCT-A of a data set to its photograph: the command `python dataset_load_mod.py register`.
 
 A run that was trained on simulated retinas predicts an OCT-A that is exactly aligned with the photograph. The real
-OCT-A is warped onto this prediction, and so are the vessel maps made from it (cropped/GT_OCT_net), if it then fits
-better than before, and clearly better than it fits other eyes. All other files are copied, and DATA is never changed.
-DIR gets the layout of DATA, or, for a table, pairs.csv and the images. The unmoved OCT-A and maps are kept for the
-evaluation: below cropped/unmoved/, or in the column octa_unmoved. And:
-
-    DIR/registration.csv                          a row for each pair: displacement, correlations, verdict
-    DIR/registration/<name of the pair>.png       with --figures
-
-Existing results are kept unless the files of a pair have changed, and the same command resumes.
+OCT-A is warped onto this prediction, if it then fits better than before, and clearly better than it fits other eyes.
+`alignment.output` lists what is written. The new table's column octa_unmoved names the OCT-A before it was moved, on
+which the evaluation measures, and from which another registration starts.
 """
 
 import argparse
 import os
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import joblib
 import numpy as np
 from PIL.Image import Resampling
 
-from alignment.output import (
-    PAIRS,
-    Case,
-    PairRecord,
-    check_output,
-    copy_file,
-    mark_simulated,
-    write_image,
-    written_suffix,
-)
+from alignment.output import PAIRS, Case, NewPairs, open_pairs
 from alignment.registration import ENTIRELY, Fit, enlarged, fit_all, reduced, reduced_eye, warp
 from alignment.search import Masked
-from basics.command_line import OptionError, progress_bar
-from basics.files import write_table
-from pairs.dataset import UNMOVED_FOLDER, Pair, find_dataset, list_eyes, load_data_cases, load_pair
-from pairs.moved import REGISTERED, refuse_moved, unmoved_octa
-from pairs.origin import digest_of
-from pairs.table import ANY_SHARES, FILES, REGISTRATION, SIMULATED, UNMOVED, is_table, rows_of_pairs
+from basics.command_line import progress_bar
+from pairs.dataset import Pair, load_pair
+from pairs.table import FILES, REGISTRATION, SIMULATED, UNMOVED, unmoved_octa
 from retina.field_of_view import field_of_view
 from retina.images import (
     SMOOTH,
@@ -56,19 +32,15 @@ from retina.images import (
     read_fundus,
     read_image,
     resized,
-    same_aspect_ratio,
     to_uint8,
-    visible_below,
 )
 from retina.vessels import otsu_threshold
 from run.checkpoints import read_run
 from run.predict import Predictor, announced_predictor
 from run.weights import made_from, run_to_use
 
-MADE_FROM_OCTA = ("GT_OCT_net/noThresh", "GT_OCT_net/Thresh")  # below cropped/: maps that move with the OCT-A
-IDENTITY = ("name", "subject", "eye", "region")
-COLUMNS = (*IDENTITY, "displacement", "before", "after", "control", "verdict")
-UNCHANGED, REFUSED = "already aligned", "not registered"
+COLUMNS = ("displacement", "before", "after", "control")
+REGISTERED, UNCHANGED, REFUSED = "registered", "already aligned", "not registered"
 REMARK = "its OCT-A is copied unregistered: remove the pair if its partner is wrong"
 NONE_FITS = (
     "No OCT-A fits its photograph. If photographs show more of the eye, crop them first with dataset_load_mod.py crop"
@@ -81,115 +53,30 @@ PAIRS_AT_ONCE = 16  # predicted before they are registered: limits the memory
 PAIRS_PER_PROCESS = 4  # a process takes two seconds to start: not worth it for fewer pairs
 
 
-# --- data set --------------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------
 
 
-class Moving(NamedTuple):
-    """An image that moves with its OCT-A: the OCT-A itself, or a map made from it."""
+def warped(octa: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """An OCT-A (height, width, 4), uint8, warped by a displacement (2, height, width), px, and of the latter's size.
 
-    source: Path  # as it was before any registration
-    target: Path  # that it is written to
-    unmoved: Path  # that its unmoved copy is written to
-
-
-class DataSet(NamedTuple):
-    """The data set that is registered, and what is written for it."""
-
-    target: Path  # the data set that is written: contains `cropped`, or is a table
-    moving: dict[Case, list[Moving]]  # of each pair
-    others: list[tuple[Path, Path]]  # that do not move: source and copy
-    rows: list[dict[str, str]]  # of the table that is written, if it is one
-
-
-def open_data_set(options: argparse.Namespace) -> DataSet:
-    """The data set, and a folder for it that this program may write to.
-
-    Raises:
-        UserError: there is no pair, or the folder cannot be used.
+    A map of two values keeps them. Transparency is not warped.
     """
-    source, output = find_dataset(options.data, "DATA"), Path(options.output)
-    below = source.relative_to(options.data) if source.is_relative_to(options.data) else Path()
-    check_output(output, output / below, source, REGISTRATION)
-    found, unpaired = load_data_cases(source, shares=ANY_SHARES)
-    if found.empty:
-        raise OptionError(f"DATA {source}: contains no pair; `python dataset_load_mod.py check` lists what it contains")
-    if unpaired:
-        print(f"{len(unpaired)} files have no partner and are copied")
-    cases = list(found.itertuples(index=False))
-    refuse_moved("DATA", source, cases)
-    return table_set(source, output, cases) if is_table(source) else layout_set(source, output / below, cases)
-
-
-def table_set(source: Path, output: Path, cases: Sequence[Case]) -> DataSet:
-    """A table of pairs, whose images are written to fundus/, octa/ and octa_unmoved/ beside the new table."""
-    data = DataSet(output / PAIRS, {}, [], [])
-    for row, case in rows_of_pairs(source, cases):
-        fundus, octa, unmoved = (
-            Path(folder, case.name + written_suffix(path))
-            for folder, path in zip((*FILES, UNMOVED), (case.fundus, case.octa, case.octa), strict=True)
-        )
-        data.moving[case] = [Moving(unmoved_octa(case), output / octa, output / unmoved)]
-        data.others.append((case.fundus, output / fundus))
-        written = {"fundus": fundus, "octa": octa, UNMOVED: unmoved}
-        data.rows.append(row | {column: path.as_posix() for column, path in written.items()})
-    return data
-
-
-def layout_set(source: Path, target: Path, cases: Sequence[Case]) -> DataSet:
-    """A data set in the layout of UT-FSOCTA; all its files are copied except hidden ones."""
-    cropped, unmoved = source / "cropped", source / "cropped" / UNMOVED_FOLDER
-    eyes_in, moving = cache(list_eyes), {}
-
-    def placed(path: Path) -> Path:
-        return target / path.relative_to(source)
-
-    for case in cases:
-        found = [(case.octa, case.octa_unmoved)]
-        for name in MADE_FROM_OCTA:
-            eyes = (eyes_in(folder / name / case.region) for folder in (cropped, unmoved))
-            found.append([some.get((case.subject, case.eye)) for some in eyes])
-        moving[case] = [
-            Moving(kept or path, *(placed(one).with_suffix(written_suffix(path)) for one in (path, beside)))
-            for path, kept in found
-            if path is not None and (beside := unmoved / path.relative_to(cropped))
-        ]
-    moved = {path for some in moving.values() for one in some for path in one}
-    files = (path for path in visible_below(source) if path.is_file())
-    return DataSet(target, moving, [(path, placed(path)) for path in files if not {path, placed(path)} & moved], [])
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def read_warped(source: Path, displacement: np.ndarray) -> np.ndarray:
-    """An image warped by a displacement (2, height, width), px: (height, width, 4), uint8, as from `read_image`.
-
-    A map of two values keeps them. Transparency is not warped. An image of another size is resized first.
-
-    Raises:
-        DataError: it cannot be read, or has another aspect ratio than the displacement.
-    """
-    read = read_image(source)
-    is_map = len(np.unique(read[..., :3])) <= 2
-    size = displacement.shape[1:]
-    if not same_aspect_ratio(read.shape, size):
-        raise DataError(f"{source}: {read.shape[1]} x {read.shape[0]} px, another aspect ratio than its photograph")
-    image = resized(read, size, Resampling.NEAREST if is_map else Resampling.BILINEAR)  # (height, width, 4), uint8
-    colours = image[..., :3]
+    is_map = len(np.unique(octa[..., :3])) <= 2
+    image = resized(octa, displacement.shape[1:], Resampling.NEAREST if is_map else Resampling.BILINEAR).copy()
     for channel in range(3):
-        shifted = warp(colours[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
-        colours[..., channel] = np.round(np.clip(shifted, 0, 255))
+        shifted = warp(image[..., channel].astype(np.float32), displacement, order=0 if is_map else 3)
+        image[..., channel] = np.round(np.clip(shifted, 0, 255))
     return image
 
 
-def draw_pair(path: Path, pair: Pair, eye: Masked, displacement: np.ndarray) -> None:
-    """Draw the photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
+def drawn(pair: Pair, eye: Masked, displacement: np.ndarray) -> np.ndarray:
+    """The photograph, and the OCT-A (cyan) over the prediction (red) before and after: white where they agree."""
     prediction = resized(eye.image, pair.fov.shape)
     octa = octa_to_grey(pair.octa) / 255  # [0, 255] -> [0, 1]
     panels = [pair.fundus]
     for scan in (octa, warp(octa, displacement)):
         panels.append(black_outside(to_uint8(np.dstack([prediction, scan, scan])), pair.fov))
-    write_image(path, np.hstack(panels))
+    return np.hstack(panels)
 
 
 # --- registration ----------------------------------------------------------------------------------------------------
@@ -199,15 +86,13 @@ def draw_pair(path: Path, pair: Pair, eye: Masked, displacement: np.ndarray) -> 
 class Registration:
     """The registration of a data set."""
 
-    data: DataSet
+    pairs: NewPairs
     predictor: Predictor
-    record: PairRecord
     eyes: dict[Case, Masked | None] = field(default_factory=dict)  # predicted so far; None: unusable
 
     def run(self) -> None:
         """Register all pairs that have no result yet."""
-        written = {case: [path for one in some for path in one[1:]] for case, some in self.data.moving.items()}
-        todo = self.record.unfinished(written)
+        todo = self.pairs.unfinished()
         processes = max(1, min(os.cpu_count() or 1, len(todo) // PAIRS_PER_PROCESS))
         with (
             progress_bar(total=len(todo), unit="pair") as progress,
@@ -224,12 +109,11 @@ class Registration:
                 progress.update(len(some))
 
     def load(self, case: Case) -> Pair | None:
-        """Read a pair, with its unmoved OCT-A, and predict. An unusable one is noted and copied unregistered."""
-        with self.record.noting_faults():
+        """Read a pair, with its unmoved OCT-A, and predict. None, which is noted, for an unusable one."""
+        with self.pairs.noting_faults():
             pair = load_pair(case.fundus, unmoved_octa(case), octa_channels=1, fov_mask=True)
             self.predict(case, pair.fundus, pair.fov)
             return pair
-        self.copy_readable(case)
         return None
 
     def predict(self, case: Case, fundus: np.ndarray, fov: np.ndarray) -> None:
@@ -239,7 +123,7 @@ class Registration:
 
     def controls(self, case: Case) -> list[Masked]:
         """The eyes that a pair is compared with, see `chosen_controls`: of its region, next in the table."""
-        cases = list(self.data.moving)
+        cases = list(self.pairs.given)
         place = cases.index(case)
         following = cases[place + 1 :] + cases[:place]
         others = [other for other in following if other.region == case.region and not may_be_one_eye(case, other)]
@@ -253,37 +137,16 @@ class Registration:
         return chosen_controls(self.eyes[case], [self.eyes[other] for other in others[:NEIGHBOURS]])
 
     def finish(self, case: Case, pair: Pair, own: Fit, controls: Sequence[Fit]) -> None:
-        """Write the results of a pair, from the fits with its own photograph and with the controls.
-
-        If a map that was made from the OCT-A is unusable, so is the pair: it is noted and copied unregistered.
-        """
+        """Write the results of a pair, from the fits with its own photograph and with the controls."""
         verdict, eye = verdict_of(own, controls), self.eyes[case]
         displacement = enlarged(own.displacement, pair.fov.shape)
-        moving = self.data.moving[case] if verdict == REGISTERED else []
-        try:
-            images = [(target, read_warped(path, displacement)) for path, target, _ in moving]
-            for path, target, unmoved in self.data.moving[case]:
-                copy_file(path, unmoved)
-                if verdict != REGISTERED:
-                    copy_file(path, target)
-        except DataError as error:
-            self.record.failed.append(str(error))
-            self.copy_readable(case)
-            return
-        for target, image in images:
-            write_image(target, image)
+        unmoved = read_image(unmoved_octa(case))
+        octa = warped(unmoved, displacement) if verdict == REGISTERED else unmoved
         length = np.hypot(*displacement)[vessels_of(eye, pair.fov.shape)]
         median = np.median(length) if length.size else 0.0
         numbers = (f"{value:.3f}" for value in (median, own.before, own.after, max(one.after for one in controls)))
-        values = (*(getattr(case, column) for column in IDENTITY), *numbers, verdict)
-        self.record.finish(values, lambda path: draw_pair(path, pair, eye, displacement))
-
-    def copy_readable(self, case: Case) -> None:
-        """Copy unregistered what can be read of an unusable pair's OCT-A and maps; what cannot is reported already."""
-        for path, *written in self.data.moving[case]:
-            for target in written:
-                with suppress(DataError):
-                    copy_file(path, target)
+        images = [pair.fundus, octa, unmoved]
+        self.pairs.finish(case, images, (*numbers, verdict), lambda: drawn(pair, eye, displacement))
 
 
 def verdict_of(own: Fit, controls: Sequence[Fit]) -> str:
@@ -327,29 +190,13 @@ def run_registration(options: argparse.Namespace) -> int:
     Raises:
         UserError, OSError: nothing can be registered, or the program cannot continue.
     """
-    data = open_data_set(options)
+    given = open_pairs(options, REGISTRATION)
     run, why = run_to_use(options.run)
     settings = read_run(run).settings
     predictor, weights = announced_predictor(run, options.weights, settings, why)
     if settings.data != SIMULATED:
         print("NOTE: this run was trained on pairs. Unless they were registered, use one trained on simulated retinas")
-    inputs = {case.name: digest_of([case.fundus, *(one.source for one in some)]) for case, some in data.moving.items()}
-    record = PairRecord(
-        Path(options.output) / REGISTRATION,
-        COLUMNS,
-        made_from(run, weights),
-        inputs,
-        ".png",
-        options.figures,
-        may_lose=bool(data.rows),  # in a layout, the files of lost pairs would stay part of the data
-    )
-    mark_simulated(options.data, record.path.parent)
-    print(f"{len(data.moving)} pairs -> {data.target}")
-    for source, copy in data.others:
-        with record.noting_faults():
-            copy_file(source, copy)
-    if data.rows:
-        write_table(data.target, tuple(data.rows[0]), data.rows)
-    Registration(data, predictor, record).run()
-    next_step = f"pix_pix_train.py --data {shlex.quote(str(data.target))} --init-from weights"
-    return record.report(data.target, REFUSED, REMARK, next_step, NONE_FITS)
+    pairs = NewPairs(options, given, REGISTRATION, COLUMNS, (*FILES, UNMOVED), made_from(run, weights), {})
+    Registration(pairs, predictor).run()
+    next_step = f"pix_pix_train.py --data {shlex.quote(str(Path(options.output, PAIRS)))} --init-from weights"
+    return pairs.report(REFUSED, REMARK, next_step, NONE_FITS)

@@ -4,18 +4,15 @@ It imports no other module of the project, and nothing that takes long to load.
 """
 
 import argparse
-import atexit
 import errno
 import importlib
 import mmap
 import os
 import re
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -27,7 +24,6 @@ NO_PERMISSION = "; choose another location, or change its permissions"
 TO_DO = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION)
 TO_DO[errno.ENOSPC] = "; make room, or choose another location"
 OUT_OF_MEMORY, DISK_FULL = "out of memory", "the disk is full"
-ENDED = "ended by a signal or by a library (often: memory ran out)"
 NEEDS_LESS = "close other programs, or use a computer with more memory"
 # Errors about the computer by name, and which of their messages are about it: others have the same name.
 MACHINE = {
@@ -200,24 +196,18 @@ def progress_bar(items: Iterable | None = None, **options) -> tqdm:
 def load_tensorflow() -> None:
     """Import TensorFlow and Keras without their notes; call it before `exit_status`, and before other imports of them.
 
-    While a program loads them, Ctrl-C ends it at once, and a lack of memory with one line: a traceback would not help
-    the user. From now on it is `watched`.
+    While a program loads them, Ctrl-C ends it at once, and too little memory with one line: a traceback would not help
+    the user.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only fatal errors
     program = getattr(sys.modules["__main__"], "PROGRAM", None)
     if program and "keras" not in sys.modules:
-        end_watch = watched(program)
-
-        def end_in_one_line(kind, error, trace) -> None:
-            if (fault := fault_of_machine(error)) is None:
-                return sys.__excepthook__(kind, error, trace)
-            report_error(program, f"{fault}; {NEEDS_LESS}")
-            end_watch()
-            os._exit(2)  # libraries that are loaded in part may wait for each other when Python ends in its own way
-
-        sys.excepthook = end_in_one_line
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        need(LOADED_BYTES)
+        try:
+            need(LOADED_BYTES)
+        except OSError:
+            report_error(program, f"{OUT_OF_MEMORY}; {NEEDS_LESS}")
+            sys.exit(2)
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # TensorFlow writes six lines before it reads the variable
     try:
@@ -238,20 +228,3 @@ def need(size: int) -> None:
     """
     if hasattr(mmap, "PROT_READ"):  # which Windows lacks
         mmap.mmap(-1, size, mmap.MAP_PRIVATE, prot=0).close()
-
-
-def watched(program: str) -> Callable[[], object]:
-    """Start a small process that prints a line if this program is ended in a way that no Python code notices.
-
-    When memory runs out, the system may kill the program, and libraries may end it.
-
-    Returns:
-        To call before the program ends in its own way; called when Python ends, too.
-    """
-    # A signal that the terminal sends to all its processes is not such an end: it ends the watcher first.
-    watch = "import signal, sys; signal.signal(2, signal.SIG_DFL); sys.stdin.read(1) or sys.stderr.write(sys.argv[1])"
-    line = f"\n{program}: error: {ENDED}; {NEEDS_LESS}\n"
-    watcher = subprocess.Popen([sys.executable, "-ISc", watch, line], stdin=subprocess.PIPE)
-    end = partial(watcher.communicate, b".")
-    atexit.register(end)
-    return end

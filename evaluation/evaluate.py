@@ -17,7 +17,7 @@ from basics.command_line import OptionError, progress_bar
 from evaluation.inputs import Comparator, Truth, regions_of
 from evaluation.measures import CONTROL, MEASURES, OURS, Candidate, EyeToMeasure, agreement, measure_eye
 from pairs.dataset import load_pair
-from pairs.moved import unmoved_octa
+from pairs.table import unmoved_octa
 from retina.images import DataError, octa_to_grey, read_image, to_uint8
 from retina.ut_fsocta import EYES
 from retina.vessels import WHOLE

@@ -8,7 +8,7 @@ import pandas as pd
 
 from basics.command_line import OptionError, flag
 from evaluation.measures import BASELINES, OURS, REAL, SEGMENTED
-from pairs.dataset import UNMOVED_FOLDER, list_eyes
+from pairs.dataset import list_eyes
 from pairs.table import WIDTH, is_table
 from retina.ut_fsocta import CROP_MM
 
@@ -110,13 +110,9 @@ def images_beside(images: dict[str, Path], kind: str) -> dict[str, Path]:
 
 
 def find_truth(data: Path, regions: Sequence[str], segmenter: bool) -> Truth:
-    """The first of TRUTH_FOLDERS that exists; without any, or on request, the segmenter's map.
-
-    Of a map that registration has moved with its OCT-A, the unmoved one.
-    """
+    """The first of TRUTH_FOLDERS that exists; without any, or on request, the segmenter's map."""
     for folder, (kind, origin) in TRUTH_FOLDERS.items():
-        places = data / "cropped" / folder, data / "cropped" / UNMOVED_FOLDER / folder
-        maps = {name: path for place in places for name, path in list_images(place, regions).items()}
+        maps = list_images(data / "cropped" / folder, regions)
         if maps and not segmenter:
             return Truth(kind, origin, maps)
     return Truth("segmenter's map", "the segmenter's map of the real OCT-A", None)

@@ -66,7 +66,6 @@ DENSITY_NAMES = ("vessel_density", "skeleton_density")  # of vessel maps, also b
 AGREEMENTS = ("vessel_auc", "vessel_correlation")  # of this run with the large vessels of the real OCT-A
 REGISTERED, CONTROL = "registered_", "control_"
 WAYS = {"": "unregistered", REGISTERED: "registered", CONTROL: "another eye, registered"}  # the real OCT-A
-WAYS_IF_MOVED = WAYS | {"": "registered beforehand"}  # of pairs whose unmoved OCT-A are lost
 AGREEMENT_NAMES = tuple(f"{way}{name}" for name in AGREEMENTS for way in WAYS)
 MEASURES = (*SIMILARITY_NAMES, *VESSEL_SCORE_NAMES, *DENSITY_NAMES, *AGREEMENT_NAMES)
 

@@ -2,7 +2,7 @@
 
 `per_eye` has a row for each case, candidate and sector (`measures.measure_eye`), `summary` a row for each region,
 candidate, sector and measure (`statistics.summarise`). `kind` says in a few words what the reference is, and `ways` are
-`measures.WAYS`, or WAYS_IF_MOVED.
+`measures.WAYS`.
 """
 
 import base64

@@ -3,8 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from basics.command_line import one_line, progress_bar
 from pairs.dataset import (
     CUT,
@@ -17,7 +15,7 @@ from pairs.dataset import (
 )
 from pairs.table import DEFAULT_SHARES, KNOWN, columns_of, is_table, origin_of_splits
 from retina.images import DataError, is_leftover, read_fundus, visible_below
-from retina.ut_fsocta import OTHER_REGION, PUBLISHED_SUBJECTS, REGIONS
+from retina.ut_fsocta import OTHER_REGION, PUBLISHED_SUBJECTS
 
 
 def check_dataset(dataset: Path) -> tuple[list[str], list[str]]:
@@ -32,7 +30,7 @@ def check_dataset(dataset: Path) -> tuple[list[str], list[str]]:
         OSError: a folder cannot be read.
     """
     cases, unpaired = load_data_cases(dataset)
-    obstacles, faults, sizes, black, whole = [], [], Counter(), [], 0
+    obstacles, faults, sizes, whole = [], [], Counter(), 0
     for case in progress_bar(list(cases.itertuples(index=False)), unit="pair"):
         try:
             pair = load_pair(case.fundus, case.octa, octa_channels=1, fov_mask=True)
@@ -43,7 +41,6 @@ def check_dataset(dataset: Path) -> tuple[list[str], list[str]]:
             obstacles += [str(error)] if case.split in ("train", "validation") else []
             continue
         sizes[f"{pair.fov.shape[1]} x {pair.fov.shape[0]} px" + (", OCT-A resized" if pair.resized else "")] += 1
-        black.append(1 - pair.fov.mean())
         whole += not pair.fov[[0, 0, -1, -1], [0, -1, 0, -1]].any()  # its corners
     for path in list_full_fields(dataset).values():
         try:
@@ -75,8 +72,6 @@ def check_dataset(dataset: Path) -> tuple[list[str], list[str]]:
     ):
         lines += [text.format(some.sum())] if some.any() else []
     lines.append("sizes: " + (", ".join(f"{size} ({number})" for size, number in sizes.items()) or "none"))
-    if black:
-        lines.append(f"black background: {np.mean(black):.1%} of a crop, from {min(black):.1%} to {max(black):.1%}")
     if whole:
         lines.append(f"whole photographs: {whole}; if an OCT-A shows less of the eye, {CUT}")
     for title, found in listed:
@@ -85,24 +80,16 @@ def check_dataset(dataset: Path) -> tuple[list[str], list[str]]:
 
 
 def list_folders(dataset: Path) -> tuple[list[str], list[Path]]:
-    """A table of the images in each folder of a data set by region, in lines; and the files that are not named as eyes.
+    """How many images each folder of a data set contains, in lines; and the files that are not named as eyes.
 
     Raises:
         DataError: two files of one folder are the same eye.
         OSError: a folder cannot be read.
     """
-    folders, ignored = {}, []
+    lines, ignored = [], []
     for folder in (path for path in visible_below(dataset) if path.is_dir()):
         eyes = list_eyes(folder)
-        name, region = folder.relative_to(dataset), "whole"
-        if name.name in REGIONS:
-            name, region = name.parent, name.name
-        if eyes:
-            folders.setdefault(name.as_posix(), {})[region] = len(eyes)
+        lines += [f"{folder.relative_to(dataset).as_posix()}: {len(eyes)} images"] if eyes else []
         files = {path for path in folder.iterdir() if path.is_file() and not is_leftover(path.name)}
         ignored += sorted(files - set(eyes.values()))
-    columns, width = (*REGIONS, "whole"), max(map(len, folders), default=0)
-    lines = [f"{'images':{width}}" + "".join(f"{column:>8}" for column in columns)]
-    for name, counts in folders.items():
-        lines.append(f"{name:{width}}" + "".join(f"{counts.get(column, '-'):>8}" for column in columns))
-    return [*lines, ""] if folders else [], ignored
+    return lines, ignored

@@ -18,13 +18,12 @@ from PIL.Image import Resampling
 
 from basics.command_line import UserError
 from pairs.download import holds_dataset
-from pairs.table import DEFAULT_SHARES, SIMULATED, PairRow, is_table, read_pairs, readings, table_rows
+from pairs.table import DEFAULT_SHARES, REGISTRATION, SIMULATED, PairRow, is_table, read_pairs, readings, table_rows
 from retina.field_of_view import ENTIRELY_DARK, field_to_use
 from retina.images import FORMATS, DataError, photo_digest, read_fundus, read_octa, resized, same_aspect_ratio
 from retina.ut_fsocta import DATASET_NAME, FILE_NAME, PUBLISHED_SUBJECTS, REGIONS, SIMULATED_NOTE, parse_subjects
 
 DATA_FOLDERS = (Path("data") / DATASET_NAME, Path(DATASET_NAME))  # where the program looks for the data set
-UNMOVED_FOLDER = "unmoved"  # below cropped/: the OCT-A before registration, and the maps made from them
 SIMULATED_SET = Path("data", "simulated", DATASET_NAME)  # simulated retinas on disk, to try the programs on
 FULL_FIELD_FOLDERS = ("fov45", "fov_45")  # the Zenodo record's name, and the one that the published script reads
 PUBLISHED_SPLITS = {split: parse_subjects(subjects) for split, subjects in PUBLISHED_SUBJECTS.items()}
@@ -114,20 +113,22 @@ def load_data_cases(
         And the files of a folder that have no partner, except hidden files and those with other names.
 
     Raises:
-        DataError: two files of one folder are the same case.
+        DataError: two files of one folder are the same case, or an earlier version has registered the folder.
         PairTableError: see `pairs.table.read_pairs`.
     """
     if is_table(data_fold):
         return pd.DataFrame(read_pairs(data_fold, shares), columns=PairRow._fields), []
+    if any((folder / REGISTRATION).exists() for folder in (data_fold, data_fold.parent)):
+        advice = "register the original data again, which writes a table, or use those"
+        raise DataError(f"{data_fold}: was registered by an earlier version, which moved its OCT-A; {advice}")
     split_of = {subject: split for split, subjects in splits.items() for subject in subjects}
     rows, unpaired = [], []
     for region in REGIONS:
         fundus = list_eyes(data_fold / "cropped" / "fundus" / region)
         octa = list_eyes(data_fold / "cropped" / "octa" / region)
-        unmoved = list_eyes(data_fold / "cropped" / UNMOVED_FOLDER / "octa" / region)
         for key in fundus.keys() & octa.keys():
             name, split = f"{region}/{key[0]}_{key[1]}", split_of.get(key[0])
-            rows.append((*key, region, split, fundus[key], octa[key], None, unmoved.get(key), "", name))
+            rows.append((*key, region, split, fundus[key], octa[key], None, None, "", name))
         unpaired += [(fundus.get(key) or octa[key]) for key in fundus.keys() ^ octa.keys()]
     return pd.DataFrame(sorted(rows, key=lambda row: row[:3]), columns=PairRow._fields), sorted(unpaired)
 

@@ -69,6 +69,11 @@ class PairRow(NamedTuple):
     name: str  # unique: the image's path below the folder that contains all, without suffix if possible
 
 
+def unmoved_octa(case: PairRow) -> Path:
+    """The OCT-A of a case before any registration."""
+    return case.octa_unmoved or case.octa
+
+
 def is_table(data: str | Path) -> bool:
     """Whether a data set is a table and not a folder."""
     return Path(data).suffix.lower() == SUFFIX and not Path(data).is_dir()
@@ -98,6 +103,9 @@ def read_pairs(path: Path, shares: str, unique: str = "fundus") -> list[PairRow]
         if column not in rows[0][1]:
             has = ", ".join(rows[0][1])
             raise PairTableError(f"{path}: has no column {column}; it needs {', '.join(NEEDED)}, and has {has}")
+    if (path.parent / REGISTRATION).exists() and UNMOVED not in rows[0][1]:  # written by version 1.1.0
+        lost = f"but has no column {UNMOVED}, so that scores would include what registration gains"
+        raise PairTableError(f"{path}: was registered ({REGISTRATION}), {lost}; register the original pairs again")
     pairs, mistakes = [], []
     images: dict[str, int] = {}  # image -> its first row
     splits: dict[str, str | None] = {}  # subject -> split
@@ -138,10 +146,10 @@ def table_rows(path: Path, known: Sequence[str] = KNOWN) -> list[tuple[int, dict
     return rows
 
 
-def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") -> list[tuple[dict[str, str], PairRow]]:
-    """The rows of a table, each with its pair; `pairs` are all those of `read_pairs`, with the same `unique`."""
+def rows_of_pairs(path: Path, pairs: Sequence[PairRow], unique: str = "fundus") -> dict[PairRow, dict[str, str]]:
+    """Each pair with its row, in the table's order; `pairs` are all those of `read_pairs`, with the same `unique`."""
     found = {getattr(pair, unique): pair for pair in pairs}
-    return [(row, found[existing(path.parent, row[unique], str(path))]) for _, row in table_rows(path)]
+    return {found[existing(path.parent, row[unique], str(path))]: row for _, row in table_rows(path)}
 
 
 def read_row(row: dict[str, str], folder: Path, place: str) -> tuple[PairRow | None, list[str]]:

@@ -38,7 +38,6 @@ SAME_SHAPE = 0.01  # largest relative difference of two aspect ratios that round
 # Suffix -> Pillow's name of the format, of images that are read.
 FORMATS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in READERS}
 FORMATS[DICOM_SUFFIX] = "DICOM"  # by pydicom
-WRITTEN_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")}  # of pairs
 # Files and folders of systems, in lower case: thumbnails, recycle bins, snapshots.
 LEFTOVERS = {
     *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found"),

@@ -1,5 +1,6 @@
 """The cropping program: what is written, kept, named and refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ import dataset_load_mod
 from basics.files import read_table, write_table
 from pairs.dataset import is_simulated
 from pairs.table import read_pairs
-from retina.images import photo_digest, read_fundus
+from retina.images import photo_digest, read_fundus, read_image
 from run.checkpoints import write_run
 from run.settings import Settings
 
-SIDE = 500
-AREA = slice(120, 380)  # rows and columns of the photograph that the OCT-A shows
-PX_PER_MM = 2 * 230 / program.FIELD_MM
-OCTA_MM = 260 / PX_PER_MM
+SIDE = 250
+AREA = slice(60, 190)  # rows and columns of the photograph that the OCT-A shows
+PX_PER_MM = 2 * 115 / program.FIELD_MM
+OCTA_MM = 130 / PX_PER_MM
 
 
 def save(image, path):
@@ -29,10 +30,10 @@ def save(image, path):
 
 def write_eye(folder, seed, name):
     """A round photograph whose vessels are dark, and an OCT-A of its middle."""
-    vessels = lines(seed, SIDE, spacing=14)
+    vessels = lines(seed, SIDE, spacing=7)
     fundus = np.dstack([np.full((SIDE, SIDE), 200), 150 - 100 * vessels, np.full((SIDE, SIDE), 60)])
     rows, columns = np.indices((SIDE, SIDE)) - SIDE / 2
-    save(fundus * (np.hypot(rows, columns) < 230)[..., np.newaxis], folder / "photos" / f"{name}.png")
+    save(fundus * (np.hypot(rows, columns) < 115)[..., np.newaxis], folder / "photos" / f"{name}.png")
     save(30 + 200 * vessels[AREA, AREA], folder / "octa" / f"{name}.tif")
 
 
@@ -46,33 +47,52 @@ def write_pairs(*rows):
     write_table(Path("pairs.csv"), list(rows[0]), rows)
 
 
-def prepare(folder, patch):
-    """Make a folder to run in: a table of the pairs a and b, another eye c, and a run."""
+def enter(folder, patch):
+    """Work in a folder, with a network that sees vessels."""
     patch.chdir(folder)
-    for seed, name in enumerate("abc"):
-        write_eye(folder, seed, name)
-    write_pairs(pair("a"), pair("b"))
-    Path("run").mkdir()
-    write_run(Path("run"), Settings(data="simulated", precision="float32", name="run"), "0")
-    Path("run/ckpt-7").write_text("the weights")
     patch.setattr("alignment.find_octa.PLACE_ANGLES", [0.0])  # they are not rotated
+    patch.setattr("alignment.find_octa.PLACE_SCALES", 1.06 ** np.arange(-2, 3))
     patch.setattr(program, "announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder to run in."""
-    prepare(tmp_path, monkeypatch)
-    return tmp_path
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a table of the pairs a and b, another eye c, and a run."""
+    folder = tmp_path_factory.mktemp("made") / "made"
+    (folder / "run").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for seed, name in enumerate("abc"):
+            write_eye(folder, seed, name)
+        write_pairs(pair("a"), pair("b"))
+        write_run(Path("run"), Settings(data="simulated", precision="float32", name="run"), "0")
+        Path("run/ckpt-7").write_text("the weights")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def cropped(tmp_path_factory):
-    """A folder whose pairs are cropped, with figures."""
-    folder = tmp_path_factory.mktemp("cropped")
+def cropped(made, tmp_path_factory):
+    """The same, cropped with figures."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("cropped") / "copy")
     with pytest.MonkeyPatch.context() as patch:
-        prepare(folder, patch)
+        enter(folder, patch)
         assert crop("--figures") == 0
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A copy of the first to run in."""
+    folder = shutil.copytree(made, tmp_path / "copy")
+    enter(folder, monkeypatch)
+    return folder
+
+
+@pytest.fixture
+def again(cropped, tmp_path, monkeypatch):
+    """A copy of the second to change, and to crop again."""
+    folder = shutil.copytree(cropped, tmp_path / "again")
+    enter(folder, monkeypatch)
     return folder
 
 
@@ -118,17 +138,17 @@ def test_table_of_the_cropped_pairs_has_all_columns_and_names_their_files(croppe
     first = read_table(cropped / "out/pairs.csv")[0]
     original = photo_digest(read_fundus(cropped / "photos/a.png"))
     added = {"octa_mm": f"{OCTA_MM:g}", "original_digest": original}
-    assert first == {"fundus": "fundus/a.png", "octa": "octa/a.tif", "subject": "s0", "camera": "X"} | added
+    assert first == {"fundus": "fundus/a.png", "octa": "octa/a.png", "subject": "s0", "camera": "X"} | added
     for one in written_pairs(cropped / "out/pairs.csv"):
-        assert one.octa.read_bytes() == (cropped / "octa" / one.octa.name).read_bytes()
+        assert (read_image(one.octa) == read_image(cropped / "octa" / f"{one.octa.stem}.tif")).all()
 
 
 def test_record_has_position_scale_and_verdict_and_each_match_a_figure(cropped):
     row = rows(cropped)["a"]
-    assert [float(row[name]) for name in ("centre_row", "centre_column")] == pytest.approx([249.5, 249.5], abs=4)
+    assert [float(row[name]) for name in ("centre_row", "centre_column")] == pytest.approx([124.5, 124.5], abs=2)
     assert float(row["px_per_mm"]) == pytest.approx(PX_PER_MM, rel=0.03)
     assert row["verdict"] == "found"
-    assert files_below(cropped / "out" / "crop") == ["a.jpg", "b.jpg"]
+    assert files_below(cropped / "out" / "crop") == ["a.png", "b.png"]
 
 
 def test_crop_of_a_crop_is_known_by_the_first_photograph_also_when_it_is_kept(folder):
@@ -139,14 +159,13 @@ def test_crop_of_a_crop_is_known_by_the_first_photograph_also_when_it_is_kept(fo
         assert tuple(one.original_digest for one in written_pairs()) == originals
 
 
-def test_octa_of_another_eye_is_doubtful_named_and_left_out_and_its_figure_is_removed(folder, capsys):
-    crop("--figures")
+def test_octa_of_another_eye_is_doubtful_named_and_left_out_and_its_figure_is_removed(again, capsys):
     replace_by_another_eye()
     assert crop() == 0
     assert {name: row["verdict"] for name, row in rows().items()} == {"a": "doubtful", "b": "found"}
     assert "\na: doubtful" in capsys.readouterr().out
     assert [one.name for one in written_pairs()] == ["b"]
-    assert files_below(folder / "out" / "crop") == ["b.jpg"]
+    assert files_below(again / "out" / "crop") == ["b.png"]
 
 
 def test_a_photograph_may_have_several_octa(folder):
@@ -167,26 +186,24 @@ def test_width_of_each_octa_is_that_of_its_row_or_of_the_option(folder, widths, 
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
-def test_existing_results_are_kept_and_another_scale_needs_another_folder(folder, capsys):
-    crop()
-    before = {name: (folder / "out" / name).stat().st_mtime_ns for name in ("fundus/a.png", "octa/b.tif")}
+def test_existing_results_are_kept_and_another_scale_needs_another_folder(again, capsys):
+    before = {name: (again / "out" / name).stat().st_mtime_ns for name in ("fundus/a.png", "octa/b.png")}
     assert crop() == 0
     assert "2 of 2 pairs exist and are kept" in capsys.readouterr().out
-    assert {name: (folder / "out" / name).stat().st_mtime_ns for name in before} == before
+    assert {name: (again / "out" / name).stat().st_mtime_ns for name in before} == before
     assert crop("--field-degrees", "50") == 2
     assert "out/crop.csv: was made with run/ckpt-7" in capsys.readouterr().err
 
 
 CHANGES = {
-    "width": lambda: 0.9 * OCTA_MM,
+    "width": lambda: 0.95 * OCTA_MM,
     "octa": replace_by_another_eye,
     "photograph": lambda: Path("photos/a.png").write_bytes(Path("photos/c.png").read_bytes()),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_pair_is_searched_again_if_its_width_or_a_file_has_changed(folder, change):
-    crop()
+def test_pair_is_searched_again_if_its_width_or_a_file_has_changed(again, change):
     before = rows()["a"]
     width = CHANGES[change]()
     crop(octa_mm=width if change == "width" else OCTA_MM)
@@ -215,10 +232,8 @@ def test_lost_subjects_are_noted_where_they_can_move_others_to_another_split(fol
         (lambda: save(np.full((300, 300, 3), 90), Path("photos/a.png")), "photos/a.png: shows no border"),
     ],
 )
-def test_unusable_image_is_named_and_its_former_result_left_out(folder, capsys, damage, named):
-    crop()
+def test_unusable_image_is_named_and_its_former_result_left_out(again, capsys, damage, named):
     damage()
-    capsys.readouterr()
     assert crop() == 2
     printed = capsys.readouterr()
     assert named in printed.err
@@ -233,7 +248,7 @@ def test_unusable_image_is_named_and_its_former_result_left_out(folder, capsys, 
         (["pairs.csv", "--output", "out", "--octa-mm", "6000"], "--octa-mm 6000: must be from 1 to 20 mm"),
         (["pairs.csv", "--output", ".", "--octa-mm", "6"], "--output .: lies in the data set"),
         (["pairs.csv", "--output", "photos", "--octa-mm", "6"], "--output photos: exists"),
-        ([".", "--output", "out", "--octa-mm", "6"], "TABLE ."),
+        (["photos", "--output", "out", "--octa-mm", "6"], "DATA photos"),
         (["full.csv", "--output", "out", "--octa-mm", "4"], "--octa-mm 4: each row of full.csv has its octa_mm"),
     ],
 )

@@ -14,8 +14,7 @@ import dataset_load_mod
 from alignment.registration import warp
 from alignment.search import Masked
 from basics.files import read_table
-from pairs.dataset import load_data_cases
-from pairs.table import REGISTRATION
+from pairs.table import REGISTRATION, read_pairs
 from run.checkpoints import write_run
 from run.settings import Settings
 
@@ -24,8 +23,6 @@ pytestmark = pytest.mark.slow
 SIDE = 160
 SHIFT = np.broadcast_to(np.reshape([3.0, -2.0], (2, 1, 1)), (2, SIDE, SIDE))
 CROPPED = Path("data/UT-FSOCTA-v1/cropped")
-WRITTEN = Path("out/UT-FSOCTA-v1/cropped")
-MAP = Path("GT_OCT_net/Thresh/disc/1_OD.png")
 # Whose vessels the OCT-A of each pair shows: subjects 3 and 4, and the eyes of subject 5, are exchanged.
 EYES = {"1_OD": "1_OD", "1_OS": "1_OS", "2_OD": "2_OD", "3_OD": "4_OD", "4_OD": "3_OD", "5_OD": "5_OS", "5_OS": "5_OD"}
 SEEDS = {name: seed for seed, name in enumerate(EYES)}
@@ -76,10 +73,6 @@ def made(tmp_path_factory):
     for name, shown in EYES.items():
         octa = warp(vessels_of(shown), SHIFT)
         write_pair(folder, name, octa[:, ::-1] if name == "2_OD" else octa)
-    save(255 * (warp(vessels_of("1_OD"), SHIFT) > 0.5), folder / CROPPED / MAP)
-    save(np.zeros((9, 9)), folder / "data" / "UT-FSOCTA-v1" / "fov45" / "fundus" / "1_OD.jpg")
-    (folder / CROPPED / "notes.txt").write_text("as they are")
-    (folder / CROPPED / ".hidden").write_text("not copied")
     (folder / "run").mkdir()
     write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
     return folder
@@ -179,7 +172,7 @@ def test_which_cases_of_a_region_may_show_one_eye(other, may_be):
 
 
 def test_registered_octa_is_aligned_with_its_photograph_and_keeps_colours_and_alpha(registered):
-    octa = pixels(registered, WRITTEN, "octa/disc/1_OD.png")
+    octa = pixels(registered, "out/octa/disc/1_OD.png")
     assert octa.shape == (SIDE, SIDE, 4)
     inner = (slice(10, -10),) * 2
     assert np.corrcoef(octa[..., 0][inner].ravel(), vessels_of("1_OD")[inner].ravel())[0, 1] > 0.97
@@ -187,61 +180,48 @@ def test_registered_octa_is_aligned_with_its_photograph_and_keeps_colours_and_al
     assert (octa[..., 3] == 255).all()
 
 
-def test_map_made_from_an_octa_moves_with_it_stays_a_map_and_gets_its_size(folder):
-    save(np.kron(pixels(folder, CROPPED, MAP), np.ones((2, 2))), folder / CROPPED / MAP)
-    register(folder)
-    truth = pixels(folder, WRITTEN, MAP)
-    assert (truth.shape, set(np.unique(truth))) == ((SIDE, SIDE), {0, 255})
-    assert np.corrcoef(truth.ravel(), vessels_of("1_OD").ravel() > 0.5)[0, 1] > 0.8
+def test_image_of_two_values_keeps_them_and_gets_the_size_of_its_photograph():
+    vessels = np.kron(warp(vessels_of("1_OD"), SHIFT) > 0.5, np.ones((2, 2)))
+    moved = program.warped(np.dstack([np.uint8(255 * vessels)] * 4), -SHIFT)[..., 0]
+    assert (moved.shape, set(np.unique(moved))) == ((SIDE, SIDE), {0, 255})
 
 
-@pytest.mark.parametrize("name", ["octa/disc/2_OD.png", "fundus/disc/1_OD.png", "notes.txt"])
-def test_what_does_not_move_is_copied_to_the_last_bit(registered, name):
-    assert (registered / WRITTEN / name).read_bytes() == (registered / CROPPED / name).read_bytes()
+@pytest.mark.parametrize("name", ["octa/disc/2_OD.png", "fundus/disc/1_OD.png"])
+def test_what_does_not_move_keeps_its_pixels(registered, name):
+    assert (pixels(registered, "out", name) == pixels(registered, CROPPED, name)).all()
 
 
-@pytest.mark.parametrize("name", ["octa/disc/1_OD.png", MAP])
-def test_unmoved_octa_and_maps_are_kept(registered, name):
-    given, folder = registered / CROPPED / name, registered / WRITTEN
-    assert (folder / "unmoved" / name).read_bytes() == given.read_bytes() != (folder / name).read_bytes()
+def test_unmoved_octa_are_kept(registered):
+    given = pixels(registered, CROPPED, "octa/disc/1_OD.png")
+    assert (pixels(registered, "out/octa_unmoved/disc/1_OD.png") == given).all()
+    assert (pixels(registered, "out/octa/disc/1_OD.png") != given).any()
 
 
-def test_result_has_the_layout_of_the_data_and_each_pair_a_figure(registered):
-    found = [name.removeprefix("UT-FSOCTA-v1/") for name in files_below(registered / "data")]
-    unmoved = [name.replace("/", "/unmoved/", 1) for name in found if "/octa/" in name or "/GT_OCT_net/" in name]
-    written = files_below(registered / "out" / "UT-FSOCTA-v1")
-    assert written == sorted([name for name in found if ".hidden" not in name] + unmoved)
-    assert len(load_data_cases(registered / "out" / "UT-FSOCTA-v1")[0]) == len(EYES)
+def test_result_is_a_table_with_the_subjects_eyes_and_splits_of_the_layout_and_each_pair_has_a_figure(registered):
+    pairs = read_pairs(registered / "out/pairs.csv", "1/0/0")
+    assert [f"{pair.subject}_{pair.eye}" for pair in pairs] == sorted(EYES)
+    assert {(pair.region, pair.split) for pair in pairs} == {("disc", "train")}
+    assert pairs[0].octa_unmoved == registered / "out/octa_unmoved/disc/1_OD.png"
     figures = [f"disc/{name}.png" for name in sorted(EYES)]
     assert files_below(registered / "out" / "registration") == figures
     assert pixels(registered, "out/registration", figures[0]).shape == (SIDE, 3 * SIDE, 3)
-
-
-def test_octa_of_a_format_that_is_not_written_becomes_png(folder):
-    octa = folder / CROPPED / "octa" / "disc"
-    save(pixels(octa, "1_OD.png")[..., 0], octa / "1_OD.ppm")
-    (octa / "1_OD.png").unlink()
-    assert register(folder) == 0
-    with Image.open(folder / WRITTEN / "octa/disc/1_OD.png") as image:
-        assert image.mode == "L"
-    assert verdicts(folder)["1_OD"] == "registered"
 
 
 # --- an interrupted call, unusable files -----------------------------------------------------------------------------
 
 
 def test_existing_results_are_kept(again, capsys):
-    before = times(again / "out" / "UT-FSOCTA-v1")
+    before = times(again / "out/octa")
     assert register(again, "--figures") == 0
     assert "2 of 2 pairs exist and are kept" in capsys.readouterr().out
-    assert times(again / "out" / "UT-FSOCTA-v1") == before
+    assert times(again / "out/octa") == before
 
 
 def test_interrupted_call_resumes_to_the_same_result(finished, folder, monkeypatch):
     finish = program.Registration.finish
 
     def once(work, *others):
-        if work.record.rows:
+        if work.pairs.rows:
             raise KeyboardInterrupt
         finish(work, *others)
 
@@ -260,17 +240,15 @@ def test_pair_whose_photograph_was_replaced_is_registered_again_and_loses_its_fo
     register(again)
     assert verdicts(again) == {"1_OD": "not registered", "1_OS": "registered"}
     assert files_below(again / "out/registration") == ["disc/1_OS.png"]
-    assert (again / WRITTEN / fundus).read_bytes() == (again / CROPPED / fundus).read_bytes()
+    assert (pixels(again, "out", fundus) == pixels(again, CROPPED, fundus)).all()
 
 
-@pytest.mark.parametrize("name", [Path("octa/disc/1_OD.png"), MAP])
-def test_unusable_octa_or_map_is_named_and_its_pair_copied(folder, capsys, name):
-    (folder / CROPPED / name).write_text("no image")
+def test_unusable_octa_is_named_and_its_pair_left_out(folder, capsys):
+    name = CROPPED / "octa/disc/1_OD.png"
+    (folder / name).write_text("no image")
     assert register(folder) == 2
-    assert str(CROPPED / name) in capsys.readouterr().err
-    assert set(rows(folder)) == {"1_OS"}
-    for copied in (name, "octa/disc/1_OD.png"):
-        assert (folder / WRITTEN / copied).read_bytes() == (folder / CROPPED / copied).read_bytes()
+    assert str(name) in capsys.readouterr().err
+    assert [pair.name for pair in read_pairs(folder / "out/pairs.csv", "1/0/0")] == ["1_OS"]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -288,14 +266,14 @@ def table_of(folder, *rows):
     (folder / "pairs.csv").write_text("\n".join(written))
 
 
-def test_octa_of_a_table_become_png_where_needed_similar_names_stay_apart_and_a_lost_pair_is_dropped(folder, capsys):
+def test_similar_names_stay_apart_and_a_lost_pair_is_dropped(folder):
     pairs = ("1_OD", "photos/a.png", "scans/x"), ("1_OS", "photos/a.tif.png", "scans/y.gif")
     table_of(folder, *pairs)
     assert register(folder, data="pairs.csv") == 0
     assert files_below(folder / "out/octa") == ["a.png", "a.tif.png"]
     table_of(folder, pairs[1])
     assert register(folder, data="pairs.csv") == 0
-    assert "pairs that are no longer in the table are dropped: a" in capsys.readouterr().out
+    assert [row["fundus"] for row in read_table(folder / "out/pairs.csv")] == ["fundus/a.tif.png"]
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -317,13 +295,10 @@ def test_what_is_refused(folder, monkeypatch, refused, options, named):
     assert files_below(folder) == before
 
 
-def test_pair_that_left_a_layout_other_weights_and_a_record_of_version_1_1_need_another_folder(again, capsys):
+def test_other_weights_and_a_record_of_version_1_1_need_another_folder(again, capsys):
     before = times(again / "out")
     assert register(again, weights="run/ckpt-8") == 2
     assert "registration.csv: was made with " in capsys.readouterr().err
-    (again / CROPPED / "octa/disc/1_OS.png").unlink()
-    assert register(again) == 2
-    assert "has disc/1_OS, which is not in the data" in capsys.readouterr().err
     assert times(again / "out") == before
     (again / "out" / REGISTRATION).write_text("name,subject,eye,region,fits,verdict\n1,1,1,1,1,1\n")
     assert register(again) == 2

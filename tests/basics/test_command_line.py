@@ -108,45 +108,18 @@ def test_too_little_memory_to_load_the_libraries_is_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-LOADS = "import os, signal, sys; from basics.command_line import load_tensorflow; PROGRAM = 'x.py'\n"
-
-
-@pytest.fixture
-def end_of(tmp_path):
-    """Runs a program's code, with an empty module in place of TensorFlow and Keras."""
+def test_loading_tensorflow_leaves_the_handler_of_ctrl_c_to_the_work(tmp_path):
+    """Ctrl-C stands in for the work itself, and an empty module for TensorFlow and Keras."""
     (tmp_path / "keras.py").touch()
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    return lambda code: subprocess.run(
-        [sys.executable, "-c", LOADS + code], cwd=PROJECT, env=environment, capture_output=True, text=True
-    )
-
-
-@pytest.mark.parametrize(
-    ("code", "status", "said"),
-    [
-        ("os.abort()", -signal.SIGABRT, "x.py: error: ended by "),
-        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "x.py: error: ended by "),
-        ("sys.exit(3)", 3, ""),
-        ("raise MemoryError", 2, "x.py: error: out of memory"),
-        ("signal.raise_signal(signal.SIGINT)", -signal.SIGINT, "x.py: error: ended by "),  # while it loads modules
-    ],
-)
-def test_end_of_a_program_is_at_most_one_line(end_of, code, status, said):
-    done = end_of(f"load_tensorflow(); {code}")
-    assert done.returncode == status
-    assert done.stderr.strip().startswith(said)
-    assert done.stderr.strip().count("\n") == 0
-    assert ("ended by" in done.stderr) == ("ended by" in said)
-
-
-def test_loading_tensorflow_leaves_the_handler_of_ctrl_c_to_the_work(end_of):
-    """Ctrl-C stands in for the work itself."""
-    done = end_of(
-        "from types import SimpleNamespace; import dataset_load_mod\n"
+    code = (
+        "import signal, sys; from types import SimpleNamespace; import dataset_load_mod; PROGRAM = 'x.py'\n"
         "work = SimpleNamespace(run_cropping=lambda _: signal.raise_signal(signal.SIGINT), run_registration=None)\n"
         "sys.modules |= {'alignment.crop': work, 'alignment.register': work}\n"
         "sys.exit(dataset_load_mod.main(['crop', 'pairs.csv', '--output', 'x']))"
     )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert (done.returncode, "resumes" in done.stderr) == (130, True)
 
 

@@ -32,7 +32,7 @@ PATIENCE = 150  # s for a whole run: libraries try for 10 s to get memory
 AFTER_SIGNAL = 15  # s to the end, of programs that share two cores
 AFTER_END = 10  # s until what the program has started must have ended, too
 MARK = "FAULT_TRIAL"  # in the environment of a run and of all that it starts
-# Without memory, TensorFlow, LLVM and the C library end the program themselves: 127 is the C library's status.
+# Without memory, TensorFlow, LLVM and the C library end the program without its line: 127 is the C library's status.
 BY_LIBRARIES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, 127)
 SUBJECTS = (1, 2, 3, 4, 5, 6, 26, 27, 31, 32)
 MB = 10**6
@@ -224,8 +224,8 @@ def run(trial: Trial, folder: Path, chance: random.Random) -> tuple[list[str], s
     wrong += ["a traceback"] if "Traceback" in said else []
     wrong += [f"{len(left)} processes left"] if left else []
     wrong += [f"partial: {', '.join(partial)}"] if partial else []
-    if len(last) != 1 and (SYNTHESIS not in trial.command or not last):  # there, each photograph has its line
-        wrong.append(f"{len(last)} lines")
+    lines = 1 if SYNTHESIS not in trial.command else max(1, len(last))  # there, each photograph has its line
+    wrong += [f"{len(last)} lines"] if len(last) != lines and status not in BY_LIBRARIES else []
     wrong += ["no path"] if trial.disk and last and not any(word in last[0] for word in (FULL, "--output")) else []
     if wrong:
         print(said[-1500:], file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """Which pairs a data set has, how they are read, and the command `check`."""
 
-import re
 import shlex
 from itertools import chain
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import fake_fundus, round_field
+from conftest import round_field
 from PIL import Image
 
 import dataset_load_mod as dlm
@@ -165,25 +164,15 @@ def test_preprocessing_maps_bytes_to_minus_one_and_one():
 # --- the check -------------------------------------------------------------------------------------------------------
 
 
-def test_check_counts_images_pairs_sizes_and_black(root, capsys):
-    for name in ("1_OD", "2_OS"):
-        image = fake_fundus(np.random.default_rng(0), 100, 90)
-        image[:25] = 0  # a quarter outside the field of view
-        Image.fromarray(image).save(root / "cropped" / "fundus" / "disc" / f"{name}.png")
+def test_check_counts_images_pairs_and_sizes(root, capsys):
     (root / "cropped" / "Iternet" / "macula").mkdir(parents=True)
     Image.new("L", (9, 9)).save(root / "cropped" / "Iternet" / "macula" / "31_OD.png")
     assert dlm.main(["check", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[2:7]] == [
-        ["images", "disc", "macula", "whole"],
-        ["cropped/Iternet", "-", "1", "-"],
-        ["cropped/fundus", "4", "-", "-"],
-        ["cropped/octa", "4", "-", "-"],
-        ["fov45/fundus", "-", "-", "1"],
-    ]
+    folders = {"Iternet/macula": 1, "fundus/disc": 4, "octa/disc": 4}
+    assert lines[2:6] == [*(f"cropped/{name}: {n} images" for name, n in folders.items()), "fov45/fundus: 1 images"]
     assert "pairs: train 2, validation 1, test 1, unused 0" in lines
     assert "sizes: 90 x 100 px (4)" in lines
-    assert any(re.fullmatch(r"black background: 12\.\d% of a crop, from 0\.0% to 2[45]\.\d%", line) for line in lines)
     assert f"pix_pix_train.py --data {root}" in lines[-1]
 
 
