@@ -74,7 +74,7 @@ def print_registration(folder: Path) -> None:
     print()
     print_head("displacement, px", "correlation before", "after", "best other eye")
     for row in table.itertuples():
-        print_row(str(row.pair), [f"{row.displacement:.1f}", row.before, row.after, row.control])
+        print_row(str(row.name), [f"{row.displacement:.1f}", row.before, row.after, row.control])
 
 
 def main() -> None:
