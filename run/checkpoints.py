@@ -55,30 +55,24 @@ def checkpoint_folder(settings: Settings) -> Path:
     return Path(settings.checkpoints) / settings.name
 
 
-def claim_folder(settings: Settings, digest: str, seen: Collection[str]) -> Settings:
-    """Make the folders of a new run, with its run.json (see `write_run`); returns the settings with the run's name.
+def claim_folder(settings: Settings) -> Settings:
+    """Make the folder of a new run's checkpoints; returns the settings with the run's name.
 
     A run without a name is named by date and time, with a number added if another run has that name.
 
     Raises:
-        OSError: something cannot be made, or a folder exists although its name was given; then nothing is left.
+        OSError: the folder, or that of the logs, cannot be made, or it exists although its name was given.
     """
     for parent in (Path(settings.logs, "fit"), Path(settings.checkpoints)):
         parent.mkdir(parents=True, exist_ok=True)
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):
         named = replace(settings, name=settings.name or (now if number == 1 else f"{now}-{number}"))
-        made = []
         try:
-            for folder in (log_folder(named), checkpoint_folder(named)):
-                folder.mkdir()
-                made.append(folder)
-            write_run(checkpoint_folder(named), named, digest, seen)
+            checkpoint_folder(named).mkdir()
             return named
-        except OSError as error:
-            for folder in made:
-                shutil.rmtree(folder)
-            if settings.name is not None or not isinstance(error, FileExistsError):
+        except FileExistsError:
+            if settings.name is not None:
                 raise
 
 
@@ -138,7 +132,7 @@ class RunJson(NamedTuple):
     digest: str  # of the data
     seen: frozenset[str]  # see `photo_digest`
     weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
-    simulated: bool  # its data were known to be simulated retinas when it was written; 1.1.0 did not say
+    simulated: bool  # its data were known to be simulated retinas when it was written
 
 
 def read_run(folder: Path) -> RunJson:
@@ -150,13 +144,14 @@ def read_run(folder: Path) -> RunJson:
         seen, weights = frozenset(map(str, list(content.get(SEEN, [])))), content.get(ONE_FILE)
         if weights is not None:
             weights = {key: str(weights[key]) for key in ("file", "sha256")}
+        simulated = bool(content["simulated"])
         if settings.data is None or settings.name is None or settings.precision == "auto":
             raise ValueError("its settings are not resolved")
     except FileNotFoundError as error:
         raise RunError(f"{folder}: not a run (it has no run.json)") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
-    return RunJson(settings, digest, seen, weights, bool(content.get("simulated")))
+    return RunJson(settings, digest, seen, weights, simulated)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -165,10 +160,10 @@ def read_run(folder: Path) -> RunJson:
 class RunState:
     """Everything that a run needs to continue, as one checkpoint: networks, optimisers, dropout's seeds, progress."""
 
-    def __init__(self, networks: object, folder: Path | None, keep: int):
+    def __init__(self, networks: object, folder: Path, keep: int):
         """Args:
         networks: both networks and their optimisers, built, as attributes with the names PARTS.
-        folder: the run's folder of checkpoints; None: never saved.
+        folder: the run's folder of checkpoints.
         keep: how many periodic checkpoints to keep.
         """
         self.step = tf.Variable(0, dtype=tf.int64)  # steps done

@@ -53,7 +53,7 @@ class RunData:
         return pairs
 
 
-def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str] = ()) -> RunData:
+def load_run_data(settings: Settings, seen_before: Collection[str] = ()) -> RunData:
     """Read, or draw, all images that a run needs, and print a summary.
 
     `seen_before` are the photographs (`photo_digest`) seen by the run from which this one starts.
@@ -99,9 +99,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     if unused := int(cases["split"].isna().sum()):
         print(f"  unused     {unused} pairs of subjects that are in no split")
     if unpaired:
-        print(f"  {len(unpaired)} files have no partner" + ("" if verbose else "; --verbose lists them"))
-        for path in unpaired if verbose else ():
-            print(f"    {path}")
+        print(f"  {len(unpaired)} files have no partner; dataset_load_mod.py check lists them")
     if chosen["validation"].empty:
         print("  NOTE: no validation pairs: no scores, no best checkpoint, and TensorBoard shows training pairs")
     elif known := seen_subjects(chosen["validation"], seen_before):

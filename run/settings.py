@@ -27,7 +27,6 @@ BEST_BY = {
 }
 DEFAULT_BEST_BY = "vessel_auc"
 SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
-OLD_WORD = "phantom"  # what 1.1.0 called simulated retinas, in run.json and on the command line
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 # Export formats for other programs, and the file or folder that each produces.
 EXPORT_FORMATS = {
@@ -125,9 +124,6 @@ class Settings:
     precision: str = setting(
         "auto", "auto: bfloat16, twice as fast, if the processor or GPU computes in it, or float32", choices=PRECISIONS
     )
-    devices: int = setting(
-        0, "number of GPUs, or to try it parts of the CPU, that share each batch; 0: all GPUs, or the CPU", metavar="N"
-    )
     seed: int = setting(0, "for weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
     init_from: str | None = setting(
         None, "run folder whose best weights this run starts from (fine-tuning), with new optimisers", metavar="DIR"
@@ -145,22 +141,21 @@ class Settings:
 
     @classmethod
     def of_run(cls, content: dict) -> "Settings":
-        """Those in a run.json; 1.1.0 wrote `split` for what is now `shares`, and called the discriminator twice."""
-        content = {"discriminator_calls": 2} | content
-        return cls(**{"shares" if name == "split" else name: value for name, value in content.items()})
+        """Those in a run.json of this version, or of 1.4.0, which had `devices` too. Raises ValueError for others."""
+        content = {name: value for name, value in content.items() if name != "devices"}
+        if content.keys() != {spec.name for spec in fields(cls)}:
+            raise ValueError("its settings are not those of this version")
+        return cls(**content)
 
     def __post_init__(self):
         """Raises SettingsError for an invalid value, or one that contradicts another."""
         self._check_types()
-        if self.data == OLD_WORD:
-            object.__setattr__(self, "data", SIMULATED)
         for name in ("patch_size", "epochs", "batch_size", "keep", "patches_per_retina"):
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("l1_only", "decay", "input_noise"):
             self._require(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
         self._require(0 <= self.mix < 1, "mix", "must be at least 0 and below 1")
         self._require(self.patch_size % SIZE_MULTIPLE == 0, "patch_size", f"must be a multiple of {SIZE_MULTIPLE} px")
-        self._require(0 <= self.devices <= self.batch_size, "devices", "must be from 0 to --batch-size")
         self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
         self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
         self._require(1 <= self.l1_scale <= self.patch_size, "l1_scale", "must be from 1 px to --patch-size")
@@ -249,15 +244,15 @@ SIMULATED_RUN = {
 # Only the generator learns: with few pairs a discriminator teaches nothing that the faster L1-only steps do not.
 FINE_TUNING = {"epochs": 25, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "l1_only": 1.0, "decay": 0.5}
 # What may be changed when a run is resumed; the data are compared by content.
-CHANGEABLE = {"epochs", "keep", "data", "devices"}
+CHANGEABLE = {"epochs", "keep", "data"}
 
 
 def parse_command_line(argv: Sequence[str] | None, program: str, description: str) -> dict:
     """Read the options of a training run.
 
     Returns:
-        The given options by field of Settings, `resume` (a folder, or "" for the newest run) and `verbose`. Ends the
-        program with status 2 and one line if they are invalid.
+        The given options by field of Settings, and `resume` (a folder, or "" for the newest run). Ends the program with
+        status 2 and one line if they are invalid.
     """
     parser = OneLineParser(prog=program, description=description, argument_default=argparse.SUPPRESS)
     for spec in fields(Settings):
@@ -276,11 +271,10 @@ def parse_command_line(argv: Sequence[str] | None, program: str, description: st
         metavar="DIR",
         help="continue the run with this folder of checkpoints, up to --epochs in total (default: the newest run)",
     )
-    parser.add_argument("--verbose", action="store_true", help="list the files that have no partner")
     given = vars(parser.parse_args(argv))
     if "resume" not in given:
         try:
-            Settings(**{name: value for name, value in given.items() if name != "verbose"})
+            Settings(**given)
         except SettingsError as error:
             parser.error(str(error))
     return given

@@ -18,18 +18,10 @@ import tensorflow as tf
 
 from basics.command_line import VERSION, one_line
 from basics.files import atomic_file
-from pairs.dataset import is_simulated
 from pairs.origin import printable
 from pix_generator import Generator
 from retina.images import FUNDUS_CHANNELS
-from run.checkpoints import (
-    RunError,
-    find_weights,
-    read_run,
-    restore,
-    step_of,
-    write_run,
-)
+from run.checkpoints import RunError, find_weights, read_run, restore, step_of, write_run
 from run.settings import CHECKPOINTS, Settings
 
 EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
@@ -68,7 +60,7 @@ def why_not(run: Path) -> str:
         settings, _, _, one_file, simulated = read_run(run)
     except RunError as error:
         return f"{UNUSABLE} ({error})"
-    if simulated or is_simulated(settings.data):
+    if simulated:
         return "was trained on simulated retinas alone"
     if one_file is not None:
         return ""

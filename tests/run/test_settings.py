@@ -10,7 +10,6 @@ from run.settings import BEST_BY, FINE_TUNING, SIMULATED_RUN, Settings, Settings
 INVALID = [
     ("patch_size", 100),
     ("batch_size", -3),
-    ("devices", 33),
     ("seed", 2**32),
     ("learning_rate", float("nan")),
     ("l1_only", 1.1),
@@ -94,10 +93,12 @@ def test_other_sets_of_defaults_are_valid(defaults):
     assert defaults.items() <= asdict(Settings(**defaults)).items()
 
 
-def test_words_and_missing_settings_of_earlier_versions_are_read():
-    assert Settings(data="phantom").data == "simulated"  # on the command line, too
-    read = Settings.of_run({"data": "phantom", "split": "70/15/15"})
-    assert read == Settings(data="simulated", shares="70/15/15", discriminator_calls=2)  # which it always had
+def test_settings_are_read_as_written_and_those_of_other_versions_refused():
+    content = asdict(Settings(epochs=3))
+    assert Settings.of_run(content | {"devices": 2}) == Settings(epochs=3)  # as of 1.4.0
+    for other in (content | {"warm_up": 0.5}, {"epochs": 3}):
+        with pytest.raises(ValueError, match="not those of this version"):
+            Settings.of_run(other)
 
 
 # --- the best checkpoint ---------------------------------------------------------------------------------------------
