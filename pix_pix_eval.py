@@ -7,7 +7,7 @@
 
 Besides the run it evaluates the images of other methods in the data (the study's synthetic OCT-A and its denoised form,
 SA-UNet, IterNet), and two baselines that need no training. Writes logs/eval/TIME/: report.html, per_eye.csv,
-summary.csv, figures as PNG; and the main results for TensorBoard to logs/fit/NAME/evaluation/.
+summary.csv, and figures as PNG.
 `--help` lists every option.
 """
 
@@ -52,17 +52,14 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             help=f"width of a crop, region {region}, where a table has no {WIDTH} (default: {assumed:g})",
         )
     add("--resamples", type=int, default=2000, metavar="N", help="number of bootstrap resamples (default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: %(default)s)")
-    add("--pdf", action="store_true", help="write each figure as PDF too")
     add("--output", default="logs/eval", metavar="DIR", help="results are written to DIR/TIME/ (default: %(default)s)")
     options = parser.parse_args(argv)
     for region in CROP_MM:
         width = getattr(options, f"{region}_mm")
         if width is not None and not CROPS_MM[0] <= width <= CROPS_MM[1]:
             parser.error(f"--{region}-mm {width:g}: must be from {CROPS_MM[0]:g} to {CROPS_MM[1]:g} mm")
-    for name, least, most in (("resamples", 1, MAX_RESAMPLES), ("seed", 0, 2**32 - 1)):
-        if not least <= (value := getattr(options, name)) <= most:
-            parser.error(f"--{name} {value}: must be from {least} to {most}")
+    if not 1 <= options.resamples <= MAX_RESAMPLES:
+        parser.error(f"--resamples {options.resamples}: must be from 1 to {MAX_RESAMPLES}")
     return options
 
 
@@ -71,13 +68,12 @@ if __name__ == "__main__":
 load_tensorflow()
 
 import evaluation.report as report
-from evaluation.evaluate import Evaluation, evaluate_eyes, log_results
+from evaluation.evaluate import Evaluation, evaluate_eyes
 from evaluation.figures import draw_figures
 from evaluation.inputs import find_comparators, find_truth, regions_of, with_widths
-from evaluation.measures import WAYS, WAYS_IF_MOVED
 from evaluation.statistics import summarise
 from pairs.dataset import find_dataset
-from pairs.moved import moved_in_words
+from pairs.moved import refuse_moved
 from run.checkpoints import read_run
 from run.data import choose, load_cases
 from run.predict import announced_predictor
@@ -98,8 +94,7 @@ def run_evaluation(options: argparse.Namespace) -> int:
     listed, unpaired = load_cases(data, options.split, settings)
     use_seen = options.include_seen or options.split not in (None, "test", "all")
     choice = choose(data, listed, options.split, made.seen, None if use_seen else "--include-seen")
-    if moved := moved_in_words(data, choice.photographs.itertuples(index=False)):
-        print(moved)
+    refuse_moved("--data", data, choice.photographs.itertuples(index=False))
     if unpaired:
         print(f"{len(unpaired)} files of the data have no partner and are left out")
     print(choice)
@@ -111,22 +106,20 @@ def run_evaluation(options: argparse.Namespace) -> int:
     print(f"{report.counted(len(cases), 'crop')}; reference: {truth.origin}")
 
     evaluation = Evaluation(data, cases, comparators, truth, predictor, settings.fov_mask)
-    per_eye, counts = evaluate_eyes(evaluation)
-    summary = summarise(per_eye, options.resamples, options.seed)
-    figures = draw_figures(evaluation, per_eye, summary, counts)
+    per_eye = evaluate_eyes(evaluation)
+    summary = summarise(per_eye, options.resamples)
+    pictures = {name: report.as_png(figure) for name, figure in draw_figures(evaluation, per_eye, summary).items()}
 
-    ways, texts = WAYS_IF_MOVED if moved else WAYS, report.as_text(summary)
+    texts = report.as_text(summary)
     first, *warnings = report.opening(evaluation, choice, per_eye, str(Path(weights).relative_to(run)))
-    missing, found = report.remarks(evaluation, choice, per_eye), report.sentences(texts, truth.kind, ways)
-    paragraphs = [*([moved] if moved else []), first, *warnings, *found]
-    tables = {region: report.tables_of(texts, region, truth.kind, ways) for region in regions_of(texts)}
-    notes = report.conditions(evaluation, widths, options.resamples, options.seed) + missing
-    page = report.make_page(f"Evaluation of {run}", paragraphs, tables, figures, notes)
+    missing, found = report.remarks(evaluation, choice, per_eye), report.sentences(texts, truth.kind)
+    tables = {region: report.tables_of(texts, region, truth.kind) for region in regions_of(texts)}
+    notes = report.conditions(evaluation, widths, options.resamples) + missing
+    page = report.make_page(f"Evaluation of {run}", [first, *warnings, *found], tables, pictures, notes)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
-    folder = report.write_results(folder, {"per_eye": per_eye, "summary": summary}, page, figures, options.pdf)
-    logs = log_results(Path(settings.logs), run.resolve().name, weights, summary, folder)
+    report.write_results(folder, {"per_eye": per_eye, "summary": summary}, page, pictures)
     print(*warnings, *missing, report.results_to_print(texts), *found, sep="\n")
-    print(f"Written: {folder}/ (start with report.html); for TensorBoard: {logs}/")
+    print(f"Written: {folder}/ (start with report.html)")
     for fault in evaluation.faults:
         report_error(PROGRAM, fault)
     return 2 if evaluation.faults else 0
