@@ -24,7 +24,6 @@ from run.settings import SPLIT_HELP, SPLITS, add_run_options
 
 PROGRAM = "pix_pix_eval.py"
 CROPS_MM = 0.5, 50.0  # least and greatest width of a crop: others are in other units
-MAX_RESAMPLES = 100_000  # more would change no digit, and take gigabytes
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,15 +50,12 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             metavar="MM",
             help=f"width of a crop, region {region}, where a table has no {WIDTH} (default: {assumed:g})",
         )
-    add("--resamples", type=int, default=2000, metavar="N", help="number of bootstrap resamples (default: %(default)s)")
     add("--output", default="logs/eval", metavar="DIR", help="results are written to DIR/TIME/ (default: %(default)s)")
     options = parser.parse_args(argv)
     for region in CROP_MM:
         width = getattr(options, f"{region}_mm")
         if width is not None and not CROPS_MM[0] <= width <= CROPS_MM[1]:
             parser.error(f"--{region}-mm {width:g}: must be from {CROPS_MM[0]:g} to {CROPS_MM[1]:g} mm")
-    if not 1 <= options.resamples <= MAX_RESAMPLES:
-        parser.error(f"--resamples {options.resamples}: must be from 1 to {MAX_RESAMPLES}")
     return options
 
 
@@ -107,14 +103,14 @@ def run_evaluation(options: argparse.Namespace) -> int:
 
     evaluation = Evaluation(data, cases, comparators, truth, predictor, settings.fov_mask)
     per_eye = evaluate_eyes(evaluation)
-    summary = summarise(per_eye, options.resamples)
+    summary = summarise(per_eye)
     pictures = {name: report.as_png(figure) for name, figure in draw_figures(evaluation, per_eye, summary).items()}
 
     texts = report.as_text(summary)
     first, *warnings = report.opening(evaluation, choice, per_eye, str(Path(weights).relative_to(run)))
-    missing, found = report.remarks(evaluation, choice, per_eye), report.sentences(texts, truth.kind)
+    missing, found = report.remarks(evaluation, per_eye), report.sentences(texts, truth.kind)
     tables = {region: report.tables_of(texts, region, truth.kind) for region in regions_of(texts)}
-    notes = report.conditions(evaluation, widths, options.resamples) + missing
+    notes = report.conditions(evaluation, widths) + missing
     page = report.make_page(f"Evaluation of {run}", [first, *warnings, *found], tables, pictures, notes)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
     report.write_results(folder, {"per_eye": per_eye, "summary": summary}, page, pictures)

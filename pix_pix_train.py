@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from basics.command_line import VERSION, StopRequest, exit_status, load_tensorflow, need, progress_bar
+from basics.command_line import StopRequest, exit_status, load_tensorflow, need, progress_bar
 from run.settings import Settings, as_options, parse_command_line
 
 PROGRAM = "pix_pix_train.py"
@@ -111,15 +111,8 @@ def train(settings: Settings, data_digest: str | None = None) -> int:
         if int(state.epoch) >= settings.epochs:
             raise RunError(f"--resume: {folder} has completed {settings.epochs} epochs; give a larger --epochs")
         checkpoints.write_run(folder, settings, data.digest, data.seen | seen_before)  # with what was changed to resume
-        facts = {
-            "device": ", ".join(gpu.name for gpu in tf.config.list_physical_devices("GPU")) or "CPU",
-            "version": f"{VERSION}, TensorFlow {tf.__version__}",
-            "training pairs": len(data.train) or "simulated retinas",
-            "validation pairs": len(data.validation),
-            "patches per epoch": patches.patches_per_epoch,
-        }
         with closing(RunLog(checkpoints.log_folder(settings), int(state.epoch) if data.validation else 0)) as log:
-            log.start(settings, facts, int(state.step))
+            log.start(settings, int(state.step))
             return train_epochs(Run(settings, data, patches, networks, state, log))
 
 
@@ -166,13 +159,10 @@ class Pix2Pix:
             disc_loss = discriminator_loss(disc_real_output, disc_generated_output)
             of_vessels = self.vessel_losses(output, target)
             gen_total_loss += LAMBDA_VESSELS * sum(of_vessels.values())
-            # In float16, small gradients would vanish: the loss is scaled up, and `apply` scales back.
-            scaled_gen_loss = self.generator_optimizer.scale_loss(gen_total_loss)
-            scaled_disc_loss = self.discriminator_optimizer.scale_loss(disc_loss)
 
         gen_weights, disc_weights = self.generator.trainable_variables, self.discriminator.trainable_variables
-        self.generator_optimizer.apply(gen_tape.gradient(scaled_gen_loss, gen_weights), gen_weights)
-        self.discriminator_optimizer.apply(disc_tape.gradient(scaled_disc_loss, disc_weights), disc_weights)
+        self.generator_optimizer.apply(gen_tape.gradient(gen_total_loss, gen_weights), gen_weights)
+        self.discriminator_optimizer.apply(disc_tape.gradient(disc_loss, disc_weights), disc_weights)
         return {
             "gen_total_loss": gen_total_loss,
             "gen_gan_loss": gen_gan_loss,
@@ -192,29 +182,25 @@ class Pix2Pix:
         both = [tf.concat(images, axis=0) for images in ((input_image, input_image), (octa, gen_output))]
         return tuple(tf.split(self.discriminator(both, training=True), 2))
 
-    def l1_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+    def l1_step(self, input_image: tf.Tensor, target: tf.Tensor, averages_alone: bool = False) -> dict[str, tf.Tensor]:
         """Train the generator alone, on the error of pixels and averages, and the vessels; images as in `train_step`.
 
         Of pixels alone it is least for their median, which does not tell how bright a mesh is on average.
         """
-        return self.generator_step(input_image, target, {1, self.settings.l1_scale})
-
-    def vessel_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Train the generator alone, on the vessels and the error of averages: that of pixels leaves no speckle."""
-        return self.generator_step(input_image, target, {self.settings.l1_scale})
-
-    def generator_step(self, input_image: tf.Tensor, target: tf.Tensor, scales: set[int]) -> dict[str, tf.Tensor]:
-        """A step without the discriminator, on the sum of the mean absolute errors at some scales, see `l1_loss`."""
-        last = self.settings.octa_channels
+        last, scale = self.settings.octa_channels, self.settings.l1_scale
+        scales = {scale} if averages_alone else {1, scale}  # see `l1_loss`
         with tf.GradientTape() as tape:
             output = self.generator(input_image, training=True)
             errors = [l1_loss(output[..., :last], target[..., :last], scale) for scale in sorted(scales)]
             gen_l1_loss, of_vessels = sum(errors), self.vessel_losses(output, target)
             total = self.settings.lambda_l1 * gen_l1_loss + LAMBDA_VESSELS * sum(of_vessels.values())
-            scaled_loss = self.generator_optimizer.scale_loss(total)
         weights = self.generator.trainable_variables
-        self.generator_optimizer.apply(tape.gradient(scaled_loss, weights), weights)
+        self.generator_optimizer.apply(tape.gradient(total, weights), weights)
         return {"gen_l1_loss": gen_l1_loss} | of_vessels
+
+    def vessel_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Train the generator alone, on the vessels and the error of averages: that of pixels leaves no speckle."""
+        return self.l1_step(input_image, target, averages_alone=True)
 
     def vessel_losses(self, output: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """The loss of the vessel probability, if the generator predicts one."""
@@ -245,12 +231,10 @@ class Run:
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Save log and checkpoint: after some epochs, after minutes within one, and at the end; `save_best` is apart.
+        """Save a checkpoint, not as the best: after some epochs, after minutes within one, and at the end.
 
-        Raises:
-            UserError: the disk is full.
+        Raises RunError as `RunState.save`.
         """
-        self.log.flush()
         self.state.save()
         self.saved_at = time.monotonic()
 
@@ -370,7 +354,6 @@ def end_epoch(run: Run, stop: StopRequest) -> bool:
             state.best_score.assign(settings.score(scores))
             state.save_best()
     log_pictures(run, step, results)
-    run.log.flush()
     if epoch % CHECKPOINT_EPOCHS == 0:
         run.save()
     return True

@@ -12,7 +12,7 @@ from evaluation.evaluate import MONTAGE, Evaluation
 from evaluation.inputs import regions_of
 from evaluation.measures import REAL
 from evaluation.report import counted, with_interval
-from retina.images import DataError, black_outside
+from retina.images import black_outside
 from retina.pictures import missed_and_invented
 from retina.vessels import WHOLE
 
@@ -81,14 +81,8 @@ def draw_limits(panel, row: Mapping, colour: str) -> None:
 
 
 def draw_montage(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> Figure:
-    """Fundus, real and synthetic OCT-A, and the vessels of both, of the `ranked` eyes; a bar is 1 mm long.
-
-    Raises:
-        DataError: the files of these eyes have vanished since they were measured.
-    """
+    """Fundus, real and synthetic OCT-A, and the vessels of both, of the `ranked` eyes; a bar is 1 mm long."""
     eyes = list(evaluation.ranked(per_eye, region))
-    if not eyes:
-        raise DataError(evaluation.faults[-1])
     figure = Figure(figsize=(8.4, 2.2 * len(eyes) + 0.4), layout="constrained")
     panels = figure.subplots(len(eyes), 4, squeeze=False)
     for line, (label, eye), letter in zip(panels, eyes, "ABC"[: len(eyes)], strict=True):

@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 
 from basics.files import disk_errors_name
 from evaluation.evaluate import MONTAGE, Evaluation
-from evaluation.inputs import PUBLISHED, regions_of
+from evaluation.inputs import regions_of
 from evaluation.measures import AGREEMENTS, DENSITY_NAMES, OURS, REAL, SIMILARITY_NAMES, VESSEL_SCORE_NAMES, WAYS
-from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS
+from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS, RESAMPLES
 from pairs.dataset import is_simulated
-from pairs.table import is_table
 from retina.ut_fsocta import OTHER_REGION
 from retina.vessels import OCTA_CLASSES, SECTORS, VESSEL_MAP_SIGMA, WHOLE
 from run.data import HAS_SEEN, Choice
@@ -111,29 +110,21 @@ def opening(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame, weigh
     return found
 
 
-def remarks(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame) -> list[str]:
+def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
     """What is missing; a line each."""
-    found, cases, comparators = [], evaluation.cases, [comparator.name for comparator in evaluation.comparators]
-    measured = per_eye[per_eye["sector"] == WHOLE]["candidate"].value_counts()
-    sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]["vessel_density"]
-    crops = measured[REAL]
-    absent = [name for name in PUBLISHED if name not in comparators]
-    if absent and not is_table(evaluation.data):
-        found.append(f"absent from the data: {', '.join(absent)}")
-    if choice.left_out:
-        found.append(f"left out, see --include-seen: {HAS_SEEN.format(counted(choice.left_out, 'subject'))}")
-    for what, number_of, out_of in (
-        ("left out, without a usable pair or ground truth", len(cases) - crops, f"{len(cases)} crops"),
-        *((f"without {name}", crops - measured.get(name, 0), f"{crops} crops") for name in comparators),
-        ("without a region, and so without sectors", (cases["region"] == OTHER_REGION).sum(), f"{len(cases)} pairs"),
-        ("not inside crop and field, or of an unknown eye", sectors.isna().sum(), f"{len(sectors)} sectors"),
-    ):
-        if number_of:
-            found.append(f"{what}: {number_of} of {out_of}")
+    cases, measured = evaluation.cases, per_eye[per_eye["sector"] == WHOLE]["candidate"].value_counts()
+    crops, unnamed = measured[REAL], (cases["region"] == OTHER_REGION).sum()
+    numbers = {
+        "left out, without a usable pair or ground truth": (len(cases) - crops, f"{len(cases)} crops"),
+        "without a region, and so without sectors": (unnamed, f"{len(cases)} pairs"),
+    }
+    for comparator in evaluation.comparators:
+        numbers[f"without {comparator.name}"] = crops - measured.get(comparator.name, 0), f"{crops} crops"
+    found = [f"{what}: {number_of} of {out_of}" for what, (number_of, out_of) in numbers.items() if number_of]
     return found + [f"unusable: {fault}" for fault in evaluation.faults]
 
 
-def conditions(evaluation: Evaluation, widths: Mapping[str, str], resamples: int) -> list[str]:
+def conditions(evaluation: Evaluation, widths: Mapping[str, str]) -> list[str]:
     """How the evaluation was made; a line each. `widths` are the origins of `with_widths`."""
     classes = " and ".join(f"{OCTA_CLASSES[region]} classes ({region})" for region in widths)
     return [
@@ -146,7 +137,7 @@ def conditions(evaluation: Evaluation, widths: Mapping[str, str], resamples: int
         *(["of registered pairs, the unmoved OCT-A"] if evaluation.cases["octa_unmoved"].notna().any() else []),
         "what each measure is, and which way is better: docs/evaluation.md",
         f"width of a crop: {'; '.join(widths.values())}",
-        f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {resamples} resamples; p: signed-rank test "
+        f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {RESAMPLES:,} resamples; p: signed-rank test "
         "over subjects, not corrected for multiple tests",
     ]
 

@@ -20,6 +20,7 @@ from evaluation.measures import (
 from retina.vessels import WHOLE
 
 MIN_SUBJECTS = 10  # intervals, correlations and tests of fewer would be misleading
+RESAMPLES = 2000  # of the bootstrap
 CONFIDENCE = 0.95
 LIMITS_OF_AGREEMENT = 1.96  # standard deviations: 95 % of normal differences
 
@@ -106,16 +107,14 @@ def paired_difference(one: np.ndarray, other: np.ndarray, subjects: np.ndarray, 
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def summarise(per_eye: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def summarise(per_eye: pd.DataFrame) -> pd.DataFrame:
     """A row for each region, candidate, sector and measure.
 
     `eyes` and `subjects` count those with the measure, `missing` the eyes without it. Intervals, correlations and tests
     are nan with fewer than MIN_SUBJECTS subjects. The last columns compare a candidate with this run, on the eyes that
     both have.
 
-    Args:
-        per_eye: the rows of `measure_eye`, with `region`, `subject` and `name`.
-        resamples: of the bootstrap.
+    `per_eye` are the rows of `measure_eye`, with `region`, `subject` and `name`.
     """
     rows = []
     for (region, sector), part in per_eye.groupby(["region", "sector"], sort=False):
@@ -135,12 +134,12 @@ def summarise(per_eye: pd.DataFrame, resamples: int) -> pd.DataFrame:
                 row["subjects"] = len(np.unique(subjects[found]))
                 real = table[measure, REAL].to_numpy() if name != REAL and measure in DENSITY_NAMES else None
                 ours = table[measure, OURS].to_numpy() if name not in (REAL, OURS) else None
-                rows.append(row | across_eyes(values, real, ours, subjects, resamples))
+                rows.append(row | across_eyes(values, real, ours, subjects))
     return pd.DataFrame(rows)
 
 
 def across_eyes(
-    values: np.ndarray, real: np.ndarray | None, ours: np.ndarray | None, subject: np.ndarray, resamples: int
+    values: np.ndarray, real: np.ndarray | None, ours: np.ndarray | None, subject: np.ndarray
 ) -> dict[str, float]:
     """The statistics of one measure of one candidate, with the names that the functions above return.
 
@@ -152,7 +151,7 @@ def across_eyes(
     def resampled(eyes: np.ndarray) -> np.ndarray:
         """Resamples of some eyes: none with too few subjects, which makes the intervals nan."""
         enough = len(np.unique(subject[eyes])) >= MIN_SUBJECTS
-        return resample_subjects(subject[eyes], resamples if enough else 0)
+        return resample_subjects(subject[eyes], RESAMPLES if enough else 0)
 
     found = np.isfinite(values)
     if not found.any():

@@ -169,13 +169,9 @@ class RunState:
         self.step = tf.Variable(0, dtype=tf.int64)  # steps done
         self.epoch = tf.Variable(0, dtype=tf.int64)  # epochs done
         self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
-        parts = {name: getattr(networks, name) for name in PARTS}
-        scaled = [one for one in parts.values() if isinstance(one, keras.optimizers.LossScaleOptimizer)]
         dropout = layers_of(networks.generator, keras.layers.Dropout)
         self.checkpoint = tf.train.Checkpoint(
-            # Of a loss-scaled optimiser, save the inner one: its slots then have the same paths in every precision.
-            **{name: getattr(one, "inner_optimizer", one) for name, one in parts.items()},
-            loss_scales=[[optimizer.dynamic_scale, optimizer.step_counter] for optimizer in scaled],
+            **{name: getattr(networks, name) for name in PARTS},
             dropout_seeds=[layer.seed_generator.state for layer in dropout],
             step=self.step,
             epoch=self.epoch,
@@ -193,6 +189,7 @@ class RunState:
         self._save(self.folder / BEST, keep=1)
 
     def _save(self, folder: Path, keep: int) -> None:
+        """Write ckpt-STEP, which appears only when complete, and remove the oldest so that `keep` remain."""
         step = int(self.step)
         if not self.folder.is_dir():
             raise RunError(f"{self.folder} was deleted while the run trains: stopped; it cannot be resumed")
@@ -201,7 +198,19 @@ class RunState:
                 fault = f"{weights.path} is not finite after step {step}: not saved"
                 raise RunError(f"{fault}; {saved_in_words(self.folder)}")
         try:
-            save(self.checkpoint, folder, step, keep)
+            folder.mkdir(exist_ok=True)
+            try:
+                self.checkpoint.write(str(folder / f"ckpt-{step}"))
+            finally:
+                for unfinished in folder.glob(UNFINISHED):  # of this process, or of one that was killed
+                    shutil.rmtree(unfinished)
+            saved = [Path(path).name for path in list_checkpoints(folder)]
+            for old in saved[keep:]:
+                for path in sorted(folder.glob(f"{old}.*"), reverse=True):  # .index first: it makes the checkpoint
+                    path.unlink()
+            with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
+                lines = [f'all_model_checkpoint_paths: "{name}"\n' for name in saved[keep - 1 :: -1]]
+                part.write_text("".join([f'model_checkpoint_path: "{saved[0]}"\n', *lines]), encoding="utf-8")
         except (OSError, tf.errors.OpError) as error:
             raise RunError(
                 f"the checkpoint of step {step} could not be written ({reason_of(error)}); "
@@ -266,31 +275,3 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
 def reason_of(error: Exception) -> str:
     """The message of a TensorFlow error about a file, without TensorFlow's internal names."""
     return re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", (str(error).splitlines() or [""])[0])
-
-
-def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) -> None:
-    """Save a checkpoint atomically as ckpt-STEP, and remove the oldest.
-
-    Args:
-        checkpoint: what to save.
-        folder: made if it does not exist.
-        step: for its name.
-        keep: how many to keep, including this one.
-
-    Raises:
-        OSError, tf.errors.OpError: it cannot be written; earlier ones are unchanged.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        checkpoint.write(str(folder / f"ckpt-{step}"))
-    finally:
-        for unfinished in folder.glob(UNFINISHED):  # of this process, or of one that was killed
-            shutil.rmtree(unfinished)
-    saved = list_checkpoints(folder)
-    for old in saved[keep:]:
-        for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: it makes the checkpoint
-            path.unlink()
-    with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
-        names = [Path(path).name for path in saved[:keep]]
-        lines = [f'all_model_checkpoint_paths: "{name}"\n' for name in names[::-1]]
-        part.write_text("".join([f'model_checkpoint_path: "{names[0]}"\n', *lines]), encoding="utf-8")

@@ -174,8 +174,7 @@ class Choice:
     """The photographs that are used."""
 
     photographs: pd.DataFrame  # some rows of a list, with a column `seen`: whether the run has seen them
-    left_out: int  # subjects that are not used because the run has seen them
-    why: str  # these, in words
+    why: str  # which these are, in words
     total: int  # subjects of the data
 
     def __str__(self) -> str:
@@ -222,4 +221,4 @@ def choose(
             raise OptionError(f"{data}: {HAS_SEEN.format(f'all {known} subjects')}; {to_use_seen} uses them")
     else:
         why += f"; the run has seen {known} of them"
-    return Choice(chosen, known if to_use_seen else 0, why, listed["subject"].nunique())
+    return Choice(chosen, why, listed["subject"].nunique())

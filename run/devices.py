@@ -31,12 +31,9 @@ def set_up_gpus() -> str:
 
 def resolve_precision(choice: str) -> tuple[str, str]:
     """Keras' dtype policy for a choice of precision, and the reason for it."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if choice == "mixed_float16" and not gpus:
-        return choice, "as requested; without a GPU float16 is emulated, many times slower than float32"
     if choice != "auto":
         return choice, "as requested"
-    if gpus:
+    if gpus := tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpus[0])
         if details.get("compute_capability", (0, 0)) >= (8, 0):  # Ampere and later
             return "mixed_bfloat16", "the GPU computes in bfloat16"
@@ -49,10 +46,8 @@ def resolve_precision(choice: str) -> tuple[str, str]:
 
 
 def precision_to_predict(trained_with: str) -> str:
-    """The dtype policy to predict with: that of training, but float32 for one that this machine would emulate."""
-    if trained_with == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
-        return "float32"
-    return resolve_precision("auto")[0] if trained_with == "mixed_bfloat16" else trained_with
+    """The dtype policy to predict with: that of training, but float32 for bfloat16 that this machine would emulate."""
+    return trained_with if trained_with == "float32" else resolve_precision("auto")[0]
 
 
 def compiled(step: Step, signature: Sequence[tf.TensorSpec]) -> Step:
@@ -81,9 +76,7 @@ class Adam(keras.optimizers.Adam):
 
 
 def new_optimizer(network: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
-    """Adam for one network, built; with loss scaling in float16."""
+    """Adam for one network, built, so that a checkpoint finds its slots."""
     optimizer = Adam(settings.learning_rate, beta_1=0.5)
-    if settings.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(network.trainable_variables)  # now, so that a checkpoint finds its slots
+    optimizer.build(network.trainable_variables)
     return optimizer

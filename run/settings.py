@@ -5,7 +5,7 @@ The command line of `pix_pix_train.py` is made from them, and a run's run.json k
 
 import argparse
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 
@@ -15,19 +15,9 @@ from retina.ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_sh
 
 CHECKPOINTS = "training_checkpoints"
 SIZE_MULTIPLE = 64  # px: that of `pix_layers`, which would load TensorFlow
-# Validation scores that can choose the best checkpoint, and whether more is better.
-BEST_BY = {
-    "vessel_auc": True,
-    "vessel_dice": True,
-    "vessel_correlation": True,
-    "ssim": True,
-    "psnr": True,
-    "mae": False,
-    "texture": False,
-}
-DEFAULT_BEST_BY = "vessel_auc"
 SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+BEFORE = {"devices": 0, "best_by": "vessel_auc"}  # settings of 1.4.0 that have gone: it is always so now
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 # Export formats for other programs, and the file or folder that each produces.
 EXPORT_FORMATS = {
     "saved_model": "saved_model",
@@ -128,11 +118,6 @@ class Settings:
     init_from: str | None = setting(
         None, "run folder whose best weights this run starts from (fine-tuning), with new optimisers", metavar="DIR"
     )
-    best_by: str = setting(
-        DEFAULT_BEST_BY,
-        "validation score that chooses the best checkpoint: the default needs no threshold and ignores speckle",
-        choices=tuple(BEST_BY),
-    )
     # What is kept where
     name: str | None = setting(None, "name of the run and its folders (default: date and time)", metavar="NAME")
     logs: str = setting("logs", "TensorBoard's folder; a run writes to its fit/NAME", metavar="DIR")
@@ -141,8 +126,8 @@ class Settings:
 
     @classmethod
     def of_run(cls, content: dict) -> "Settings":
-        """Those in a run.json of this version, or of 1.4.0, which had `devices` too. Raises ValueError for others."""
-        content = {name: value for name, value in content.items() if name != "devices"}
+        """Those in a run.json of this version, or of 1.4.0 with BEFORE. Raises ValueError for others."""
+        content = {name: value for name, value in content.items() if (name, value) not in BEFORE.items()}
         if content.keys() != {spec.name for spec in fields(cls)}:
             raise ValueError("its settings are not those of this version")
         return cls(**content)
@@ -202,13 +187,10 @@ class Settings:
     def score(self, scores: dict[str, float]) -> float:
         """A checkpoint's score, higher is better, from its validation scores.
 
-        It is that of `best_by`, negated if lower is better. For vessel AUC with `l1_scale` above 1, a penalty for wrong
+        It is the vessel AUC, which needs no threshold and ignores speckle. With `l1_scale` above 1, a penalty for wrong
         speckle is subtracted.
         """
-        score = scores[self.best_by]
-        if self.best_by == DEFAULT_BEST_BY and self.l1_scale > 1:
-            return score - SPECKLE_WEIGHT * scores["texture"]
-        return score if BEST_BY[self.best_by] else -score
+        return scores["vessel_auc"] - (SPECKLE_WEIGHT * scores["texture"] if self.l1_scale > 1 else 0)
 
     def splits(self) -> dict[str, list[int]]:
         """Subject ids of `train`, `validation` and `test`. Raises SettingsError for ids that cannot be read."""
@@ -292,15 +274,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--weights", choices=("best", "last"), help="best by validation, or newest (default: best, if there is one)")
 
 
-def as_options(settings: Settings, names: Collection[str] | None = None) -> dict[str, str]:
-    """Settings, all or some, as command-line options: option -> value, without those that are None."""
+def as_options(settings: Settings) -> dict[str, str]:
+    """Settings as command-line options: option -> value, without those that are None."""
     options = {}
     for spec in fields(Settings):
         value = getattr(settings, spec.name)
-        if value is None or (names is not None and spec.name not in names):
-            continue
         if isinstance(value, bool):
             options[flag(spec.name if value else f"no_{spec.name}")] = ""
-        else:
+        elif value is not None:
             options[flag(spec.name)] = str(value)
     return options

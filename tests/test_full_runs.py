@@ -47,7 +47,7 @@ def logs(small_run):
 
 def test_run_logs_every_tag(logs):
     of_epochs = {f"epoch/{tag}" for tag in OF_OCTA} | {f"validation/{name}" for name in VALIDATION_SCORES}
-    others = {"settings", "_hparams_/session_start_info", "custom_scalars__config__"}
+    others = {"_hparams_/session_start_info", "custom_scalars__config__"}
     assert tags_of(logs) == {*OF_OCTA, *PROGRESS, *PICTURES} | of_epochs | others
     assert list(logged(logs, "disc_loss")) == [1, 2, 3, 4, 5, 6]
 

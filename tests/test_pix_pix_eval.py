@@ -38,7 +38,8 @@ def complete(tmp_path_factory):
         (CROPPED / "truth/disc/41_OD.png").unlink()
         (CROPPED / "synthetic_octa/macula/32_OD.png").write_text("no image")
         start_run()
-        found = evaluated("data", "--resamples", "200", status=2)
+        patch.setattr("evaluation.statistics.RESAMPLES", 200)
+        found = evaluated("data", status=2)
         found.whole = found.summary[found.summary["sector"] == "whole"].set_index(["region", "candidate", "measure"])
     return found
 
@@ -181,7 +182,6 @@ def test_width_that_the_table_has_for_each_pair_is_refused(trained_project, refu
     "options",
     [
         "--macula-mm nan",
-        "--resamples 0",
         "--data nowhere",
         "--compare x",
         "--compare x=nowhere",

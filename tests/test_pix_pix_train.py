@@ -210,11 +210,10 @@ def test_steps_of_the_generator_leave_the_discriminator_alone(with_vessels, step
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_like_float32(settings, batch, precision):
+def test_mixed_precision_trains_like_float32(settings, batch):
     exact = in_graph(new_networks(settings), "train_step")
     exact_losses = [exact(*batch) for _ in range(3)][-1]
-    mixed = in_graph(new_networks(replace(settings, precision=precision)), "train_step")
+    mixed = in_graph(new_networks(replace(settings, precision="mixed_bfloat16")), "train_step")
     mixed_losses = [mixed(*batch) for _ in range(3)][-1]
     keras.config.set_dtype_policy("float32")
     for tag, loss in exact_losses.items():

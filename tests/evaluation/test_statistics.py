@@ -77,13 +77,13 @@ def test_paired_difference_is_tested_over_subjects():
 def test_eyes_without_the_measure_are_left_out():
     values, subjects = np.arange(24.0), np.repeat(np.arange(12), 2)
     real, values[0] = values + 1, np.nan
-    found = vs.across_eyes(values, real, None, subjects, 100)
+    found = vs.across_eyes(values, real, None, subjects)
     assert (found["mean"], found["bias"]) == pytest.approx((np.arange(1, 24).mean(), -1))
-    assert vs.across_eyes(np.full(24, np.nan), real, None, subjects, 100) == {}
+    assert vs.across_eyes(np.full(24, np.nan), real, None, subjects) == {}
 
 
 def test_few_subjects_have_means_only():
     values, subjects = np.arange(2.0 * (vs.MIN_SUBJECTS - 1)), np.repeat(np.arange(vs.MIN_SUBJECTS - 1), 2)
-    found = vs.across_eyes(values, values + 1, values - 1, subjects, 100)
+    found = vs.across_eyes(values, values + 1, values - 1, subjects)
     assert {name for name, value in found.items() if np.isfinite(value)} == {"mean", "sd", "bias", "difference"}
     assert (found["bias"], found["difference"]) == (-1, 1)
