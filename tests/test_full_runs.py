@@ -253,6 +253,7 @@ def test_a_vessel_output_is_validated_against_the_vessels_to_find(vessel_output,
 
 def test_simulated_retinas_have_four_octa_channels_on_request_and_are_validated_alike_for_every_seed(monkeypatch):
     monkeypatch.setattr(run.data, "VALIDATION_RETINAS", 1)
+    monkeypatch.setattr("run.batches.RETINAS_PER_BLOCK", 2)
     settings = Settings(data="simulated", octa_channels=4, patch_size=64, batch_size=2)
     _, octa = next(run.data.training_patches([], settings).batches(0, 1))
     assert np.array_equal(octa[..., 0], octa[..., 2])
