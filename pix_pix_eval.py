@@ -7,7 +7,7 @@
 
 Besides the run it evaluates the images of other methods in the data (the study's synthetic OCT-A and its denoised form,
 SA-UNet, IterNet), and two baselines that need no training. Writes logs/eval/TIME/: report.html, per_eye.csv,
-summary.csv, figures as PNG; and the main results for TensorBoard to logs/fit/NAME/evaluation/.
+summary.csv, and figures as PNG.
 `--help` lists every option.
 """
 
@@ -24,7 +24,6 @@ from run.settings import SPLIT_HELP, SPLITS, add_run_options
 
 PROGRAM = "pix_pix_eval.py"
 CROPS_MM = 0.5, 50.0  # least and greatest width of a crop: others are in other units
-MAX_RESAMPLES = 100_000  # more would change no digit, and take gigabytes
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,18 +50,12 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             metavar="MM",
             help=f"width of a crop, region {region}, where a table has no {WIDTH} (default: {assumed:g})",
         )
-    add("--resamples", type=int, default=2000, metavar="N", help="number of bootstrap resamples (default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: %(default)s)")
-    add("--pdf", action="store_true", help="write each figure as PDF too")
     add("--output", default="logs/eval", metavar="DIR", help="results are written to DIR/TIME/ (default: %(default)s)")
     options = parser.parse_args(argv)
     for region in CROP_MM:
         width = getattr(options, f"{region}_mm")
         if width is not None and not CROPS_MM[0] <= width <= CROPS_MM[1]:
             parser.error(f"--{region}-mm {width:g}: must be from {CROPS_MM[0]:g} to {CROPS_MM[1]:g} mm")
-    for name, least, most in (("resamples", 1, MAX_RESAMPLES), ("seed", 0, 2**32 - 1)):
-        if not least <= (value := getattr(options, name)) <= most:
-            parser.error(f"--{name} {value}: must be from {least} to {most}")
     return options
 
 
@@ -71,10 +64,9 @@ if __name__ == "__main__":
 load_tensorflow()
 
 import evaluation.report as report
-from evaluation.evaluate import Evaluation, evaluate_eyes, log_results
+from evaluation.evaluate import Evaluation, evaluate_eyes
 from evaluation.figures import draw_figures
 from evaluation.inputs import find_comparators, find_truth, regions_of, with_widths
-from evaluation.measures import WAYS
 from evaluation.statistics import summarise
 from pairs.dataset import find_dataset
 from run.checkpoints import read_run
@@ -108,22 +100,20 @@ def run_evaluation(options: argparse.Namespace) -> int:
     print(f"{report.counted(len(cases), 'crop')}; reference: {truth.origin}")
 
     evaluation = Evaluation(data, cases, comparators, truth, predictor, settings.fov_mask)
-    per_eye, counts = evaluate_eyes(evaluation)
-    summary = summarise(per_eye, options.resamples, options.seed)
-    figures = draw_figures(evaluation, per_eye, summary, counts)
+    per_eye = evaluate_eyes(evaluation)
+    summary = summarise(per_eye)
+    pictures = {name: report.as_png(figure) for name, figure in draw_figures(evaluation, per_eye, summary).items()}
 
     texts = report.as_text(summary)
     first, *warnings = report.opening(evaluation, choice, per_eye, str(Path(weights).relative_to(run)))
-    missing, found = report.remarks(evaluation, choice, per_eye), report.sentences(texts, truth.kind, WAYS)
-    paragraphs = [first, *warnings, *found]
-    tables = {region: report.tables_of(texts, region, truth.kind, WAYS) for region in regions_of(texts)}
-    notes = report.conditions(evaluation, widths, options.resamples, options.seed) + missing
-    page = report.make_page(f"Evaluation of {run}", paragraphs, tables, figures, notes)
+    missing, found = report.remarks(evaluation, per_eye), report.sentences(texts, truth.kind)
+    tables = {region: report.tables_of(texts, region, truth.kind) for region in regions_of(texts)}
+    notes = report.conditions(evaluation, widths) + missing
+    page = report.make_page(f"Evaluation of {run}", [first, *warnings, *found], tables, pictures, notes)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
-    folder = report.write_results(folder, {"per_eye": per_eye, "summary": summary}, page, figures, options.pdf)
-    logs = log_results(Path(settings.logs), run.resolve().name, weights, summary, folder)
+    report.write_results(folder, {"per_eye": per_eye, "summary": summary}, page, pictures)
     print(*warnings, *missing, report.results_to_print(texts), *found, sep="\n")
-    print(f"Written: {folder}/ (start with report.html); for TensorBoard: {logs}/")
+    print(f"Written: {folder}/ (start with report.html)")
     for fault in evaluation.faults:
         report_error(PROGRAM, fault)
     return 2 if evaluation.faults else 0

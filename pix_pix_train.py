@@ -13,14 +13,14 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
 from tqdm import tqdm
 
-from basics.command_line import VERSION, StopRequest, exit_status, load_tensorflow, need, progress_bar
+from basics.command_line import StopRequest, exit_status, load_tensorflow, need, progress_bar
 from run.settings import Settings, as_options, parse_command_line
 
 PROGRAM = "pix_pix_train.py"
@@ -41,7 +41,7 @@ from retina.images import FUNDUS_CHANNELS, octa_to_grey
 from retina.similarity import mean_scores, validation_scores, vessel_agreement
 from run import checkpoints, devices
 from run.batches import SimulatedPatches, TrainingPatches
-from run.checkpoints import RunError, checkpoint_folder, saved_in_words
+from run.checkpoints import RunError, checkpoint_folder, saved_by, saved_in_words
 from run.data import RunData, load_run_data, training_patches
 from run.log import EPOCH, LOSSES, RunLog
 from run.new_run import settings_of_new_run, settings_of_resumed_run
@@ -71,69 +71,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_training(given: dict) -> int:
     """Resolve the settings, print them, and train; returns the exit status. Raises UserError, OSError."""
     need(LEAST_BYTES)
-    verbose, resume = given.pop("verbose", False), given.pop("resume", None)
-    device, digest = devices.set_up_gpus(), None
+    resume, digest = given.pop("resume", None), None
+    device = devices.set_up_gpus()
     if resume is None:
         settings = settings_of_new_run(given)
     else:
         settings, digest = settings_of_resumed_run(given, resume)
     print(f"Device: {device}")
     print("Settings:\n" + "\n".join(f"  {option:<21} {value}" for option, value in as_options(settings).items()))
-    with devices.errors_in_one_line():
-        return train(settings, digest, verbose)
+    return train(settings, digest)
 
 
-def train(settings: Settings, data_digest: str | None = None, verbose: bool = False) -> int:
+def train(settings: Settings, data_digest: str | None = None) -> int:
     """Run the training that resolved settings describe; for a resumed run `data_digest` is that of its data.
 
     Returns the exit status: 0, or 128 + the signal that stopped the run. Raises DataError, RunError, SettingsError.
     """
     resume = data_digest is not None
-    strategy = devices.choose_strategy(settings)
     keras.utils.set_random_seed(settings.seed)
     origin = checkpoint_folder(settings) if resume else settings.init_from
     seen_before = frozenset() if origin is None else checkpoints.read_run(Path(origin)).seen
-    data = load_run_data(settings, verbose, () if resume else seen_before)
-    seen = data.seen | seen_before
+    data = load_run_data(settings, () if resume else seen_before)
     if resume and data.digest != data_digest:
         raise RunError(f"{settings.data}: its training and validation images differ from the run's; start a new run")
     patches = training_patches(data.train, settings)
-    devices.check_shares(patches.patches_per_epoch, patches.batch_size, strategy)
-    with strategy.scope():
-        networks = Pix2Pix(settings)
-    if settings.init_from is not None and not resume:
+    networks = Pix2Pix(settings)
+    if settings.init_from is not None and not (resume and saved_by(checkpoint_folder(settings))):
         start_from(settings, networks.generator, networks.discriminator)
-    chief, log = devices.is_chief(strategy), None
-    with ExitStack() as held:
-        if chief:
-            settings = settings if resume else checkpoints.claim_folder(settings, data.digest, seen)
-            held.enter_context(checkpoints.lock(checkpoint_folder(settings)))
-            print(f"Run: {settings.name}")
-        else:
-            print("Another process writes logs and checkpoints")
-        folder = None if settings.name is None else checkpoint_folder(settings)
+    if not resume:
+        settings = checkpoints.claim_folder(settings)
+    folder = checkpoint_folder(settings)
+    with checkpoints.lock(folder):
+        print(f"Run: {settings.name}")
         state = checkpoints.RunState(networks, folder, settings.keep)
-        if resume and not state.restore():
-            print(f"{state.folder} has no checkpoint yet: starting from the beginning")
-            if settings.init_from is not None:
-                start_from(settings, networks.generator, networks.discriminator)
+        if resume and state.restore():
+            print(f"Continuing after epoch {int(state.epoch)}, step {int(state.step)}, from {folder}")
         elif resume:
-            print(f"Continuing after epoch {int(state.epoch)}, step {int(state.step)}, from {state.folder}")
+            print(f"{folder} has no checkpoint yet: starting from the beginning")
         if int(state.epoch) >= settings.epochs:
-            raise RunError(f"--resume: {state.folder} has completed {settings.epochs} epochs; give a larger --epochs")
-        if chief:
-            checkpoints.write_run(state.folder, settings, data.digest, seen)  # with what was changed to resume
-            log = RunLog(checkpoints.log_folder(settings), int(state.epoch) if data.validation else 0)
-            held.callback(log.close)
-            facts = {
-                "device": ", ".join(gpu.name for gpu in tf.config.list_physical_devices("GPU")) or "CPU",
-                "version": f"{VERSION}, TensorFlow {tf.__version__}",
-                "training pairs": len(data.train) or "simulated retinas",
-                "validation pairs": len(data.validation),
-                "patches per epoch": patches.patches_per_epoch,
-            }
-            log.start(settings, facts, int(state.step))
-        return train_epochs(Run(settings, data, patches, networks, strategy, state, log))
+            raise RunError(f"--resume: {folder} has completed {settings.epochs} epochs; give a larger --epochs")
+        checkpoints.write_run(folder, settings, data.digest, data.seen | seen_before)  # with what was changed to resume
+        with closing(RunLog(checkpoints.log_folder(settings), int(state.epoch) if data.validation else 0)) as log:
+            log.start(settings, int(state.step))
+            return train_epochs(Run(settings, data, patches, networks, state, log))
 
 
 # --- networks and their two steps ------------------------------------------------------------------------------------
@@ -179,13 +159,10 @@ class Pix2Pix:
             disc_loss = discriminator_loss(disc_real_output, disc_generated_output)
             of_vessels = self.vessel_losses(output, target)
             gen_total_loss += LAMBDA_VESSELS * sum(of_vessels.values())
-            # In float16, small gradients would vanish: the loss is scaled up, and `apply` scales back.
-            scaled_gen_loss = self.generator_optimizer.scale_loss(gen_total_loss)
-            scaled_disc_loss = self.discriminator_optimizer.scale_loss(disc_loss)
 
         gen_weights, disc_weights = self.generator.trainable_variables, self.discriminator.trainable_variables
-        self.generator_optimizer.apply(gen_tape.gradient(scaled_gen_loss, gen_weights), gen_weights)
-        self.discriminator_optimizer.apply(disc_tape.gradient(scaled_disc_loss, disc_weights), disc_weights)
+        self.generator_optimizer.apply(gen_tape.gradient(gen_total_loss, gen_weights), gen_weights)
+        self.discriminator_optimizer.apply(disc_tape.gradient(disc_loss, disc_weights), disc_weights)
         return {
             "gen_total_loss": gen_total_loss,
             "gen_gan_loss": gen_gan_loss,
@@ -205,29 +182,25 @@ class Pix2Pix:
         both = [tf.concat(images, axis=0) for images in ((input_image, input_image), (octa, gen_output))]
         return tuple(tf.split(self.discriminator(both, training=True), 2))
 
-    def l1_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+    def l1_step(self, input_image: tf.Tensor, target: tf.Tensor, averages_alone: bool = False) -> dict[str, tf.Tensor]:
         """Train the generator alone, on the error of pixels and averages, and the vessels; images as in `train_step`.
 
         Of pixels alone it is least for their median, which does not tell how bright a mesh is on average.
         """
-        return self.generator_step(input_image, target, {1, self.settings.l1_scale})
-
-    def vessel_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Train the generator alone, on the vessels and the error of averages: that of pixels leaves no speckle."""
-        return self.generator_step(input_image, target, {self.settings.l1_scale})
-
-    def generator_step(self, input_image: tf.Tensor, target: tf.Tensor, scales: set[int]) -> dict[str, tf.Tensor]:
-        """A step without the discriminator, on the sum of the mean absolute errors at some scales, see `l1_loss`."""
-        last = self.settings.octa_channels
+        last, scale = self.settings.octa_channels, self.settings.l1_scale
+        scales = {scale} if averages_alone else {1, scale}  # see `l1_loss`
         with tf.GradientTape() as tape:
             output = self.generator(input_image, training=True)
             errors = [l1_loss(output[..., :last], target[..., :last], scale) for scale in sorted(scales)]
             gen_l1_loss, of_vessels = sum(errors), self.vessel_losses(output, target)
             total = self.settings.lambda_l1 * gen_l1_loss + LAMBDA_VESSELS * sum(of_vessels.values())
-            scaled_loss = self.generator_optimizer.scale_loss(total)
         weights = self.generator.trainable_variables
-        self.generator_optimizer.apply(tape.gradient(scaled_loss, weights), weights)
+        self.generator_optimizer.apply(tape.gradient(total, weights), weights)
         return {"gen_l1_loss": gen_l1_loss} | of_vessels
+
+    def vessel_step(self, input_image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Train the generator alone, on the vessels and the error of averages: that of pixels leaves no speckle."""
+        return self.l1_step(input_image, target, averages_alone=True)
 
     def vessel_losses(self, output: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         """The loss of the vessel probability, if the generator predicts one."""
@@ -247,32 +220,23 @@ class Run:
     data: RunData
     patches: TrainingPatches | SimulatedPatches
     networks: Pix2Pix
-    strategy: tf.distribute.Strategy
     state: checkpoints.RunState
-    log: RunLog | None  # None: another process writes logs and checkpoints
+    log: RunLog
 
     def __post_init__(self):
-        self.train_step = devices.compiled(self.networks.train_step, self.networks.signature, self.strategy)
-        self.l1_step = devices.compiled(self.networks.l1_step, self.networks.signature, self.strategy)
-        self.vessel_step = devices.compiled(self.networks.vessel_step, self.networks.signature, self.strategy)
+        self.train_step = devices.compiled(self.networks.train_step, self.networks.signature)
+        self.l1_step = devices.compiled(self.networks.l1_step, self.networks.signature)
+        self.vessel_step = devices.compiled(self.networks.vessel_step, self.networks.signature)
         self.steps = self.settings.epochs * self.patches.steps_per_epoch
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Save log and checkpoint: after some epochs, after minutes within one, and at the end; `save_best` is apart.
+        """Save a checkpoint, not as the best: after some epochs, after minutes within one, and at the end.
 
-        Raises:
-            UserError: the disk is full.
+        Raises RunError as `RunState.save`.
         """
-        if self.log is not None:
-            self.log.flush()
-            self.state.save()
+        self.state.save()
         self.saved_at = time.monotonic()
-
-    def log_scalars(self, values: dict[str, float], step: int) -> None:
-        """Log numbers by tag."""
-        if self.log is not None:
-            self.log.scalars(values, step)
 
 
 def train_epochs(run: Run) -> int:
@@ -287,13 +251,12 @@ def train_epochs(run: Run) -> int:
                 print(f"  about {tqdm.format_interval(left * (time.monotonic() - started))} left")
         run.save()
     stopped = stop.number if int(state.epoch) < settings.epochs else 0  # a complete run has nothing to resume
-    if run.log is not None:
-        print(f"Checkpoints, run.json  {state.folder}\nSummaries, metrics.csv {run.log.folder}")
-        if stopped:
-            print(f"Stopped after step {int(state.step)}. To continue:")
-            print(f"  python {PROGRAM} --resume {shlex.quote(str(state.folder))}")
-        else:
-            print(f"To watch them:\n  tensorboard --logdir={shlex.quote(settings.logs)}")
+    print(f"Checkpoints, run.json  {state.folder}\nSummaries, metrics.csv {run.log.folder}")
+    if stopped:
+        print(f"Stopped after step {int(state.step)}. To continue:")
+        print(f"  python {PROGRAM} --resume {shlex.quote(str(state.folder))}")
+    else:
+        print(f"To watch them:\n  tensorboard --logdir={shlex.quote(settings.logs)}")
     return 128 + stopped if stopped else 0
 
 
@@ -310,7 +273,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
     of_epoch: dict[str, list[float]] = {}
     pending: dict[int, dict[str, tf.Tensor | float]] = {}
     shown = {"total": patches.patches_per_epoch, "initial": done, "unit": "img", "desc": title}
-    with progress_bar(**shown, disable=run.log is None) as bar:
+    with progress_bar(**shown) as bar:
         for step in range(first + 1, last + 1):
             input_image, target = next(batches)
             rate = learning_rate(settings, step, run.steps)
@@ -330,9 +293,9 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
                 return False
             if is_due:
                 run.save()
-    run.log_scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
+    run.log.scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
     if not done:  # otherwise the mean would differ from that of an unbroken run
-        run.log_scalars({EPOCH + tag: float(np.mean(losses)) for tag, losses in of_epoch.items()}, last)
+        run.log.scalars({EPOCH + tag: float(np.mean(losses)) for tag, losses in of_epoch.items()}, last)
     return True
 
 
@@ -344,7 +307,7 @@ def report(run: Run, pending: dict[int, dict[str, tf.Tensor | float]], of_epoch:
     for step, numbers in pending.items():
         values = {tag: float(number) for tag, number in numbers.items()}
         check_finite(values, step, run.state.folder)
-        run.log_scalars(values, step)
+        run.log.scalars(values, step)
         for tag in values:
             if tag in LOSSES:
                 of_epoch.setdefault(tag, []).append(values[tag])
@@ -366,9 +329,6 @@ def end_epoch(run: Run, stop: StopRequest) -> bool:
     Returns False if a signal stopped it before all crops were predicted; then the resumed run begins with them.
     """
     settings, data, state = run.settings, run.data, run.state
-    if run.log is None:
-        state.epoch.assign_add(1)
-        return True
     epoch, step = int(state.epoch) + 1, int(state.step)
     results = {}
     stop.at_hand = "crop"
@@ -394,7 +354,6 @@ def end_epoch(run: Run, stop: StopRequest) -> bool:
             state.best_score.assign(settings.score(scores))
             state.save_best()
     log_pictures(run, step, results)
-    run.log.flush()
     if epoch % CHECKPOINT_EPOCHS == 0:
         run.save()
     return True

@@ -1,8 +1,7 @@
-"""Read, synthesise and measure every eye, compare it with another one as a control, log the results for TensorBoard."""
+"""Read, synthesise and measure every eye, and compare it with another one as a control."""
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,19 +9,15 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import tensorflow as tf
-from tensorboard.plugins.hparams import api as hp
 
 from basics.command_line import OptionError, progress_bar
-from evaluation.inputs import Comparator, Truth, regions_of
+from evaluation.inputs import Comparator, Truth
 from evaluation.measures import CONTROL, MEASURES, OURS, Candidate, EyeToMeasure, agreement, measure_eye
 from pairs.dataset import load_pair
 from pairs.table import unmoved_octa
 from retina.images import DataError, octa_to_grey, read_image, to_uint8
 from retina.ut_fsocta import EYES
 from retina.vessels import WHOLE
-from run.checkpoints import step_of
-from run.log import RunLog
 from run.predict import Predictor
 
 IDENTITY = ("name", "subject", "eye", "region", "seen")  # of a case, in per_eye.csv
@@ -44,7 +39,6 @@ class Evaluation:
     predictor: Predictor
     fov_mask: bool
     faults: list[str] = field(default_factory=list)  # unusable files, one line each
-    without_control: int = 0  # eyes without another one to compare with
 
     def note(self, fault: DataError) -> None:
         """Remember an unusable file, once: the montage reads its eyes again."""
@@ -136,18 +130,9 @@ class Measured:
     fov: np.ndarray  # (height, width), bool
 
 
-def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str, str], np.ndarray]]:
-    """Measure every case.
-
-    Returns:
-        A row for each case, candidate and sector. And, for each (region, candidate), the number of pixels without and
-        with a vessel at each vessel probability, over all eyes: (2, PROBABILITY_LEVELS).
-
-    Raises:
-        OptionError: no eye can be evaluated.
-    """
+def evaluate_eyes(evaluation: Evaluation) -> pd.DataFrame:
+    """Measure every case: a row for each case, candidate and sector. Raises OptionError if no eye can be evaluated."""
     rows: list[dict] = []
-    counts: dict[tuple[str, str], np.ndarray] = {}
     measured: list[Measured] = []
     cases = list(evaluation.cases.itertuples(index=False))
     processes = max(1, min(os.cpu_count() or 1, len(cases) // EYES_PER_PROCESS))
@@ -156,7 +141,7 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
             some = cases[first : first + EYES_AT_ONCE]
             loaded = [(case, eye) for case in some if (eye := evaluation.load(case)) is not None]
             results = pool(joblib.delayed(measure_eye)(eye) for _, eye in loaded)
-            for (case, eye), (of_eye, of_counts) in zip(loaded, results, strict=True):
+            for (case, eye), of_eye in zip(loaded, results, strict=True):
                 if not evaluation.is_usable(case, of_eye[0]["vessel_density"]):
                     continue
                 found = [{column: getattr(case, column) for column in IDENTITY} | row for row in of_eye]
@@ -164,33 +149,26 @@ def evaluate_eyes(evaluation: Evaluation) -> tuple[pd.DataFrame, dict[tuple[str,
                 octa, prediction = to_uint8(eye.octa), eye.candidates[0].without_speckle
                 measured.append(Measured(case, ours, octa, prediction.astype(np.float16), eye.fov))
                 rows += found
-                for name, pixels in of_counts.items():
-                    counts[case.region, name] = counts.get((case.region, name), 0) + pixels
             progress.update(len(some))
-        evaluation.without_control = add_controls(measured, pool)
+        add_controls(measured, pool)
     if not rows:
         raise OptionError("no eye can be evaluated" + "".join(f"; {fault}" for fault in evaluation.faults[:1]))
-    return pd.DataFrame(rows, columns=[*IDENTITY, "candidate", "sector", *MEASURES]), counts
+    return pd.DataFrame(rows, columns=[*IDENTITY, "candidate", "sector", *MEASURES])
 
 
-def add_controls(measured: Sequence[Measured], pool: joblib.Parallel) -> int:
+def add_controls(measured: Sequence[Measured], pool: joblib.Parallel) -> None:
     """Add the `agreement` with the prediction for another eye, of the way CONTROL, to the row of each eye.
 
-    Returns:
-        How many eyes have no other one to compare with. Their own prediction, upside down, takes its place.
+    An eye without another one, see `other_eye`, has none.
     """
     others = [other_eye(place, measured) for place in range(len(measured))]
-    pairs = [
-        (one, *((one.prediction[::-1], one.fov[::-1]) if other is None else (other.prediction, other.fov)))
-        for one, other in zip(measured, others, strict=True)
-    ]
+    pairs = [(one, other) for one, other in zip(measured, others, strict=True) if other is not None]
     results = pool(
-        joblib.delayed(agreement)(CONTROL, one.octa / 255, prediction.astype(np.float32), one.fov & fov)
-        for one, prediction, fov in pairs
+        joblib.delayed(agreement)(CONTROL, one.octa / 255, other.prediction.astype(np.float32), one.fov & other.fov)
+        for one, other in pairs
     )
-    for one, scores in zip(measured, results, strict=True):
+    for (one, _), scores in zip(pairs, results, strict=True):
         one.row.update(scores)
-    return sum(other is None for other in others)
 
 
 def other_eye(place: int, measured: Sequence[Measured]) -> Measured | None:
@@ -207,22 +185,3 @@ def other_eye(place: int, measured: Sequence[Measured]) -> Measured | None:
         and (one.case.subject != own.case.subject or {one.case.eye, own.case.eye} == set(EYES))
     )
     return max(islice(others, NEIGHBOURS), key=lambda other: (other.fov & own.fov).sum(), default=None)
-
-
-def log_results(logs: Path, run: str, weights: str, summary: pd.DataFrame, folder: Path) -> Path:
-    """Log this run's main results in logs/fit/RUN/evaluation, which is returned, at the step of its weights.
-
-    The montages are those in the `folder` of the written results.
-    """
-    log_folder = logs / "fit" / run / "evaluation"
-    with closing(RunLog(log_folder)) as log, log.writing(step_of(weights)):
-        for row in summary[(summary["candidate"] == OURS) & (summary["sector"] == WHOLE)].itertuples(index=False):
-            tag = f"evaluation/{row.region}/{row.measure}"
-            for name, tag_of_value in (("mean", tag), ("pearson", f"{tag} pearson"), ("bias", f"{tag} bias")):
-                if np.isfinite(value := getattr(row, name, np.nan)):
-                    tf.summary.scalar(tag_of_value, value)
-        for region in regions_of(summary):
-            png = (folder / f"{MONTAGE}{region}.png").read_bytes()
-            tf.summary.image(f"evaluation/{region}", tf.image.decode_png(png, channels=3)[tf.newaxis])
-        hp.hparams({"run": run, "weights": Path(weights).name})
-    return log_folder

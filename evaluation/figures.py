@@ -12,26 +12,21 @@ from evaluation.evaluate import MONTAGE, Evaluation
 from evaluation.inputs import regions_of
 from evaluation.measures import REAL
 from evaluation.report import counted, with_interval
-from evaluation.statistics import pooled_curve
-from retina.images import DataError, black_outside
+from retina.images import black_outside
 from retina.pictures import missed_and_invented
 from retina.vessels import WHOLE
 
 DENSITY_MARGIN = 0.02  # around the points of a figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")  # Okabe and Ito
-LEAST_RECALL = 0.01  # of a curve: below it, precision is that of a few pixels
 TICKS = 4
 
 
-def draw_figures(
-    evaluation: Evaluation, per_eye: pd.DataFrame, summary: pd.DataFrame, counts: Mapping[tuple[str, str], np.ndarray]
-) -> dict[str, Figure]:
+def draw_figures(evaluation: Evaluation, per_eye: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Figure]:
     """Every figure by its name; that of a region's montage is MONTAGE + region."""
     kind = evaluation.truth.kind
     return {MONTAGE + region: draw_montage(evaluation, per_eye, region) for region in regions_of(per_eye)} | {
         "density_scatter": draw_densities(per_eye, summary, False, kind),
         "bland_altman": draw_densities(per_eye, summary, True, kind),
-        "precision_recall": draw_precision_recall(counts, per_eye),
     }
 
 
@@ -85,43 +80,9 @@ def draw_limits(panel, row: Mapping, colour: str) -> None:
             panel.axhspan(row[f"{kind}_low"], row[f"{kind}_high"], color=colour, alpha=0.12, linewidth=0)
 
 
-def draw_precision_recall(counts: Mapping[tuple[str, str], np.ndarray], per_eye: pd.DataFrame) -> Figure:
-    """Precision-recall curves of all pixels of all eyes together, by region; a dot is the mean of the vessel maps."""
-    whole = per_eye[per_eye["sector"] == WHOLE]
-    regions = regions_of(per_eye)
-    figure = Figure(figsize=(4.2 * len(regions), 3.9), layout="constrained")
-    panels = figure.subplots(1, len(regions), squeeze=False)[0]
-    for panel, region, letter in zip(panels, regions, "ABC"[: len(regions)], strict=True):
-        of_region = {name: pixels for (place, name), pixels in counts.items() if place == region}
-        for (name, pixels), colour in zip(of_region.items(), np.resize(COLOURS, len(of_region)), strict=True):
-            if not pixels[1].any():
-                continue
-            precision, recall, area = pooled_curve(pixels)
-            shown = recall >= LEAST_RECALL
-            panel.plot(recall[shown], precision[shown], color=colour, linewidth=1.2, label=f"{name} ({area:.2f})")
-            eyes = whole[(whole["region"] == region) & (whole["candidate"] == name)]
-            recalls, precisions = eyes["sensitivity"], precision_of(eyes["dice"], eyes["sensitivity"])
-            panel.plot(recalls.mean(), precisions.mean(), "o", color=colour, markersize=5, markeredgecolor="white")
-        panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-        panel.set_title(f"{letter}  {region}", fontsize=8, loc="left")
-        panel.legend(fontsize=6, loc="lower left", title="average precision, all pixels pooled", title_fontsize=6)
-    return figure
-
-
-def precision_of(dice: pd.Series, recall: pd.Series) -> pd.Series:
-    """Precision from Dice and recall: 2 / Dice = 1 / precision + 1 / recall."""
-    return dice * recall / (2 * recall - dice)
-
-
 def draw_montage(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> Figure:
-    """Fundus, real and synthetic OCT-A, and the vessels of both, of the `ranked` eyes; a bar is 1 mm long.
-
-    Raises:
-        DataError: the files of these eyes have vanished since they were measured.
-    """
+    """Fundus, real and synthetic OCT-A, and the vessels of both, of the `ranked` eyes; a bar is 1 mm long."""
     eyes = list(evaluation.ranked(per_eye, region))
-    if not eyes:
-        raise DataError(evaluation.faults[-1])
     figure = Figure(figsize=(8.4, 2.2 * len(eyes) + 0.4), layout="constrained")
     panels = figure.subplots(len(eyes), 4, squeeze=False)
     for line, (label, eye), letter in zip(panels, eyes, "ABC"[: len(eyes)], strict=True):

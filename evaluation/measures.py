@@ -35,7 +35,6 @@ RIDGE_SIGMAS = (0.015, 0.025, 0.04, 0.06)  # mm: half the widths of the vessels 
 RIDGE_FULL = 0.995  # the quantile that counts as a certain vessel
 
 REAL, SEGMENTED, OURS = "reference", "real OCT-A, segmented", "this run"
-PROBABILITY_LEVELS = 1024  # of a pooled curve: all pixels of all eyes would not fit into memory
 
 
 def inverted_green(fundus: np.ndarray, fov: np.ndarray, mm_per_px: float) -> np.ndarray:
@@ -117,11 +116,10 @@ class EyeToMeasure:
         return Candidate(REAL, self.octa, True, self.vessels).segment(self.fov, self.region)[1]
 
 
-def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
+def measure_eye(eye: EyeToMeasure) -> list[dict]:
     """Compute every measure of one region of one eye, except those of the control, see `evaluate.add_controls`.
 
-    Returns a row for each candidate and sector with those of MEASURES that apply, nan if they cannot be measured; and
-    for each candidate the number of pixels without and with a vessel at each probability: (2, PROBABILITY_LEVELS). The
+    Returns a row for each candidate and sector with those of MEASURES that apply, nan if they cannot be measured. The
     baselines are candidates too, and the segmenter's map of the real OCT-A (SEGMENTED) if a ground truth is given.
     """
     truth, fov = eye.truth(), eye.fov
@@ -132,7 +130,7 @@ def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
         candidates.append(Candidate(name, baseline(eye.fundus, fov, eye.mm_per_px), is_octa))
 
     sectors = sector_masks(fov, eye.region, eye.eye, eye.mm_per_px)
-    rows, counts = densities_by_sector(REAL, truth, sectors, eye.mm_per_px), {}
+    rows = densities_by_sector(REAL, truth, sectors, eye.mm_per_px)
     for candidate in candidates:
         probability, vessels = candidate.segment(fov, eye.region)
         of_candidate = densities_by_sector(candidate.name, vessels, sectors, eye.mm_per_px)
@@ -144,10 +142,7 @@ def measure_eye(eye: EyeToMeasure) -> tuple[list[dict], dict[str, np.ndarray]]:
             for way in ("", REGISTERED):
                 of_candidate[0] |= agreement(way, eye.octa, candidate.without_speckle, fov)
         rows += of_candidate
-        level = np.round(np.clip(probability, 0, 1) * (PROBABILITY_LEVELS - 1)).astype(int)
-        classes = fov & ~truth, truth
-        counts[candidate.name] = np.stack([np.bincount(level[kind], minlength=PROBABILITY_LEVELS) for kind in classes])
-    return rows, counts
+    return rows
 
 
 def agreement(way: str, octa: np.ndarray, prediction: np.ndarray, fov: np.ndarray) -> dict[str, float]:

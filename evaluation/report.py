@@ -1,8 +1,7 @@
 """The report of an evaluation: sentences and tables, one page of HTML with its figures, CSV files.
 
 `per_eye` has a row for each case, candidate and sector (`measures.measure_eye`), `summary` a row for each region,
-candidate, sector and measure (`statistics.summarise`). `kind` says in a few words what the reference is, and `ways` are
-`measures.WAYS`.
+candidate, sector and measure (`statistics.summarise`). `kind` says in a few words what the reference is.
 """
 
 import base64
@@ -10,7 +9,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +17,19 @@ from matplotlib.figure import Figure
 
 from basics.files import disk_errors_name
 from evaluation.evaluate import MONTAGE, Evaluation
-from evaluation.inputs import PUBLISHED, regions_of
-from evaluation.measures import AGREEMENTS, DENSITY_NAMES, OURS, REAL, SIMILARITY_NAMES, VESSEL_SCORE_NAMES
-from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS
+from evaluation.inputs import regions_of
+from evaluation.measures import AGREEMENTS, DENSITY_NAMES, OURS, REAL, SIMILARITY_NAMES, VESSEL_SCORE_NAMES, WAYS
+from evaluation.statistics import CONFIDENCE, MIN_SUBJECTS, RESAMPLES
 from pairs.dataset import is_simulated
-from pairs.table import is_table
 from retina.ut_fsocta import OTHER_REGION
 from retina.vessels import OCTA_CLASSES, SECTORS, VESSEL_MAP_SIGMA, WHOLE
 from run.data import HAS_SEEN, Choice
 
-DPI, SCREEN_DPI = 300, 130
+DPI = 200  # figures are up to 8.4 inches wide: 300 in the 5.6 inches of a page
 HEADINGS = {"mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "roc_auc": "ROC AUC", "dice": "Dice", "cldice": "clDice"}
 HEADINGS |= {"vessel_auc": "vessel AUC", "skeleton_density": "skeleton density, mm/mm²", "pearson": "Pearson's r"}
-HEADINGS |= {"spearman": "Spearman's rho", "limit_low": "limits of agreement: low", "limit_high": "high"}
-STATISTICS = ("mean", "pearson", "spearman", "bias", "limit_low", "limit_high")  # of a density
+HEADINGS |= {"limit_low": "limits of agreement: low", "limit_high": "high"}
+STATISTICS = ("mean", "pearson", "bias", "limit_low", "limit_high")  # of a density
 PRINTED = ("roc_auc", "dice", "cldice", "vessel_density")
 COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
 DIGITS = {"vessel_density": 3, "grey_levels": 3}  # after the point; of other measures two
@@ -41,9 +38,6 @@ CAPTIONS = {
     "density_scatter": "Vessel density of each eye against the reference's; on the line they are equal.",
     "bland_altman": "Difference of each eye's vessel density from the reference's: mean (line), limits within which "
     "95 % of the differences lie (dashed), the limits' own 95 % intervals (bands).",
-    "precision_recall": "Precision and recall at every threshold of the vessel probability, all pixels of all eyes "
-    "together: an eye with a higher probability throughout counts more here than in the tables. Dots: mean of the "
-    "eyes' vessel maps, each at its own threshold; they may be off the curve.",
 }
 STYLE = """body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 }
@@ -70,9 +64,9 @@ def number(value: float, form: str = ".2f") -> str:
 
 
 def with_interval(row: Mapping, name: str) -> str:
-    """A statistic of a row of `summary`, with its interval if it has one; correlations have no unit, and two digits."""
+    """A statistic of a row of `summary`, with its interval if it has one; a correlation has no unit, and two digits."""
     low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
-    form = f".{2 if name in ('pearson', 'spearman') else DIGITS.get(row['measure'], 2)}f"
+    form = f".{2 if name == 'pearson' else DIGITS.get(row['measure'], 2)}f"
     value, least, most = (number(row.get(column, np.nan), form) for column in (name, low, high))
     return value if least == "-" else f"{value} [{least}, {most}]"
 
@@ -116,30 +110,21 @@ def opening(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame, weigh
     return found
 
 
-def remarks(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame) -> list[str]:
+def remarks(evaluation: Evaluation, per_eye: pd.DataFrame) -> list[str]:
     """What is missing; a line each."""
-    found, cases, comparators = [], evaluation.cases, [comparator.name for comparator in evaluation.comparators]
-    measured = per_eye[per_eye["sector"] == WHOLE]["candidate"].value_counts()
-    sectors = per_eye[(per_eye["candidate"] == REAL) & (per_eye["sector"] != WHOLE)]["vessel_density"]
-    crops = measured[REAL]
-    absent = [name for name in PUBLISHED if name not in comparators]
-    if absent and not is_table(evaluation.data):
-        found.append(f"absent from the data: {', '.join(absent)}")
-    if choice.left_out:
-        found.append(f"left out, see --include-seen: {HAS_SEEN.format(counted(choice.left_out, 'subject'))}")
-    for what, number_of, out_of in (
-        ("left out, without a usable pair or ground truth", len(cases) - crops, f"{len(cases)} crops"),
-        *((f"without {name}", crops - measured.get(name, 0), f"{crops} crops") for name in comparators),
-        ("without another eye, so compared with itself upside down", evaluation.without_control, f"{crops} crops"),
-        ("without a region, and so without sectors", (cases["region"] == OTHER_REGION).sum(), f"{len(cases)} pairs"),
-        ("not inside crop and field, or of an unknown eye", sectors.isna().sum(), f"{len(sectors)} sectors"),
-    ):
-        if number_of:
-            found.append(f"{what}: {number_of} of {out_of}")
+    cases, measured = evaluation.cases, per_eye[per_eye["sector"] == WHOLE]["candidate"].value_counts()
+    crops, unnamed = measured[REAL], (cases["region"] == OTHER_REGION).sum()
+    numbers = {
+        "left out, without a usable pair or ground truth": (len(cases) - crops, f"{len(cases)} crops"),
+        "without a region, and so without sectors": (unnamed, f"{len(cases)} pairs"),
+    }
+    for comparator in evaluation.comparators:
+        numbers[f"without {comparator.name}"] = crops - measured.get(comparator.name, 0), f"{crops} crops"
+    found = [f"{what}: {number_of} of {out_of}" for what, (number_of, out_of) in numbers.items() if number_of]
     return found + [f"unusable: {fault}" for fault in evaluation.faults]
 
 
-def conditions(evaluation: Evaluation, widths: Mapping[str, str], resamples: int, seed: int) -> list[str]:
+def conditions(evaluation: Evaluation, widths: Mapping[str, str]) -> list[str]:
     """How the evaluation was made; a line each. `widths` are the origins of `with_widths`."""
     classes = " and ".join(f"{OCTA_CLASSES[region]} classes ({region})" for region in widths)
     return [
@@ -147,26 +132,26 @@ def conditions(evaluation: Evaluation, widths: Mapping[str, str], resamples: int
         f"segmenter, the same for every OCT-A: Gaussian of {VESSEL_MAP_SIGMA:g} px, then the brightest of {classes} "
         "(multi-Otsu); vessel probabilities: above Otsu's threshold, or the binary map that comes with them",
         "registered: the real OCT-A is registered to the prediction. Real pairs are some pixels apart, which lowers "
-        "the scores of any prediction. Registration also hides errors of position; the prediction for another eye (or, "
-        "without one, for the same eye, upside down) shows its effect alone. Everything else is measured without it",
+        "the scores of any prediction. Registration also hides errors of position; the prediction for another eye "
+        "shows its effect alone. Everything else is measured without it",
         *(["of registered pairs, the unmoved OCT-A"] if evaluation.cases["octa_unmoved"].notna().any() else []),
         "what each measure is, and which way is better: docs/evaluation.md",
         f"width of a crop: {'; '.join(widths.values())}",
-        f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {resamples} resamples, seed {seed}; p: signed-rank "
-        "test over subjects, not corrected for multiple tests",
+        f"intervals: {CONFIDENCE:.0%}, bootstrap over subjects, {RESAMPLES:,} resamples; p: signed-rank test "
+        "over subjects, not corrected for multiple tests",
     ]
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def sentences(texts: pd.DataFrame, kind: str, ways: Mapping[str, str]) -> list[str]:
+def sentences(texts: pd.DataFrame, kind: str) -> list[str]:
     """What was found, a sentence for each region."""
     found = []
     for region, part in texts[texts["sector"] == WHOLE].groupby("region", sort=False):
         means, eyes = spread(part, "mean"), part[part["candidate"] == OURS]["eyes"].iloc[0]
         ours, density = means.loc[OURS], means["vessel_density"]
-        aucs = "; ".join(f"{label} {ours[f'{way}vessel_auc']}" for way, label in ways.items())
+        aucs = "; ".join(f"{label} {ours[f'{way}vessel_auc']}" for way, label in WAYS.items())
         found.append(
             f"{region.capitalize()}, {counted(eyes, 'eye')}: Dice of this run {ours['dice']} (reference: {kind}); "
             f"vessel density {density[OURS]}, reference {density[REAL]}; vessel AUC with the real OCT-A: {aucs}."
@@ -189,11 +174,11 @@ def with_eyes(whole: pd.DataFrame, measures: Sequence[str], index: Sequence[str]
     return table
 
 
-def tables_of(texts: pd.DataFrame, region: str, kind: str, ways: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def tables_of(texts: pd.DataFrame, region: str, kind: str) -> dict[str, pd.DataFrame]:
     """The tables of a region by their titles."""
     part = texts[texts["region"] == region]
     whole, means = part[part["sector"] == WHOLE], spread(part[part["sector"] == WHOLE], "mean")
-    large = {label: [means.loc[OURS, way + name] for name in AGREEMENTS] for way, label in ways.items()}
+    large = {label: [means.loc[OURS, way + name] for name in AGREEMENTS] for way, label in WAYS.items()}
     tables = {
         f"Vessels compared with the reference ({kind}); mean": with_eyes(whole, VESSEL_SCORE_NAMES, ["candidate"]),
         "Pixels and texture compared with the real OCT-A; mean": with_eyes(whole, SIMILARITY_NAMES, ["candidate"]),
@@ -215,11 +200,16 @@ def tables_of(texts: pd.DataFrame, region: str, kind: str, ways: Mapping[str, st
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def as_picture(figure: Figure, caption: str) -> str:
-    """A figure in HTML that needs no other file."""
+def as_png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
     content = BytesIO()
-    figure.savefig(content, dpi=SCREEN_DPI, format="png")
-    image = f"<img alt='{escape(caption)}' src='data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}'>"
+    figure.savefig(content, dpi=DPI, format="png")
+    return content.getvalue()
+
+
+def as_picture(png: bytes, caption: str) -> str:
+    """A PNG file in HTML that needs no other file."""
+    image = f"<img alt='{escape(caption)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -227,29 +217,26 @@ def make_page(
     title: str,
     paragraphs: Sequence[str],
     tables: Mapping[str, Mapping[str, pd.DataFrame]],
-    figures: Mapping[str, Figure],
+    pictures: Mapping[str, bytes],
     notes: Sequence[str],
 ) -> str:
-    """The report, a page of HTML that needs no other file: paragraphs, `tables_of` each region, figures, notes."""
+    """The report, a page of HTML that needs no other file: paragraphs, `tables_of` each region, PNG files, notes."""
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"]
     parts += [f"<style>{STYLE}</style><h1>{escape(title)}</h1>", *(f"<p>{escape(text)}</p>" for text in paragraphs)]
     for region, of_region in tables.items():
-        parts += [f"<h2>{region.capitalize()}</h2>", as_picture(figures[MONTAGE + region], MONTAGE_CAPTION)]
+        parts += [f"<h2>{region.capitalize()}</h2>", as_picture(pictures[MONTAGE + region], MONTAGE_CAPTION)]
         for title_of_table, table in of_region.items():
             shown = table.rename(columns=heading).rename_axis(index=None, columns=None)
             parts.append(f"<p>{escape(title_of_table)}</p>{shown.to_html(border=0)}")
-    parts += ["<h2>Figures</h2>", *(as_picture(figures[name], caption) for name, caption in CAPTIONS.items())]
+    parts += ["<h2>Figures</h2>", *(as_picture(pictures[name], caption) for name, caption in CAPTIONS.items())]
     items = "".join(f"<li>{escape(text)}</li>" for text in notes)
     return "\n".join([*parts, f"<h2>How it was made</h2><ul>{items}</ul>"])
 
 
-def write_results(
-    folder: Path, tables: Mapping[str, pd.DataFrame], page: str, figures: Mapping[str, Figure], pdf: bool
-) -> Path:
-    """Write NAME.csv for each table, report.html, NAME.png for each figure, and with `pdf` NAME.pdf.
+def write_results(folder: Path, tables: Mapping[str, pd.DataFrame], page: str, pictures: Mapping[str, bytes]) -> None:
+    """Write NAME.csv for each table, report.html, and NAME.png for each picture.
 
-    Returns the folder, which appears only when it is complete, with a number after its name if the name was taken. An
-    OSError names it, and nothing is left behind.
+    The folder appears only when it is complete. An OSError names it, and nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors_name(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as hidden:
@@ -257,9 +244,7 @@ def write_results(
         made.mkdir()
         for name, table in tables.items():
             table.to_csv(made / f"{name}.csv", index=False, float_format="%.6g")
-        for name, figure in figures.items():
-            for kind in ("png", "pdf") if pdf else ("png",):
-                figure.savefig(made / f"{name}.{kind}", dpi=DPI)
+        for name, png in pictures.items():
+            (made / f"{name}.png").write_bytes(png)
         (made / "report.html").write_text(page, encoding="utf-8")
-        names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
-        return made.rename(next(name for name in names if not name.exists()))
+        made.rename(folder)

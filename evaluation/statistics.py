@@ -6,8 +6,7 @@ Methods and their Application, 1997, 3.8); intervals are percentiles.
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr, spearmanr, wilcoxon
-from sklearn.metrics import precision_recall_curve
+from scipy.stats import pearsonr, wilcoxon
 
 from evaluation.measures import (
     AGREEMENT_NAMES,
@@ -21,11 +20,12 @@ from evaluation.measures import (
 from retina.vessels import WHOLE
 
 MIN_SUBJECTS = 10  # intervals, correlations and tests of fewer would be misleading
+RESAMPLES = 2000  # of the bootstrap
 CONFIDENCE = 0.95
 LIMITS_OF_AGREEMENT = 1.96  # standard deviations: 95 % of normal differences
 
 
-def resample_subjects(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resample_subjects(subjects: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
     """How often each resample draws each eye: (resamples, eyes), int; `subjects` (eyes,) are those of the eyes."""
     names, owner = np.unique(subjects, return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
@@ -48,18 +48,15 @@ def mean_of_eyes(values: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "sd": sd, "low": low, "high": high}
 
 
-def correlations(real: np.ndarray, other: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
-    """Pearson's and Spearman's correlation of (eyes,) with (eyes,), each with its interval.
+def correlation(real: np.ndarray, other: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
+    """Pearson's correlation of (eyes,) with (eyes,) and its interval: `pearson`, `pearson_low`, `pearson_high`.
 
-    As `pearson`, `pearson_low`, `pearson_high`, and so on; nan if one of the two is the same in all eyes.
+    Nan if one of the two is the same in all eyes.
     """
-    names = [f"{kind}{end}" for kind in ("pearson", "spearman") for end in ("", "_low", "_high")]
     if np.ptp(real) == 0 or np.ptp(other) == 0:
-        return dict.fromkeys(names, np.nan)
-    pearson = interval(weighted_pearson(real, other, drawn))
-    spearman = interval(weighted_pearson(weighted_ranks(real, drawn), weighted_ranks(other, drawn), drawn))
-    values = (pearsonr(real, other).statistic, *pearson, spearmanr(real, other).statistic, *spearman)
-    return dict(zip(names, map(float, values), strict=True))
+        return dict.fromkeys(("pearson", "pearson_low", "pearson_high"), np.nan)
+    low, high = interval(weighted_pearson(real, other, drawn))
+    return {"pearson": float(pearsonr(real, other).statistic), "pearson_low": low, "pearson_high": high}
 
 
 def weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -70,15 +67,6 @@ def weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.nd
     xy, xx, yy = ((weights * product).sum(axis=1) for product in (x * y, x * x, y * y))
     with np.errstate(invalid="ignore", divide="ignore"):  # all eyes of a resample may have the same value
         return np.where((xx > 1e-18) & (yy > 1e-18), xy / np.sqrt(xx * yy), np.nan)
-
-
-def weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean ranks of the eyes in each resample: (resamples, eyes)."""
-    levels, level = np.unique(values, return_inverse=True)
-    of_level = np.zeros((len(weights), len(levels)))
-    np.add.at(of_level.T, level, weights.T)
-    ranks = np.cumsum(of_level, axis=1) - (of_level - 1) / 2  # (resamples, levels)
-    return ranks[:, level]
 
 
 def bland_altman(real: np.ndarray, other: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
@@ -116,27 +104,17 @@ def paired_difference(one: np.ndarray, other: np.ndarray, subjects: np.ndarray, 
     return {"difference": found["mean"], "difference_low": found["low"], "difference_high": found["high"], "p": p}
 
 
-def pooled_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Precision, recall and average precision of all pixels together, from the `counts` of `measure_eye`."""
-    level, vessel = np.tile(np.arange(counts.shape[1]), 2), np.repeat([0, 1], counts.shape[1])
-    some = counts.ravel() > 0
-    precision, recall, _ = precision_recall_curve(vessel[some], level[some], sample_weight=counts.ravel()[some])
-    return precision, recall, float(-np.sum(np.diff(recall) * precision[:-1]))
-
-
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def summarise(per_eye: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def summarise(per_eye: pd.DataFrame) -> pd.DataFrame:
     """A row for each region, candidate, sector and measure.
 
     `eyes` and `subjects` count those with the measure, `missing` the eyes without it. Intervals, correlations and tests
     are nan with fewer than MIN_SUBJECTS subjects. The last columns compare a candidate with this run, on the eyes that
     both have.
 
-    Args:
-        per_eye: the rows of `measure_eye`, with `region`, `subject` and `name`.
-        resamples: of the bootstrap, from `seed`.
+    `per_eye` are the rows of `measure_eye`, with `region`, `subject` and `name`.
     """
     rows = []
     for (region, sector), part in per_eye.groupby(["region", "sector"], sort=False):
@@ -156,12 +134,12 @@ def summarise(per_eye: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
                 row["subjects"] = len(np.unique(subjects[found]))
                 real = table[measure, REAL].to_numpy() if name != REAL and measure in DENSITY_NAMES else None
                 ours = table[measure, OURS].to_numpy() if name not in (REAL, OURS) else None
-                rows.append(row | across_eyes(values, real, ours, subjects, resamples, seed))
+                rows.append(row | across_eyes(values, real, ours, subjects))
     return pd.DataFrame(rows)
 
 
 def across_eyes(
-    values: np.ndarray, real: np.ndarray | None, ours: np.ndarray | None, subject: np.ndarray, resamples: int, seed: int
+    values: np.ndarray, real: np.ndarray | None, ours: np.ndarray | None, subject: np.ndarray
 ) -> dict[str, float]:
     """The statistics of one measure of one candidate, with the names that the functions above return.
 
@@ -173,7 +151,7 @@ def across_eyes(
     def resampled(eyes: np.ndarray) -> np.ndarray:
         """Resamples of some eyes: none with too few subjects, which makes the intervals nan."""
         enough = len(np.unique(subject[eyes])) >= MIN_SUBJECTS
-        return resample_subjects(subject[eyes], resamples if enough else 0, seed)
+        return resample_subjects(subject[eyes], RESAMPLES if enough else 0)
 
     found = np.isfinite(values)
     if not found.any():
@@ -181,7 +159,7 @@ def across_eyes(
     statistics = mean_of_eyes(values[found], resampled(found))
     if real is not None and (both := found & np.isfinite(real)).any():
         if len(drawn := resampled(both)):
-            statistics |= correlations(real[both], values[both], drawn) | bland_altman(real[both], values[both], drawn)
+            statistics |= correlation(real[both], values[both], drawn) | bland_altman(real[both], values[both], drawn)
         else:
             statistics["bias"] = float(np.mean(values[both] - real[both]))
     if ours is not None and (both := found & np.isfinite(ours)).any():

@@ -1,9 +1,13 @@
-"""Training pairs -> batches of patches, with `tf.data`: shuffled, cut, augmented, batched, prefetched.
+"""Training pairs -> batches of patches: shuffled, cut, augmented and batched, by a thread that works ahead.
 
 The patches and their order depend on the run's seed and the step alone, so that a run can resume at any step.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import count, islice
 from math import ceil
 
 import numpy as np
@@ -18,6 +22,8 @@ from run.settings import Settings
 
 SIMULATED_PATCHES_PER_EPOCH = 320  # between two validations, in a run on simulated retinas alone
 RETINAS_PER_BLOCK = 16  # simulated retinas whose patches are shuffled together
+BATCHES_AHEAD = 4
+Batch = tuple[tf.Tensor, tf.Tensor]  # fundus and target, float32 on [-1, 1]
 
 
 def training_image(pair: Pair, patch_size: int) -> np.ndarray:
@@ -33,21 +39,34 @@ def training_image(pair: Pair, patch_size: int) -> np.ndarray:
     return reflect_to_patch(continue_outside(stacked, pair.fov), (patch_size, patch_size))
 
 
-def turned_patch(pair: tf.Tensor, turns: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rotate and flip a fundus patch and its OCT-A patch together.
+def cut(images: Sequence[np.ndarray], plan: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Patches (size, size, channels) of images (height, width, channels): all channels are cut and turned together.
 
-    Args:
-        pair: (size, size, 3 + octa channels), uint8.
-        turns: quarter turns, 0 to 3.
-        flip: 0 or 1.
-
-    Returns:
-        (size, size, 3) and (size, size, octa channels), float32 on [-1, 1].
+    `plan` has a row for each patch, see `TrainingPatches.plan`.
     """
-    turned = tf.image.rot90(pair, turns)
-    turned = tf.cond(flip == 1, lambda: tf.reverse(turned, axis=[1]), lambda: turned)
-    turned = tf.ensure_shape(turned, pair.shape)
-    return preprocess_sample(turned[..., :FUNDUS_CHANNELS], turned[..., FUNDUS_CHANNELS:])
+    for number, row, column, turns, flip in plan:
+        patch = np.rot90(images[number][row : row + size, column : column + size], turns)
+        yield patch[:, ::-1] if flip else patch
+
+
+def batch_of(patches: Iterable[np.ndarray]) -> Batch:
+    """A batch of patches (size, size, 3 + target channels), uint8, for the networks."""
+    with tf.device("CPU:0"):  # the step itself moves it to a GPU
+        batch = np.stack(list(patches))
+        return preprocess_sample(batch[..., :FUNDUS_CHANNELS], batch[..., FUNDUS_CHANNELS:])
+
+
+def ahead(batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+    """The same batches, which a thread makes in advance; when this iterator is closed, they are closed too."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        waiting = deque(pool.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
+        while batch := waiting.popleft().result():
+            waiting.append(pool.submit(next, batches, None))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+        batches.close()
 
 
 class TrainingPatches:
@@ -85,39 +104,24 @@ class TrainingPatches:
             plan[:, 4] = random.integers(0, 2, len(plan))
         return random.permutation(plan).astype(np.int32)
 
-    def cut(self, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The patch (size, size, 3) of the fundus, [-1, 1], and that of the OCT-A, for a row (5,) of the plan."""
-        size = self.patch_size
-        pair = tf.numpy_function(
-            lambda number, row, column: self.images[number][row : row + size, column : column + size],
-            [place[0], place[1], place[2]],
-            tf.uint8,
-            stateful=False,
-        )
-        return turned_patch(tf.ensure_shape(pair, (size, size, self.images[0].shape[-1])), place[3], place[4])
-
-    def epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        """The batches of one epoch: shuffled (by the plan), cut and augmented, batched."""
-        plan = tf.numpy_function(self.plan, [epoch], tf.int32, stateful=False)
-        return (
-            tf.data.Dataset.from_tensor_slices(tf.ensure_shape(plan, (self.patches_per_epoch, 5)))
-            .map(self.cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(self.batch_size)
-        )
-
-    def patches(self, first: int) -> tf.data.Dataset:
-        """Single patches, (input_image, target), epoch after epoch without end, starting at a global number."""
+    def patches(self, first: int) -> Iterator[np.ndarray]:
+        """Patches (size, size, 3 + octa channels), uint8, epoch after epoch without end, from a global number on."""
         first_epoch, done = divmod(first, self.patches_per_epoch)
-        return tf.data.Dataset.counter(first_epoch).flat_map(self.epoch).unbatch().skip(done)
+        for epoch in count(first_epoch):
+            yield from cut(self.images, self.plan(epoch)[done:], self.patch_size)
+            done = 0
 
-    def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
+    def batches(self, first_step: int, epochs: int) -> Iterator[Batch]:
+        """Batches (input_image, target) from a global step up to the end of the last epoch."""
 
-        One pipeline serves the whole run, so that prefetching continues between epochs.
-        """
-        first_epoch, done = divmod(first_step, self.steps_per_epoch)
-        dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(self.epoch)
-        yield from dataset.skip(done).prefetch(tf.data.AUTOTUNE)
+        def made() -> Iterator[Batch]:
+            epoch, done = divmod(first_step, self.steps_per_epoch)
+            patches = self.patches(epoch * self.patches_per_epoch + done * self.batch_size)
+            for step in range(first_step, epochs * self.steps_per_epoch):
+                before = step % self.steps_per_epoch * self.batch_size  # patches of this epoch
+                yield batch_of(islice(patches, min(self.batch_size, self.patches_per_epoch - before)))
+
+        return ahead(made())
 
 
 class SimulatedPatches:
@@ -140,8 +144,8 @@ class SimulatedPatches:
         settings: of the run.
         real: patches of real pairs to mix in, by the share `mix`, at least one of each kind in a batch.
         """
-        self.draw, self.channels = draw, FUNDUS_CHANNELS + settings.target_channels
-        self.patch_size, self.batch_size, self.seed = settings.patch_size, settings.batch_size, settings.seed
+        self.draw, self.patch_size = draw, settings.patch_size
+        self.batch_size, self.seed = settings.batch_size, settings.seed
         self.per_retina = settings.patches_per_retina
         self.real, self.simulated_per_batch = real, self.batch_size
         if real is None:
@@ -160,63 +164,36 @@ class SimulatedPatches:
         plan = np.column_stack([np.repeat(np.arange(RETINAS_PER_BLOCK), self.per_retina), corners, turns, flips])
         return random.permutation(plan).astype(np.int32)
 
-    def patches(self, first: int, faults: list[Exception]) -> tf.data.Dataset:
-        """Single patches of simulated retinas, (input_image, target), without end, starting at a global number.
-
-        An error of `draw` is added to `faults`, because `tf.data` turns it into one of its own.
-        """
+    def patches(self, first: int) -> Iterator[np.ndarray]:
+        """Patches of simulated retinas (size, size, 3 + target channels), uint8, without end, from a number on."""
         first_block, done = divmod(first, RETINAS_PER_BLOCK * self.per_retina)
+        with closing(self.draw(first_block * RETINAS_PER_BLOCK)) as retinas:
+            for block in count(first_block):
+                drawn = list(islice(retinas, RETINAS_PER_BLOCK))
+                yield from cut(drawn, self.plan(block)[done:], self.patch_size)
+                done = 0
 
-        def drawn() -> Iterator[np.ndarray]:
-            try:
-                yield from self.draw(first_block * RETINAS_PER_BLOCK)
-            except Exception as error:
-                faults.append(error)
-                raise
+    def batches(self, first_step: int, epochs: int) -> Iterator[Batch]:
+        """Batches (input_image, target) from a global step up to the end of the last epoch.
 
-        def cut(retinas: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            number, row, column, turns, flip = tf.unstack(place)
-            patch = retinas[number, row : row + self.patch_size, column : column + self.patch_size]
-            return turned_patch(tf.ensure_shape(patch, (self.patch_size, self.patch_size, self.channels)), turns, flip)
+        Close it: what `draw` started ends with it. Raises any error of `draw`.
+        """
 
-        def cut_block(block: tf.Tensor, retinas: tf.Tensor) -> tf.data.Dataset:
-            plan = tf.ensure_shape(tf.numpy_function(self.plan, [block], tf.int32, stateful=False), (None, 5))
-            return tf.data.Dataset.from_tensor_slices(plan).map(lambda place: cut(retinas, place))
+        def made() -> Iterator[Batch]:
+            of_real = self.batch_size - self.simulated_per_batch
+            real = self.real.patches(first_step * of_real) if self.real else None
+            with closing(self.patches(first_step * self.simulated_per_batch)) as simulated:
+                for _ in range(first_step, epochs * self.steps_per_epoch):
+                    batch = batch_of(islice(simulated, self.simulated_per_batch))
+                    yield self.joined(batch, batch_of(islice(real, of_real))) if real else batch
 
-        signature = tf.TensorSpec((CROP_PX, CROP_PX, self.channels), tf.uint8)
-        retinas = tf.data.Dataset.from_generator(drawn, output_signature=signature)
-        blocks = retinas.prefetch(RETINAS_PER_BLOCK).batch(RETINAS_PER_BLOCK, drop_remainder=True)
-        return blocks.enumerate(first_block).flat_map(cut_block).skip(done)
+        return ahead(made())
 
-    def joined(
-        self, simulated: tuple[tf.Tensor, tf.Tensor], real: tuple[tf.Tensor, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def joined(self, simulated: Batch, real: Batch) -> Batch:
         """One batch from two; the vessels of real pairs are unknown."""
-        missing = self.channels - FUNDUS_CHANNELS - real[1].shape[-1]
+        missing = simulated[1].shape[-1] - real[1].shape[-1]
         target = tf.pad(real[1], [[0, 0]] * 3 + [[0, missing]], constant_values=UNKNOWN)
         return tf.concat([simulated[0], real[0]], axis=0), tf.concat([simulated[1], target], axis=0)
-
-    def batches(self, first_step: int, epochs: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """Batches (input_image, target), float32 on [-1, 1], from a global step up to the end of the last epoch.
-
-        Close it: what `draw` started ends with it.
-
-        Raises:
-            Any error of `draw`.
-        """
-        faults: list[Exception] = []
-        dataset = self.patches(first_step * self.simulated_per_batch, faults).batch(self.simulated_per_batch)
-        if self.real is not None:
-            per_batch = self.batch_size - self.simulated_per_batch
-            real = self.real.patches(first_step * per_batch).batch(per_batch)
-            dataset = tf.data.Dataset.zip(dataset, real).map(self.joined)
-        try:
-            yield from dataset.take(epochs * self.steps_per_epoch - first_step).prefetch(tf.data.AUTOTUNE)
-            return
-        except tf.errors.OpError as error:
-            # Without the traceback, which would keep the pipeline alive, and with it what `draw` started.
-            fault = faults[0].with_traceback(None) if faults else type(error)(None, None, error.message)
-        raise fault
 
 
 def preprocess_sample(sample_fundus: tf.Tensor, sample_octa: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

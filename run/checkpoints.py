@@ -55,30 +55,24 @@ def checkpoint_folder(settings: Settings) -> Path:
     return Path(settings.checkpoints) / settings.name
 
 
-def claim_folder(settings: Settings, digest: str, seen: Collection[str]) -> Settings:
-    """Make the folders of a new run, with its run.json (see `write_run`); returns the settings with the run's name.
+def claim_folder(settings: Settings) -> Settings:
+    """Make the folder of a new run's checkpoints; returns the settings with the run's name.
 
     A run without a name is named by date and time, with a number added if another run has that name.
 
     Raises:
-        OSError: something cannot be made, or a folder exists although its name was given; then nothing is left.
+        OSError: the folder, or that of the logs, cannot be made, or it exists although its name was given.
     """
     for parent in (Path(settings.logs, "fit"), Path(settings.checkpoints)):
         parent.mkdir(parents=True, exist_ok=True)
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):
         named = replace(settings, name=settings.name or (now if number == 1 else f"{now}-{number}"))
-        made = []
         try:
-            for folder in (log_folder(named), checkpoint_folder(named)):
-                folder.mkdir()
-                made.append(folder)
-            write_run(checkpoint_folder(named), named, digest, seen)
+            checkpoint_folder(named).mkdir()
             return named
-        except OSError as error:
-            for folder in made:
-                shutil.rmtree(folder)
-            if settings.name is not None or not isinstance(error, FileExistsError):
+        except FileExistsError:
+            if settings.name is not None:
                 raise
 
 
@@ -138,7 +132,7 @@ class RunJson(NamedTuple):
     digest: str  # of the data
     seen: frozenset[str]  # see `photo_digest`
     weights: dict | None  # name (`file`) and digest (`sha256`) of the run's only file; None: it has checkpoints
-    simulated: bool  # its data were known to be simulated retinas when it was written; 1.1.0 did not say
+    simulated: bool  # its data were known to be simulated retinas when it was written
 
 
 def read_run(folder: Path) -> RunJson:
@@ -150,13 +144,14 @@ def read_run(folder: Path) -> RunJson:
         seen, weights = frozenset(map(str, list(content.get(SEEN, [])))), content.get(ONE_FILE)
         if weights is not None:
             weights = {key: str(weights[key]) for key in ("file", "sha256")}
+        simulated = bool(content["simulated"])
         if settings.data is None or settings.name is None or settings.precision == "auto":
             raise ValueError("its settings are not resolved")
     except FileNotFoundError as error:
         raise RunError(f"{folder}: not a run (it has no run.json)") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or from another version or program ({why(error)})") from error
-    return RunJson(settings, digest, seen, weights, bool(content.get("simulated")))
+    return RunJson(settings, digest, seen, weights, simulated)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -165,22 +160,18 @@ def read_run(folder: Path) -> RunJson:
 class RunState:
     """Everything that a run needs to continue, as one checkpoint: networks, optimisers, dropout's seeds, progress."""
 
-    def __init__(self, networks: object, folder: Path | None, keep: int):
+    def __init__(self, networks: object, folder: Path, keep: int):
         """Args:
         networks: both networks and their optimisers, built, as attributes with the names PARTS.
-        folder: the run's folder of checkpoints; None: never saved.
+        folder: the run's folder of checkpoints.
         keep: how many periodic checkpoints to keep.
         """
         self.step = tf.Variable(0, dtype=tf.int64)  # steps done
         self.epoch = tf.Variable(0, dtype=tf.int64)  # epochs done
         self.best_score = tf.Variable(-np.inf, dtype=tf.float64)
-        parts = {name: getattr(networks, name) for name in PARTS}
-        scaled = [one for one in parts.values() if isinstance(one, keras.optimizers.LossScaleOptimizer)]
         dropout = layers_of(networks.generator, keras.layers.Dropout)
         self.checkpoint = tf.train.Checkpoint(
-            # Of a loss-scaled optimiser, save the inner one: its slots then have the same paths in every precision.
-            **{name: getattr(one, "inner_optimizer", one) for name, one in parts.items()},
-            loss_scales=[[optimizer.dynamic_scale, optimizer.step_counter] for optimizer in scaled],
+            **{name: getattr(networks, name) for name in PARTS},
             dropout_seeds=[layer.seed_generator.state for layer in dropout],
             step=self.step,
             epoch=self.epoch,
@@ -198,6 +189,7 @@ class RunState:
         self._save(self.folder / BEST, keep=1)
 
     def _save(self, folder: Path, keep: int) -> None:
+        """Write ckpt-STEP, which appears only when complete, and remove the oldest so that `keep` remain."""
         step = int(self.step)
         if not self.folder.is_dir():
             raise RunError(f"{self.folder} was deleted while the run trains: stopped; it cannot be resumed")
@@ -206,7 +198,19 @@ class RunState:
                 fault = f"{weights.path} is not finite after step {step}: not saved"
                 raise RunError(f"{fault}; {saved_in_words(self.folder)}")
         try:
-            save(self.checkpoint, folder, step, keep)
+            folder.mkdir(exist_ok=True)
+            try:
+                self.checkpoint.write(str(folder / f"ckpt-{step}"))
+            finally:
+                for unfinished in folder.glob(UNFINISHED):  # of this process, or of one that was killed
+                    shutil.rmtree(unfinished)
+            saved = [Path(path).name for path in list_checkpoints(folder)]
+            for old in saved[keep:]:
+                for path in sorted(folder.glob(f"{old}.*"), reverse=True):  # .index first: it makes the checkpoint
+                    path.unlink()
+            with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
+                lines = [f'all_model_checkpoint_paths: "{name}"\n' for name in saved[keep - 1 :: -1]]
+                part.write_text("".join([f'model_checkpoint_path: "{saved[0]}"\n', *lines]), encoding="utf-8")
         except (OSError, tf.errors.OpError) as error:
             raise RunError(
                 f"the checkpoint of step {step} could not be written ({reason_of(error)}); "
@@ -271,31 +275,3 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
 def reason_of(error: Exception) -> str:
     """The message of a TensorFlow error about a file, without TensorFlow's internal names."""
     return re.sub(r"^{{.*?}} ?|/part-[^;\s]*| \[Op:.*", "", (str(error).splitlines() or [""])[0])
-
-
-def save(checkpoint: tf.train.Checkpoint, folder: Path, step: int, keep: int) -> None:
-    """Save a checkpoint atomically as ckpt-STEP, and remove the oldest.
-
-    Args:
-        checkpoint: what to save.
-        folder: made if it does not exist.
-        step: for its name.
-        keep: how many to keep, including this one.
-
-    Raises:
-        OSError, tf.errors.OpError: it cannot be written; earlier ones are unchanged.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        checkpoint.write(str(folder / f"ckpt-{step}"))
-    finally:
-        for unfinished in folder.glob(UNFINISHED):  # of this process, or of one that was killed
-            shutil.rmtree(unfinished)
-    saved = list_checkpoints(folder)
-    for old in saved[keep:]:
-        for path in sorted(folder.glob(f"{Path(old).name}.*"), reverse=True):  # .index first: it makes the checkpoint
-            path.unlink()
-    with atomic_file(folder / "checkpoint") as part:  # TensorFlow's own record, for other programs
-        names = [Path(path).name for path in saved[:keep]]
-        lines = [f'all_model_checkpoint_paths: "{name}"\n' for name in names[::-1]]
-        part.write_text("".join([f'model_checkpoint_path: "{names[0]}"\n', *lines]), encoding="utf-8")

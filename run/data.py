@@ -53,7 +53,7 @@ class RunData:
         return pairs
 
 
-def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str] = ()) -> RunData:
+def load_run_data(settings: Settings, seen_before: Collection[str] = ()) -> RunData:
     """Read, or draw, all images that a run needs, and print a summary.
 
     `seen_before` are the photographs (`photo_digest`) seen by the run from which this one starts.
@@ -99,9 +99,7 @@ def load_run_data(settings: Settings, verbose: bool, seen_before: Collection[str
     if unused := int(cases["split"].isna().sum()):
         print(f"  unused     {unused} pairs of subjects that are in no split")
     if unpaired:
-        print(f"  {len(unpaired)} files have no partner" + ("" if verbose else "; --verbose lists them"))
-        for path in unpaired if verbose else ():
-            print(f"    {path}")
+        print(f"  {len(unpaired)} files have no partner; dataset_load_mod.py check lists them")
     if chosen["validation"].empty:
         print("  NOTE: no validation pairs: no scores, no best checkpoint, and TensorBoard shows training pairs")
     elif known := seen_subjects(chosen["validation"], seen_before):
@@ -176,8 +174,7 @@ class Choice:
     """The photographs that are used."""
 
     photographs: pd.DataFrame  # some rows of a list, with a column `seen`: whether the run has seen them
-    left_out: int  # subjects that are not used because the run has seen them
-    why: str  # these, in words
+    why: str  # which these are, in words
     total: int  # subjects of the data
 
     def __str__(self) -> str:
@@ -224,4 +221,4 @@ def choose(
             raise OptionError(f"{data}: {HAS_SEEN.format(f'all {known} subjects')}; {to_use_seen} uses them")
     else:
         why += f"; the run has seen {known} of them"
-    return Choice(chosen, known if to_use_seen else 0, why, listed["subject"].nunique())
+    return Choice(chosen, why, listed["subject"].nunique())

@@ -6,7 +6,6 @@ logs/fit/NAME/events.out.tfevents.*    for `tensorboard --logdir=logs`; docs/ten
 logs/fit/NAME/metrics.csv              epoch, step and the validation scores
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +66,6 @@ CHARTS = {  # group -> chart -> a regular expression of its tags; only the first
     "discriminator": {"probability of being real": "disc_(real|generated)_mean"},
     "progress": {"learning rate": "learning_rate", "phase": "phase", "speed": "images_per_second"},
 }
-MIN_FREE_BYTES = 20e6  # on the disk of the logs: an epoch's pictures take at most a few MB
 
 
 class RunLog:
@@ -86,13 +84,6 @@ class RunLog:
             self.writer = tf.summary.create_file_writer(str(folder))
         except tf.errors.OpError as error:
             raise UserError(f"{folder}: cannot be written to ({why(error)})") from error
-
-    def flush(self) -> None:
-        """Write everything to the disk. Raises UserError if it is full: TensorFlow would lose summaries silently."""
-        if shutil.disk_usage(self.folder).free < MIN_FREE_BYTES:
-            raise UserError(f"{self.folder}: the disk is full; make room, then --resume")
-        with self.writing():
-            self.writer.flush()
 
     def close(self) -> None:
         """Write everything to the disk, and close the file. Raises UserError if it cannot be written."""
@@ -121,13 +112,11 @@ class RunLog:
         with self.writing(step):
             tf.summary.image(tag, batch, max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
-    def start(self, settings: Settings, facts: dict[str, object], step: int) -> None:
-        """Log facts and settings as a table, settings that are not as published as hyperparameters, and the charts."""
-        used, defaults = as_options(settings), as_options(Settings())
-        lines = [f"| {name} | {value} |" for name, value in (facts | used).items()]
-        differing = {name: value or "yes" for name, value in used.items() if defaults.get(name) != value}
+    def start(self, settings: Settings, step: int) -> None:
+        """Log the settings that are not as published as hyperparameters, and the charts."""
+        used, published = as_options(settings).items(), as_options(Settings()).items()
+        differing = {name: value or "yes" for name, value in used if (name, value) not in published}
         with self.writing(step):
-            tf.summary.text("settings", "\n".join(["| | |", "|---|---|", *lines]))
             hp.hparams({name.lstrip("-"): value for name, value in differing.items()})
             # As `tensorboard.plugins.custom_scalar.summary.pb` does, for TensorFlow 2
             metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "custom_scalars"})
@@ -142,28 +131,18 @@ class RunLog:
 
 
 def read_metrics(table: Path, epochs: int) -> list[dict[str, str]]:
-    """The rows of metrics.csv up to an epoch: later ones will be written again. It may have been deleted meanwhile.
+    """The rows of metrics.csv up to an epoch, if it exists: later ones will be written again.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it cannot be read.
     """
-    if not epochs or not table.exists():
-        if epochs:
-            print(f"NOTE: {table} is missing; a new one begins after epoch {epochs}")
+    if not (epochs and table.exists()):
         return []
     try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False, na_values=[""])  # a score may be the word nan
-        numbers = rows["epoch"].astype(int)
-        if numbers.min() > epochs:  # begun by a run that was killed before its first checkpoint
-            return []
-        rows = rows[numbers <= epochs]
-        done = rows["epoch"].astype(int).tolist()
-        if not done or done != list(range(done[0], epochs + 1)) or rows.isna().any(axis=None):
-            raise ValueError(f"it lacks an epoch, or a value of one, up to {epochs}")
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)  # a score may be the word nan
+        return rows[rows["epoch"].astype(int) <= epochs].to_dict("records")
     except (ValueError, KeyError) as error:
-        fault = "it has no column epoch" if isinstance(error, KeyError) else why(error)
-        raise UserError(f"{table}: damaged ({fault}); move it away, and --resume starts a new one") from error
-    return rows.to_dict("records")
+        raise UserError(f"{table}: damaged ({why(error)}); move it away, and --resume starts a new one") from error
 
 
 def layout() -> layout_pb2.Layout:

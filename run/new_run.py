@@ -13,16 +13,7 @@ from pairs.table import SIMULATED, is_table
 from retina.ut_fsocta import parse_subjects
 from run.checkpoints import RunError, checkpoint_folder, log_folder, newest_run, read_run
 from run.devices import resolve_precision
-from run.settings import (
-    CHANGEABLE,
-    CHECKPOINTS,
-    FINE_TUNING,
-    SIMULATED_RUN,
-    SPLITS,
-    Settings,
-    SettingsError,
-    as_options,
-)
+from run.settings import CHANGEABLE, CHECKPOINTS, FINE_TUNING, SIMULATED_RUN, SPLITS, Settings, SettingsError
 from simulation.dataset import DEFAULT_SUBJECTS, write_dataset
 
 
@@ -42,20 +33,15 @@ def settings_of_new_run(given: dict) -> Settings:
         if name in given:
             kind = "a table of pairs; use its column split, or --shares" if is_table(data) else "not a table of pairs"
             raise SettingsError(f"{flag(name)} {given[name]}: {data} is {kind}")
-    reason, defaults = "", {}
-    if data == SIMULATED:
-        reason, defaults = "simulated retinas", SIMULATED_RUN
-    elif "init_from" in given:
+    defaults = SIMULATED_RUN if data == SIMULATED else {}
+    if data != SIMULATED and "init_from" in given:
         # Noise and outputs belong to the weights. Without simulated retinas nothing would teach the vessels.
         origin = read_run(Path(given["init_from"])).settings
-        reason, defaults = "--init-from", FINE_TUNING | {"input_noise": origin.input_noise}
+        defaults = FINE_TUNING | {"input_noise": origin.input_noise}
         defaults["vessel_output"] = origin.vessel_output and given.get("mix", FINE_TUNING["mix"]) > 0
     settings = Settings(**(defaults | given | {"data": data}))
     if data == SIMULATED:
         use_simulated_retinas()
-    if defaults:
-        used = as_options(settings, defaults)
-        print(f"Defaults for {reason}: " + " ".join(f"{option} {value}" for option, value in used.items()))
     precision, why = resolve_precision(settings.precision)
     print(f"Precision: {precision} ({why})")
     return replace(settings, precision=precision)
@@ -76,8 +62,6 @@ def settings_of_resumed_run(given: dict, resume: str) -> tuple[Settings, str]:
     old, digest, _, weights, _ = read_run(folder)
     if weights is not None:
         raise RunError(f"--resume {folder}: a single file of weights cannot be resumed; start from it with --init-from")
-    if given.get("precision") == "auto":
-        given = given | {"precision": old.precision}
     new = replace(old, **{name: value for name, value in given.items() if name in CHANGEABLE})
     if clashes := [
         f"{flag(name)} {value} (was {getattr(new, name)})"
@@ -116,8 +100,4 @@ A set of simulated retinas, to try the other programs on: {SIMULATED_SET}
 {"#" * 76}
 """)
     if not SIMULATED_SET.exists():
-        try:
-            write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))
-        except OSError:
-            if not SIMULATED_SET.exists():  # otherwise another worker has made it
-                raise
+        write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))

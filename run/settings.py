@@ -5,7 +5,7 @@ The command line of `pix_pix_train.py` is made from them, and a run's run.json k
 
 import argparse
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 
@@ -15,20 +15,9 @@ from retina.ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_sh
 
 CHECKPOINTS = "training_checkpoints"
 SIZE_MULTIPLE = 64  # px: that of `pix_layers`, which would load TensorFlow
-# Validation scores that can choose the best checkpoint, and whether more is better.
-BEST_BY = {
-    "vessel_auc": True,
-    "vessel_dice": True,
-    "vessel_correlation": True,
-    "ssim": True,
-    "psnr": True,
-    "mae": False,
-    "texture": False,
-}
-DEFAULT_BEST_BY = "vessel_auc"
 SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
-OLD_WORD = "phantom"  # what 1.1.0 called simulated retinas, in run.json and on the command line
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+BEFORE = {"devices": 0, "best_by": "vessel_auc"}  # settings of 1.4.0 that have gone: it is always so now
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 # Export formats for other programs, and the file or folder that each produces.
 EXPORT_FORMATS = {
     "saved_model": "saved_model",
@@ -125,17 +114,9 @@ class Settings:
     precision: str = setting(
         "auto", "auto: bfloat16, twice as fast, if the processor or GPU computes in it, or float32", choices=PRECISIONS
     )
-    devices: int = setting(
-        0, "number of GPUs, or to try it parts of the CPU, that share each batch; 0: all GPUs, or the CPU", metavar="N"
-    )
     seed: int = setting(0, "for weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
     init_from: str | None = setting(
         None, "run folder whose best weights this run starts from (fine-tuning), with new optimisers", metavar="DIR"
-    )
-    best_by: str = setting(
-        DEFAULT_BEST_BY,
-        "validation score that chooses the best checkpoint: the default needs no threshold and ignores speckle",
-        choices=tuple(BEST_BY),
     )
     # What is kept where
     name: str | None = setting(None, "name of the run and its folders (default: date and time)", metavar="NAME")
@@ -145,22 +126,21 @@ class Settings:
 
     @classmethod
     def of_run(cls, content: dict) -> "Settings":
-        """Those in a run.json; 1.1.0 wrote `split` for what is now `shares`, and called the discriminator twice."""
-        content = {"discriminator_calls": 2} | content
-        return cls(**{"shares" if name == "split" else name: value for name, value in content.items()})
+        """Those in a run.json of this version, or of 1.4.0 with BEFORE. Raises ValueError for others."""
+        content = {name: value for name, value in content.items() if (name, value) not in BEFORE.items()}
+        if content.keys() != {spec.name for spec in fields(cls)}:
+            raise ValueError("its settings are not those of this version")
+        return cls(**content)
 
     def __post_init__(self):
         """Raises SettingsError for an invalid value, or one that contradicts another."""
         self._check_types()
-        if self.data == OLD_WORD:
-            object.__setattr__(self, "data", SIMULATED)
         for name in ("patch_size", "epochs", "batch_size", "keep", "patches_per_retina"):
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("l1_only", "decay", "input_noise"):
             self._require(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
         self._require(0 <= self.mix < 1, "mix", "must be at least 0 and below 1")
         self._require(self.patch_size % SIZE_MULTIPLE == 0, "patch_size", f"must be a multiple of {SIZE_MULTIPLE} px")
-        self._require(0 <= self.devices <= self.batch_size, "devices", "must be from 0 to --batch-size")
         self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
         self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
         self._require(1 <= self.l1_scale <= self.patch_size, "l1_scale", "must be from 1 px to --patch-size")
@@ -207,13 +187,10 @@ class Settings:
     def score(self, scores: dict[str, float]) -> float:
         """A checkpoint's score, higher is better, from its validation scores.
 
-        It is that of `best_by`, negated if lower is better. For vessel AUC with `l1_scale` above 1, a penalty for wrong
+        It is the vessel AUC, which needs no threshold and ignores speckle. With `l1_scale` above 1, a penalty for wrong
         speckle is subtracted.
         """
-        score = scores[self.best_by]
-        if self.best_by == DEFAULT_BEST_BY and self.l1_scale > 1:
-            return score - SPECKLE_WEIGHT * scores["texture"]
-        return score if BEST_BY[self.best_by] else -score
+        return scores["vessel_auc"] - (SPECKLE_WEIGHT * scores["texture"] if self.l1_scale > 1 else 0)
 
     def splits(self) -> dict[str, list[int]]:
         """Subject ids of `train`, `validation` and `test`. Raises SettingsError for ids that cannot be read."""
@@ -249,15 +226,15 @@ SIMULATED_RUN = {
 # Only the generator learns: with few pairs a discriminator teaches nothing that the faster L1-only steps do not.
 FINE_TUNING = {"epochs": 25, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "l1_only": 1.0, "decay": 0.5}
 # What may be changed when a run is resumed; the data are compared by content.
-CHANGEABLE = {"epochs", "keep", "data", "devices"}
+CHANGEABLE = {"epochs", "keep", "data"}
 
 
 def parse_command_line(argv: Sequence[str] | None, program: str, description: str) -> dict:
     """Read the options of a training run.
 
     Returns:
-        The given options by field of Settings, `resume` (a folder, or "" for the newest run) and `verbose`. Ends the
-        program with status 2 and one line if they are invalid.
+        The given options by field of Settings, and `resume` (a folder, or "" for the newest run). Ends the program with
+        status 2 and one line if they are invalid.
     """
     parser = OneLineParser(prog=program, description=description, argument_default=argparse.SUPPRESS)
     for spec in fields(Settings):
@@ -276,11 +253,10 @@ def parse_command_line(argv: Sequence[str] | None, program: str, description: st
         metavar="DIR",
         help="continue the run with this folder of checkpoints, up to --epochs in total (default: the newest run)",
     )
-    parser.add_argument("--verbose", action="store_true", help="list the files that have no partner")
     given = vars(parser.parse_args(argv))
     if "resume" not in given:
         try:
-            Settings(**{name: value for name, value in given.items() if name != "verbose"})
+            Settings(**given)
         except SettingsError as error:
             parser.error(str(error))
     return given
@@ -298,15 +274,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--weights", choices=("best", "last"), help="best by validation, or newest (default: best, if there is one)")
 
 
-def as_options(settings: Settings, names: Collection[str] | None = None) -> dict[str, str]:
-    """Settings, all or some, as command-line options: option -> value, without those that are None."""
+def as_options(settings: Settings) -> dict[str, str]:
+    """Settings as command-line options: option -> value, without those that are None."""
     options = {}
     for spec in fields(Settings):
         value = getattr(settings, spec.name)
-        if value is None or (names is not None and spec.name not in names):
-            continue
         if isinstance(value, bool):
             options[flag(spec.name if value else f"no_{spec.name}")] = ""
-        else:
+        elif value is not None:
             options[flag(spec.name)] = str(value)
     return options

@@ -9,31 +9,21 @@ file contains the generator only, with kernels in float16: half the size, and gr
 import hashlib
 import io
 import os
-import shlex
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from basics.command_line import VERSION, one_line
+from basics.command_line import VERSION, one_line, why
 from basics.files import atomic_file
-from pairs.dataset import is_simulated
 from pairs.origin import printable
 from pix_generator import Generator
 from retina.images import FUNDUS_CHANNELS
-from run.checkpoints import (
-    RunError,
-    find_weights,
-    read_run,
-    restore,
-    step_of,
-    write_run,
-)
+from run.checkpoints import RunError, find_weights, read_run, restore, step_of, write_run
 from run.settings import CHECKPOINTS, Settings
 
 EPOCH = "epoch/.ATTRIBUTES/VARIABLE_VALUE"  # the name of `RunState.epoch` in a checkpoint
-UNUSABLE = "cannot be used"
 NAMED = 2  # of the runs that are not used, with the reason
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # the supplied weights
 
@@ -43,40 +33,29 @@ def run_to_use(option: str | None) -> tuple[Path, str]:
 
     Returns:
         Its folder. And why it is used, in words, with the newer runs that are not; "" for `--run`.
-
-    Raises:
-        RunError: there is none.
     """
     if option is not None:
         return Path(option), ""
-    passed = []
-    files = [path for kind in ("index", "npz") for path in Path(CHECKPOINTS).glob(f"*/ckpt-*.{kind}")]
-    for run in dict.fromkeys(path.parent for path in sorted(files, key=lambda path: -path.stat().st_mtime)):
+    reasons = []
+    files = sorted(Path(CHECKPOINTS).glob("*/ckpt-*.index"), key=lambda path: -path.stat().st_mtime)
+    for run in dict.fromkeys(path.parent for path in files):
         if not (reason := why_not(run)):
-            return run, "; ".join(["the newest finished run on real pairs", *passed[:NAMED]])
-        advice = "" if reason.startswith(UNUSABLE) else f": --run {shlex.quote(str(run))} uses it"
-        passed.append(one_line(f"{run} {reason}{advice}"))
-    reasons = "; ".join(passed[:NAMED]) or f"no run in {CHECKPOINTS}/"
-    if not (SHIPPED / "run.json").exists():
-        raise RunError(f"--run: no finished run on real pairs; train one with pix_pix_train.py ({reasons})")
-    return Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED, reasons
+            return run, "; ".join(["the newest finished run on real pairs", *reasons[:NAMED]])
+        reasons.append(one_line(f"{run} {reason}"))
+    shipped = Path("weights") if Path("weights").resolve() == SHIPPED else SHIPPED
+    return shipped, "; ".join(reasons[:NAMED]) or f"no run in {CHECKPOINTS}/"
 
 
 def why_not(run: Path) -> str:
     """Why a run is used only if `--run` names it, in words; "" if it is used without."""
     try:
-        settings, _, _, one_file, simulated = read_run(run)
-    except RunError as error:
-        return f"{UNUSABLE} ({error})"
-    if simulated or is_simulated(settings.data):
-        return "was trained on simulated retinas alone"
-    if one_file is not None:
-        return ""
-    try:
+        made = read_run(run)
         done = int(tf.train.load_checkpoint(find_weights(run, "last")).get_tensor(EPOCH))
-    except (RunError, RuntimeError, TypeError, ValueError, tf.errors.OpError):
-        return "has no intact checkpoint"
-    return "" if done >= settings.epochs else f"has completed {done} of {settings.epochs} epochs"
+    except (RunError, RuntimeError, TypeError, ValueError, tf.errors.OpError) as error:
+        return f"cannot be used ({why(error)})"
+    if made.simulated:
+        return "was trained on simulated retinas alone"
+    return "" if done >= made.settings.epochs else f"has completed {done} of {made.settings.epochs} epochs"
 
 
 def load_weights(generator: keras.Model, run: Path, weights: str | None = None) -> str:
@@ -136,7 +115,7 @@ def made_from(run: Path, path: str) -> str:
 
 
 def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) -> Path:
-    """Write a generator as one file, with a run.json; existing ones are replaced.
+    """Write a generator as one file, with a run.json that names it.
 
     Args:
         generator: with the weights of a run.
@@ -163,9 +142,6 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
         part.write_bytes(content.getvalue())
     entry = {"file": file.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
     write_run(folder, *read_run(run)[:3], entry, read_run(run).simulated)
-    for old in folder.glob("ckpt-*.npz"):
-        if old != file:
-            old.unlink()
     return file
 
 

@@ -73,7 +73,6 @@ def called(program, *options: str, status: int = 0) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), write_through=True)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(stream), redirect_stderr(stream):
         patch.setattr("evaluation.report.DPI", 40)
-        patch.setattr("evaluation.report.SCREEN_DPI", 40)
         for module in ("alignment.crop", "alignment.register", "pix_pix_eval"):
             patch.setattr(f"{module}.announced_predictor", lambda *_: (SeesVessels(), "run/ckpt-7"))
         assert program.main([*options, "--run", "run"]) == status

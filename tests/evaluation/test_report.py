@@ -6,10 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from evaluation.evaluate import MONTAGE
-from evaluation.figures import draw_densities, precision_of
-from evaluation.report import CAPTIONS, make_page, with_interval, write_results
-
-FIGURES = {name: Figure() for name in (*CAPTIONS, f"{MONTAGE}disc")}
+from evaluation.figures import draw_densities
+from evaluation.report import CAPTIONS, as_png, make_page, with_interval, write_results
 
 
 @pytest.mark.parametrize(
@@ -29,16 +27,18 @@ def test_decimals_follow_measure_and_statistic(measure, name, interval, text):
 
 def test_page_escapes_text_and_has_the_cells_of_its_tables():
     table = pd.DataFrame({"roc_auc": ["0.9"]}, index=["SA_Unet"])
-    page = make_page("T", ["a < b"], {"disc": {"x < y": table}}, FIGURES, ["n < m"])
+    pictures = dict.fromkeys((*CAPTIONS, f"{MONTAGE}disc"), b"")
+    page = make_page("T", ["a < b"], {"disc": {"x < y": table}}, pictures, ["n < m"])
     for text in ("<p>a &lt; b</p>", "<p>x &lt; y</p>", "<li>n &lt; m</li>", "<th>SA_Unet</th>", "<th>ROC AUC</th>"):
         assert text in page
 
 
-@pytest.mark.parametrize("pdf", [False, True])
-def test_figures_are_written_as_pdf_only_if_asked_for(tmp_path, pdf):
-    made = [write_results(tmp_path / "r", {}, "page", {"f": Figure()}, pdf) for _ in range(2)]
-    assert [folder.name for folder in made] == ["r", "r-2"]
-    assert {path.name for path in made[1].iterdir()} == {"report.html", "f.png", *(["f.pdf"] if pdf else [])}
+def test_results_are_tables_page_and_pictures_and_replace_none(tmp_path):
+    write_results(tmp_path / "r", {"t": pd.DataFrame({"a": [1]})}, "page", {"f": as_png(Figure())})
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"report.html", "t.csv", "f.png"}
+    with pytest.raises(OSError, match="r"):
+        write_results(tmp_path / "r", {}, "another page", {})
+    assert (tmp_path / "r/report.html").read_text() == "page"
 
 
 @pytest.mark.parametrize("agreement", [False, True])
@@ -53,10 +53,3 @@ def test_scatter_shows_every_eye(agreement):
     assert len(points) == 9
     assert (points >= (panel.get_xlim()[0], panel.get_ylim()[0])).all()
     assert (points <= (panel.get_xlim()[1], panel.get_ylim()[1])).all()
-
-
-def test_precision_follows_from_dice_and_recall():
-    truth, found = np.array([1, 1, 1, 0, 0], bool), np.array([1, 1, 0, 1, 0], bool)
-    dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
-    recall = (truth & found).sum() / truth.sum()
-    assert precision_of(dice, recall) == pytest.approx(2 / 3)

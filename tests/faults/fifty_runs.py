@@ -45,7 +45,7 @@ SIMULATED = TRAIN.replace("pairs.csv", "simulated")
 SYNTHESIS = "pix_pix_gen.py photographs --vessels"
 CROP = "dataset_load_mod.py crop whole.csv --output cropped"
 REGISTER = f"dataset_load_mod.py register {DATA} --output registered"
-EVALUATE = f"pix_pix_eval.py --data {DATA} --split all --include-seen --resamples 100"
+EVALUATE = f"pix_pix_eval.py --data {DATA} --split all --include-seen"
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def write_inputs(folder: Path) -> None:
             rows.append({"fundus": f"{DATA}/{fundus.format(eye)}", "octa": octa, "subject": subject, "split": split})
             rows[-1]["octa_mm"] = 6
         write_table(folder / name, (*NEEDED, "split", "octa_mm"), rows)
-    checkpoints.save(tf.train.Checkpoint(generator=Generator(3, (None, None), 1)), folder / "run", step=1, keep=1)
+    tf.train.Checkpoint(generator=Generator(3, (None, None), 1)).write(str(folder / "run" / "ckpt-1"))
     checkpoints.write_run(folder / "run", Settings(data="simulated", precision="float32", name="run"), "0")
 
 

@@ -31,7 +31,7 @@ def write_crops(name: str, seed: int, originals: dict[str, str] = ORIGINALS, spl
 
 
 def seen_in(table: Path) -> frozenset[str]:
-    return load_run_data(Settings(data=str(table), patch_size=64), verbose=False).seen
+    return load_run_data(Settings(data=str(table), patch_size=64)).seen
 
 
 def known(table: Path, seen: frozenset[str]) -> set[str]:
