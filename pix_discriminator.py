@@ -6,7 +6,7 @@ Isola et al., CVPR 2017, so that each output sees 34 x 34 px. Importing this mod
 
 import keras
 
-from pix_layers import FusedBatchNorm, check_patch_dim, downsample, initial_weights
+from pix_layers import batch_norm, check_patch_dim, downsample, initial_weights
 
 
 def Discriminator(in_channels: int, out_channels: int, patch_dim: tuple[int, int]) -> keras.Model:
@@ -34,7 +34,7 @@ def Discriminator(in_channels: int, out_channels: int, patch_dim: tuple[int, int
     x = downsample(256, 4)(x)  # (batch, 64, 64, 256)
     x = keras.layers.ZeroPadding2D()(x)  # (batch, 66, 66, 256)
     x = keras.layers.Conv2D(512, 4, use_bias=False, kernel_initializer=initial_weights())(x)  # (batch, 63, 63, 512)
-    x = FusedBatchNorm()(x)
+    x = batch_norm()(x)
     x = keras.layers.LeakyReLU()(x)
     x = keras.layers.ZeroPadding2D()(x)  # (batch, 65, 65, 512)
     logits = keras.layers.Conv2D(

@@ -1,4 +1,4 @@
-"""Building blocks of both networks: down- and upsampling, fused batch normalisation."""
+"""Building blocks of both networks: down- and upsampling, fused batch normalisation, dropout."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def downsample(filters: int, size: int, apply_batchnorm: bool = True) -> keras.S
         )
     )
     if apply_batchnorm:
-        block.add(FusedBatchNorm())
+        block.add(batch_norm())
     block.add(keras.layers.LeakyReLU())  # Keras' default slope, 0.3, as published
     return block
 
@@ -48,9 +48,9 @@ def upsample(filters: int, size: int, apply_dropout: bool = False) -> keras.Sequ
             filters, size, strides=2, padding="same", use_bias=False, kernel_initializer=initial_weights()
         )
     )
-    block.add(FusedBatchNorm())
+    block.add(batch_norm())
     if apply_dropout:
-        block.add(keras.layers.Dropout(0.5))
+        block.add(Dropout(0.5))
     block.add(keras.layers.ReLU())
     return block
 
@@ -59,7 +59,7 @@ def upsample(filters: int, size: int, apply_dropout: bool = False) -> keras.Sequ
 class FusedBatchNorm(keras.layers.BatchNormalization):
     """Keras' batch normalisation with TensorFlow's fused kernel; that of Keras 3 reads the images a dozen times.
 
-    For images (batch, height, width, channels), over the last axis.
+    For images (batch, height, width, channels), over the last axis, on one device.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: None = None) -> tf.Tensor:
@@ -87,6 +87,26 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
             self.moving_mean.assign(mean + share * (batch_mean - mean))
             self.moving_variance.assign(variance + share * (batch_variance - variance))
         return outputs
+
+
+@keras.saving.register_keras_serializable("pix_layers")
+class Dropout(keras.layers.Dropout):
+    """Keras' dropout, but each device draws its own masks; Keras draws the same ones on all devices."""
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """In training set a share `rate` of the inputs to 0 and scale up the others."""
+        if not training or not self.rate:
+            return inputs
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        seed += [tf.distribute.get_replica_context().replica_id_in_sync_group, 0]
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed)
+
+
+def batch_norm() -> keras.layers.Layer:
+    """Batch normalisation over the whole batch, so a run gives the same result on one device or several."""
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return keras.layers.BatchNormalization(synchronized=True)
+    return FusedBatchNorm()
 
 
 def initial_weights() -> keras.initializers.Initializer:

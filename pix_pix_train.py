@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -79,7 +79,8 @@ def run_training(given: dict) -> int:
         settings, digest = settings_of_resumed_run(given, resume)
     print(f"Device: {device}")
     print("Settings:\n" + "\n".join(f"  {option:<21} {value}" for option, value in as_options(settings).items()))
-    return train(settings, digest)
+    with devices.errors_in_one_line():
+        return train(settings, digest)
 
 
 def train(settings: Settings, data_digest: str | None = None) -> int:
@@ -88,6 +89,7 @@ def train(settings: Settings, data_digest: str | None = None) -> int:
     Returns the exit status: 0, or 128 + the signal that stopped the run. Raises DataError, RunError, SettingsError.
     """
     resume = data_digest is not None
+    strategy = devices.choose_strategy(settings)
     keras.utils.set_random_seed(settings.seed)
     origin = checkpoint_folder(settings) if resume else settings.init_from
     seen_before = frozenset() if origin is None else checkpoints.read_run(Path(origin)).seen
@@ -95,14 +97,20 @@ def train(settings: Settings, data_digest: str | None = None) -> int:
     if resume and data.digest != data_digest:
         raise RunError(f"{settings.data}: its training and validation images differ from the run's; start a new run")
     patches = training_patches(data.train, settings)
-    networks = Pix2Pix(settings)
+    devices.check_shares(patches.patches_per_epoch, patches.batch_size, strategy)
+    with strategy.scope():
+        networks = Pix2Pix(settings)
     if settings.init_from is not None and not (resume and saved_by(checkpoint_folder(settings))):
         start_from(settings, networks.generator, networks.discriminator)
-    if not resume:
-        settings = checkpoints.claim_folder(settings)
-    folder = checkpoint_folder(settings)
-    with checkpoints.lock(folder):
-        print(f"Run: {settings.name}")
+    chief, log = devices.is_chief(strategy), None
+    with ExitStack() as held:
+        if chief:
+            settings = settings if resume else checkpoints.claim_folder(settings)
+            held.enter_context(checkpoints.lock(checkpoint_folder(settings)))
+            print(f"Run: {settings.name}")
+        else:
+            print("Another process writes logs and checkpoints")
+        folder = None if settings.name is None else checkpoint_folder(settings)
         state = checkpoints.RunState(networks, folder, settings.keep)
         if resume and state.restore():
             print(f"Continuing after epoch {int(state.epoch)}, step {int(state.step)}, from {folder}")
@@ -110,10 +118,12 @@ def train(settings: Settings, data_digest: str | None = None) -> int:
             print(f"{folder} has no checkpoint yet: starting from the beginning")
         if int(state.epoch) >= settings.epochs:
             raise RunError(f"--resume: {folder} has completed {settings.epochs} epochs; give a larger --epochs")
-        checkpoints.write_run(folder, settings, data.digest, data.seen | seen_before)  # with what was changed to resume
-        with closing(RunLog(checkpoints.log_folder(settings), int(state.epoch) if data.validation else 0)) as log:
+        if chief:
+            checkpoints.write_run(folder, settings, data.digest, data.seen | seen_before)  # with what was changed
+            log = RunLog(checkpoints.log_folder(settings), int(state.epoch) if data.validation else 0)
+            held.callback(log.close)
             log.start(settings, int(state.step))
-            return train_epochs(Run(settings, data, patches, networks, state, log))
+        return train_epochs(Run(settings, data, patches, networks, strategy, state, log))
 
 
 # --- networks and their two steps ------------------------------------------------------------------------------------
@@ -220,13 +230,14 @@ class Run:
     data: RunData
     patches: TrainingPatches | SimulatedPatches
     networks: Pix2Pix
+    strategy: tf.distribute.Strategy
     state: checkpoints.RunState
-    log: RunLog
+    log: RunLog | None  # None: another process writes logs and checkpoints
 
     def __post_init__(self):
-        self.train_step = devices.compiled(self.networks.train_step, self.networks.signature)
-        self.l1_step = devices.compiled(self.networks.l1_step, self.networks.signature)
-        self.vessel_step = devices.compiled(self.networks.vessel_step, self.networks.signature)
+        self.train_step = devices.compiled(self.networks.train_step, self.networks.signature, self.strategy)
+        self.l1_step = devices.compiled(self.networks.l1_step, self.networks.signature, self.strategy)
+        self.vessel_step = devices.compiled(self.networks.vessel_step, self.networks.signature, self.strategy)
         self.steps = self.settings.epochs * self.patches.steps_per_epoch
         self.saved_at = time.monotonic()
 
@@ -235,8 +246,14 @@ class Run:
 
         Raises RunError as `RunState.save`.
         """
-        self.state.save()
+        if self.log is not None:
+            self.state.save()
         self.saved_at = time.monotonic()
+
+    def log_scalars(self, values: dict[str, float], step: int) -> None:
+        """Log numbers by tag."""
+        if self.log is not None:
+            self.log.scalars(values, step)
 
 
 def train_epochs(run: Run) -> int:
@@ -251,12 +268,13 @@ def train_epochs(run: Run) -> int:
                 print(f"  about {tqdm.format_interval(left * (time.monotonic() - started))} left")
         run.save()
     stopped = stop.number if int(state.epoch) < settings.epochs else 0  # a complete run has nothing to resume
-    print(f"Checkpoints, run.json  {state.folder}\nSummaries, metrics.csv {run.log.folder}")
-    if stopped:
-        print(f"Stopped after step {int(state.step)}. To continue:")
-        print(f"  python {PROGRAM} --resume {shlex.quote(str(state.folder))}")
-    else:
-        print(f"To watch them:\n  tensorboard --logdir={shlex.quote(settings.logs)}")
+    if run.log is not None:
+        print(f"Checkpoints, run.json  {state.folder}\nSummaries, metrics.csv {run.log.folder}")
+        if stopped:
+            print(f"Stopped after step {int(state.step)}. To continue:")
+            print(f"  python {PROGRAM} --resume {shlex.quote(str(state.folder))}")
+        else:
+            print(f"To watch them:\n  tensorboard --logdir={shlex.quote(settings.logs)}")
     return 128 + stopped if stopped else 0
 
 
@@ -273,7 +291,7 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
     of_epoch: dict[str, list[float]] = {}
     pending: dict[int, dict[str, tf.Tensor | float]] = {}
     shown = {"total": patches.patches_per_epoch, "initial": done, "unit": "img", "desc": title}
-    with progress_bar(**shown) as bar:
+    with progress_bar(**shown, disable=run.log is None) as bar:
         for step in range(first + 1, last + 1):
             input_image, target = next(batches)
             rate = learning_rate(settings, step, run.steps)
@@ -293,9 +311,9 @@ def train_epoch(run: Run, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stop: 
                 return False
             if is_due:
                 run.save()
-    run.log.scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
+    run.log_scalars({"images_per_second": (patches.patches_per_epoch - done) / (time.monotonic() - started)}, last)
     if not done:  # otherwise the mean would differ from that of an unbroken run
-        run.log.scalars({EPOCH + tag: float(np.mean(losses)) for tag, losses in of_epoch.items()}, last)
+        run.log_scalars({EPOCH + tag: float(np.mean(losses)) for tag, losses in of_epoch.items()}, last)
     return True
 
 
@@ -307,7 +325,7 @@ def report(run: Run, pending: dict[int, dict[str, tf.Tensor | float]], of_epoch:
     for step, numbers in pending.items():
         values = {tag: float(number) for tag, number in numbers.items()}
         check_finite(values, step, run.state.folder)
-        run.log.scalars(values, step)
+        run.log_scalars(values, step)
         for tag in values:
             if tag in LOSSES:
                 of_epoch.setdefault(tag, []).append(values[tag])
@@ -329,6 +347,9 @@ def end_epoch(run: Run, stop: StopRequest) -> bool:
     Returns False if a signal stopped it before all crops were predicted; then the resumed run begins with them.
     """
     settings, data, state = run.settings, run.data, run.state
+    if run.log is None:
+        state.epoch.assign_add(1)
+        return True
     epoch, step = int(state.epoch) + 1, int(state.step)
     results = {}
     stop.at_hand = "crop"

@@ -79,7 +79,7 @@ def step(policy: str, batch_size: int, way: str) -> dict[str, float]:
 def new_step(policy: str, batch_size: int, octa_channels: int = 1) -> Callable[[], tf.Tensor]:
     """The compiled training step on a random batch, to be called repeatedly; returns a loss."""
     networks = train.Pix2Pix(Settings(precision=policy, batch_size=batch_size, octa_channels=octa_channels))
-    train_step = devices.compiled(networks.train_step, networks.signature)
+    train_step = devices.compiled(networks.train_step, networks.signature, tf.distribute.get_strategy())
     batch = [tf.random.uniform((batch_size, *image.shape[1:]), -1, 1) for image in networks.signature]
     return lambda: train_step(*batch)["gen_total_loss"]
 
@@ -91,7 +91,7 @@ def reading(crops: int) -> dict[str, float]:
         data = str(write_crops(Path(folder), crops))
         settings = Settings(data, train_subjects=TRAIN_SUBJECTS, validation_subjects="1", batch_size=4)
         before, started = own_gb(), time.perf_counter()
-        images = load_run_data(settings).train
+        images = load_run_data(settings, verbose=False).train
     read = time.perf_counter()
     for _ in training_patches(images, settings).batches(0, 1):
         pass

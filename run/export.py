@@ -75,6 +75,8 @@ def with_keras_layers(generator: keras.Model) -> keras.Model:
     def exported_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
             return keras.layers.GroupNormalization(groups=-1, epsilon=layer.epsilon, name=layer.name)
+        if isinstance(layer, keras.layers.Dropout):
+            return keras.layers.Dropout(layer.rate, name=layer.name)
         if not type(layer).__module__.startswith("keras."):
             raise RunError(f"--export: cannot export the layer {layer.name} ({type(layer).__name__}): not Keras' own")
         return type(layer).from_config(layer.get_config())

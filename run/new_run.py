@@ -100,4 +100,8 @@ A set of simulated retinas, to try the other programs on: {SIMULATED_SET}
 {"#" * 76}
 """)
     if not SIMULATED_SET.exists():
-        write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))
+        try:
+            write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))
+        except OSError:
+            if not SIMULATED_SET.exists():  # otherwise another worker has made it
+                raise

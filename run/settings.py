@@ -16,7 +16,7 @@ from retina.ut_fsocta import CROP_PX, DATASET_NAME, PUBLISHED_SUBJECTS, parse_sh
 CHECKPOINTS = "training_checkpoints"
 SIZE_MULTIPLE = 64  # px: that of `pix_layers`, which would load TensorFlow
 SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
-BEFORE = {"devices": 0, "best_by": "vessel_auc"}  # settings of 1.4.0 that have gone: it is always so now
+BEFORE = {"best_by": "vessel_auc"}  # settings of 1.4.0 that have gone: it is always so now
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 # Export formats for other programs, and the file or folder that each produces.
 EXPORT_FORMATS = {
@@ -114,6 +114,9 @@ class Settings:
     precision: str = setting(
         "auto", "auto: bfloat16, twice as fast, if the processor or GPU computes in it, or float32", choices=PRECISIONS
     )
+    devices: int = setting(
+        0, "number of GPUs, or to try it parts of the CPU, that share each batch; 0: all GPUs, or the CPU", metavar="N"
+    )
     seed: int = setting(0, "for weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
     init_from: str | None = setting(
         None, "run folder whose best weights this run starts from (fine-tuning), with new optimisers", metavar="DIR"
@@ -141,6 +144,7 @@ class Settings:
             self._require(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
         self._require(0 <= self.mix < 1, "mix", "must be at least 0 and below 1")
         self._require(self.patch_size % SIZE_MULTIPLE == 0, "patch_size", f"must be a multiple of {SIZE_MULTIPLE} px")
+        self._require(0 <= self.devices <= self.batch_size, "devices", "must be from 0 to --batch-size")
         self._require(0 <= self.seed < 2**32, "seed", f"must be from 0 to {2**32 - 1}")
         self._require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0")
         self._require(1 <= self.l1_scale <= self.patch_size, "l1_scale", "must be from 1 px to --patch-size")
@@ -226,7 +230,7 @@ SIMULATED_RUN = {
 # Only the generator learns: with few pairs a discriminator teaches nothing that the faster L1-only steps do not.
 FINE_TUNING = {"epochs": 25, "batch_size": 4, "mix": 0.5, "learning_rate": 2e-5, "l1_only": 1.0, "decay": 0.5}
 # What may be changed when a run is resumed; the data are compared by content.
-CHANGEABLE = {"epochs", "keep", "data"}
+CHANGEABLE = {"epochs", "keep", "data", "devices"}
 
 
 def parse_command_line(argv: Sequence[str] | None, program: str, description: str) -> dict:

@@ -41,7 +41,7 @@ def new_networks(settings):
 
 
 def in_graph(networks, step):
-    return compiled(getattr(networks, step), networks.signature)
+    return compiled(getattr(networks, step), networks.signature, tf.distribute.get_strategy())
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def test_a_grid_is_an_error_at_any_scale():
 
 
 def test_each_image_has_its_own_grid():
-    """The loss of a batch is the mean of its images' losses."""
+    """The loss of a batch is the mean of its images' losses, so that devices can share it."""
     random = np.random.default_rng(0)
     images = [tf.constant(random.normal(size=(4, 64, 64, 1)), tf.float32) for _ in range(2)]
     apart = [float(train.l1_loss(*(image[n : n + 1] for image in images), 8)) for n in range(4)]
