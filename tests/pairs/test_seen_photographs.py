@@ -61,12 +61,12 @@ def test_test_subjects_that_were_cropped_again_are_refused():
     seen = seen_in(write_crops("first", seed=0))
     again = write_crops("again", seed=1, splits={"Eve": "train", "Ann": "test"})
     with pytest.raises(DataError, match=r"has seen 1 of this run's test subjects \(Ann\)"):
-        load_run_data(Settings(data=str(again), patch_size=64, init_from="first"), False, seen)
+        load_run_data(Settings(data=str(again), patch_size=64, init_from="first"), seen)
 
 
 def test_seen_validation_subjects_are_said_in_one_line(capsys):
     table = write_crops("first", seed=0)
     seen = frozenset([ORIGINALS["Bob"]])
-    load_run_data(Settings(data=str(table), patch_size=64, init_from="the run"), False, seen)
+    load_run_data(Settings(data=str(table), patch_size=64, init_from="the run"), seen)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "HAS SEEN" in line]
     assert line.startswith("NOTE: --init-from the run: HAS SEEN 1 OF 2 VALIDATION SUBJECTS")
