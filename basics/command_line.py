@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-VERSION = "1.4.0"  # of the program; also in CITATION.cff and CHANGELOG.md
+VERSION = "2.0.0"  # of the program; also in CITATION.cff and CHANGELOG.md
 LOADED_BYTES = 1_900_000_000  # of address space that TensorFlow and the other libraries take
 # Advice for disk errors.
 NO_PERMISSION = "; choose another location, or change its permissions"

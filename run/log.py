@@ -16,10 +16,10 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api as hp
 
-from basics.command_line import UserError, why
+from basics.command_line import UserError, flag, why
 from basics.files import atomic_file
 from retina.similarity import VALIDATION_SCORES
-from run.settings import Settings, as_options
+from run.settings import FINE_TUNING, SIMULATED_RUN, Settings, as_options
 
 LOSSES = {
     "gen_total_loss": "generator: gen_gan_loss + lambda x gen_l1_loss + 20 x gen_vessel_loss, if there is one",
@@ -66,6 +66,7 @@ CHARTS = {  # group -> chart -> a regular expression of its tags; only the first
     "discriminator": {"probability of being real": "disc_(real|generated)_mean"},
     "progress": {"learning rate": "learning_rate", "phase": "phase", "speed": "images_per_second"},
 }
+COMPARED = ("vessel_auc", "vessel_dice", "vessel_correlation", "mae", "texture", "checkerboard")  # scores in HParams
 
 
 class RunLog:
@@ -113,10 +114,16 @@ class RunLog:
             tf.summary.image(tag, batch, max_outputs=len(images), description=DESCRIPTIONS.get(tag))
 
     def start(self, settings: Settings, step: int) -> None:
-        """Log the settings that are not as published as hyperparameters, and the charts."""
+        """Log the settings that are not as published as hyperparameters, and the charts.
+
+        TensorBoard lists those that the first run names: so each names the ones in which runs of any kind differ.
+        """
         used, published = as_options(settings).items(), as_options(Settings()).items()
         differing = {name: value or "yes" for name, value in used if (name, value) not in published}
+        usual = {flag(name) for name in SIMULATED_RUN | FINE_TUNING}
+        metrics = [hp.Metric(VALIDATION + name, display_name=name) for name in COMPARED]
         with self.writing(step):
+            hp.hparams_config([hp.HParam(name.lstrip("-")) for name in sorted(usual | differing.keys())], metrics)
             hp.hparams({name.lstrip("-"): value for name, value in differing.items()})
             # As `tensorboard.plugins.custom_scalar.summary.pb` does, for TensorFlow 2
             metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "custom_scalars"})

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 from conftest import PROJECT, events_of, logged
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from basics.command_line import UserError
-from run.log import CHARTS, DESCRIPTIONS, RunLog
+from run.log import CHARTS, COMPARED, DESCRIPTIONS, RunLog
 from run.settings import Settings
 
 
@@ -79,6 +80,13 @@ def test_settings_that_differ_are_hyperparameters(started):
     parameters = events_of(started).SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"batch-size" in parameters
     assert b"epochs" not in parameters
+
+
+def test_runs_are_compared_by_six_scores(started):
+    content = events_of(started).SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    assert [metric.name.tag for metric in experiment.metric_infos] == [f"validation/{name}" for name in COMPARED]
+    assert {"batch-size", "l1-only"} <= {parameter.name for parameter in experiment.hparam_infos}
 
 
 def test_charts_open_on_validation(started):
