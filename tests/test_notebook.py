@@ -13,14 +13,9 @@ from conftest import PROJECT, write_tiny_dataset
 
 COMPLETE_NETWORKS = True  # the notebook predicts with the supplied weights in its own process
 NOTEBOOK = PROJECT / "docs" / "octa_synthesis.ipynb"
-QUICK = (
-    'TRAINING = "--epochs 1 --patch-size 64 --batch-size 16 --l1-only 1 --l1-scale 1 --input-noise 0"',
-    'FINE_TUNING = "--epochs 1 --patch-size 128"',
-)
 SHORTER = {  # lines of the notebook, in full, and what the test has in their place
-    'PHOTOGRAPH = ""  # such as "me.jpg"': 'PHOTOGRAPH = "data/simulated/UT-FSOCTA-v1/fov45/fundus/26_OD.jpg"',
-    'TRAINING = "--epochs 2"  # the default is 6, and 32 for good weights': QUICK[0],
-    'FINE_TUNING = "--epochs 10"  # the default is 25': QUICK[1],
+    'PHOTOGRAPH = ""  # such as "me.jpg"': 'PHOTOGRAPH = "data/tiny/UT-FSOCTA-v1/fov45/fundus/26_OD.jpg"',
+    'FINE_TUNING = "--epochs 4"  # the default is 25': 'FINE_TUNING = "--epochs 1 --patch-size 128"',
 }
 
 
@@ -65,7 +60,7 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     for path in PROJECT.iterdir():
         if path.suffix == ".py" or path.name in ("simulated", "weights"):
             (tmp_path / path.name).symlink_to(path)
-    write_tiny_dataset(tmp_path / "data" / "simulated")  # else training draws a large one
+    write_tiny_dataset(tmp_path / "data" / "tiny")
     (tmp_path / "docs").mkdir()
     shutil.copy(NOTEBOOK, tmp_path / "docs")
     monkeypatch.chdir(tmp_path / "docs")
