@@ -132,6 +132,7 @@ def run_check(options: argparse.Namespace) -> int:
         more = f" (and {len(obstacles) - 1} more)" if obstacles[1:] else ""
         raise DataError(f"training could not start: {obstacles[0]}{more}")
     data = f" --data {shlex.quote(str(options.folder))}" if options.folder else ""
+    print("Register pairs that are not aligned before training, see docs/registration.md")
     print(f"Training could start: python pix_pix_train.py{data}")
     return 0
 

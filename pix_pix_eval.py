@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from basics.command_line import OneLineParser, exit_status, load_tensorflow, report_error
+from basics.command_line import OneLineParser, OptionError, exit_status, load_tensorflow, report_error
 from pairs.table import WIDTH
 from retina.ut_fsocta import CROP_MM
 from run.settings import SPLIT_HELP, SPLITS, add_run_options
@@ -85,6 +85,8 @@ def run_evaluation(options: argparse.Namespace) -> int:
     run, why = run_to_use(options.run)
     made = read_run(run)
     settings = made.settings
+    if options.data is None and made.weights is not None:
+        raise OptionError(f"--data: {run} has no data of its own; give some, or name a run with --run ({why})")
     data = find_dataset(options.data or settings.data, "--data")
     listed, unpaired = load_cases(data, options.split, settings)
     use_seen = options.include_seen or options.split not in (None, "test", "all")

@@ -81,7 +81,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("INPUT and --dataset: give only one of them")
     if not options.inputs and options.dataset is None and options.export is None and options.collect is None:
         parser.error("give a photograph, a folder, a CSV table, --dataset, --export or --collect")
-    if options.collect is not None and (options.inputs or options.dataset is not None or options.export):
+    if options.collect is not None and (argv if argv is not None else sys.argv[1:])[2:]:
         parser.error("--collect: give it alone")
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads {options.threads}: must be at least 1")

@@ -260,9 +260,11 @@ def train_epochs(run: Run) -> int:
     """Train up to the last epoch, or until a signal stops the run; returns the exit status."""
     settings, state = run.settings, run.state
     with StopRequest() as stop, closing(run.patches.batches(int(state.step), settings.epochs)) as batches:
+        if settings.init_from is not None and run.data.validation and not int(state.step):
+            end_epoch(run, stop, 0)  # the weights to start from may be the best
         while int(state.epoch) < settings.epochs and not stop.number:
             started = time.monotonic()
-            if not (train_epoch(run, batches, stop) and end_epoch(run, stop)):
+            if not (train_epoch(run, batches, stop) and end_epoch(run, stop, int(state.epoch) + 1)):
                 break
             if left := settings.epochs - int(state.epoch):
                 print(f"  about {tqdm.format_interval(left * (time.monotonic() - started))} left")
@@ -341,17 +343,16 @@ def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
             raise RunError(f"{tag} is {loss} at step {step}: stopped; {saved_in_words(folder)}")
 
 
-def end_epoch(run: Run, stop: StopRequest) -> bool:
-    """Validate, count the epoch, log scores and pictures, and save what is due.
+def end_epoch(run: Run, stop: StopRequest, epoch: int) -> bool:
+    """Validate, count the epoch (0: before the first one), log scores and pictures, and save what is due.
 
     Returns False if a signal stopped it before all crops were predicted; then the resumed run begins with them.
     """
     settings, data, state = run.settings, run.data, run.state
     if run.log is None:
-        state.epoch.assign_add(1)
+        state.epoch.assign(epoch)
         return True
-    epoch, step = int(state.epoch) + 1, int(state.step)
-    results = {}
+    step, results = int(state.step), {}
     stop.at_hand = "crop"
     for name, pair in (dict(zip(data.names, data.validation, strict=True)) or data.pictured()).items():
         if stop.number:
@@ -375,7 +376,7 @@ def end_epoch(run: Run, stop: StopRequest) -> bool:
             state.best_score.assign(settings.score(scores))
             state.save_best()
     log_pictures(run, step, results)
-    if epoch % CHECKPOINT_EPOCHS == 0:
+    if epoch and epoch % CHECKPOINT_EPOCHS == 0:
         run.save()
     return True
 

@@ -199,4 +199,4 @@ def run_registration(options: argparse.Namespace) -> int:
     pairs = NewPairs(options, given, REGISTRATION, COLUMNS, (*FILES, UNMOVED), made_from(run, weights), {})
     Registration(pairs, predictor).run()
     next_step = f"pix_pix_train.py --data {shlex.quote(str(Path(options.output, PAIRS)))} --init-from weights"
-    return pairs.report(REFUSED, REMARK, next_step, NONE_FITS)
+    return pairs.report(REFUSED, REMARK, next_step, NONE_FITS, medians=COLUMNS)

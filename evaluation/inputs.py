@@ -98,8 +98,11 @@ def find_comparators(
             raise OptionError(f"{flag(option)} {text}: has no image of these cases, such as {example}")
         taken.add(name)
         is_octa = option == "compare"
-        beside = (images_beside(images, kind) if is_octa else {} for kind in ("vessels", "probability"))
-        found.append(Comparator(name, is_octa, images, *beside))
+        vessels, probability = (images_beside(images, kind) for kind in ("vessels", "probability"))
+        if is_octa:
+            found.append(Comparator(name, is_octa, images, vessels, probability))
+        else:  # of this program's results, the OCT-A is no vessel probability
+            found.append(Comparator(name, is_octa, images | probability, vessels))
     return found
 
 

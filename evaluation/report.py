@@ -66,7 +66,8 @@ def number(value: float, form: str = ".2f") -> str:
 def with_interval(row: Mapping, name: str) -> str:
     """A statistic of a row of `summary`, with its interval if it has one; a correlation has no unit, and two digits."""
     low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
-    form = f".{2 if name == 'pearson' else DIGITS.get(row['measure'], 2)}f"
+    digits = 2 if name == "pearson" else DIGITS.get(row["measure"], 3 if name == "difference" else 2)
+    form = f".{digits}f"
     value, least, most = (number(row.get(column, np.nan), form) for column in (name, low, high))
     return value if least == "-" else f"{value} [{least}, {most}]"
 
@@ -194,7 +195,7 @@ def tables_of(texts: pd.DataFrame, region: str, kind: str) -> dict[str, pd.DataF
         tables[title] = spread(rows, "r", columns="sector")[list(sectors)]
     rows = whole[whole["measure"].isin(COMPARED) & (whole["candidate"] != OURS)]
     differences = spread(rows.assign(text=rows["difference"] + "; p " + rows["p"]), "text")
-    return tables | {"Difference from this run, on the eyes that both have": differences}
+    return tables | {"Difference, method - this run, on the eyes that both have": differences}
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

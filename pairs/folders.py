@@ -32,6 +32,10 @@ def pair_folders(fundus: Path, octa: Path, table: Path) -> list[str]:
     """
     if table.exists():
         raise OptionError(f"--output {table}: exists; choose another name")
+    if fundus.resolve() == octa.resolve():
+        raise OptionError(
+            f"{octa}: is the folder of the photographs, too; OCT-A of the same names need one of their own"
+        )
     (photographs, of_fundus), (scans, of_octa) = images_by_name(fundus), images_by_name(octa)
     names = sorted(photographs.keys() & scans.keys())
     if not names:
@@ -46,6 +50,7 @@ def pair_folders(fundus: Path, octa: Path, table: Path) -> list[str]:
         eye = SIDES[match["eye"].upper()] if known else of_photograph.eye or of_scan.eye
         width = "" if of_scan.width_mm is None else f"{of_scan.width_mm:.3f}"
         rows.append(dict(zip(COLUMNS, (*files, subject, eye, width), strict=True)))
+    table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, COLUMNS, rows)
     lines = [f"{len(rows)} pairs of {len({row['subject'] for row in rows})} subjects -> {table}"]
     for partner, images, others in (("OCT-A", photographs, scans), ("photograph", scans, photographs)):

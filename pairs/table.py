@@ -232,7 +232,7 @@ def shared_out(subjects: set[str], shares: str) -> dict[str, str]:
     counts = [max(1, round(share * len(ranked))) if share else 0 for share in others]
     counts = [len(ranked) - sum(counts), *counts]
     if counts[0] < 1:
-        raise ValueError(f"{len(ranked)} are too few to divide {shares}; add a column split, or use --shares 1/0/0")
+        raise ValueError(f"{len(ranked)} are too few to divide {shares}; add a column split")
     splits = chain(*([split] * number for split, number in zip(CHOICES["split"], counts, strict=True)))
     return dict(zip(ranked, splits, strict=True))
 

@@ -60,7 +60,7 @@ def check(path: Path, width: int, height: int, images: int) -> None:
 
 
 def read_by_pillow(path: Path, frame: int = 0) -> Deep | Image.Image:
-    """Read an image of up to 8 bits, upright, or a PNG of 16.
+    """Read an image of up to 8 bits, upright, or a PNG or JPEG 2000 of up to 16.
 
     Raises:
         DataError: for another pixel format, and as `check`.
@@ -75,6 +75,12 @@ def read_by_pillow(path: Path, frame: int = 0) -> Deep | Image.Image:
 
             levels = imagecodecs.png_decode(path.read_bytes())
             return Deep(levels.reshape(*levels.shape[:2], -1), None, orientation=file.getexif().get(ORIENTATION, 1))
+        if file.format == "JPEG2000":
+            import imagecodecs
+
+            levels = imagecodecs.jpeg2k_decode(path.read_bytes())
+            if levels.dtype != np.uint8:
+                return Deep(levels.astype(np.uint16).reshape(*levels.shape[:2], -1), None)
         if file.mode not in EIGHT_BIT_MODES:
             raise DataError(f"{path}: {file.format} of a kind ({file.mode}) that is not read; {ADVICE}")
         return ImageOps.exif_transpose(file)

@@ -38,8 +38,8 @@ VALIDATION_SCORES = {  # name -> description, in the order of metrics.csv
     "mae": "mean absolute error on [0, 1], inside the field of view; 0 is best",
     "psnr": "peak signal-to-noise ratio in dB, for a data range of 1; inf for equal images",
     "ssim": "structural similarity (Wang et al., IEEE TIP 2004;13:600); 1 is best",
-    "vessel_auc": "large vessels: both images smoothed (Gaussian, 3 px at 400 px); area under the ROC curve of the "
-    "generated image against the real one's Otsu map; 0.5 is chance",
+    "vessel_auc": "large vessels: area under the ROC curve of the smoothed vessel probability (Gaussian, 3 px at 400 "
+    "px; of the OCT-A in a run without one) against the Otsu map of the smoothed real OCT-A; 0.5 is chance",
     "vessel_dice": "large vessels: overlap of the two Otsu maps; 1 is best",
     "vessel_correlation": "Pearson's r of the two smoothed images",
     "texture": "background between the large vessels: power of details of 0.5 to 1, 1 to 2, 2 to 4 and 4 to 8 px at "

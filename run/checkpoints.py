@@ -79,6 +79,7 @@ def claim_folder(settings: Settings) -> Settings:
 def newest_run(checkpoints: Path) -> Path:
     """The run with the newest checkpoint or run.json, to resume. Raises RunError if there is none."""
     files = [*checkpoints.glob("*/ckpt-*.index"), *checkpoints.glob("*/run.json")]
+    files = [path for path in files if not any(path.parent.glob("ckpt-*.npz"))]  # one file of weights has no more steps
     if not files:
         raise RunError(f"--resume: no run in {checkpoints}/; train one with pix_pix_train.py")
     return max(files, key=lambda path: path.stat().st_mtime).parent

@@ -142,7 +142,8 @@ class Adam(keras.optimizers.Adam):
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
         """Update the weights."""
-        if (of_batch := getattr(self.share, "of_batch", None)) is not None:
+        of_batch = getattr(self.share, "of_batch", None)
+        if of_batch is not None:
             grads = [of_batch * gradient for gradient in grads]
         super().apply(grads, trainable_variables)
 

@@ -28,10 +28,12 @@ def settings_of_new_run(given: dict) -> Settings:
             if folder.exists():
                 raise SettingsError(f"--name {given['name']}: {folder} exists; choose another name, or --resume it")
     data = choose_data(Settings(**given).data)
-    foreign = [f"{split}_subjects" for split in SPLITS] if is_table(data) else ["shares"]
+    foreign = [] if data != SIMULATED and not is_table(data) else [f"{split}_subjects" for split in SPLITS]
+    foreign += [] if is_table(data) else ["shares"]
     for name in foreign:
         if name in given:
-            kind = "a table of pairs; use its column split, or --shares" if is_table(data) else "not a table of pairs"
+            kind = "a table of pairs; use its column split, or --shares" if is_table(data) else "no table of pairs"
+            kind = "no real data" if data == SIMULATED else kind
             raise SettingsError(f"{flag(name)} {given[name]}: {data} is {kind}")
     defaults = SIMULATED_RUN if data == SIMULATED else {}
     if data != SIMULATED and "init_from" in given:

@@ -17,6 +17,7 @@ CHECKPOINTS = "training_checkpoints"
 SIZE_MULTIPLE = 64  # px: that of `pix_layers`, which would load TensorFlow
 SPECKLE_WEIGHT = 0.01  # vessel AUC that a run which learns speckle gives up to halve the error of its power
 BEFORE = {"best_by": "vessel_auc"}  # settings of 1.4.0 that have gone: it is always so now
+NEWEST_OF_1_4 = "patches_per_retina"  # runs without it did some things otherwise by default
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 # Export formats for other programs, and the file or folder that each produces.
 EXPORT_FORMATS = {
@@ -119,7 +120,9 @@ class Settings:
     )
     seed: int = setting(0, "for weights, crops, shuffling and dropout: the same seed gives the same run", metavar="N")
     init_from: str | None = setting(
-        None, "run folder whose best weights this run starts from (fine-tuning), with new optimisers", metavar="DIR"
+        None,
+        "run folder whose best weights this run starts from, with new optimisers and defaults (docs/training.md)",
+        metavar="DIR",
     )
     # What is kept where
     name: str | None = setting(None, "name of the run and its folders (default: date and time)", metavar="NAME")
@@ -129,9 +132,9 @@ class Settings:
 
     @classmethod
     def of_run(cls, content: dict) -> "Settings":
-        """Those in a run.json of this version, or of 1.4.0 with BEFORE. Raises ValueError for others."""
+        """Those in a run.json, of 1.4.0 with BEFORE; a later setting has its default. Raises ValueError for others."""
         content = {name: value for name, value in content.items() if (name, value) not in BEFORE.items()}
-        if content.keys() != {spec.name for spec in fields(cls)}:
+        if NEWEST_OF_1_4 not in content or content.keys() - {spec.name for spec in fields(cls)}:
             raise ValueError("its settings are not those of this version")
         return cls(**content)
 

@@ -127,6 +127,7 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
         The file.
 
     Raises:
+        RunError: the folder is that of a run of checkpoints.
         OSError: it cannot be written.
     """
     arrays = {}
@@ -136,6 +137,8 @@ def write_weights(generator: keras.Model, run: Path, source: str, folder: Path) 
         arrays[f"{number:02}_{variable.name}"] = value.astype(np.float16) if value.ndim > 1 else value
     content = io.BytesIO()
     np.savez(content, **arrays)
+    if (folder / "run.json").exists() and read_run(folder).weights is None:
+        raise RunError(f"--export {folder}: is a run, which its weights would replace; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"ckpt-{step_of(source)}.npz"
     with atomic_file(file) as part:

@@ -60,11 +60,12 @@ def drawn_figure(result: Result, caption: str) -> Figure:
     panels[2].imshow(with_vessels(fundus, vessels))
     for name, mask in result.offered.items():
         if name != WHOLE:
-            panels[2].contour(mask[::step, ::step], [0.5], colors="white", linewidths=0.5)
+            for colour, points in (("black", 1.2), ("white", 0.5)):
+                panels[2].contour(mask[::step, ::step], [0.5], colors=colour, linewidths=points)
     if px_per_mm is not None:
         left, bottom = 0.04 * octa.shape[1], 0.97 * octa.shape[0]
         right = left + px_per_mm * octa.shape[1] / width
-        panels[1].plot([left, right], [bottom, bottom], color="white", linewidth=2)
+        panels[1].plot([left, right], [bottom, bottom], color="white", linewidth=2, solid_capstyle="butt")
         panels[1].text(left, bottom - 0.015 * octa.shape[0], "1 mm", color="white", fontsize=6, va="bottom")
     figure.supxlabel(caption.replace("$", r"\$"), fontsize=7)  # matplotlib takes text between dollars for a formula
     return figure

@@ -46,7 +46,7 @@ def densities_of(
         expected = np.nan if drawn is None else float(drawn[region].mean())
         skeleton = skeleton_density(lengths, region, 1 / px_per_mm) if px_per_mm else np.nan
         area = px[1] / px_per_mm**2 if px_per_mm else np.nan
-        spread = expected, expected / DENSITY_SPREAD, min(1.0, expected * DENSITY_SPREAD)
+        spread = expected, expected / DENSITY_SPREAD, min(expected * DENSITY_SPREAD, 1.0)  # in this order nan stays nan
         found[name] = Density(ratio(*px), px, spread, skeleton, area)
     return found
 

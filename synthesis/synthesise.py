@@ -72,10 +72,8 @@ class Synthesis:
         wanted += [self.record.path] if self.with_maps else []
         for path, before in found.items():
             if not origin.is_of(before) and (before or path in wanted):
-                its = f"{before.source}, {before.made_with}" if before else "by another program"
-                now = f"not now: {origin.source}, {origin.made_with}"
                 advice = "choose another --output, or replace it with --overwrite"
-                raise OptionError(f"{path}: is of another photograph, or made in another way ({its}; {now}); {advice}")
+                raise OptionError(f"{path}: {what_differs(before, origin)}; {advice}")
         return all(path in found for path in wanted)
 
     def remove_others(self, job: Job, origin: Origin) -> None:
@@ -113,7 +111,10 @@ class Synthesis:
                 scale = f"{result.px_per_mm:.0f} px/mm" + (" assumed" if job.is_assumed() else "")
             size = f"{fov.shape[1]} x {fov.shape[0]} px"
             how = ", ".join(filter(None, (size, scale, self.synthesiser.passes)))
-            facts = f"{how}; vessel density {result.density:.3f}; {confidence}"
+            eye = result.eye or "eye unknown"
+            if len(result.offered) == 1:
+                eye += ", no sectors: fovea not found"
+            facts = f"{how}; {eye}; vessel density {result.density:.3f}; {confidence}"
             caption = f"{one_line(printable(job.target.parent / job.source.name))}: {facts}\n"
             caption += f"Weights: {self.synthesiser.weights}. Capillaries are invented; not for diagnosis."
             write_figure(self.output / job.beside(FIGURE), result, caption, origin)
@@ -150,6 +151,18 @@ def rows_of(result: Result, origin: Origin) -> list[tuple]:
         for region, density in result.densities.items()
     ]
     return [*rows[1:], rows[0]]
+
+
+def what_differs(before: Origin | None, now: Origin) -> str:
+    """How the origin of an existing result (None: another program's) differs from that of the one wanted now."""
+    if before is None:
+        return "was made by another program"
+    if before.digest != now.digest:
+        changed = before.source == now.source
+        return f"was made from {before.source}" + (" before it changed" if changed else f", another than {now.source}")
+    made, wanted = before.made_with.split(", "), now.made_with.split(", ")
+    own, other = ([word for word in one if word not in two] for one, two in ((made, wanted), (wanted, made)))
+    return f"was made with {', '.join(own) or 'less'}, now {', '.join(other) or 'without that'}"
 
 
 # --- many photographs ------------------------------------------------------------------------------------------------
@@ -211,6 +224,10 @@ def synthesise(synthesis: Synthesis, jobs: Sequence[Job], overwrite: bool, threa
         made = Origin("", synthesis.synthesiser.made_from)
         for sheet in write_sheets(figures, synthesis.output, made, synthesis.shard):
             print(f"Sheet of {len(figures)} figures: {sheet}")
+    names: dict[str, str] = {}
+    for name, row in synthesis.record.rows.items():
+        if (other := names.setdefault(row[DIGEST], name)) != name:
+            print(one_line(f"NOTE: {synthesis.record.path}: {other} and {name} are the same photograph"))
     if number:
         more = f"; and {len(doubtful) - NAMED} more" if len(doubtful) > NAMED else ""
         named = f"; doubtful: {'; '.join(doubtful[:NAMED])}{more}" if doubtful else ""

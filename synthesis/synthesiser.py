@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from basics.command_line import SCALES, OptionError
 from pairs.origin import Origin, digest_of, printable
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, Field, field_of_mask, field_to_use
 from retina.images import DataError, octa_to_grey, read_fundus, read_image
@@ -23,7 +24,7 @@ from run.devices import set_up_gpus
 from run.predict import load_predictor
 from run.weights import describe, made_from, run_to_use
 from synthesis.confidence import Confidence, assess, calibrated, sharpness
-from synthesis.photographs import Job, list_jobs, stated
+from synthesis.photographs import MASK, Job, list_jobs, stated
 from synthesis.regions import NOT_REPEATABLE, Density, densities_of, regions_of
 
 IN_MEMORY = "array"  # the name of a photograph that is no file
@@ -155,7 +156,15 @@ class Synthesiser:
 
         Raises:
             DataError: it cannot be read, or is entirely dark.
+            OptionError: a scale is out of range, or both are given.
         """
+        for name, (low, high) in SCALES.items():
+            if scale.get(name) is not None and not low <= scale[name] <= high:
+                raise OptionError(f"{name} {scale[name]:g}: must be from {low} to {high}")
+        if None not in map(scale.get, SCALES):
+            raise OptionError(f"give only one of {' and '.join(SCALES)}")
+        if scale.get(MASK) is not None:
+            scale[MASK] = Path(scale[MASK])
         if isinstance(photograph, np.ndarray):
             if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3:
                 raise DataError(f"{IN_MEMORY}: must be (height, width, 3), uint8")

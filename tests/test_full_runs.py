@@ -47,7 +47,7 @@ def logs(small_run):
 
 def test_run_logs_every_tag(logs):
     of_epochs = {f"epoch/{tag}" for tag in OF_OCTA} | {f"validation/{name}" for name in VALIDATION_SCORES}
-    others = {"_hparams_/session_start_info", "custom_scalars__config__"}
+    others = {"_hparams_/experiment", "_hparams_/session_start_info", "custom_scalars__config__"}
     assert tags_of(logs) == {*OF_OCTA, *PROGRESS, *PICTURES} | of_epochs | others
     assert list(logged(logs, "disc_loss")) == [1, 2, 3, 4, 5, 6]
 
@@ -167,6 +167,7 @@ def test_fine_tuning_starts_from_both_networks_of_the_other_run(trained_project)
     weights = [name for name in before if "_trainable_variables" in name]  # where TensorFlow files them
     assert len(weights) == 33 + 9  # of the generator and of the discriminator
     assert all(np.array_equal(before[name], after[name]) for name in weights)
+    assert pd.read_csv("logs/fit/tuned/metrics.csv")["epoch"].tolist() == [0, 1]  # the start may be the best
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def test_probability_beside_an_octa_comes_with_it(tmp_path):
     given = [f"octas={tmp_path / 'mine'}"], [f"maps={tmp_path / 'mine'}"]
     octas, maps = find_comparators(tmp_path, pd.DataFrame({"region": REGIONS}), *given)
     assert (octas.images, octas.averaged) == ({"disc/31_OD": octa}, {"disc/31_OD": probability})
-    assert maps.averaged == {}
+    assert (maps.images, maps.averaged) == ({"disc/31_OD": probability}, {})
 
 
 def test_width_of_an_option_is_for_pairs_without_one():

@@ -17,6 +17,7 @@ from PIL import Image
 
 import pix_pix_gen as gen
 import pix_pix_train as train
+from basics.command_line import OptionError
 from pairs.origin import read_origin, write_png
 from retina.field_of_view import field_of_view
 from retina.images import DataError, read_fundus, to_uint8
@@ -159,7 +160,7 @@ def test_existing_results_are_kept_and_missing_ones_made(finished):
 def test_results_made_in_another_way_are_not_mixed(finished, refused, other):
     before = contents("synthetic_octa")
     error = refused(gen, "photos", *other.split())
-    assert re.search(r"synthetic_octa/a\.png: is .* made in another way \(photos/a\.png, small/best/ckpt-", error)
+    assert re.search(r"synthetic_octa/a\.png: was made with .*, now ", error)
     assert error.endswith("; choose another --output, or replace it with --overwrite\n")
     assert contents("synthetic_octa") == before
 
@@ -167,7 +168,7 @@ def test_results_made_in_another_way_are_not_mixed(finished, refused, other):
 def test_png_that_does_not_tell_its_origin_is_not_kept(folder, refused):
     Path("synthetic_octa").mkdir()
     Image.new("L", (100, 100)).save("synthetic_octa/a.png")
-    assert "made in another way (by another program; not now: photos/a.png, small/" in refused(gen, "photos/a.png")
+    assert "synthetic_octa/a.png: was made by another program" in refused(gen, "photos/a.png")
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -286,6 +287,18 @@ def test_python_call_takes_an_array_or_a_folder(folder):
     results = dict(synthesiser.folder("photos", field_degrees=30))
     assert [path.as_posix() for path in results] == ["photos/a.png", "photos/below/b.jpg"]
     assert np.array_equal(results[Path("photos/a.png")].octa, array.octa)
+
+
+@pytest.mark.parametrize("scale", [{"px_per_mm": -5}, {"field_degrees": 0}, {"px_per_mm": 50, "field_degrees": 30}])
+def test_python_call_refuses_what_the_command_refuses(folder, scale):
+    with pytest.raises(OptionError, match=next(iter(scale))):
+        Synthesiser(RUN).photograph("photos/a.png", **scale)
+
+
+def test_export_of_weights_never_replaces_a_run(folder, refused):
+    before = contents(RUN)
+    assert "is a run" in refused(gen, "--run", str(RUN), "--export", str(RUN), "--format", "weights")
+    assert contents(RUN) == before
 
 
 @pytest.mark.parametrize("array", [np.zeros((9, 9, 3)), np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8)])

@@ -61,6 +61,7 @@ def test_name_without_an_eye_is_the_subject(name):
         ("fundus missing --output pairs.csv", "missing: no such folder"),
         ("fundus octa --output notes.csv", "notes.csv: exists"),
         ("fundus octa --output table", "--output table: must be a table"),
+        ("fundus fundus --output pairs.csv", "is the folder of the photographs, too"),
         ("fundus empty --output pairs.csv", "no two images have the same name"),
         ("twice octa --output pairs.csv", "have the same name without suffix"),
     ],

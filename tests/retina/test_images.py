@@ -230,6 +230,7 @@ def test_png_of_sixteen_bits_is_read(tmp_path, random, channels):
     ("suffix", "bits", "write"),
     [
         ("jp2", 12, lambda image: imagecodecs.jpeg2k_encode(image, level=0, bitspersample=12, codecformat="jp2")),
+        ("jp2", 12, lambda image: imagecodecs.jpeg2k_encode(image, level=0, codecformat="jp2")),  # of the 16 it has
         ("jp2", 16, lambda image: imagecodecs.jpeg2k_encode(image, level=0, codecformat="jp2")),
         ("ppm", 12, lambda image: b"P6 40 30 4095\n" + image.astype(">u2").tobytes()),
     ],

@@ -95,6 +95,7 @@ def test_other_sets_of_defaults_are_valid(defaults):
 def test_settings_are_read_as_written_and_those_of_other_versions_refused():
     content = asdict(Settings(epochs=3))
     assert Settings.of_run(content | {"devices": 0, "best_by": "vessel_auc"}) == Settings(epochs=3)  # as of 1.4.0
+    assert Settings.of_run({name: value for name, value in content.items() if name != "seed"}) == Settings(epochs=3)
     for other in (content | {"best_by": "ssim"}, content | {"warm_up": 0.5}, {"epochs": 3}):
         with pytest.raises(ValueError, match="not those of this version"):
             Settings.of_run(other)

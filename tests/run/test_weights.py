@@ -18,7 +18,7 @@ import pix_pix_train
 import run.weights
 from pix_discriminator import Discriminator
 from pix_generator import Generator
-from run.checkpoints import RunError, read_run, step_of, write_run
+from run.checkpoints import RunError, newest_run, read_run, step_of, write_run
 from run.new_run import settings_of_resumed_run
 from run.predict import load_predictor
 from run.settings import Settings
@@ -167,6 +167,11 @@ def test_damaged_or_missing_file_says_how_to_get_it_back(shipped, refused, fault
 def test_file_of_another_model_and_last_weights_of_one_file_are_refused(runs, channels, weights, named):
     with pytest.raises(RunError, match=named):
         load_weights(Generator(3, (None, None), channels), runs / "file", weights)
+
+
+def test_one_file_is_no_newest_run(shipped):
+    with pytest.raises(RunError, match="no run in"):
+        newest_run(shipped.parent)
 
 
 def test_one_file_cannot_be_resumed(shipped, refused):
