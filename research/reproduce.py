@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
@@ -50,12 +51,11 @@ def differences(old: str, new: str, tolerance: float) -> list[str]:
     return found
 
 
-def measured(command: str, head: str) -> str | None:
-    """The table with this head that a command prints; None if it prints none, or fails."""
-    ended = subprocess.run(
-        [sys.executable, *command.split()], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False
-    )
-    return next((table for table in TABLE.findall(ended.stdout) if table.startswith(head)), None)
+@cache
+def tables_of(command: str) -> list[str]:
+    """The tables that a command prints; each command runs once."""
+    words = [sys.executable, *command.split()]
+    return TABLE.findall(subprocess.run(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False).stdout)
 
 
 def main() -> None:
@@ -78,7 +78,8 @@ def main() -> None:
             for name, path in given.items():
                 full = full.replace(name, str(path))
             started = time.perf_counter()
-            new = measured(full, old.split("\n")[0])
+            head = old.split("\n")[0]
+            new = next((table for table in tables_of(full) if table.startswith(head)), None)
             minutes = (time.perf_counter() - started) / 60
             found = ["prints no such table"]
             if new is not None:
