@@ -141,8 +141,8 @@ def pictures_of(
     for kind, image in spoilt(fundus, diameter):
         image = image * fov[..., np.newaxis].astype(np.uint8)
         probability = predictor.predict_photograph(image, fov, diameter).probability
+        vessels = predictor.map_of(probability, fov)
         facts = sharpness(image, fov, diameter), diameter / FIELD_MM
-        vessels = calibrated(probability, *facts) > 0.5
         yield Picture(kind, probability[counts].astype(np.float16), vessels[counts], drawn[counts], *facts)
 
 
