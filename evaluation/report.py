@@ -33,7 +33,10 @@ STATISTICS = ("mean", "pearson", "bias", "limit_low", "limit_high")  # of a dens
 PRINTED = ("roc_auc", "dice", "cldice", "vessel_density")
 COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
 DIGITS = {"vessel_density": 3, "grey_levels": 3}  # after the point; of other measures two
-MONTAGE_CAPTION = "Eyes with the best, the median and the worst Dice of this run."
+MONTAGE_CAPTION = (
+    "Eyes with the best, the median and the worst Dice of this run. Where a pair is displaced, its vessels are missed on "
+    "one side and invented on the other."
+)
 CAPTIONS = {
     "density_scatter": "Vessel density of each eye against the reference's; on the line they are equal.",
     "bland_altman": "Difference of each eye's vessel density from the reference's: mean (line), limits within which "
