@@ -99,9 +99,9 @@ def run_evaluation(options: argparse.Namespace) -> int:
     comparators = find_comparators(data, cases, options.compare, options.compare_vessels)
     truth = find_truth(data, regions_of(cases), options.segmenter)
     predictor, weights = announced_predictor(run, options.weights, settings, why)
-    print(f"{report.counted(len(cases), 'crop')}; reference: {truth.origin}")
-
     evaluation = Evaluation(data, cases, comparators, truth, predictor, settings.fov_mask)
+    reference = truth.origin.replace("real OCT-A", evaluation.octa)
+    print(f"{report.counted(len(cases), 'crop')}; reference: {reference}")
     per_eye = evaluate_eyes(evaluation)
     summary = summarise(per_eye)
     pictures = {name: report.as_png(figure) for name, figure in draw_figures(evaluation, per_eye, summary).items()}
@@ -112,9 +112,11 @@ def run_evaluation(options: argparse.Namespace) -> int:
     tables = {region: report.tables_of(texts, region, truth.kind) for region in regions_of(texts)}
     notes = report.conditions(evaluation, widths) + missing
     page = report.make_page(f"Evaluation of {run}", [first, *warnings, *found], tables, pictures, notes)
+    page = page.replace("real OCT-A", evaluation.octa)
     folder = Path(options.output) / f"{started:%Y%m%d-%H%M%S}"
     report.write_results(folder, {"per_eye": per_eye, "summary": summary}, page, pictures)
-    print(*warnings, *missing, report.results_to_print(texts), *found, sep="\n")
+    lines = [*warnings, *missing, report.results_to_print(texts), *found]
+    print("\n".join(lines).replace("real OCT-A", evaluation.octa))
     print(f"Written: {folder}/ (start with report.html)")
     for fault in evaluation.faults:
         report_error(PROGRAM, fault)

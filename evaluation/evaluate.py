@@ -13,7 +13,7 @@ import pandas as pd
 from basics.command_line import OptionError, progress_bar
 from evaluation.inputs import Comparator, Truth
 from evaluation.measures import CONTROL, MEASURES, OURS, Candidate, EyeToMeasure, agreement, measure_eye
-from pairs.dataset import load_pair
+from pairs.dataset import is_simulated, load_pair
 from pairs.table import unmoved_octa
 from retina.images import DataError, octa_to_grey, read_image, to_uint8
 from retina.ut_fsocta import EYES
@@ -39,6 +39,11 @@ class Evaluation:
     predictor: Predictor
     fov_mask: bool
     faults: list[str] = field(default_factory=list)  # unusable files, one line each
+
+    @property
+    def octa(self) -> str:
+        """What the OCT-A of the data are called."""
+        return "simulated OCT-A" if is_simulated(self.data) else "real OCT-A"
 
     def note(self, fault: DataError) -> None:
         """Remember an unusable file, once: the montage reads its eyes again."""

@@ -94,9 +94,11 @@ def draw_montage(evaluation: Evaluation, per_eye: pd.DataFrame, region: str) -> 
             panel.set(xticks=[], yticks=[])
         height, width = eye.fov.shape
         left, bottom = 0.05 * width, 0.95 * height
-        line[0].plot([left, left + 1 / eye.mm_per_px], [bottom, bottom], color="white", linewidth=2)
+        line[0].plot(
+            [left, left + 1 / eye.mm_per_px], [bottom, bottom], color="white", linewidth=2, solid_capstyle="butt"
+        )
         line[0].set_ylabel(f"{letter}  {label}", fontsize=7)
-    for panel, title in zip(panels[0], ("fundus", "real OCT-A", "synthetic OCT-A", "vessels"), strict=True):
+    for panel, title in zip(panels[0], ("fundus", evaluation.octa, "synthetic OCT-A", "vessels"), strict=True):
         panel.set_title(title, fontsize=8)
     legend = f"white: in both; orange: missed, only in the reference ({evaluation.truth.kind}); blue: invented"
     figure.supxlabel(f"vessels: {legend}; bar: 1 mm", fontsize=7)

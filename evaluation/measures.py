@@ -34,7 +34,7 @@ BACKGROUND_SIGMA = 0.25  # mm: wider than the widest vessel
 RIDGE_SIGMAS = (0.015, 0.025, 0.04, 0.06)  # mm: half the widths of the vessels that crops show
 RIDGE_FULL = 0.995  # the quantile that counts as a certain vessel
 
-REAL, SEGMENTED, OURS = "reference", "real OCT-A, segmented", "this run"
+REAL, SEGMENTED, OURS = "reference", "OCT-A, segmented", "this run"
 
 
 def inverted_green(fundus: np.ndarray, fov: np.ndarray, mm_per_px: float) -> np.ndarray:

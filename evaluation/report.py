@@ -34,7 +34,7 @@ PRINTED = ("roc_auc", "dice", "cldice", "vessel_density")
 COMPARED = ("roc_auc", "average_precision", "dice", "cldice")  # with this run, in the table of differences
 DIGITS = {"vessel_density": 3, "grey_levels": 3}  # after the point; of other measures two
 MONTAGE_CAPTION = (
-    "Eyes with the best, the median and the worst Dice of this run. Where a pair is displaced, its vessels are missed on "
+    "Eyes with the best, the median and the worst Dice of this run. Where a pair is displaced, vessels are missed on "
     "one side and invented on the other."
 )
 CAPTIONS = {
@@ -45,7 +45,9 @@ CAPTIONS = {
 STYLE = """body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 }
 td, th { border: 1px solid #ccc; padding: .25em .6em; text-align: right }
-td:first-child, th:first-child { text-align: left } img { max-width: 100% } figcaption { color: #555 }"""
+td:first-child, th:first-child { text-align: left } img { max-width: 100% } figcaption { color: #555 }
+@media print { body { font-size: 11px; margin: 0 } table { font-size: 8px } td { white-space: nowrap }
+tr, figure { break-inside: avoid } p { break-after: avoid } }"""
 
 
 def heading(name: str) -> str:
@@ -99,10 +101,7 @@ def opening(evaluation: Evaluation, choice: Choice, per_eye: pd.DataFrame, weigh
     subjects = counted(real["subject"].nunique(), "subject")
     found = [f"{subjects} ({eyes}) of {evaluation.data}: {choice.why}; weights: {weights}."]
     if is_simulated(evaluation.data):
-        found.append(
-            "NO REAL EYES: these are simulated retinas, photographs as well as OCT-A; what is called real OCT-A below "
-            "is the simulated one."
-        )
+        found.append("NO REAL EYES: these are simulated retinas, photographs as well as OCT-A.")
     if real["subject"].nunique() < MIN_SUBJECTS:
         found.append(
             f"ONLY {subjects.upper()}: correlations, intervals, limits of agreement and tests would be misleading and "

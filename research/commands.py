@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 WEIGHTS = str(PROJECT / "weights")
 SUBJECTS = "31-42"
 SCORES = ("vessel_auc", "vessel_dice", "vessel_correlation", "mae", "texture", "checkerboard")
-CANDIDATES = {"this run": "vessel map", "real OCT-A, segmented": "OCT-A, segmented", "ridge filter": "ridge filter"}
+CANDIDATES = {"this run": "vessel map", "OCT-A, segmented": "OCT-A, segmented", "ridge filter": "ridge filter"}
 
 
 def timed(folder: Path, title: str, command: str) -> None:

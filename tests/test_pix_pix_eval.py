@@ -18,7 +18,7 @@ from retina.ut_fsocta import REGIONS
 from retina.vessels import SECTORS
 
 SUBJECTS = {"disc": range(31, 42), "macula": range(31, 34)}  # one more than statistics need, and too few
-SEGMENTED = "real OCT-A, segmented"
+SEGMENTED = "OCT-A, segmented"
 
 
 @pytest.fixture(scope="module", params=[pytest.param("", marks=pytest.mark.slow)])  # marks every test that needs it
@@ -78,10 +78,9 @@ def test_report_is_one_page_with_its_figures_and_the_numbers_of_the_table(comple
 
 
 @pytest.mark.parametrize("text", ["printed", "report"])
-def test_simulated_retinas_are_called_so_before_anything_is_called_real(complete, text):
-    before, found, _ = getattr(complete, text).partition("NO REAL EYES: these are simulated retinas")
-    assert found
-    assert "real OCT-A" not in before
+def test_simulated_retinas_are_called_so_and_nothing_is_called_real(complete, text):
+    assert "NO REAL EYES: these are simulated retinas" in getattr(complete, text)
+    assert "real OCT-A" not in getattr(complete, text)
 
 
 def test_unusable_file_is_an_error_in_the_end(complete):
@@ -176,6 +175,11 @@ def test_width_that_the_table_has_for_each_pair_is_refused(trained_project, refu
     Path("pairs.csv").write_text("\n".join(["fundus,octa,subject,region,octa_mm", ",".join([*files, "31,macula,3"])]))
     error = refused(pix_pix_eval, "--data", "pairs.csv", "--split", "all", "--macula-mm", "6")
     assert "--macula-mm 6: pairs.csv has the octa_mm of each pair" in error
+
+
+def test_without_a_finished_run_the_data_must_be_named(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    assert "has no data of its own; give some, or name a run with --run (no run in" in refused(pix_pix_eval)
 
 
 @pytest.mark.parametrize(
