@@ -83,11 +83,9 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give a photograph, a folder, a CSV table, --dataset, --export or --collect")
     if options.collect is not None and (argv if argv is not None else sys.argv[1:])[2:]:
         parser.error("--collect: give it alone")
-    if options.threads is not None and options.threads < 1:
-        parser.error(f"--threads {options.threads}: must be at least 1")
-    for name, needed in NEEDS.items():
-        value, other = getattr(options, name), getattr(options, needed)
-        if value is not None and other in (None, False, []):
+    for name in (*NEEDS, "threads"):
+        value, needed = getattr(options, name), NEEDS.get(name)
+        if needed and value is not None and getattr(options, needed) in (None, False, []):
             parser.error(f"{flag(name)} needs {'INPUT' if needed == 'inputs' else flag(needed)}")
         if isinstance(value, int) and value < 1:
             parser.error(f"{flag(name)} {value}: must be at least 1")

@@ -151,14 +151,7 @@ class NewPairs(Record):
         self.add((case.name, *values), self.origins[case.name])
 
     def report(
-        self,
-        bad: str,
-        remark: str,
-        next_step: str,
-        if_none: str,
-        without_bad: bool = False,
-        added: Sequence[str] = (),
-        medians: Sequence[str] = (),
+        self, bad: str, remark: str, next_step: str, if_none: str, without_bad: bool = False, added: Sequence[str] = ()
     ) -> int:
         """Put the record in order, write the table of the new pairs, and print a summary.
 
@@ -167,7 +160,6 @@ class NewPairs(Record):
             next_step: the command to go on with; `if_none` instead, if all pairs are bad.
             without_bad: leave these pairs out of the table.
             added: columns of the record that the table gets, too.
-            medians: columns of the record whose medians are printed.
 
         Returns:
             The exit status: 2 if a file was unusable.
@@ -186,9 +178,6 @@ class NewPairs(Record):
         columns = dict.fromkeys([*next(iter(self.given.values())), *self.kinds, *added])
         write_table(table, tuple(columns), written)
         print(", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common()) or "no pair could be read")
-        if rows and medians:
-            values = (np.median([float(row[column]) for row in rows.values()]) for column in medians)
-            print("medians: " + ", ".join(f"{name} {value:.2f}" for name, value in zip(medians, values, strict=True)))
         for name in (name for name, row in rows.items() if row["verdict"] == bad):
             print(f"{name}: {bad}; {remark}")
         subjects, left = ({row["subject"] for row in some} for some in (self.given.values(), written))

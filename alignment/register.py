@@ -199,4 +199,7 @@ def run_registration(options: argparse.Namespace) -> int:
     pairs = NewPairs(options, given, REGISTRATION, COLUMNS, (*FILES, UNMOVED), made_from(run, weights), {})
     Registration(pairs, predictor).run()
     next_step = f"pix_pix_train.py --data {shlex.quote(str(Path(options.output, PAIRS)))} --init-from weights"
-    return pairs.report(REFUSED, REMARK, next_step, NONE_FITS, medians=COLUMNS)
+    if rows := pairs.current().values():
+        medians = {column: np.median([float(row[column]) for row in rows]) for column in COLUMNS}
+        print("medians: " + ", ".join(f"{column} {value:.2f}" for column, value in medians.items()))
+    return pairs.report(REFUSED, REMARK, next_step, NONE_FITS)

@@ -108,7 +108,7 @@ def own_gb() -> float:
 def write_crops(folder: Path, crops: int) -> Path:
     """Write a data set with that many training pairs and ten validation pairs; returns its folder."""
     simulated, root = folder / "simulated", folder / DATASET_NAME
-    write_dataset(simulated, range(1, EYES + 1), progress=False)
+    write_dataset(simulated, range(1, EYES + 1))
     for number, subject in enumerate([*range(1000, 1000 + crops), *(26 + place // 2 for place in range(10))]):
         region, source = REGIONS[number % 2], 1 + number % EYES
         for kind in ("fundus", "octa"):

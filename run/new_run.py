@@ -88,19 +88,10 @@ def choose_data(given: str | None) -> str:
 
 def use_simulated_retinas() -> None:
     """Print that a run uses simulated retinas; make their set if there is none yet."""
-    print(f"""
-{"#" * 76}
-NO REAL DATA: THIS RUN USES SIMULATED RETINAS, drawn by this program.
-Use it to try the program; do not publish what it learns.
-
-Real data are expected in {DATA_FOLDERS[0]} (or give --data DIR).
-  python dataset_load_mod.py download    fetches them from Zenodo: 1.2 GB,
-                                         free for non-commercial research;
-  python dataset_load_mod.py check [DIR] reports whether training could start.
-
-A set of simulated retinas, to try the other programs on: {SIMULATED_SET}
-{"#" * 76}
-""")
+    print("NO REAL DATA: this run uses simulated retinas, drawn by the program. Do not publish what it learns.")
+    print(f"Real data are expected in {DATA_FOLDERS[0]}, or given with --data; to fetch them:")
+    print("  python dataset_load_mod.py download")
+    print(f"A set of simulated retinas, to try the other programs on: {SIMULATED_SET}")
     if not SIMULATED_SET.exists():
         try:
             write_dataset(SIMULATED_SET, parse_subjects(DEFAULT_SUBJECTS))

@@ -136,22 +136,19 @@ class Predictor:
             for variable, value in zip(fixed, averages, strict=True)
         ]
 
-    def predict(self, fundus: np.ndarray, fov: np.ndarray, tile: int = TILE) -> np.ndarray:
+    def predict(self, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
         """OCT-A of an image at its own scale, that of UT-FSOCTA's crops: for crops, in training and evaluation.
 
         The network makes its speckle from the run's noise, which is added to the photograph.
 
-        Args:
-            tile: side in px, a multiple of 64 from 320 up; larger images are tiled.
-
         Returns:
             (height, width, channels), float32 on [0, 1], black outside the field (alpha, if any, as predicted).
         """
-        return self.octa_of(self.generated(fundus, fov, tile, with_noise=True), fov)
+        return self.octa_of(self.generated(fundus, fov, with_noise=True), fov)
 
     def predict_vessels(self, fundus: np.ndarray, fov: np.ndarray) -> np.ndarray:
         """Vessel probability (height, width), float32 on [0, 1], as `predict`, but without noise."""
-        return self.probability_of(self.generated(fundus, fov, TILE, with_noise=False), fov)
+        return self.probability_of(self.generated(fundus, fov, with_noise=False), fov)
 
     @property
     def vessels_apart(self) -> bool:
@@ -217,12 +214,12 @@ class Predictor:
     def one_pass(self, fundus: np.ndarray, fov: np.ndarray, factor: float, with_noise: bool) -> np.ndarray:
         """As `generated`, of the photograph resized by a factor; the result has its original size."""
         size = tuple(max(1, round(side * factor)) for side in fov.shape)
-        return resized(self.generated(resized(fundus, size), resized(fov, size), TILE, with_noise), fov.shape)
+        return resized(self.generated(resized(fundus, size), resized(fov, size), with_noise), fov.shape)
 
-    def generated(self, fundus: np.ndarray, fov: np.ndarray, tile: int, with_noise: bool) -> np.ndarray:
+    def generated(self, fundus: np.ndarray, fov: np.ndarray, with_noise: bool) -> np.ndarray:
         """The generator's output (height, width, channels), [-1, 1]; arguments as of `predict`.
 
-        In one pass, or in tiles if the image is larger than `tile` x `tile` px. Tiles overlap by the distance that a
+        In one pass, or in tiles if the image is larger than TILE x TILE px. Tiles overlap by the distance that a
         pixel's result depends on, and lie on the grid of the downsampling; so they give, without seams, what one pass
         with the same statistics gives. The statistics are those of the middle tile.
         """
@@ -230,27 +227,27 @@ class Predictor:
         height, width = fov.shape
         whole = reflect_to_multiple(continue_outside(fundus, fov), SIZE_MULTIPLE)
         with self.turns.take():
-            return self.in_tiles(whole, tile, noise)[:height, :width]
+            return self.in_tiles(whole, noise)[:height, :width]
 
-    def in_tiles(self, whole: np.ndarray, tile: int, noise: float) -> np.ndarray:
+    def in_tiles(self, whole: np.ndarray, noise: float) -> np.ndarray:
         """As `generated`, of an image whose sides are multiples of 64 px."""
-        if whole.shape[0] * whole.shape[1] <= tile**2:
+        if whole.shape[0] * whole.shape[1] <= TILE**2:
             return self.with_own_statistics(seen_by_network(whole, noise))[0][0].numpy()
-        statistics = self.statistics(whole, tile, noise)
+        statistics = self.statistics(whole, noise)
         octa = np.empty((*whole.shape[:2], self.generator.output_shape[-1]), np.float32)
-        for rows, seen_rows in tile_spans(whole.shape[0], tile):
-            for columns, seen_columns in tile_spans(whole.shape[1], tile):
+        for rows, seen_rows in tile_spans(whole.shape[0], TILE):
+            for columns, seen_columns in tile_spans(whole.shape[1], TILE):
                 seen = seen_by_network(whole, noise, seen_rows, seen_columns)
                 part = self.with_statistics(seen, statistics)[0].numpy()
                 top, left = rows.start - seen_rows.start, columns.start - seen_columns.start
                 octa[rows, columns] = part[top:, left:][: rows.stop - rows.start, : columns.stop - columns.start]
         return octa
 
-    def statistics(self, whole: np.ndarray, tile: int, noise: float) -> list[tf.Tensor]:
+    def statistics(self, whole: np.ndarray, noise: float) -> list[tf.Tensor]:
         """Statistics for `with_statistics`: of the middle tile of an image (height, width, 3), uint8, sides n * 64."""
         middle = []
         for size in whole.shape[:2]:
-            seen = tile_spans(size, tile)[0][1].stop
+            seen = tile_spans(size, TILE)[0][1].stop
             first = (size - seen) // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE
             middle.append(slice(first, first + seen))
         return self.with_own_statistics(seen_by_network(whole, noise, *middle))[1]

@@ -54,7 +54,7 @@ def render_full_field(eye: Eye) -> np.ndarray:
     return render_fundus(eye, window, eye.vessels(window, FUNDUS_MIN_WIDTH_MM), eye.rng("full field"))
 
 
-def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress: bool = True) -> None:
+def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0) -> None:
     """Write the pictures of all subjects under `output`, atomically.
 
     Raises FileExistsError if `output` exists and is not an empty folder, another OSError if writing fails, and
@@ -66,7 +66,7 @@ def write_dataset(output: Path, subjects: Sequence[int], seed: int = 0, progress
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
             made = Path(temporary) / "set"
-            for subject in progress_bar(subjects, desc="simulated retinas", unit="eye", disable=not progress):
+            for subject in progress_bar(subjects, desc="simulated retinas", unit="eye"):
                 eye, name = make_eye(subject, eye_of(subject), seed), f"{subject}_{eye_of(subject)}"
                 pictures = {f"fov45/fundus/{name}.jpg": render_full_field(eye)}
                 for region in REGIONS:

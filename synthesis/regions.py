@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retina.vessels import WHOLE, ratio, sector_masks, skeleton_density, skeleton_lengths
+from retina.vessels import ratio, skeleton_density, skeleton_lengths
 from synthesis.confidence import DENSITY_SPREAD
 
 # Sectors of photographs that are left out: photographed otherwise, the same eye has a density there that differs by
@@ -49,22 +49,3 @@ def densities_of(
         spread = expected, expected / DENSITY_SPREAD, min(expected * DENSITY_SPREAD, 1.0)  # in this order nan stays nan
         found[name] = Density(ratio(*px), px, spread, skeleton, area)
     return found
-
-
-def regions_of(
-    fov: np.ndarray,
-    centres: dict[str, tuple[float, float] | None],
-    eye: str,
-    px_per_mm: float | None,
-    turned: float = 0.0,
-) -> dict[str, np.ndarray]:
-    """The field of view, and the sectors that are seen, see `sector_masks`, as masks (height, width) by name.
-
-    `centres`: row and column of disc and macula, as far as they are known; None: the middle of the image.
-    """
-    regions = {WHOLE: fov}
-    for region, centre in centres.items() if px_per_mm else ():
-        for name, mask in sector_masks(fov, region, eye, 1 / px_per_mm, centre, turned).items():
-            if mask is not None and name != WHOLE:
-                regions[f"{region} {name}"] = mask
-    return regions

@@ -18,14 +18,14 @@ from pairs.origin import Origin, digest_of, printable
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, Field, field_of_mask, field_to_use
 from retina.images import DataError, octa_to_grey, read_fundus, read_image
 from retina.landmarks import Landmarks, find_landmarks
-from retina.vessels import vessel_density, vessel_map
+from retina.vessels import WHOLE, sector_masks, vessel_density, vessel_map
 from run.checkpoints import read_run
 from run.devices import set_up_gpus
 from run.predict import load_predictor
 from run.weights import describe, made_from, run_to_use
 from synthesis.confidence import Confidence, assess, calibrated, sharpness
 from synthesis.photographs import MASK, Job, list_jobs, stated
-from synthesis.regions import NOT_REPEATABLE, Density, densities_of, regions_of
+from synthesis.regions import NOT_REPEATABLE, Density, densities_of
 
 IN_MEMORY = "array"  # the name of a photograph that is no file
 
@@ -61,12 +61,17 @@ class Result:
     stretch: float
     px_per_mm: float | None
 
+    @property
+    def scale(self) -> float | None:
+        """Px per mm along both axes; None: it is unknown, or differs between them."""
+        return self.px_per_mm if self.stretch == 1 else None
+
     @cached_property
     def landmarks(self) -> Landmarks:
         """Where disc and fovea are; none in a crop, in a photograph of unknown scale, or in a stretched one."""
-        if self.job.region or not self.px_per_mm or self.stretch != 1:
+        if self.job.region or not self.scale:
             return Landmarks()
-        return find_landmarks(self.fundus, self.vessels, self.fov, self.px_per_mm)
+        return find_landmarks(self.fundus, self.vessels, self.fov, self.scale)
 
     @property
     def eye(self) -> str:
@@ -80,12 +85,16 @@ class Result:
         Those of a crop lie around its middle. Those of a photograph lie around disc and fovea, and turn with the line
         through both; if the fovea is not found, there are none.
         """
-        scale = self.px_per_mm if self.stretch == 1 else None  # along both axes
+        at, regions, centres = self.landmarks, {WHOLE: self.fov}, {}
         if self.job.region:
-            return regions_of(self.fov, {self.job.region: None}, self.eye, scale)
-        at = self.landmarks
-        centres = {} if at.fovea is None else {"disc": at.disc, "macula": at.fovea}
-        return regions_of(self.fov, centres, self.eye, scale, at.turned)
+            centres = {self.job.region: None}
+        elif at.fovea is not None:
+            centres = {"disc": at.disc, "macula": at.fovea}
+        for region, centre in centres.items() if self.scale else ():
+            masks = sector_masks(self.fov, region, self.eye, 1 / self.scale, centre, at.turned)
+            sectors = {f"{region} {name}": mask for name, mask in masks.items() if name != WHOLE}
+            regions |= {name: mask for name, mask in sectors.items() if mask is not None}
+        return regions
 
     @property
     def offered(self) -> dict[str, np.ndarray]:
@@ -98,8 +107,7 @@ class Result:
         """Of each region that is `offered`."""
         right = self.confidence.right
         drawn = None if right is None else np.where(self.vessels, right, 1 - right)
-        scale = self.px_per_mm if self.stretch == 1 else None
-        return densities_of(self.vessels, drawn, self.offered, scale)
+        return densities_of(self.vessels, drawn, self.offered, self.scale)
 
     @property
     def density(self) -> float:

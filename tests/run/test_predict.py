@@ -85,14 +85,15 @@ def test_statistics_are_those_that_training_uses(predictor):
 
 
 @pytest.mark.parametrize(("shape", "noise"), [((1100, 300), 0.0), ((590, 570), 0.1)])
-def test_tiles_give_what_one_pass_gives(predictor, shape, noise):
+def test_tiles_give_what_one_pass_gives(predictor, shape, noise, monkeypatch):
     """Everywhere, given the same statistics; of a tile of 576 px only the innermost 320 px are kept."""
+    monkeypatch.setattr(program, "TILE", 576)
     fundus = fake_fundus(np.random.default_rng(4), *shape)
     whole = reflect_to_multiple(fundus, 64)
-    statistics = predictor.statistics(whole, 576, noise)
+    statistics = predictor.statistics(whole, noise)
     one_pass = predictor.with_statistics(program.seen_by_network(whole, noise), statistics)
     expected = one_pass.numpy()[0, : shape[0], : shape[1]] * 0.5 + 0.5
-    tiles = Predictor(predictor.generator, Settings(input_noise=noise)).predict(fundus, everywhere(fundus), tile=576)
+    tiles = Predictor(predictor.generator, Settings(input_noise=noise)).predict(fundus, everywhere(fundus))
     assert tiles.shape == (*shape, 1)
     assert np.abs(tiles - expected).max() < 1e-4
 
@@ -120,7 +121,7 @@ def test_prediction_that_is_not_finite_is_an_error():
 def test_vessel_probability_is_the_last_channel_and_the_octa_all_before(fundus, channels):
     settings = Settings(octa_channels=channels, vessel_output=True)
     both, inside = Predictor(Generator(3, (None, None), channels + 1), settings), everywhere(fundus)
-    output = both.generated(fundus, inside, 320, with_noise=False) / 2 + 0.5
+    output = both.generated(fundus, inside, with_noise=False) / 2 + 0.5
     photo = both.predict_photograph(fundus, inside, None, fast=True)
     for found in (
         (both.predict(fundus, inside), both.predict_vessels(fundus, inside)),

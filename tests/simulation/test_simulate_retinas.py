@@ -37,7 +37,7 @@ def crops(eyes):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     output = tmp_path_factory.mktemp("data") / "simulated"
-    write_dataset(output, [1, 2], seed=3, progress=False)
+    write_dataset(output, [1, 2], seed=3)
     return output
 
 
@@ -74,14 +74,14 @@ def test_seed_subject_eye_and_region_each_change_the_picture(crops):
 
 def test_a_failed_set_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="negative"):  # from the second subject
-        write_dataset(tmp_path / "simulated", [1, -1], progress=False)
+        write_dataset(tmp_path / "simulated", [1, -1])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_files_is_refused_and_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(FileExistsError, match=str(tmp_path)):
-        write_dataset(tmp_path, [1], progress=False)
+        write_dataset(tmp_path, [1])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
