@@ -47,7 +47,7 @@ table { border-collapse: collapse; margin: 1em 0 }
 td, th { border: 1px solid #ccc; padding: .25em .6em; text-align: right }
 td:first-child, th:first-child { text-align: left } img { max-width: 100% } figcaption { color: #555 }
 @media print { body { font-size: 11px; margin: 0 } table { font-size: 8px } td { white-space: nowrap }
-tr, figure { break-inside: avoid } p { break-after: avoid } }"""
+tr, figure { break-inside: avoid } p, h2 { break-after: avoid } }"""
 
 
 def heading(name: str) -> str:
