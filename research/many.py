@@ -49,7 +49,7 @@ class StandIn(Predictor):
         self.seconds, self.turns = seconds, Turns()
         self.input_noise, self.octa_channels, self.vessel_output = 0.08, 1, True
 
-    def in_tiles(self, whole: np.ndarray, tile: int, noise: float) -> np.ndarray:
+    def in_tiles(self, whole: np.ndarray, noise: float) -> np.ndarray:
         """As that of `Predictor`."""
         time.sleep(self.seconds)
         return np.repeat(1 - whole[..., 1:2] / np.float32(127.5), 2, axis=-1)
