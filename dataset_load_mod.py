@@ -21,8 +21,9 @@ from basics.command_line import (
     OneLineParser,
     OptionError,
     add_scale_options,
-    check_scale_options,
     exit_status,
+    fault_of_scales,
+    flag,
     load_tensorflow,
     report_error,
 )
@@ -89,7 +90,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--figures", action="store_true", help="also a picture of each pair")
     options = parser.parse_args(argv)
     if options.command == "crop":
-        check_scale_options(crop, options)
+        if fault := fault_of_scales(vars(options), flag):
+            crop.error(fault)
         if options.octa_mm is not None and not WIDTHS_MM[0] <= options.octa_mm <= WIDTHS_MM[1]:
             crop.error(f"--octa-mm {options.octa_mm:g}: must be from {WIDTHS_MM[0]:g} to {WIDTHS_MM[1]:g} mm")
     return options

@@ -23,8 +23,8 @@ from basics.command_line import (
     OneLineParser,
     OptionError,
     add_scale_options,
-    check_scale_options,
     exit_status,
+    fault_of_scales,
     flag,
     load_tensorflow,
     report_error,
@@ -94,7 +94,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--format {unknown[0]}: must be any of {', '.join(FORMATS)}, separated by commas")
     if options.published and (options.fast or options.field_degrees or options.px_per_mm):
         parser.error("--published predicts photographs unchanged; drop --fast, --field-degrees and --px-per-mm")
-    check_scale_options(parser, options)
+    if fault := fault_of_scales(vars(options), flag):
+        parser.error(fault)
     return options
 
 

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -75,14 +75,15 @@ def add_scale_options(parser: argparse.ArgumentParser) -> None:
     add("--px-per-mm", type=float, metavar="N", help="scale of the photographs (default: from the field's diameter)")
 
 
-def check_scale_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the program if both are given, or one is out of its range."""
-    if options.field_degrees is not None and options.px_per_mm is not None:
-        parser.error("--field-degrees and --px-per-mm: give only one of them")
+def fault_of_scales(given: Mapping[str, float | None], named: Callable[[str], str] = str) -> str:
+    """What is wrong with scales by name: both are given, or one is out of its range; "" if nothing."""
+    if None not in map(given.get, SCALES):
+        return f"{' and '.join(map(named, SCALES))}: give only one of them"
     for name, (low, high) in SCALES.items():
-        value = getattr(options, name)
+        value = given.get(name)
         if value is not None and not low <= value <= high:
-            parser.error(f"{flag(name)} {value:g}: must be from {low} to {high}")
+            return f"{named(name)} {value:g}: must be from {low} to {high}"
+    return ""
 
 
 def flag(name: str) -> str:

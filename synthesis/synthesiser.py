@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from basics.command_line import SCALES, OptionError
+from basics.command_line import OptionError, fault_of_scales
 from pairs.origin import Origin, digest_of, printable
 from retina.field_of_view import DEGREES, ENTIRELY_DARK, FIELD_MM, Field, field_of_mask, field_to_use
 from retina.images import DataError, octa_to_grey, read_fundus, read_image
@@ -166,11 +166,8 @@ class Synthesiser:
             DataError: it cannot be read, or is entirely dark.
             OptionError: a scale is out of range, or both are given.
         """
-        for name, (low, high) in SCALES.items():
-            if scale.get(name) is not None and not low <= scale[name] <= high:
-                raise OptionError(f"{name} {scale[name]:g}: must be from {low} to {high}")
-        if None not in map(scale.get, SCALES):
-            raise OptionError(f"give only one of {' and '.join(SCALES)}")
+        if fault := fault_of_scales(scale):
+            raise OptionError(fault)
         if scale.get(MASK) is not None:
             scale[MASK] = Path(scale[MASK])
         if isinstance(photograph, np.ndarray):
