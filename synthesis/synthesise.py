@@ -112,7 +112,7 @@ class Synthesis:
             size = f"{fov.shape[1]} x {fov.shape[0]} px"
             how = ", ".join(filter(None, (size, scale, self.synthesiser.passes)))
             eye = result.eye or "eye unknown"
-            if len(result.offered) == 1:
+            if not job.region and result.scale and result.landmarks.fovea is None:
                 eye += ", no sectors: fovea not found"
             facts = f"{how}; {eye}; vessel density {result.density:.3f}; {confidence}"
             caption = f"{one_line(printable(job.target.parent / job.source.name))}: {facts}\n"

@@ -272,9 +272,15 @@ def test_figure_shows_subfolder_scale_and_passes(monkeypatch):
     run(replace(ONE, region="disc", width_mm=4.0, target=Path("below/001.png")), with_figure=True, fast=True)
     ((_, result, caption, _),) = shown
     assert result.px_per_mm == 25  # of 100 px
-    assert caption.startswith(
-        "below/001.png: 100 x 100 px, 25 px/mm, one pass; eye unknown, no sectors: fovea not found; vessel"
-    )
+    assert caption.startswith("below/001.png: 100 x 100 px, 25 px/mm, one pass; eye unknown; vessel density 0.")
+
+
+@pytest.mark.parametrize(("change", "said"), [({}, True), ({"region": "disc"}, False)])
+def test_figure_says_of_photographs_alone_that_the_fovea_was_not_found(monkeypatch, change, said):
+    shown = []
+    monkeypatch.setattr(program, "write_figure", lambda *given: shown.append(given))
+    run(replace(ONE, **change), with_figure=True)
+    assert ("eye unknown, no sectors: fovea not found;" in shown[0][2]) == said
 
 
 def test_grey_levels_are_rounded():
