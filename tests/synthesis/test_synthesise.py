@@ -275,7 +275,7 @@ def test_figure_shows_subfolder_scale_and_passes(monkeypatch):
     assert caption.startswith("below/001.png: 100 x 100 px, 25 px/mm, one pass; eye unknown; vessel density 0.")
 
 
-@pytest.mark.parametrize(("change", "said"), [({}, True), ({"region": "disc"}, False)])
+@pytest.mark.parametrize(("change", "said"), [({"px_per_mm": 16.0}, True), ({"region": "disc"}, False)])
 def test_figure_says_of_photographs_alone_that_the_fovea_was_not_found(monkeypatch, change, said):
     shown = []
     monkeypatch.setattr(program, "write_figure", lambda *given: shown.append(given))
